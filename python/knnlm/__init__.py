@@ -1,0 +1,1 @@
+"""Nearest-neighbour language models: fast, durable, traceable to the document."""

@@ -1,0 +1,38 @@
+//! Every way an operation can fail: what was expected, what was found, what to do.
+
+use std::path::PathBuf;
+
+/// Result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Error of this crate. Messages carry the numbers; the variant decides the Python exception.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A caller's argument is wrong. Python: `ValueError`.
+    #[error("{0}")]
+    Argument(String),
+    /// The store is not in a state that allows the operation (keys not kept, a second writer …). Python: `knnlm.StoreError`.
+    #[error("{0}")]
+    State(String),
+    /// A file is damaged, truncated, newer than this program or not ours. Python: `knnlm.FormatError`.
+    #[error("{}: {message}", path.display())]
+    Format {
+        /// File at fault.
+        path: PathBuf,
+        /// Expected, found, what to do.
+        message: String,
+    },
+    /// The operating system refused. Python: the matching `OSError` subclass.
+    #[error("{}: {action}: {source}", path.display())]
+    Io {
+        /// File or folder at fault.
+        path: PathBuf,
+        /// What was being done, for instance "write".
+        action: &'static str,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The caller asked to stop (Ctrl-C). Python: the pending `KeyboardInterrupt`.
+    #[error("interrupted")]
+    Interrupted,
+}

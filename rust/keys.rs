@@ -1,0 +1,60 @@
+//! Borrowed matrices of keys, as they lie in a mapped file.
+
+use half::f16;
+use std::ops::Range;
+
+/// `n × d` keys in row-major order, f32 or f16.
+#[derive(Clone, Copy, Debug)]
+pub enum KeyRows<'a> {
+    /// 32-bit floats, `n * d` of them.
+    F32(&'a [f32]),
+    /// 16-bit floats, `n * d` of them.
+    F16(&'a [f16]),
+}
+
+/// Consecutive entries `first_id .. first_id + n` with their raw keys.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyBlock<'a> {
+    /// Id of the first row.
+    pub first_id: u64,
+    /// Dimension of a key.
+    pub d: usize,
+    /// The keys.
+    pub rows: KeyRows<'a>,
+}
+
+impl KeyRows<'_> {
+    /// Number of scalars.
+    pub fn len(&self) -> usize {
+        match self {
+            KeyRows::F32(x) => x.len(),
+            KeyRows::F16(x) => x.len(),
+        }
+    }
+
+    /// Whether there is no scalar.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl KeyBlock<'_> {
+    /// Number of keys.
+    pub fn n(&self) -> usize {
+        self.rows.len() / self.d.max(1)
+    }
+
+    /// Ids of the keys.
+    pub fn ids(&self) -> Range<u64> {
+        self.first_id..self.first_id + self.n() as u64
+    }
+
+    /// Copies row `i` into `out` (length `d`) as f32.
+    pub fn read_row(&self, i: usize, out: &mut [f32]) {
+        let span = i * self.d..(i + 1) * self.d;
+        match self.rows {
+            KeyRows::F32(x) => out.copy_from_slice(&x[span]),
+            KeyRows::F16(x) => half::slice::HalfFloatSliceExt::convert_to_f32_slice(&x[span], out),
+        }
+    }
+}
