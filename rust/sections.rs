@@ -56,6 +56,10 @@ pub trait SectionSink {
 pub fn typed<T: bytemuck::Pod>(source: &dyn SectionSource, kind: SectionKind) -> Result<&[T]> {
     let bytes = source.section(kind)?;
     bytemuck::try_cast_slice(bytes).map_err(|e| {
-        source.format_error(format!("section {kind:?}: {} bytes do not form whole {} ({e}); restore the file from a copy", bytes.len(), std::any::type_name::<T>()))
+        source.format_error(format!(
+            "section {kind:?}: {} bytes do not form whole {} ({e}); restore the file from a copy",
+            bytes.len(),
+            std::any::type_name::<T>()
+        ))
     })
 }

@@ -1,1 +1,93 @@
-//! (module under construction)
+//! Turns raw keys into lists of short codes.
+//!
+//! [`train`] learns centroids and words from a sample and writes the codebook sections; [`write_lists`] assigns every
+//! key to its nearest centroid, encodes its residual and writes the list sections; [`Codebook`] and [`Lists`] view
+//! those sections for [`crate::search`].
+
+mod codebook;
+mod lists;
+
+use crate::Metric;
+use crate::Result;
+use crate::keys::KeyBlock;
+use crate::search::Pool;
+use crate::sections::SectionSink;
+pub use codebook::Codebook;
+pub use lists::Lists;
+use std::sync::atomic::AtomicBool;
+
+/// What the caller may choose about an index.
+#[derive(Clone, Debug, Default)]
+pub struct Params {
+    /// Number of lists; `None` = from the number of entries.
+    pub nlist: Option<usize>,
+    /// How keys are coded.
+    pub code: CodeChoice,
+    /// Seed of every random choice.
+    pub seed: u64,
+}
+
+/// Size of the code of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum CodeChoice {
+    /// 4-bit words, at most 64 bytes up to d = 512, d/8 bytes above.
+    #[default]
+    Auto,
+    /// 4-bit words over 4 dimensions each: d/8 bytes.
+    Small,
+    /// Product quantiser of `m` sub-quantisers of `bits` (4 or 8) each.
+    Pq {
+        /// Number of sub-quantisers, from 1 to d.
+        m: usize,
+        /// 4 (16 words) or 8 (256 words).
+        bits: u8,
+    },
+}
+
+/// Called with (stage, done, total); total is 0 where it is not known.
+pub type Progress<'p> = &'p (dyn Fn(&str, u64, u64) + Sync);
+
+/// Learns a codebook from `keys` (ascending disjoint id ranges) and writes its sections (Parameters, Centroids,
+/// Words, Derived).
+///
+/// # Errors
+/// `Argument` for parameters out of range or no keys; `Interrupted` once `cancel` is set; whatever `sink` returns.
+pub fn train(
+    keys: &[KeyBlock],
+    metric: Metric,
+    params: &Params,
+    pool: &Pool,
+    progress: Progress,
+    cancel: &AtomicBool,
+    sink: &mut dyn SectionSink,
+) -> Result<()> {
+    let _ = (keys, metric, params, pool, progress, cancel, sink);
+    unimplemented!()
+}
+
+/// Assigns and encodes `keys` (ascending disjoint id ranges) and writes the list sections (ListOffsets, ListIds,
+/// Codes, Factors). Ids are stored relative to `keys[0].first_id`. Memory: 4 bytes per key and a bounded buffer.
+///
+/// # Errors
+/// `Argument` for no keys, a wrong dimension or ids that span more than 2³² ; `Interrupted` once `cancel` is set;
+/// whatever `sink` returns.
+pub fn write_lists(
+    codebook: &Codebook,
+    keys: &[KeyBlock],
+    pool: &Pool,
+    progress: Progress,
+    cancel: &AtomicBool,
+    sink: &mut dyn SectionSink,
+) -> Result<()> {
+    let _ = (codebook, keys, pool, progress, cancel, sink);
+    unimplemented!()
+}
+
+/// Decoded approximations of entries, `ids.len() × d`. Reads the ids section once: for many ids at a time.
+///
+/// # Errors
+/// `Argument` names the first id that is in none of the lists; `Format` for damaged lists.
+pub fn reconstruct(codebook: &Codebook, lists: &[Lists], ids: &[u64]) -> Result<Vec<f32>> {
+    let _ = (codebook, lists, ids);
+    unimplemented!()
+}
