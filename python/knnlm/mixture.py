@@ -1,0 +1,85 @@
+"""Linear mixture of several models' probabilities of the targets, with weights by expectation maximisation.
+
+p(x) = sum over components c of w_c p_c(x). On held-out tokens, EM (Jelinek & Mercer 1980) repeats
+w_c <- mean over tokens of w_c p_c / p, which never raises the perplexity and ends at the best weights: the
+log-likelihood is concave in w. A component that does not exist at a token (a cache at the start of a document) gives
+its weight to the others there.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+
+def em_weights(
+    log_ps: ArrayLike, available: ArrayLike | None = None, *, iterations: int = 500, tolerance: float = 1e-7
+) -> Floats:
+    """Weights that minimise the perplexity of a mixture on tuning tokens: (c, n) log-probabilities to (c,), sum 1.
+
+    Args:
+        log_ps: (c, n) natural log-probability of each of n targets by each of c models; -inf is a probability of 0.
+        available: (c, n) where each model exists, or None for everywhere. Tokens that lack a model are left out here.
+        iterations: upper bound of the steps.
+        tolerance: stop when the mean log-likelihood rises by less.
+
+    Raises:
+        ValueError: shapes that do not fit, NaN, or no token that every model covers.
+    """
+    x = _checked(log_ps, available)
+    if available is not None:
+        x = x[:, np.asarray(available, dtype=bool).all(axis=0)]
+    x = x[:, np.isfinite(x).any(axis=0)]  # tokens that no model can predict say nothing about the weights
+    if not x.size:
+        raise ValueError("expected tuning tokens with a positive probability under some model, found none")
+    top = x.max(axis=0)  # (n,)
+    p = np.exp(x - top)  # (c, n)
+    weights = np.full(len(p), 1 / len(p))
+    before = -np.inf
+    for _ in range(iterations):
+        total = weights @ p  # (n,)
+        now = float(np.log(total).mean())
+        if now - before < tolerance:
+            break
+        before = now
+        weights = weights * (p / total).mean(axis=1)
+    return np.asarray(weights / weights.sum())
+
+
+def mix_log_p(log_ps: ArrayLike, weights: ArrayLike, available: ArrayLike | None = None) -> Floats:
+    """Log-probabilities of the mixture: (c, n) and (c,) to (n,) float64.
+
+    A weight of 0 removes its model exactly, and a single weight of 1 returns that model's numbers unchanged.
+
+    Raises:
+        ValueError: shapes that do not fit, NaN, or weights that are negative or do not sum to 1.
+    """
+    x = _checked(log_ps, available)
+    w = np.asarray(weights, dtype=np.float64)
+    if w.shape != x.shape[:1] or not (w >= 0).all() or abs(float(w.sum()) - 1) > 1e-6:
+        raise ValueError(f"expected {len(x)} weights >= 0 with the sum 1, found {w}")
+    used = np.flatnonzero(w)
+    if len(used) == 1:
+        return np.asarray(x[used[0]].copy())
+    shares = np.broadcast_to(w[:, None], x.shape)
+    if available is not None:
+        shares = shares * np.asarray(available, dtype=bool)
+        total = shares.sum(axis=0)
+        if not (total > 0).all():
+            raise ValueError("expected at every token a model with weight that is available there")
+        shares = shares / total
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.logaddexp.reduce(np.log(shares[used]) + x[used], axis=0))
+
+
+def _checked(log_ps: ArrayLike, available: ArrayLike | None) -> Floats:
+    x = np.asarray(log_ps, dtype=np.float64)
+    if x.ndim != 2 or not len(x):
+        raise ValueError(f"expected log-probabilities (c, n), found shape {x.shape}")
+    if np.isnan(x).any() or np.isposinf(x).any():
+        raise ValueError("expected log-probabilities, found NaN or +infinity")
+    if available is not None and np.shape(available) != x.shape:
+        raise ValueError(f"expected available of shape {x.shape}, found {np.shape(available)}")
+    return x
