@@ -1,0 +1,53 @@
+"""The command line: `knnlm COMMAND`, one file per command, loaded when it is called."""
+
+from __future__ import annotations
+
+import importlib
+from typing import cast
+
+import click
+
+_COMMANDS = {
+    "demo": "train, adapt and report on text that every CPython carries",
+    "train": "train a language model on text",
+    "dump": "write the keys of a text to a store, unindexed",
+    "build": "index a store, or make one from text",
+    "tune": "choose λ, T and k on validation text and save them",
+    "eval": "perplexity of a text with and without the store",
+    "generate": "continue a prompt with the help of the store",
+    "inspect": "show each token's neighbours in context",
+    "info": "what a store holds, and its bytes",
+    "verify": "check every byte of a store",
+}
+
+
+class _Commands(click.Group):
+    """Imports a command's module only when it is asked for, so that `--help` does not wait for torch."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        return cast(click.Command, importlib.import_module(f"knnlm.cli.{cmd_name}").command)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="knnlm", message="%(prog)s %(version)s")
+def main() -> None:
+    """Nearest-neighbour language models: text in, better perplexity out, every prediction traceable.
+
+    \b
+    The usual way:
+      knnlm train books/ --out model
+      knnlm build books/ --model model --out store
+      knnlm tune store more-books/
+      knnlm eval store held-out.txt
+
+    Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
+    """

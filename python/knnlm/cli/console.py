@@ -1,0 +1,152 @@
+"""What all commands share in talking to people and machines: results, notes, errors, exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+INTERRUPTED = 130
+
+
+class Command(click.Command):
+    """A command that ends every failure in one clear line; with `--debug`, in its traceback.
+
+    With `--json`, standard output gets `{"error": …}` as well, so that it is JSON whatever happens.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command and turns exceptions into messages and exit codes."""
+        debug = ctx.params.pop("debug", False)
+        try:
+            return super().invoke(ctx)
+        except (click.exceptions.Exit, click.UsageError):
+            raise
+        except (KeyboardInterrupt, click.Abort):
+            _end(ctx, "interrupted, nothing half-written is left", INTERRUPTED)
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            if debug:
+                traceback.print_exc()
+            _end(ctx, _one_line(error), 1)
+
+
+class Failure(Exception):
+    """The command worked but its answer is bad, such as problems found by `verify`."""
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError | ValueError | Failure | MemoryError) or type(error).__module__.startswith("knnlm"):
+        return text
+    return f"{type(error).__name__}: {text} (--debug shows where)"
+
+
+def _end(ctx: click.Context, message: str, code: int) -> NoReturn:
+    if ctx.params.get("as_json"):
+        click.echo(json.dumps({"error": message}, ensure_ascii=False))
+    click.echo(f"knnlm {ctx.info_name}: {message}", err=True)
+    ctx.exit(code)
+
+
+def note(message: str) -> None:
+    """One line for the person, on standard error."""
+    click.echo(message, err=True)
+
+
+def warn(message: str) -> None:
+    """One line that should not be missed, on standard error."""
+    click.echo(click.style("warning: ", fg="yellow", bold=True) + message, err=True)
+
+
+def report_reading(lines: Iterable[str]) -> None:
+    """What was skipped or repaired in reading, at the end, on standard error."""
+    for line in lines:
+        note(line)
+
+
+def print_json(result: Mapping[str, Any]) -> None:
+    """The result for machines: one JSON object on standard output; not-finite numbers as strings."""
+    click.echo(json.dumps(plain(result), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def plain(value: Any) -> Any:
+    """`value` in JSON's own types."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not np.isfinite(value):
+        return str(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def table(title: str | None, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """A table on standard output; columns after the first are aligned to the right."""
+    drawn = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for index, column in enumerate(columns):
+        drawn.add_column(column, justify="left" if index == 0 else "right", no_wrap=index > 0)
+    for row in rows:
+        drawn.add_row(*row)
+    terminal().print(drawn)
+
+
+def facts(pairs: Mapping[str, str]) -> None:
+    """Names and values in two columns on standard output."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column()
+    for name, value in pairs.items():
+        grid.add_row(name, value)
+    terminal().print(grid)
+
+
+def terminal() -> Console:
+    """Standard output for tables; as wide as the terminal, 120 columns where there is none."""
+    width = None if sys.stdout.isatty() else 120
+    return Console(width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
+
+
+def size(count: float) -> str:
+    """Bytes to read: 512 B, 1.5 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds to read: 0.4 s, 12 s, 3 min 5 s, 2 h 10 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+
+
+def refuse_existing(path: Path, overwrite: bool, what: str = "output") -> None:
+    """Raises a usage error if `path` is there and `--overwrite` is not given."""
+    if path.exists() and not overwrite:
+        raise click.UsageError(f"{what} {path} exists already: choose another name or add --overwrite")

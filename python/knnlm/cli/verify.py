@@ -1,0 +1,42 @@
+"""`knnlm verify`: reads every byte of a store and lists what is wrong."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from knnlm.cli.console import Command, Failure, duration, note, print_json
+from knnlm.cli.options import as_json
+
+
+@click.command("verify", cls=Command)
+@click.argument("store", type=click.Path(path_type=Path))
+@as_json
+def command(store: Path, as_json: bool) -> None:
+    """Check every byte of STORE against its checksums and its own rules.
+
+    Prints one line per problem and exits with 1 if there is any.
+
+    \b
+    Example:
+      knnlm verify store
+    """
+    from knnlm.datastore import Datastore
+
+    started = time.perf_counter()
+    with Datastore.open(store) as opened:
+        problems = opened.verify()
+        entries = len(opened)
+    seconds = time.perf_counter() - started
+    if as_json:
+        print_json({"store": str(store), "sound": not problems, "problems": problems, "seconds": seconds})
+        if problems:
+            raise click.exceptions.Exit(1)
+        return
+    for problem in problems:
+        click.echo(problem)
+    if problems:
+        raise Failure(f"{len(problems)} problems found in {store}")
+    note(f"{store}: sound, {entries:,} entries read in {duration(seconds)}")
