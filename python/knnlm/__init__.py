@@ -1,1 +1,60 @@
-"""Nearest-neighbour language models: fast, durable, traceable to the document."""
+"""Nearest-neighbour language models: fast, durable, traceable to the document.
+
+`knnlm.Datastore` stores and finds vectors and needs no torch; `knnlm.KNNLM` puts a language model on top of it. Names
+are imported when first used, so that the first does not pay for the second.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from knnlm.datastore import Datastore as Datastore
+    from knnlm.datastore import FormatError as FormatError
+    from knnlm.datastore import StoreError as StoreError
+    from knnlm.entries import DocumentInfo as DocumentInfo
+    from knnlm.entries import Entries as Entries
+    from knnlm.neighbours import Neighbours as Neighbours
+    from knnlm.neighbours import Searchable as Searchable
+
+    __version__: str
+
+# Public name → module that has it.
+_HOME = {
+    "Datastore": "datastore",
+    "DocumentInfo": "entries",
+    "Entries": "entries",
+    "FormatError": "datastore",
+    "Neighbours": "neighbours",
+    "Searchable": "neighbours",
+    "StoreError": "datastore",
+}
+
+__all__ = [
+    "Datastore",
+    "DocumentInfo",
+    "Entries",
+    "FormatError",
+    "Neighbours",
+    "Searchable",
+    "StoreError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for (PEP 562)."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("knnlm")
+    if name not in _HOME:
+        raise AttributeError(f"module 'knnlm' has no attribute {name!r}")
+    found = getattr(import_module(f"knnlm.{_HOME[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return __all__

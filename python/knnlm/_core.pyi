@@ -1,0 +1,103 @@
+"""The compiled half: datastore and search in Rust. `knnlm.Datastore` is its public face."""
+
+from collections.abc import Callable
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__version__: str
+DEBUG: bool
+
+class StoreError(Exception):
+    """The store is not in a state that allows the operation: keys not kept, closed, a second writer."""
+
+class FormatError(ValueError):
+    """A file of the store is damaged, truncated, of a newer format or not ours."""
+
+def instruction_sets() -> list[str]:
+    """Names of the instruction sets of this CPU that kernels exist for, slowest first."""
+
+@final
+class Datastore:
+    """A store on disk. Arrays must be C-contiguous; JSON crosses as text."""
+
+    @staticmethod
+    def create(
+        path: str,
+        *,
+        dim: int,
+        metric: str,
+        keep_keys: str | None,
+        value_dtype: str,
+        max_value: int | None,
+        attributes: str,
+        overwrite: bool,
+    ) -> Datastore: ...
+    @staticmethod
+    def open(path: str, *, verify: bool = False, generation: int | None = None) -> Datastore: ...
+    def close(self) -> None:
+        """Let go of the files; entries that were not committed are dropped."""
+
+    def check_open(self) -> None:
+        """Raise StoreError if closed."""
+
+    def add(
+        self,
+        keys: NDArray[np.float16] | NDArray[np.float32],
+        values: NDArray[np.unsignedinteger[Any]],
+        document: str | None,
+        metadata: str | None,
+    ) -> tuple[int, int]: ...
+    def commit(self) -> None: ...
+    def build(
+        self,
+        *,
+        seed: int,
+        nlist: int | None,
+        code: str | tuple[int, int] | None,
+        retrain: bool,
+        threads: int | None,
+        progress: Callable[[str, int, int], object] | None,
+    ) -> None: ...
+    def set_attributes(self, attributes: str) -> None: ...
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        *,
+        nprobe: int | None,
+        rerank: str | None,
+        exact: bool,
+        exclude: NDArray[np.int64] | None,
+        threads: int | None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.unsignedinteger[Any]], NDArray[np.int64]]: ...
+    def get(
+        self, ids: NDArray[np.int64]
+    ) -> tuple[NDArray[np.unsignedinteger[Any]], NDArray[np.int64], NDArray[np.int64]]: ...
+    def reconstruct(self, ids: NDArray[np.int64]) -> NDArray[np.float32]: ...
+    def keys(self, start: int, stop: int) -> NDArray[np.float16] | NDArray[np.float32]: ...
+    def values(self, start: int, stop: int) -> NDArray[np.unsignedinteger[Any]]: ...
+    def document(self, index: int) -> tuple[str | None, int, int, str | None]: ...
+    def info(self) -> str: ...
+    def verify(self) -> list[str]: ...
+    @property
+    def document_count(self) -> int: ...
+    @property
+    def attributes(self) -> str: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def metric(self) -> str: ...
+    @property
+    def value_dtype(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def is_built(self) -> bool: ...
+    @property
+    def closed(self) -> bool: ...

@@ -1,0 +1,60 @@
+"""Arrays as callers have them → arrays as the core wants them. No torch import: a tensor is known by its module."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def to_numpy(x: Any) -> NDArray[Any]:
+    """View or copy `x` (array, torch tensor, nested list) as a NumPy array; bfloat16 becomes float32."""
+    torch = sys.modules.get("torch")  # whoever holds a tensor has imported it
+    if torch is not None and isinstance(x, torch.Tensor):
+        x = x.detach()
+        if x.dtype == torch.bfloat16:
+            x = x.float()  # NumPy has no bfloat16; float32 holds each of them exactly
+        return np.asarray(x.cpu().numpy())
+    array = np.asarray(x)
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array  # ml_dtypes, without naming it
+
+
+def to_floats(x: Any, what: str, dim: int) -> NDArray[np.float16] | NDArray[np.float32]:
+    """Return `x` as C-contiguous float32 or float16 `(..., dim)`.
+
+    Raises:
+        ValueError: not numbers, or another dimension. That they are finite is checked by the core.
+    """
+    array = to_numpy(x)
+    if array.size == 0 and array.ndim <= 1 and dim:
+        array = np.empty((0, dim), np.float32)
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{what} must be floats, found dtype {array.dtype}; convert them to float32")
+    if array.ndim == 0 or array.shape[-1] != dim:
+        raise ValueError(f"{what} must have shape (..., {dim}), the dimension of the store, found {array.shape}")
+    if array.dtype not in (np.float16, np.float32):
+        with np.errstate(over="ignore"):  # an overflow becomes Inf, which the core refuses with its position
+            array = array.astype(np.float32)
+    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
+
+
+def to_integers(x: Any, what: str, dtype: Any, low: int, high: int, hint: str) -> NDArray[Any]:
+    """Return `x` as a C-contiguous array of `dtype`, each from `low` to `high`.
+
+    Raises:
+        ValueError: not integers, or one out of range (its position and `hint` are named).
+    """
+    array = to_numpy(x)
+    if array.size == 0:
+        return np.empty(array.shape, dtype)
+    if array.dtype == object and all(isinstance(v, int) for v in array.flat):
+        pass  # Python integers beyond 64 bits: refused below, with their position
+    elif array.dtype.kind not in "iu":
+        raise ValueError(f"{what} must be integers, found dtype {array.dtype}; convert them to int64")
+    if int(array.min()) < low or int(array.max()) > high:
+        position = int(np.argmax((array < low).reshape(-1) | (array > high).reshape(-1)))
+        found = int(array.reshape(-1)[position])
+        raise ValueError(f"{what} must be from {low} to {high}, found {found} at position {position}; {hint}")
+    return np.ascontiguousarray(array, dtype=dtype)

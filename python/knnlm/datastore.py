@@ -1,0 +1,408 @@
+"""Datastore: (key, value) entries on disk, written in documents, found by nearest key.
+
+A thin layer over `knnlm._core`: it turns whatever array it is given into the one kind that the core takes, publishes
+what was added before anything reads, and gives the answers their types. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knnlm import _core
+from knnlm._core import FormatError, StoreError
+from knnlm.arrays import to_floats, to_integers
+from knnlm.entries import DocumentInfo, Documents, Entries
+from knnlm.neighbours import Neighbours
+
+__all__ = ["Datastore", "DocumentInfo", "Documents", "Entries", "FormatError", "StoreError"]
+
+MAX_ID = 2**63 - 1
+
+
+class Datastore:
+    """A folder of immutable, memory-mapped files. Made by `create` or `open`, never directly.
+
+    Searching is safe from several threads and after `fork`. One process at a time may write. A store pickles as its
+    path and generation: unpickling opens the files again.
+
+    Example:
+        >>> import tempfile, numpy as np, knnlm
+        >>> keys = np.eye(8, dtype=np.float32)
+        >>> with knnlm.Datastore.create(tempfile.mkdtemp() + "/store", dim=8, keep_keys="float32") as store:
+        ...     ids = store.add(keys, np.arange(8), document="unit vectors")
+        ...     store.search(keys[3], k=2).values.tolist()
+        [3, 0]
+    """
+
+    def __init__(self, core: _core.Datastore) -> None:
+        self._core = core
+        self._lock = threading.RLock()  # one writing call at a time
+        self._pending_in: int | None = None  # process that added entries which no manifest names yet
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        dim: int,
+        metric: Literal["l2", "ip"] = "l2",
+        keep_keys: Literal["float16", "float32"] | None = None,
+        value_dtype: Literal["uint32", "uint64"] = "uint32",
+        max_value: int | None = None,
+        attributes: dict[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> Datastore:
+        """Make an empty store.
+
+        Args:
+            path: folder to make.
+            dim: length of a key, from 1 to 65536.
+            metric: `"l2"` (squared Euclidean distance) or `"ip"` (inner product).
+            keep_keys: keep raw keys after `build`, in this precision; needed for `exact=True` and `rerank="keys"`.
+            value_dtype: width of the values.
+            max_value: largest value that `add` takes, for instance the size of the vocabulary − 1.
+            attributes: JSON that the store remembers for its caller.
+            overwrite: replace a store that is there.
+
+        Raises:
+            ValueError: an argument out of range. FileExistsError: `path` exists. OSError: it cannot be written.
+        """
+        core = _core.Datastore.create(
+            os.fsdecode(path),
+            dim=_integer(dim, "dim", 1, 65536),
+            metric=metric,
+            keep_keys=keep_keys,
+            value_dtype=value_dtype,
+            max_value=None if max_value is None else _integer(max_value, "max_value", 0, 2**64 - 1),
+            attributes=json.dumps(attributes or {}, sort_keys=True),
+            overwrite=overwrite,
+        )
+        return cls(core)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, verify: bool = False) -> Datastore:
+        """Open a store at its newest generation; reads nothing that grows with the number of entries.
+
+        Args:
+            path: folder of the store.
+            verify: read every byte first and refuse a store with any damage.
+
+        Raises:
+            FileNotFoundError: no store there. FormatError: damaged, or of a newer format.
+        """
+        return cls(_core.Datastore.open(os.fsdecode(path), verify=verify))
+
+    def close(self) -> None:
+        """Publish what was added and let go of the files. Closing twice is fine."""
+        with self._lock:
+            if not self._core.closed:
+                self._publish()
+                self._core.close()
+
+    def __enter__(self) -> Datastore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close; after an exception, entries that no `commit` has published are dropped."""
+        if kind is not None:
+            with self._lock:
+                self._pending_in = None
+                self._core.close()
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._publish()
+        return _reopen, (str(Path(self.path).absolute()), self.generation)
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def add(self, keys: Any, values: Any, document: str | None = None, metadata: dict[str, Any] | None = None) -> range:
+        """Append entries; they are searchable, and on disk for good, from the next `commit` on.
+
+        Args:
+            keys: `(n, dim)` floats (NumPy, torch or lists; float32, float16, bfloat16), finite.
+            values: `(n,)` integers, 0 or more.
+            document: name of the document that the entries belong to; the name of the document being written
+                extends it, another begins a new one.
+            metadata: JSON of the document, given with its first entries.
+
+        Returns:
+            Ids of the entries.
+
+        Raises:
+            ValueError: wrong dimension, lengths that differ, NaN or Inf, a value out of range; nothing is added then.
+            StoreError: another process is writing.
+        """
+        rows = to_floats(keys, "keys", self.dim)
+        rows = rows[None] if rows.ndim == 1 else rows  # (n, d)
+        if rows.ndim != 2:
+            raise ValueError(f"keys must have shape (n, {self.dim}), found {rows.shape}")
+        limit = np.iinfo(self._core.value_dtype).max
+        numbers = to_integers(
+            values, "values", self._core.value_dtype, 0, int(limit), f"the store's values are {self._core.value_dtype}"
+        ).reshape(-1)  # (n,)
+        text = None if metadata is None else json.dumps(metadata, sort_keys=True)
+        with self._lock:
+            self._pending_in = os.getpid()
+            start, stop = self._core.add(rows, numbers, document, text)
+        return range(start, stop)
+
+    def commit(self) -> None:
+        """Publish what was added, as a new generation. `build`, `search`, `len`, `get` and `close` do it first."""
+        self._core.check_open()
+        self._publish()
+
+    def build(
+        self,
+        *,
+        seed: int = 0,
+        nlist: int | None = None,
+        code: Literal["small"] | tuple[int, int] | None = None,
+        retrain: bool = False,
+        threads: int | None = None,
+        progress: Callable[[str, int, int], object] | None = None,
+    ) -> None:
+        """Index the entries that are in no list yet, so that they are found without being scanned one by one.
+
+        Args:
+            seed: of every random choice; same entries and seed, same bytes, for any number of threads.
+            nlist: number of lists; by default from the number of entries.
+            code: bytes per entry: by default chosen for quality, `"small"`, or `(m, bits)` for a product quantiser of
+                `m` parts with 4 or 8 bits each.
+            retrain: learn centroids and codes again and re-code everything; needs kept keys if a build came before.
+            threads: by default one per core.
+            progress: called with (stage, done, total); total is 0 where it is not known.
+
+        Raises:
+            ValueError: an argument out of range. StoreError: raw keys are needed and not kept.
+        """
+        chosen = code if code is None or isinstance(code, str) else (operator.index(code[0]), operator.index(code[1]))
+        self._publish()
+        with self._lock:
+            self._core.build(
+                seed=_integer(seed, "seed", 0, 2**64 - 1),
+                nlist=_optional(nlist, "nlist"),
+                code=chosen,
+                retrain=retrain,
+                threads=_optional(threads, "threads"),
+                progress=progress,
+            )
+
+    def set_attributes(self, attributes: dict[str, Any]) -> None:
+        """Replace the JSON that the store remembers for its caller, as a new generation."""
+        text = json.dumps(attributes, sort_keys=True)
+        self._publish()
+        with self._lock:
+            self._core.set_attributes(text)
+
+    # -- searching ----------------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        queries: Any,
+        k: int = 1024,
+        *,
+        nprobe: int | None = None,
+        rerank: Literal["none", "keys"] | str | None = None,
+        exact: bool = False,
+        exclude: Any = None,
+        threads: int | None = None,
+    ) -> Neighbours:
+        """Find the `k` nearest entries of each query.
+
+        Args:
+            queries: `(..., dim)` finite floats.
+            k: neighbours per query, 1 or more; where the store has fewer, the rest is missing.
+            nprobe: lists to scan; more is slower and finds more.
+            rerank: `"keys"` scores candidates again with raw keys, `"none"` does not; by default what the store says.
+            exact: scan all raw keys instead of the index.
+            exclude: `(..., 2)` integers: a half-open range of ids per query that must not come back.
+            threads: by default one per core; never changes the answer.
+
+        Returns:
+            Neighbours with arrays `(..., k)`.
+
+        Raises:
+            ValueError: wrong dimension, NaN or Inf, k < 1. StoreError: raw keys are needed and not kept.
+        """
+        array = to_floats(queries, "queries", self.dim)
+        lead = array.shape[:-1]
+        rows = array.reshape(-1, self.dim).astype(np.float32, copy=False)  # (q, d)
+        ranges = None
+        if exclude is not None:
+            ranges = to_integers(exclude, "exclude", np.int64, 0, MAX_ID, "give (start, stop) ids per query")
+            if ranges.shape != (*lead, 2):
+                raise ValueError(f"exclude must have shape {(*lead, 2)}, a range per query, found {ranges.shape}")
+            ranges = ranges.reshape(-1, 2)
+        count = _integer(k, "k", 1, 2**32)
+        self._publish()
+        distances, values, ids = self._core.search(
+            rows,
+            count,
+            nprobe=_optional(nprobe, "nprobe"),
+            rerank=rerank,
+            exact=exact,
+            exclude=ranges,
+            threads=_optional(threads, "threads"),
+        )
+        shape = (*lead, count)
+        return Neighbours(distances.reshape(shape), values.reshape(shape), ids.reshape(shape), self.metric)
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        self._publish()
+        return self._core.n
+
+    def get(self, ids: Any) -> Entries:
+        """Look entries up by id; −1 (a missing neighbour) is allowed and stays missing.
+
+        Raises:
+            ValueError: an id that the store does not have.
+        """
+        wanted = self._ids(ids, low=-1)
+        values, documents, positions = self._core.get(wanted.reshape(-1))
+        shape = wanted.shape
+        return Entries(
+            wanted, values.reshape(shape), documents.reshape(shape), positions.reshape(shape), self._documents()
+        )
+
+    def reconstruct(self, ids: Any) -> NDArray[np.float32]:
+        """Return keys `(..., dim)`: the raw ones if kept, else what their codes decode to.
+
+        Raises:
+            ValueError: an id that the store does not have.
+        """
+        wanted = self._ids(ids, low=0)
+        return self._core.reconstruct(wanted.reshape(-1)).reshape(*wanted.shape, self.dim)
+
+    def keys(self, start: int, stop: int) -> NDArray[np.float16] | NDArray[np.float32]:
+        """Copy the raw keys `(stop - start, dim)` of a range of ids.
+
+        Raises:
+            ValueError: a range outside of the store. StoreError: raw keys are not kept.
+        """
+        return self._core.keys(*self._range(start, stop))
+
+    def values(self, start: int, stop: int) -> NDArray[np.unsignedinteger[Any]]:
+        """Copy the values `(stop - start,)` of a range of ids.
+
+        Raises:
+            ValueError: a range outside of the store.
+        """
+        return self._core.values(*self._range(start, stop))
+
+    def documents(self) -> Sequence[DocumentInfo]:
+        """Return the documents in corpus order: each with name, range of ids and metadata, read when asked for."""
+        self._publish()
+        return self._documents()
+
+    def document_of(self, ids: Any) -> NDArray[np.int64]:
+        """Return the index into `documents()` of each id `(...)`; −1 for −1."""
+        return self.get(ids).documents
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """JSON that the store remembers for its caller; change it with `set_attributes`."""
+        loaded: dict[str, Any] = json.loads(self._core.attributes)
+        return loaded
+
+    def info(self) -> dict[str, Any]:
+        """Return what the store is: n, dim, metric, generation, code, nlist, bytes per section and per entry …"""
+        self._publish()
+        facts: dict[str, Any] = json.loads(self._core.info())
+        return facts
+
+    def verify(self) -> list[str]:
+        """Read every byte and check it; return one line per problem, none for a sound store."""
+        self._publish()
+        return self._core.verify()
+
+    @property
+    def dim(self) -> int:
+        """Length of a key."""
+        return self._core.dim
+
+    @property
+    def metric(self) -> str:
+        """`"l2"` or `"ip"`."""
+        return self._core.metric
+
+    @property
+    def path(self) -> str:
+        """Folder of the store."""
+        return self._core.path
+
+    @property
+    def generation(self) -> int:
+        """Number of the manifest that this object reads."""
+        return self._core.generation
+
+    @property
+    def is_built(self) -> bool:
+        """Whether there is an index."""
+        return self._core.is_built
+
+    def __repr__(self) -> str:
+        if self._core.closed:
+            return f"<Datastore {self.path!r}, closed>"
+        state = "built" if self.is_built else "not built"
+        return f"<Datastore {self.path!r}: {self._core.n} entries, dim {self.dim}, {self.metric}, {state}>"
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _publish(self) -> None:
+        """Commit entries that this process has added. A forked child leaves its parent's alone."""
+        if self._pending_in is None:
+            return
+        with self._lock:
+            if self._pending_in == os.getpid():
+                self._core.commit()
+            self._pending_in = None
+
+    def _documents(self) -> Documents:
+        core = self._core
+        return Documents(core.document_count, core.document)
+
+    def _ids(self, ids: Any, low: int) -> NDArray[np.int64]:
+        n = len(self)
+        return to_integers(ids, "ids", np.int64, low, n - 1, f"the store has {n} entries")
+
+    def _range(self, start: int, stop: int) -> tuple[int, int]:
+        n = len(self)
+        first = _integer(start, "start", 0, n)
+        return first, _integer(stop, "stop", first, n)
+
+
+def _reopen(path: str, generation: int) -> Datastore:
+    """Unpickle."""
+    return Datastore(_core.Datastore.open(path, generation=generation))
+
+
+def _integer(x: Any, what: str, low: int, high: int) -> int:
+    """Check an integer argument, of any integer type."""
+    try:
+        number = operator.index(x)
+    except TypeError:
+        raise ValueError(f"{what} must be an integer, found {x!r}") from None
+    if not low <= number <= high:
+        raise ValueError(f"{what} must be from {low} to {high}, found {number}")
+    return number
+
+
+def _optional(x: Any, what: str) -> int | None:
+    return None if x is None else _integer(x, what, 1, 2**32)

@@ -1,0 +1,73 @@
+"""What a store tells about its entries: their values, documents and places in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class DocumentInfo:
+    """A document: the entries with ids in `start .. stop`."""
+
+    name: str | None
+    start: int
+    stop: int
+    metadata: dict[str, Any] | None = None
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+class Documents(Sequence[DocumentInfo]):
+    """Documents of a store in corpus order, each read from the mapped file when asked for."""
+
+    def __init__(self, n: int, read: Callable[[int], tuple[str | None, int, int, str | None]]) -> None:
+        self._n = n
+        self._read = read
+
+    def __len__(self) -> int:
+        return self._n
+
+    @overload
+    def __getitem__(self, index: int) -> DocumentInfo: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[DocumentInfo]: ...
+    def __getitem__(self, index: int | slice) -> DocumentInfo | list[DocumentInfo]:
+        """Read one document, or a list of them for a slice."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self._n))]
+        position = index + self._n if index < 0 else index
+        if not 0 <= position < self._n:
+            raise IndexError(f"document {index} of a store with {self._n} documents")
+        name, start, stop, metadata = self._read(position)
+        return DocumentInfo(name, start, stop, None if metadata is None else json.loads(metadata))
+
+    def __iter__(self) -> Iterator[DocumentInfo]:
+        return (self[i] for i in range(self._n))
+
+    def __repr__(self) -> str:
+        return f"<{self._n} documents>"
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Entries by id. An id of −1 (a missing neighbour) has a value of all ones, document −1 and position −1."""
+
+    ids: NDArray[np.int64]  # (...)
+    values: NDArray[np.unsignedinteger[Any]]  # (...), uint32 or uint64
+    documents: NDArray[np.int64]  # (...), index into `Datastore.documents()`
+    positions: NDArray[np.int64]  # (...), entries before it in its document
+    _of_store: Documents
+
+    @property
+    def names(self) -> NDArray[np.object_]:
+        """Name of each entry's document `(...)`; None where it has none or is missing."""
+        indices, inverse = np.unique(self.documents, return_inverse=True)
+        known = np.array([None if i < 0 else self._of_store[int(i)].name for i in indices] or [None], dtype=object)
+        return known[inverse].reshape(self.documents.shape)
