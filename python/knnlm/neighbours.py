@@ -1,34 +1,79 @@
-"""What a search returns, and what can be searched.
-
-p_kNN sees nothing but `Neighbours`, and anything with the `search` of `Searchable` is a datastore: one on disk,
-several together, a running cache.
-"""
+"""Neighbours: what every search returns, what counts as a datastore, and how results of several stores merge."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+METRICS = ("l2", "ip")
+MISSING = -1
+"""The id of a slot that holds no neighbour."""
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The `k` nearest entries of each query, best first.
+    """The k nearest entries of each query, for any leading shape.
 
-    A missing neighbour has id −1, a value of all ones and distance +inf (inner product: −inf): no weight in p_kNN.
-    Equal distances are ordered by id.
+    distances: (..., k) float32; "l2": squared L2, ascending; "ip": inner product, descending; missing +inf (ip: -inf).
+    values: (..., k) uint32 or uint64; missing: all ones.  ids: (..., k) int64; missing: -1.
+    Raises ValueError if the shapes differ or the metric is unknown, TypeError for values that are not unsigned.
     """
 
-    distances: NDArray[np.float32]  # (..., k); l2: squared, ascending; ip: inner products, descending
-    values: NDArray[np.unsignedinteger[Any]]  # (..., k), uint32 or uint64
-    ids: NDArray[np.int64]  # (..., k)
+    distances: NDArray[np.floating[Any]]
+    values: NDArray[np.unsignedinteger[Any]]
+    ids: NDArray[np.int64]
     metric: str = "l2"
 
+    def __post_init__(self) -> None:
+        """Check shapes, kinds and the metric."""
+        if self.metric not in METRICS:
+            raise ValueError(f"metric: expected one of {METRICS}, found {self.metric!r}")
+        shape = self.ids.shape
+        if self.distances.shape != shape or self.values.shape != shape or not shape:
+            raise ValueError(
+                "distances, values and ids must share one shape (..., k); found "
+                f"{self.distances.shape}, {self.values.shape} and {shape}"
+            )
+        if self.values.dtype.kind != "u":
+            raise TypeError(f"values: expected an unsigned integer type, found {self.values.dtype}")
+        if self.ids.dtype != np.int64:
+            raise TypeError(f"ids: expected int64, found {self.ids.dtype}")
 
+    @property
+    def k(self) -> int:
+        """Number of slots a query has."""
+        return self.ids.shape[-1]
+
+    @property
+    def found(self) -> NDArray[np.bool_]:
+        """Which slots hold a neighbour, (..., k) bool."""
+        return np.not_equal(self.ids, MISSING)
+
+    def __getitem__(self, rows: Any) -> Neighbours:
+        """The neighbours of some queries: indexes the leading axes."""
+        return Neighbours(self.distances[rows], self.values[rows], self.ids[rows], self.metric)
+
+    def first(self, k: int) -> Neighbours:
+        """The nearest k of each query, (..., min(k, self.k)); raises ValueError if k < 1."""
+        if k < 1:
+            raise ValueError(f"k: expected at least 1, found {k}")
+        return self[..., :k]
+
+    def reshape(self, *leading: int) -> Neighbours:
+        """The same neighbours with another leading shape; k stays."""
+        shape = (*leading, self.k)
+        return Neighbours(
+            self.distances.reshape(shape), self.values.reshape(shape), self.ids.reshape(shape), self.metric
+        )
+
+
+@runtime_checkable
 class Searchable(Protocol):
-    """A datastore, whatever it is made of."""
+    """Anything that can be searched is a datastore: one on disk, several together, a cache of the running text."""
 
     @property
     def metric(self) -> str:
@@ -37,15 +82,17 @@ class Searchable(Protocol):
 
     @property
     def dim(self) -> int:
-        """Length of a key."""
+        """Key dimension d."""
         ...
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Number of entries n."""
+        ...
 
     def search(
         self,
         queries: Any,
-        k: int,
+        k: int = ...,
         *,
         nprobe: int | None = None,
         rerank: str | None = None,
@@ -53,5 +100,83 @@ class Searchable(Protocol):
         exclude: Any = None,
         threads: int | None = None,
     ) -> Neighbours:
-        """Find the `k` nearest entries of each query `(..., d)`."""
+        """The k nearest entries of each query (..., d); `exclude`: one half-open id range a query, (..., 2) int64."""
         ...
+
+
+def missing_value(dtype: Any) -> int:
+    """The value of a missing slot: all ones."""
+    return int(np.iinfo(dtype).max)
+
+
+def merge(parts: Sequence[Neighbours], k: int | None = None) -> tuple[Neighbours, NDArray[np.int64]]:
+    """The k nearest of several stores' answers to the same queries, ordered by (distance, store, id).
+
+    parts: one `Neighbours` a store, same leading shape and metric, each (..., k_s). k: None = the largest k_s.
+    Returns the merged neighbours (..., k), whose ids are each store's own, and the store of each, (..., k) int64 with
+    -1 for missing. Raises ValueError if there is nothing to merge or if shapes or metrics differ.
+    """
+    if not parts:
+        raise ValueError("merge: expected the neighbours of at least one store, found none")
+    metric, leading = parts[0].metric, parts[0].ids.shape[:-1]
+    if any(part.metric != metric or part.ids.shape[:-1] != leading for part in parts):
+        raise ValueError("merge: every store must answer the same queries with the same metric")
+    k = max(part.k for part in parts) if k is None else k
+    if k < 1:
+        raise ValueError(f"k: expected at least 1, found {k}")
+    dtype = np.result_type(*[part.values for part in parts])
+    distances = np.concatenate([part.distances for part in parts], axis=-1)
+    values = np.concatenate([np.where(p.found, p.values, missing_value(dtype)).astype(dtype) for p in parts], axis=-1)
+    ids = np.concatenate([part.ids for part in parts], axis=-1)
+    stores = np.concatenate([np.full(part.ids.shape, s, np.int64) for s, part in enumerate(parts)], axis=-1)
+    stores[ids == MISSING] = MISSING
+    # Missing slots sort last even beside an inner product of -inf or a distance of +inf.
+    key = -distances if metric == "ip" else distances
+    order = np.lexsort((ids, stores, key, ids == MISSING), axis=-1)[..., :k]
+    merged = [np.take_along_axis(a, order, axis=-1) for a in (distances, values, ids, stores)]
+    if (short := k - order.shape[-1]) > 0:
+        pad = [(0, 0)] * len(leading) + [(0, short)]
+        fills = (-np.inf if metric == "ip" else np.inf, missing_value(dtype), MISSING, MISSING)
+        merged = [np.pad(a, pad, constant_values=fill) for a, fill in zip(merged, fills, strict=True)]
+    return Neighbours(merged[0], merged[1], merged[2], metric), merged[3]
+
+
+class StoreUnion:
+    """Several stores searched as one; entry `id` of store `s` is `id + offsets[s]` here.
+
+    Raises ValueError if there is no store or if their dimensions or metrics differ.
+    """
+
+    def __init__(self, stores: Sequence[Searchable]) -> None:
+        """Join `stores` in the given order, which also orders equal distances."""
+        if not stores or len({(store.dim, store.metric) for store in stores}) != 1:
+            raise ValueError("expected at least one store, all of one dimension and one metric")
+        self.stores = list(stores)
+        self.dim, self.metric = stores[0].dim, stores[0].metric
+        self.offsets = np.cumsum([0] + [len(store) for store in stores])  # (stores + 1,)
+
+    def __len__(self) -> int:
+        """Entries of all stores."""
+        return int(self.offsets[-1])
+
+    def search(
+        self,
+        queries: Any,
+        k: int = 1024,
+        *,
+        nprobe: int | None = None,
+        rerank: str | None = None,
+        exact: bool = False,
+        exclude: ArrayLike | None = None,
+        threads: int | None = None,
+    ) -> Neighbours:
+        """Search every store and merge by (distance, store, id)."""
+        parts = []
+        for store, start in zip(self.stores, self.offsets[:-1], strict=True):
+            own = None if exclude is None else np.clip(np.asarray(exclude, np.int64) - start, 0, len(store))
+            parts.append(
+                store.search(queries, k, nprobe=nprobe, rerank=rerank, exact=exact, exclude=own, threads=threads)
+            )
+        merged, stores = merge(parts, k)
+        ids = np.where(merged.found, merged.ids + self.offsets[stores], MISSING)
+        return Neighbours(merged.distances, merged.values, ids, self.metric)

@@ -1,0 +1,169 @@
+"""Identity: what a store remembers of the model that wrote it, and the check that a model may search it. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Protocol
+
+DEFAULT_LAMBDA = 0.25
+"""The paper's best weight on WikiText-103; used until `tune` has found a better one."""
+
+DEFAULT_K = 1024
+
+
+class IdentityError(ValueError):
+    """The model, tokenizer or representation is not the one that wrote the store."""
+
+
+class Loaded(Protocol):
+    """A model with its tokenizer, as `load_model` gives it."""
+
+    @property
+    def model(self) -> Any:
+        """The module."""
+        ...
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the weights."""
+        ...
+
+    @property
+    def context(self) -> int:
+        """Longest input, tokens."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        ...
+
+
+@dataclass(frozen=True)
+class KeySpec:
+    """How keys are made: representation, layer, window and least context (tokens), type of a stored key."""
+
+    representation: str = "ffn-input"
+    layer: int = -1
+    window: int | None = None
+    context: int | None = None
+    key_dtype: str = "float16"
+
+    def resolved(self, model_context: int) -> KeySpec:
+        """The same with window (default: the model's context) and context (default: half the window) filled in."""
+        window = model_context if self.window is None else self.window
+        return replace(self, window=window, context=window // 2 if self.context is None else self.context)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a store is searched and mixed. temperature, k: None = the store's default; nprobe, rerank: None = the store's."""
+
+    lambda_: float = DEFAULT_LAMBDA
+    temperature: float | None = None
+    k: int | None = None
+    nprobe: int | None = None
+    rerank: str | None = None
+    exact: bool = False
+    threads: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def package_version() -> str:
+    """Version of this package, "unknown" in a source tree that is not installed."""
+    try:
+        return version("knnlm")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def describe(loaded: Loaded, keys: KeySpec) -> dict[str, Any]:
+    """The attributes of a store that `loaded` writes with `keys`; JSON."""
+    keys = keys.resolved(loaded.context)
+    return {
+        "knnlm": package_version(),
+        "model": {"name": loaded.name, "fingerprint": loaded.fingerprint},
+        "tokenizer": {"fingerprint": loaded.tokenizer.fingerprint},
+        "vocabulary_size": int(loaded.tokenizer.vocab_size),
+        **asdict(keys),
+    }
+
+
+def key_spec(store: Any) -> KeySpec | None:
+    """How a store's keys were made, None where its attributes do not say."""
+    attributes = getattr(store, "attributes", None) or {}
+    if "representation" not in attributes:
+        return None
+    names = ("representation", "layer", "window", "context", "key_dtype")
+    return KeySpec(**{name: attributes[name] for name in names if name in attributes})
+
+
+def check(store: Any, loaded: Loaded, keys: KeySpec | None = None) -> None:
+    """Raise IdentityError unless `store` was written by this model and tokenizer, with these keys.
+
+    keys: what the caller wants to use; None fields, or None, are not compared. A store without attributes (made by hand)
+    is only checked for its dimension, by the search. The message names what differs, both sides, and what to do.
+    """
+    attributes: Mapping[str, Any] = getattr(store, "attributes", None) or {}
+    wrong: list[str] = []
+
+    def compare(what: str, expected: Any, found: Any) -> None:
+        if expected is not None and found is not None and expected != found:
+            wrong.append(f"{what}: the store has {_short(expected)}, found {_short(found)}")
+
+    model = attributes.get("model") or {}
+    tokenizer = attributes.get("tokenizer") or {}
+    name = model.get("name")
+    compare("model weights" + (f" (written by {name}, this is {loaded.name})" if name else ""),
+            model.get("fingerprint"), loaded.fingerprint)  # fmt: skip
+    compare("tokenizer", tokenizer.get("fingerprint"), loaded.tokenizer.fingerprint)
+    compare("vocabulary size", attributes.get("vocabulary_size"), int(loaded.tokenizer.vocab_size))
+    if keys is not None:
+        compare("key representation", attributes.get("representation"), keys.representation)
+        compare("layer", attributes.get("layer"), keys.layer)
+    if wrong:
+        where = getattr(store, "path", None)
+        raise IdentityError(
+            f"the store{f' {where}' if where else ''} does not belong to this model: "
+            + "; ".join(wrong)
+            + f". Load {name or 'the model that wrote it'}, or dump the store again with this model"
+        )
+
+
+def settings_of(store: Any, **given: Any) -> Settings:
+    """Settings for a store: what is given and not None, else what `tune` saved, else the documented defaults.
+
+    Untuned: lambda = 0.25, T = the store's own default temperature, k = min(1024, n). Raises TypeError for an unknown
+    name and ValueError if no temperature is known.
+    """
+    tuned = (getattr(store, "attributes", None) or {}).get("tuned") or {}
+    fields = ("lambda_", "temperature", "k", "nprobe", "rerank", "exact")
+    chosen = {name: tuned[name] for name in fields if tuned.get(name) is not None}
+    chosen.update({name: value for name, value in given.items() if value is not None})
+    settings = Settings(**chosen)
+    if settings.k is None:
+        settings = replace(settings, k=max(1, min(DEFAULT_K, len(store))))
+    if settings.temperature is None:
+        settings = replace(settings, temperature=default_temperature(store))
+    return settings
+
+
+def default_temperature(store: Any) -> float:
+    """The T that a store proposes from its own distances; 1 where it proposes none (an empty store, a cache)."""
+    info = getattr(store, "info", None)
+    found = info().get("default_temperature") if callable(info) else getattr(store, "default_temperature", None)
+    return float(found) if found is not None and found > 0 else 1.0
+
+
+def _short(value: Any) -> str:
+    return f"{value[:12]}…" if isinstance(value, str) and len(value) > 32 else repr(value)

@@ -1,0 +1,332 @@
+"""Keys: documents stream through the model in windows; out come tokens, their log-probabilities and their keys."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from knnlm.capture import Capture, CaptureName
+from knnlm.identity import KeySpec, Loaded
+from knnlm.windows import Window, check_window, plan
+
+LOGIT_ROWS = 256
+"""Positions whose logits are held in float32 at a time."""
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class TokenDocument:
+    """A document that is tokens already."""
+
+    name: str
+    tokens: NDArray[np.uint32]
+    metadata: dict[str, Any] | None = None
+
+
+@dataclass
+class Chunk:
+    """A run of consecutive tokens of one document, in corpus order.
+
+    tokens: (m,) uint32, the values.  log_p: (m,) float32, log p_LM of each.  keys: (m, d) per capture.
+    features: what was asked for, (m,) float32 each: "entropy" (nats) and "max" (largest log-probability) of p_LM.
+    """
+
+    document: Any
+    index: int
+    start: int
+    tokens: NDArray[np.uint32]
+    log_p: NDArray[np.float32]
+    keys: dict[CaptureName, NDArray[Any]]
+    features: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    last: bool = False
+
+    @property
+    def key(self) -> NDArray[Any]:
+        """The keys of a single capture, (m, d)."""
+        (only,) = self.keys.values()
+        return only
+
+
+@dataclass(frozen=True)
+class DumpResult:
+    """What a dump wrote, and how long it took."""
+
+    tokens: int
+    documents: int
+    empty_documents: int
+    seconds: float
+    log_p_lm: float
+
+    @property
+    def lm_perplexity(self) -> float:
+        """Perplexity of the LM on the dumped text."""
+        return float(np.exp(-self.log_p_lm / max(1, self.tokens)))
+
+
+@dataclass
+class _Job:
+    document: Any
+    index: int
+    tokens: NDArray[np.uint32]
+    window: Window
+    last: bool
+    result: tuple[NDArray[Any], dict[str, NDArray[Any]], dict[CaptureName, NDArray[Any]]] | None = None
+
+
+def iterate(
+    loaded: Loaded,
+    documents: Iterable[Any],
+    *,
+    captures: Sequence[CaptureName] = (("ffn-input", -1),),
+    window: int | None = None,
+    context: int | None = None,
+    key_dtype: str = "float16",
+    batch_tokens: int | None = None,
+    features: Sequence[str] = (),
+    dtype: torch.dtype | None = None,
+    progress: Progress | None = None,
+    total: int = 0,
+) -> Iterator[Chunk]:
+    """Score documents and capture their keys; chunks come in corpus order, a long document in several.
+
+    documents: objects with `name`, `metadata` and `text` (or `tokens`, (L,) integers); context never crosses their
+    borders, and an empty one gives nothing. window, context: tokens; defaults: the model's context, and half of that.
+    captures: none, one or several (representation, layer), all from one forward pass. batch_tokens: positions per
+    forward pass; default: what keeps its logits near half a gigabyte. dtype: torch.bfloat16 runs the model under
+    autocast. progress(stage, done, total) counts tokens. Memory: one pool of batches, whatever the corpus holds.
+    Raises ValueError for a window that the model cannot read and for keys that float16 cannot hold.
+    """
+    window, context = _windows(loaded, window, context)
+    if key_dtype not in ("float16", "float32"):
+        raise ValueError(f"key_dtype: expected float16 or float32, found {key_dtype!r}")
+    if unknown := set(features) - {"entropy", "max"}:
+        raise ValueError(f"features: expected 'entropy' or 'max', found {sorted(unknown)}")
+    if batch_tokens is None:
+        batch_tokens = max(window, min(4096, 2**27 // int(loaded.tokenizer.vocab_size)))
+    run = _Runner(loaded, captures, key_dtype, features, dtype)
+    done = 0
+    with run:
+        pool: list[_Job] = []
+        waiting = 0
+        for job in _jobs(loaded, documents, window, context):
+            pool.append(job)
+            waiting += job.window.stop - job.window.start
+            if waiting >= 8 * batch_tokens:
+                for chunk in run.pool(pool, batch_tokens):
+                    done += len(chunk.tokens)
+                    yield chunk
+                    if progress is not None:
+                        progress("model", done, total)
+                pool, waiting = [], 0
+        for chunk in run.pool(pool, batch_tokens):
+            done += len(chunk.tokens)
+            yield chunk
+            if progress is not None:
+                progress("model", done, total)
+
+
+def _windows(loaded: Loaded, window: int | None, context: int | None) -> tuple[int, int]:
+    spec = KeySpec(window=window, context=context).resolved(loaded.context)
+    assert spec.window is not None
+    assert spec.context is not None
+    check_window(spec.window, spec.context, loaded.context)
+    return spec.window, spec.context
+
+
+def document_tokens(loaded: Loaded, document: Any) -> NDArray[np.uint32]:
+    """The tokens of a document, (L,) uint32: its own, or its text encoded."""
+    tokens = getattr(document, "tokens", None)
+    return np.asarray(loaded.tokenizer.encode(document.text) if tokens is None else tokens, np.uint32)
+
+
+def _jobs(loaded: Loaded, documents: Iterable[Any], window: int, context: int) -> Iterator[_Job]:
+    for index, document in enumerate(documents):
+        tokens = document_tokens(loaded, document)
+        windows = plan(len(tokens), window, context)
+        for w in windows:
+            yield _Job(document, index, tokens, w, w is windows[-1])
+
+
+class _Runner:
+    """The model, its hooks, and batches of windows of similar length."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        captures: Sequence[CaptureName],
+        key_dtype: str,
+        features: Sequence[str],
+        dtype: torch.dtype | None,
+    ) -> None:
+        self.model = loaded.model
+        self.device = next(self.model.parameters()).device
+        self.bos = int(loaded.tokenizer.bos_id)
+        self.captures, self.features, self.dtype = list(captures), tuple(features), dtype
+        self.key_dtype = torch.float16 if key_dtype == "float16" else torch.float32
+        self.capture = Capture(self.model, self.captures) if self.captures else None
+        self.was_training = self.model.training
+
+    def __enter__(self) -> _Runner:
+        self.model.eval()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.capture is not None:
+            self.capture.close()
+        self.model.train(self.was_training)
+
+    def pool(self, jobs: list[_Job], batch_tokens: int) -> Iterator[Chunk]:
+        """Run a pool of windows, longest first, and give the results in corpus order."""
+        order = sorted(jobs, key=lambda job: job.window.start - job.window.stop)
+        at = 0
+        while at < len(order):
+            longest = order[at].window.stop - order[at].window.start
+            batch = order[at : at + max(1, batch_tokens // longest)]
+            self._batch(batch, longest)
+            at += len(batch)
+        at = 0
+        while at < len(jobs):
+            stop = at + 1
+            while stop < len(jobs) and jobs[stop].index == jobs[at].index:
+                stop += 1
+            yield self._join(jobs[at:stop])
+            at = stop
+
+    def _join(self, run: list[_Job]) -> Chunk:
+        results = [job.result for job in run if job.result is not None]
+        first, last = run[0].window.score_from, run[-1].window.stop
+        for job in run:
+            job.result = None
+        return Chunk(
+            run[0].document,
+            run[0].index,
+            first,
+            run[0].tokens[first:last],
+            np.concatenate([r[0] for r in results]),
+            {name: np.concatenate([r[2][name] for r in results]) for name in self.captures},
+            {name: np.concatenate([r[1][name] for r in results]) for name in self.features},
+            run[-1].last,
+        )
+
+    @torch.inference_mode()
+    def _batch(self, batch: list[_Job], longest: int) -> None:
+        inputs = np.full((len(batch), longest), self.bos, np.int64)  # padded on the right, which nothing attends to
+        for row, job in enumerate(batch):
+            start, stop, _ = job.window
+            fed = job.tokens[max(0, start - 1) : stop - 1]
+            inputs[row, stop - start - len(fed) : stop - start] = fed
+        autocast = nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
+        with autocast:
+            logits = self.model(torch.from_numpy(inputs).to(self.device)).logits  # (B, T, v)
+            keys = self.capture.by_name if self.capture is not None else {}  # (B, T, d) each
+        for row, job in enumerate(batch):
+            start, stop, score_from = job.window
+            at = slice(score_from - start, stop - start)
+            targets = torch.from_numpy(job.tokens[score_from:stop].astype(np.int64)).to(self.device)
+            if int(targets.max()) >= logits.shape[-1]:
+                raise ValueError(
+                    f"document {job.document.name!r}: token {int(targets.max())} is outside the model's vocabulary of "
+                    f"{logits.shape[-1]}; use the model's own tokenizer"
+                )
+            log_p, extra = target_log_p(logits[row, at], targets, self.features)
+            own = {name: self._to_numpy(key[row, at], job) for name, key in keys.items()}
+            job.result = (log_p.cpu().numpy(), {k: v.cpu().numpy() for k, v in extra.items()}, own)
+
+    def _to_numpy(self, key: Tensor, job: _Job) -> NDArray[Any]:
+        stored = key.to(self.key_dtype)
+        if not bool(torch.isfinite(stored).all()):
+            why = "the model gave NaN or Inf" if not bool(torch.isfinite(key).all()) else "float16 ends at 65504"
+            raise ValueError(f"document {job.document.name!r}: a key is not finite ({why}); try key_dtype='float32'")
+        return stored.cpu().numpy()
+
+
+def target_log_p(
+    logits: Tensor, targets: Tensor, features: Sequence[str] = ()
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """log softmax at the targets, float32, without the whole (m, v) in float32.
+
+    logits: (m, v), targets: (m,) int64. Returns (m,) and the asked features, (m,) each.
+    """
+    parts: list[Tensor] = []
+    extra: dict[str, list[Tensor]] = {name: [] for name in features}
+    for rows, wanted in zip(logits.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True):
+        x = rows.float()  # (r, v)
+        total = x.logsumexp(-1)
+        parts.append(x.gather(-1, wanted[:, None])[:, 0] - total)
+        if "max" in extra:
+            extra["max"].append(x.amax(-1) - total)
+        if "entropy" in extra:
+            log_p = x - total[:, None]
+            extra["entropy"].append(-(log_p.exp() * log_p).sum(-1))
+    empty = logits.new_zeros(0, dtype=torch.float32)
+    return torch.cat(parts or [empty]), {name: torch.cat(v or [empty]) for name, v in extra.items()}
+
+
+def dump(
+    loaded: Loaded,
+    documents: Iterable[Any],
+    store: Any,
+    *,
+    keys: KeySpec | None = None,
+    batch_tokens: int | None = None,
+    dtype: torch.dtype | None = None,
+    progress: Progress | None = None,
+    total: int = 0,
+) -> DumpResult:
+    """Write every (key, next token) of the documents to a store; what is published is published at the end.
+
+    store: anything with `add(keys, values, document=, metadata=)`; its `commit()`, if it has one, is called once, after
+    the last document, so an interrupted dump publishes nothing. keys: how keys are made (`KeySpec`).
+    """
+    spec = (keys or KeySpec()).resolved(loaded.context)
+    started = time.perf_counter()
+    tokens = documents_seen = 0
+    log_p = 0.0
+    offered = _Counted(documents)
+    chunks = iterate(
+        loaded,
+        offered,
+        captures=[(spec.representation, spec.layer)],
+        window=spec.window,
+        context=spec.context,
+        key_dtype=spec.key_dtype,
+        batch_tokens=batch_tokens,
+        dtype=dtype,
+        progress=None if progress is None else lambda _, done, total: progress("dump", done, total),
+        total=total,
+    )
+    name, repeats = "", 0
+    for chunk in chunks:
+        if chunk.start == 0:
+            # A store extends the document that has the last name; two documents of one name are still two.
+            repeats = repeats + 1 if chunk.document.name == name else 1
+            name = chunk.document.name
+        stored = name if repeats == 1 else f"{name} ({repeats})"
+        store.add(chunk.key, chunk.tokens, document=stored, metadata=None if chunk.start else chunk.document.metadata)
+        tokens += len(chunk.tokens)
+        documents_seen += chunk.last
+        log_p += float(chunk.log_p.sum(dtype=np.float64))
+    if callable(commit := getattr(store, "commit", None)):
+        commit()
+    return DumpResult(tokens, documents_seen, offered.count - documents_seen, time.perf_counter() - started, log_p)
+
+
+class _Counted:
+    """Counts what passes, so that documents without a token can be reported."""
+
+    def __init__(self, documents: Iterable[Any]) -> None:
+        self.documents, self.count = documents, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for document in self.documents:
+            self.count += 1
+            yield document

@@ -1,0 +1,243 @@
+"""Tune lambda, T and k on validation text, and weights of more than two components, from neighbours cached once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from knnlm.cached import Cached
+from knnlm.mixture import em_weights, mix_log_p
+
+Vector = NDArray[np.float64]
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Perplexity against one setting; the others are at their best, or as named in `fixed`."""
+
+    name: str
+    x: list[float]
+    perplexity: list[float]
+    lambda_: list[float]
+    fixed: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The best settings on the text that was cached, and how perplexity moves around them (token perplexity)."""
+
+    lambda_: float
+    temperature: float
+    k: int
+    perplexity: float
+    lm_perplexity: float
+    tokens: int
+    curves: dict[str, Curve] = field(default_factory=dict)
+
+    def to_dict(self, curves: bool = False) -> dict[str, Any]:
+        """As JSON, as it is saved in a store's attributes."""
+        plain = asdict(self)
+        if not curves:
+            del plain["curves"]
+        return plain
+
+
+def best_lambda(log_p_lm: ArrayLike, log_p_knn: ArrayLike) -> tuple[float, float]:
+    """The weight of p_kNN that maximises the likelihood, and the mean log p there (nats).
+
+    log p is concave in lambda: Newton steps on its derivative, kept inside a shrinking bracket. Rows whose log_p_knn is
+    NaN (no neighbours) are the LM's whatever lambda is. Returns 0 where no weight helps.
+    """
+    lm, knn = np.asarray(log_p_lm, np.float64), np.asarray(log_p_knn, np.float64)
+    if not len(lm):
+        return 0.0, 0.0
+    # p = p_LM (1 + lambda r) with r = p_kNN / p_LM - 1; the clip only keeps exp finite.
+    r = np.expm1(np.minimum(np.where(np.isnan(knn), lm, knn) - lm, 700.0))
+    base = float(lm.mean())
+
+    def gain(x: float) -> float:
+        with np.errstate(divide="ignore"):
+            return float(np.log1p(x * r).mean())
+
+    if r.mean() <= 0:
+        return 0.0, base
+    low, high, x = 0.0, 1.0, 0.25
+    for _ in range(60):
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            ratio = r / (1.0 + x * r)
+            slope, bend = float(ratio.mean()), -float((ratio * ratio).mean())
+        if slope > 0:
+            low = x
+        else:
+            high = x
+        step = x - slope / bend if math.isfinite(bend) and bend < 0 else math.nan
+        new = step if low < step < high else (low + high) / 2
+        if abs(new - x) < 1e-9:
+            break
+        x = new
+    if high == 1.0 and gain(1.0) >= gain(x):
+        x = 1.0
+    return x, base + gain(x)
+
+
+def powers_of_two(k: int) -> list[int]:
+    """1, 2, 4, ... and k itself."""
+    return [*(2**i for i in range(k.bit_length()) if 2**i < k), k] if k else []
+
+
+def tune(
+    cached: Cached,
+    *,
+    temperatures: ArrayLike | None = None,
+    ks: list[int] | None = None,
+    temperature: float | None = None,
+    refine: int = 10,
+) -> Tuned:
+    """Find lambda, T and k of the least perplexity on cached validation neighbours.
+
+    temperatures: grid; default: factors of 2 over 2^-6 ... 2^6 around the store's default. ks: default: powers of two up
+    to the cached k. For each (T, k) lambda is solved exactly; log T is then refined by `refine` golden-section steps
+    around the best grid point. temperature: fixes T. Never worse than the LM: lambda is 0 where nothing helps.
+    Raises ValueError for an empty cache.
+    """
+    if not len(cached):
+        raise ValueError("tune: expected at least one scored token; give validation text")
+    lm = np.asarray(cached.log_p_lm, np.float64)
+    lm_mean = float(lm.mean())
+    ks = powers_of_two(cached.k) if ks is None else sorted({min(k, cached.k) for k in ks})
+    centre = cached.default_temperature or median_spread(cached)
+    if temperature is not None:
+        grid = [float(temperature)]
+    elif temperatures is not None:
+        grid = sorted(float(t) for t in np.asarray(temperatures, np.float64).ravel())
+    else:
+        grid = [centre * 2.0**i for i in range(-6, 7)]
+    if not ks:
+        return Tuned(0.0, grid[0], 1, math.exp(-lm_mean), math.exp(-lm_mean), len(lm))
+
+    solved: dict[tuple[float, int], tuple[float, float]] = {}
+
+    def solve(t: float, of: list[int]) -> None:
+        for k, knn in zip(of, cached.log_p_knn_by_k(t, of), strict=True):
+            solved[t, k] = best_lambda(lm, knn)
+
+    for t in grid:
+        solve(t, ks)
+
+    def best() -> tuple[float, int]:
+        # Equal likelihoods go to the smaller k, then to the smaller T.
+        return max(sorted(solved, key=lambda tk: (tk[1], tk[0])), key=lambda tk: solved[tk][1])
+
+    if len(grid) > 1 and refine > 0:
+        t0, k0 = best()
+        at = grid.index(t0)
+        _golden(grid[max(0, at - 1)], grid[min(len(grid) - 1, at + 1)], refine, lambda t: _gain(t, k0, solve, solved))
+        t0, _ = best()
+        solve(t0, ks)
+    t0, k0 = best()
+    lambda_, mean = solved[t0, k0]
+
+    weights = sorted({round(0.05 * i, 2) for i in range(21)} | {lambda_})
+    knn = cached.log_p_knn(t0, k0)
+    curves = {
+        "lambda_": Curve("lambda_", weights, [_perplexity(lm, knn, w) for w in weights], weights, {"temperature": t0, "k": k0}),
+        "temperature": _curve("temperature", sorted(t for t, k in solved if k == k0), lambda t: solved[t, k0], {"k": k0}),
+        "k": _curve("k", [float(k) for k in ks], lambda k: solved[t0, int(k)], {"temperature": t0}),
+    }
+    return Tuned(lambda_, t0, k0, math.exp(-mean), math.exp(-lm_mean), len(lm), curves)
+
+
+def _gain(t: float, k: int, solve: Any, solved: dict[tuple[float, int], tuple[float, float]]) -> float:
+    solve(t, [k])
+    return solved[t, k][1]
+
+
+def _golden(low: float, high: float, steps: int, f: Any) -> None:
+    """Golden-section search for the largest f on a log scale; f remembers what it was asked."""
+    a, b = math.log(low), math.log(high)
+    c, d = b - GOLDEN * (b - a), a + GOLDEN * (b - a)
+    fc, fd = f(math.exp(c)), f(math.exp(d))
+    for _ in range(max(0, steps - 2)):
+        if fc >= fd:
+            b, d, fd = d, c, fc
+            c = b - GOLDEN * (b - a)
+            fc = f(math.exp(c))
+        else:
+            a, c, fc = c, d, fd
+            d = a + GOLDEN * (b - a)
+            fd = f(math.exp(d))
+
+
+def _curve(name: str, xs: list[float], at: Any, fixed: dict[str, float]) -> Curve:
+    points = [at(x) for x in xs]
+    return Curve(name, xs, [math.exp(-mean) for _, mean in points], [weight for weight, _ in points], fixed)
+
+
+def _perplexity(lm: Vector, knn: Vector, weight: float) -> float:
+    from knnlm.interpolate import mix
+
+    with np.errstate(over="ignore"):
+        return float(np.exp(-np.mean(mix(lm, knn, weight))))
+
+
+def median_spread(cached: Cached) -> float:
+    """Median over tokens of the gap between the nearest and the middle neighbour: a T to start from without a store's."""
+    d = cached.distances[:: max(1, len(cached) // 4096)].astype(np.float64)
+    d = d[np.isfinite(d).all(axis=1)]
+    spread = float(np.median(np.abs(d[:, d.shape[1] // 2] - d[:, 0]))) if d.size else 0.0
+    return spread if spread > 0 else 1.0
+
+
+@dataclass(frozen=True)
+class JointWeights:
+    """Weights of several components, which sum to 1, and the token perplexity of their mixture on the fitted text."""
+
+    weights: dict[str, float]
+    perplexity: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def fit_weights(components: Mapping[str, ArrayLike]) -> JointWeights:
+    """Weights of LM, kNN, cache, n-gram, ... that maximise the likelihood of validation text, by EM.
+
+    components: name -> (n,) log p of each token in nats; -inf is probability 0, NaN that the component does not exist
+    there (p_kNN without neighbours, an empty cache): its weight goes to the others at that token.
+    Raises ValueError without components or tokens.
+    """
+    logs, available = _logs(components)
+    weights = em_weights(logs, available)
+    mean = float(mix_log_p(logs, weights, available).mean())
+    return JointWeights(dict(zip(components, weights.tolist(), strict=True)), math.exp(-mean))
+
+
+def mix_components(components: Mapping[str, ArrayLike], weights: Mapping[str, float]) -> Vector:
+    """log p of each token under the weighted components, (n,). Raises ValueError if the names differ."""
+    if set(components) != set(weights):
+        raise ValueError(f"weights: expected {sorted(components)}, found {sorted(weights)}")
+    logs, available = _logs(components)
+    return mix_log_p(logs, np.array([weights[name] for name in components]), available)
+
+
+def _logs(components: Mapping[str, ArrayLike]) -> tuple[Vector, NDArray[np.bool_]]:
+    if not components:
+        raise ValueError("expected at least one component")
+    logs = np.stack([np.asarray(log_p, np.float64) for log_p in components.values()])  # (c, n)
+    available = ~np.isnan(logs)
+    return np.where(available, logs, -np.inf), available
+
+
+def save_tuned(store: Any, tuned: Tuned, **search: Any) -> None:
+    """Remember tuned settings, and the search settings they hold for, in the store's attributes."""
+    attributes = dict(getattr(store, "attributes", None) or {})
+    attributes["tuned"] = {**tuned.to_dict(), **{name: value for name, value in search.items() if value is not None}}
+    store.set_attributes(attributes)
