@@ -1,4 +1,4 @@
-"""Cached: a text's log p_LM and neighbours, found once, so that lambda, T, k and every mixture are arithmetic. No torch."""
+"""Cached: a text's log p_LM and neighbours, found once, so that any lambda, T, k or mixture is arithmetic."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ FORMAT = "knnlm-cached-1"
 class Cached:
     """What the LM and the store said about each token of a text.
 
-    log_p_lm: (n,) float32.  distances: (n, k) float32, missing +inf (ip: -inf).  match: (n, k) bool, neighbour i has the
-    target as its value.  offsets: (D + 1,) int64, documents' ranges of tokens.  tokens: (n,) uint32.
+    log_p_lm: (n,) float32.  distances: (n, k) float32, missing +inf (ip: -inf).  match: (n, k) bool: the neighbour's
+    value is the target.  offsets: (D + 1,) int64, documents' ranges of tokens.  tokens: (n,) uint32.
     match_shuffled: the same with the store's values permuted, the control.  values: (n, k), if kept.
     words: (D,) words of each document.  settings: how the search was done.  features: (n,) float32 each.
     """
@@ -62,7 +62,7 @@ class Cached:
     @property
     def k(self) -> int:
         """Neighbours kept for each token."""
-        return self.distances.shape[1]
+        return int(self.distances.shape[1])
 
     def shuffled(self) -> Cached:
         """The same text against the store with its values permuted; raises ValueError if that was not cached."""
@@ -73,7 +73,8 @@ class Cached:
 
     def log_p_knn(self, temperature: float, k: int | None = None) -> NDArray[np.float64]:
         """log p_kNN of each target from its nearest k, (n,): -inf if not retrieved, NaN without any neighbour."""
-        return self.log_p_knn_by_k(temperature, [self.k if k is None else k])[0]
+        one: NDArray[np.float64] = self.log_p_knn_by_k(temperature, [self.k if k is None else k])[0]
+        return one
 
     def log_p_knn_by_k(self, temperature: float, ks: list[int]) -> NDArray[np.float64]:
         """The same for several k from one pass over the distances, (len(ks), n); ks ascending, each at most self.k."""
@@ -113,7 +114,9 @@ class Cached:
     def document_sums(self, per_token: NDArray[Any]) -> NDArray[np.float64]:
         """Sum over each document's tokens, (D,)."""
         # Plain differences of a running sum would turn one -inf into NaN for every later document.
-        return np.array([per_token[a:b].sum(dtype=np.float64) for a, b in zip(self.offsets, self.offsets[1:], strict=False)])
+        return np.array(
+            [per_token[a:b].sum(dtype=np.float64) for a, b in zip(self.offsets, self.offsets[1:], strict=False)]
+        )
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, with everything else as JSON in its header."""
@@ -142,7 +145,9 @@ class Cached:
                 metadata = f.metadata() or {}
                 arrays = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
         except SafetensorError as error:
-            raise ValueError(f"{path}: expected cached neighbours (safetensors), found something else: {error}") from error
+            raise ValueError(
+                f"{path}: expected cached neighbours (safetensors), found something else: {error}"
+            ) from error
         if metadata.get("format") != FORMAT:
             raise ValueError(f"{path}: expected format {FORMAT}, found {metadata.get('format')}; compute it again")
         plain = json.loads(metadata["plain"])

@@ -155,7 +155,11 @@ class Capture:
     def _watch_final_norm(self, model: nn.Module, blocks: nn.ModuleList) -> None:
         inside = set(blocks.modules())
         self._handles.append(blocks[-1].register_forward_hook(lambda *_: setattr(self, "_after_blocks", True)))
-        last = [name for name in self.names if name[0] in ("block-output", "normed-output") and name[1] in (-1, len(blocks) - 1)]
+        last = [
+            name
+            for name in self.names
+            if name[0] in ("block-output", "normed-output") and name[1] in (-1, len(blocks) - 1)
+        ]
 
         def keep(module: nn.Module, x: Tensor) -> None:
             if self._after_blocks:
@@ -236,6 +240,8 @@ class Capture:
         """The capture itself; hooks are attached from construction on."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Remove the hooks."""
         self.close()

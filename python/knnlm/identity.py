@@ -64,7 +64,7 @@ class KeySpec:
 
 @dataclass(frozen=True)
 class Settings:
-    """How a store is searched and mixed. temperature, k: None = the store's default; nprobe, rerank: None = the store's."""
+    """How a store is searched and mixed; None is the store's own default (temperature, k, nprobe, rerank)."""
 
     lambda_: float = DEFAULT_LAMBDA
     temperature: float | None = None
@@ -111,8 +111,8 @@ def key_spec(store: Any) -> KeySpec | None:
 def check(store: Any, loaded: Loaded, keys: KeySpec | None = None) -> None:
     """Raise IdentityError unless `store` was written by this model and tokenizer, with these keys.
 
-    keys: what the caller wants to use; None fields, or None, are not compared. A store without attributes (made by hand)
-    is only checked for its dimension, by the search. The message names what differs, both sides, and what to do.
+    keys: what the caller wants to use; None is not compared. A store without attributes (made by hand) is only
+    checked for its dimension, by the search. The message names what differs, both sides, and what to do.
     """
     attributes: Mapping[str, Any] = getattr(store, "attributes", None) or {}
     wrong: list[str] = []

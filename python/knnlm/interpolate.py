@@ -21,7 +21,8 @@ Floats = NDArray[np.floating[Any]]
 class SparseProbabilities(NamedTuple):
     """Probabilities of the retrieved tokens only, as compressed rows.
 
-    tokens: (m,) ascending within a row.  probabilities: (m,) float64.  offsets: (q + 1,); row i is offsets[i]:offsets[i+1].
+    tokens: (m,) ascending within a row.  probabilities: (m,) float64.
+    offsets: (q + 1,); row i is offsets[i]:offsets[i + 1].
     """
 
     tokens: NDArray[np.int64]

@@ -249,16 +249,14 @@ class _Runner:
         return stored.cpu().numpy()
 
 
-def target_log_p(
-    logits: Tensor, targets: Tensor, features: Sequence[str] = ()
-) -> tuple[Tensor, dict[str, Tensor]]:
+def target_log_p(logits: Tensor, targets: Tensor, features: Sequence[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
     """log softmax at the targets, float32, without the whole (m, v) in float32.
 
     logits: (m, v), targets: (m,) int64. Returns (m,) and the asked features, (m,) each.
     """
     parts: list[Tensor] = []
     extra: dict[str, list[Tensor]] = {name: [] for name in features}
-    for rows, wanted in zip(logits.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True):
+    for rows, wanted in zip(torch.split(logits, LOGIT_ROWS), torch.split(targets, LOGIT_ROWS), strict=True):
         x = rows.float()  # (r, v)
         total = x.logsumexp(-1)
         parts.append(x.gather(-1, wanted[:, None])[:, 0] - total)

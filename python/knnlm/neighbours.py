@@ -46,7 +46,7 @@ class Neighbours:
     @property
     def k(self) -> int:
         """Number of slots a query has."""
-        return self.ids.shape[-1]
+        return int(self.ids.shape[-1])
 
     @property
     def found(self) -> NDArray[np.bool_]:

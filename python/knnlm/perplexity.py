@@ -189,10 +189,12 @@ def neighbours_of(
 
 def _words(document: Any) -> int:
     """Words of a document; one that came as tokens has no words to count."""
+    text = getattr(document, "text", None)
+    if text is None:
+        return 0
     from knnlm.tokens import count_words
 
-    text = getattr(document, "text", None)
-    return 0 if text is None else count_words(text)
+    return count_words(text)
 
 
 def _join(parts: list[NDArray[Any]]) -> NDArray[Any]:

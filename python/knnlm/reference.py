@@ -51,7 +51,9 @@ class BruteForceStore:
         if last is not None and document is not None and last.name == document:
             self._documents[-1] = last._replace(stop=stop)
         else:
-            self._documents.append(StoredDocument(document or f"document-{len(self._documents)}", start, stop, metadata))
+            self._documents.append(
+                StoredDocument(document or f"document-{len(self._documents)}", start, stop, metadata)
+            )
         return range(start, stop)
 
     def search(
@@ -83,7 +85,11 @@ class BruteForceStore:
             allowed = all_ids[(all_ids < start) | (all_ids >= stop)]
             order = np.argsort(d[allowed] if self.metric == "l2" else -d[allowed], kind="stable")[:k]
             best = allowed[order]
-            distances[row, : len(best)], values[row, : len(best)], ids[row, : len(best)] = d[best], self._values[best], best
+            distances[row, : len(best)], values[row, : len(best)], ids[row, : len(best)] = (
+                d[best],
+                self._values[best],
+                best,
+            )
         return Neighbours(distances, values, ids, self.metric)
 
     def values(self, start: int, stop: int) -> NDArray[Any]:
@@ -108,7 +114,11 @@ class BruteForceStore:
 def p_knn(distances: ArrayLike, values: ArrayLike, vocabulary: int, temperature: float, metric: str = "l2") -> Vector:
     """p_kNN over the whole vocabulary for one query (equation 2); all zero if nothing was found."""
     sign = 1.0 if metric == "ip" else -1.0
-    found = [(sign * d / temperature, v) for d, v in zip(np.asarray(distances), np.asarray(values), strict=True) if np.isfinite(d)]
+    found = [
+        (sign * d / temperature, v)
+        for d, v in zip(np.asarray(distances), np.asarray(values), strict=True)
+        if np.isfinite(d)
+    ]
     top = max((score for score, _ in found), default=0.0)
     total = sum(math.exp(score - top) for score, _ in found)
     p = np.zeros(vocabulary)

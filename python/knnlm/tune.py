@@ -102,8 +102,8 @@ def tune(
 ) -> Tuned:
     """Find lambda, T and k of the least perplexity on cached validation neighbours.
 
-    temperatures: grid; default: factors of 2 over 2^-6 ... 2^6 around the store's default. ks: default: powers of two up
-    to the cached k. For each (T, k) lambda is solved exactly; log T is then refined by `refine` golden-section steps
+    temperatures: grid; default: factors of 2 over 2^-6 ... 2^6 around the store's default, and on if the best is at an edge. ks: default: powers of two
+    up to the cached k. For each (T, k) lambda is solved exactly; log T is then refined by `refine` golden-section steps
     around the best grid point. temperature: fixes T. Never worse than the LM: lambda is 0 where nothing helps.
     Raises ValueError for an empty cache.
     """
@@ -135,6 +135,12 @@ def tune(
         # Equal likelihoods go to the smaller k, then to the smaller T.
         return max(sorted(solved, key=lambda tk: (tk[1], tk[0])), key=lambda tk: solved[tk][1])
 
+    if temperature is None and temperatures is None:
+        # The scale was a guess: follow the optimum over the edge of the grid.
+        while (t0 := best()[0]) in (grid[0], grid[-1]) and centre * 2.0**-16 < t0 < centre * 2.0**16:
+            new = t0 / 2 if t0 == grid[0] else t0 * 2
+            solve(new, ks)
+            grid = sorted([*grid, new])
     if len(grid) > 1 and refine > 0:
         t0, k0 = best()
         at = grid.index(t0)
@@ -147,8 +153,12 @@ def tune(
     weights = sorted({round(0.05 * i, 2) for i in range(21)} | {lambda_})
     knn = cached.log_p_knn(t0, k0)
     curves = {
-        "lambda_": Curve("lambda_", weights, [_perplexity(lm, knn, w) for w in weights], weights, {"temperature": t0, "k": k0}),
-        "temperature": _curve("temperature", sorted(t for t, k in solved if k == k0), lambda t: solved[t, k0], {"k": k0}),
+        "lambda_": Curve(
+            "lambda_", weights, [_perplexity(lm, knn, w) for w in weights], weights, {"temperature": t0, "k": k0}
+        ),
+        "temperature": _curve(
+            "temperature", sorted(t for t, k in solved if k == k0), lambda t: solved[t, k0], {"k": k0}
+        ),
         "k": _curve("k", [float(k) for k in ks], lambda k: solved[t0, int(k)], {"temperature": t0}),
     }
     return Tuned(lambda_, t0, k0, math.exp(-mean), math.exp(-lm_mean), len(lm), curves)
@@ -188,7 +198,7 @@ def _perplexity(lm: Vector, knn: Vector, weight: float) -> float:
 
 
 def median_spread(cached: Cached) -> float:
-    """Median over tokens of the gap between the nearest and the middle neighbour: a T to start from without a store's."""
+    """Median over tokens of the gap between the nearest and the middle neighbour: a first T without a store's own."""
     d = cached.distances[:: max(1, len(cached) // 4096)].astype(np.float64)
     d = d[np.isfinite(d).all(axis=1)]
     spread = float(np.median(np.abs(d[:, d.shape[1] // 2] - d[:, 0]))) if d.size else 0.0

@@ -1,4 +1,4 @@
-"""Windows: how a document longer than the model's context is cut so that each token is scored once, with enough context."""
+"""Windows: how a long document is cut so that each token is scored once, with enough context."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def check_window(window: int, context: int, model_context: int | None = None) ->
             "window - context tokens are scored per window"
         )
     if model_context is not None and window > model_context:
-        raise ValueError(f"window: the model reads at most {model_context} tokens, found {window}; use a smaller window")
+        raise ValueError(
+            f"window: the model reads at most {model_context} tokens, found {window}; use a smaller window"
+        )
 
 
 def plan(length: int, window: int, context: int) -> list[Window]:
