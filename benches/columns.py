@@ -1,0 +1,225 @@
+"""Per-token log-probabilities of one split, computed once and kept in a work folder, so that a table is cheap to redo.
+
+A split is scored by the language model in one pass (`score`): targets, log p_LM, keys, document borders. Then each
+baseline adds a column of log-probabilities over the same tokens; `neighbours` keeps distances and matches (k per
+token) instead, because lambda, temperature and k are chosen later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Capture = tuple[str, int]  # key representation, layer
+Chunk = tuple[int, NDArray[Any], NDArray[Any], dict[Capture, NDArray[Any]]]  # document, targets, log p_LM, keys
+
+BLOCK = 2048  # queries per search call
+
+
+@dataclass(frozen=True)
+class Split:
+    """One scored split: D documents, n tokens, d dimensions."""
+
+    names: list[str]
+    offsets: NDArray[np.int64]  # (D + 1,)
+    words: NDArray[np.int64]  # (D,) words of each document, for word-level perplexity
+    targets: NDArray[np.uint32]  # (n,)
+    log_p_lm: Floats  # (n,)
+    keys: NDArray[np.float32]  # (n, d) mapped
+    seconds: float  # of the pass through the language model
+    folder: Path
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def sums(self, log_p: Floats) -> Floats:
+        """Negative log-likelihood summed by document: (n,) to (D,)."""
+        return -np.add.reduceat(log_p, self.offsets[:-1])
+
+    @property
+    def document_tokens(self) -> NDArray[np.int64]:
+        """Tokens of each document (D,)."""
+        return np.diff(self.offsets)
+
+    def documents(self) -> list[NDArray[np.uint32]]:
+        """The targets cut into documents."""
+        return np.split(self.targets, self.offsets[1:-1])
+
+    def by_document(self, column: Callable[[int, slice], Floats]) -> Floats:
+        """Joins column(document number, its token slice) -> (L,) over all documents to (n,)."""
+        bounds = zip(self.offsets[:-1], self.offsets[1:], strict=True)
+        return np.concatenate([column(i, slice(a, b)) for i, (a, b) in enumerate(bounds)])
+
+    def starts(self) -> NDArray[np.bool_]:
+        """Marks the first token of each document (n,)."""
+        mask = np.zeros(len(self), dtype=bool)
+        mask[self.offsets[:-1]] = True
+        return mask
+
+    def head(self, documents: int) -> Split:
+        """The first documents only; the column folder is shared, because every column is in token order."""
+        stop = int(self.offsets[documents])
+        return Split(
+            self.names[:documents],
+            self.offsets[: documents + 1],
+            self.words[:documents],
+            self.targets[:stop],
+            self.log_p_lm[:stop],
+            self.keys[:stop],
+            self.seconds * stop / max(1, len(self)),
+            self.folder,
+        )
+
+
+def mixed_order(count: int, seed: int) -> NDArray[np.int64]:
+    """A fixed random order of documents, so that a prefix of them is a fair sample."""
+    return np.random.default_rng(seed).permutation(count)
+
+
+def documents_within(lengths: Sequence[int] | NDArray[np.int64], tokens: int) -> int:
+    """How many leading documents hold at least `tokens` tokens (all, if there are not that many)."""
+    return min(len(lengths), int(np.searchsorted(np.cumsum(lengths), tokens)) + 1)
+
+
+def digest(*parts: Any) -> str:
+    """Short name of anything JSON can say, for folders of the work space."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def score(
+    folder: Path,
+    names: Sequence[str],
+    words: Sequence[int],
+    tokens: int,
+    captures: Sequence[Capture],
+    passes: Callable[[], Iterable[Chunk]],
+) -> dict[Capture, Split]:
+    """Runs the language model over documents once and saves what it gave; a finished folder is only read.
+
+    Args:
+        folder: where the arrays lie; its name must change with the model, the documents and the window.
+        names: document names in the order of the pass.
+        words: words of each document.
+        tokens: n, known from the tokenised documents.
+        captures: key representations to keep.
+        passes: gives the chunks of the documents in order.
+
+    Returns:
+        For each capture a split with its keys; everything else is the same.
+    """
+    done = folder / "split.json"
+    if not done.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        targets, log_p, lengths = np.zeros(tokens, np.uint32), np.zeros(tokens), np.zeros(len(names), np.int64)
+        maps: dict[Capture, Any] = {}
+        at, started = 0, time.perf_counter()
+        for document, chunk_targets, chunk_log_p, chunk_keys in passes():
+            stop = at + len(chunk_targets)
+            targets[at:stop], log_p[at:stop] = chunk_targets, chunk_log_p
+            for capture, keys in chunk_keys.items():
+                if capture not in maps:
+                    shape = (tokens, keys.shape[1])
+                    maps[capture] = np.lib.format.open_memmap(_keys_path(folder, capture), "w+", np.float32, shape)
+                maps[capture][at:stop] = keys
+            lengths[document] += len(chunk_targets)
+            at = stop
+        if at != tokens or set(maps) != set(captures):
+            raise ValueError(f"expected {tokens} tokens with keys {list(captures)}, found {at} with {list(maps)}")
+        for array in maps.values():
+            array.flush()
+        np.savez(folder / "columns.npz", targets=targets, log_p=log_p, lengths=lengths, words=np.asarray(words))
+        done.write_text(json.dumps({"names": list(names), "seconds": time.perf_counter() - started}))
+    about, saved = json.loads(done.read_text()), np.load(folder / "columns.npz")
+    offsets = np.concatenate([[0], np.cumsum(saved["lengths"])])
+    return {
+        capture: Split(
+            about["names"],
+            offsets,
+            saved["words"],
+            saved["targets"],
+            saved["log_p"],
+            np.load(_keys_path(folder, capture), mmap_mode="r"),
+            about["seconds"],
+            folder,
+        )
+        for capture in captures
+    }
+
+
+def _keys_path(folder: Path, capture: Capture) -> Path:
+    return folder / f"keys-{capture[0]}{capture[1]}.npy"
+
+
+@dataclass(frozen=True)
+class Found:
+    """Neighbours of n tokens, reduced to what p_kNN(target) needs; and the time that the search took."""
+
+    distances: NDArray[np.float32]  # (n, k) mapped
+    match: NDArray[np.bool_]  # (n, k) the neighbour's value is the target
+    match_shuffled: NDArray[np.bool_]  # (n, k) the same after the values of the store were permuted
+    seconds: float
+    metric: str
+
+
+def neighbours(store: Any, split: Split, k: int, name: str, shuffled: NDArray[Any], **options: Any) -> Found:
+    """Searches the store for every token of a split and keeps distances and matches in the split's folder.
+
+    Args:
+        store: a datastore.
+        split: queries and targets.
+        k: neighbours per token.
+        name: of the cached result; must change with the store and with the options.
+        shuffled: (len(store),) the values in a random order: the same store without its meaning.
+        options: for `search`, such as exact=True.
+    """
+    folder = split.folder / f"{name}-{k}-{len(split)}"
+    done = folder / "found.json"
+    if not done.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays = [
+            np.lib.format.open_memmap(folder / f"{part}.npy", "w+", dtype, (len(split), k))
+            for part, dtype in (("distances", np.float32), ("match", bool), ("match_shuffled", bool))
+        ]
+        seconds = 0.0
+        for start in range(0, len(split), BLOCK):
+            rows = slice(start, min(start + BLOCK, len(split)))
+            queries, targets = np.ascontiguousarray(split.keys[rows]), split.targets[rows, None]
+            started = time.perf_counter()
+            found = store.search(queries, k, **options)
+            seconds += time.perf_counter() - started
+            present = found.ids >= 0
+            arrays[0][rows] = found.distances
+            arrays[1][rows] = (found.values == targets) & present
+            arrays[2][rows] = (shuffled[np.maximum(found.ids, 0)] == targets) & present
+        for array in arrays:
+            array.flush()
+        done.write_text(json.dumps({"seconds": seconds, "metric": store.metric}))
+    about = json.loads(done.read_text())
+    distances, match, match_shuffled = (
+        np.load(folder / f"{part}.npy", mmap_mode="r") for part in ("distances", "match", "match_shuffled")
+    )
+    return Found(distances, match, match_shuffled, about["seconds"], about["metric"])
+
+
+def log_p_knn(distances: NDArray[Any], match: NDArray[Any], temperature: float, k: int, metric: str = "l2") -> Floats:
+    """log p_kNN(target) from the first k neighbours: (n, K) distances and matches to (n,); -inf without a match."""
+    out = np.full(len(distances), -np.inf)
+    for start in range(0, len(distances), 8192):
+        rows = slice(start, start + 8192)
+        scores = np.asarray(distances[rows, :k], dtype=np.float64) / temperature
+        scores = scores if metric == "ip" else -scores
+        top = scores.max(axis=1, keepdims=True)
+        weights = np.exp(scores - np.where(np.isfinite(top), top, 0.0))
+        total, hit = weights.sum(axis=1), (weights * match[rows, :k]).sum(axis=1)
+        share = np.divide(hit, total, out=np.zeros_like(hit), where=total > 0)
+        out[rows] = np.log(share, out=np.full_like(share, -np.inf), where=share > 0)
+    return out
