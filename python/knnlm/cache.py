@@ -6,7 +6,7 @@ The cache holds the last N pairs (h_i, x_{i+1}) of the same document, and
 
 which is p_kNN over the cache with inner products, k = N and T = 1/theta. Keys that are compared by distance in the
 store can be compared so here as well: exp(-theta |h_t - h_i|²), T = 1/theta again. Position t of a document sees the
-pairs before it; position 0 sees none, and the mixture is then the language model alone.
+pairs before it. Position 0 sees none: p_cache does not exist there (NaN), and a mixture gives its weight to the others.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from knnlm.arrays import to_floats, to_integers
 from knnlm.neighbours import Neighbours
 
 Floats = NDArray[np.float64]
@@ -41,7 +42,7 @@ def continuous_cache_log_p(
         metric: "ip" for h_t·h_i as in the paper, "l2" for -|h_t - h_i|².
 
     Returns:
-        (L,) float64, or (len(theta), L) for several; -inf where no cached pair has the target, so all of position 0.
+        (L,) float64, or (len(theta), L) for several: -inf where no cached pair has the target, NaN at position 0.
 
     Raises:
         ValueError: shapes that do not fit, an unknown metric, negative theta, or size below 1.
@@ -56,7 +57,7 @@ def continuous_cache_log_p(
     if thetas.ndim != 1 or not (thetas >= 0).all() or size < 1:
         raise ValueError(f"expected theta >= 0 and a size of at least 1, found {theta} and {size}")
     squares = np.einsum("ld,ld->l", h, h, dtype=np.float64)  # (L,)
-    out = np.full((len(thetas), len(h)), -np.inf)
+    out = np.full((len(thetas), len(h)), np.nan)
     for start in range(0, len(h), _BLOCK):
         stop = min(start + _BLOCK, len(h))
         low = max(0, start - size)
@@ -71,33 +72,9 @@ def continuous_cache_log_p(
         for g, value in enumerate(thetas):
             weights = np.exp(value * scores, where=cached, out=np.zeros_like(scores))
             total, hit = weights.sum(axis=1), weights.sum(axis=1, where=match)
-            share = np.divide(hit, total, out=np.zeros_like(hit), where=total > 0)
-            out[g, start:stop] = np.log(share, where=share > 0, out=np.full_like(share, -np.inf))
+            with np.errstate(divide="ignore", invalid="ignore"):
+                out[g, start:stop] = np.log(hit / total)  # 0 / 0: nothing is cached
     return out if np.ndim(theta) else out[0]
-
-
-def mix_cache(log_p: ArrayLike, log_p_cache: ArrayLike, weight: float) -> Floats:
-    """log((1 - weight) p + weight p_cache) along one document, with no weight at position 0, where the cache is empty.
-
-    Args:
-        log_p: (L,) natural log-probabilities of the targets by the model to be mixed.
-        log_p_cache: (L,) from `continuous_cache_log_p`.
-        weight: share of the cache from position 1 on, in [0, 1].
-
-    Raises:
-        ValueError: shapes that differ, or a weight outside [0, 1].
-    """
-    p, c = np.asarray(log_p, dtype=np.float64), np.asarray(log_p_cache, dtype=np.float64)
-    if p.shape != c.shape or p.ndim != 1:
-        raise ValueError(f"expected two arrays of the same length, found {p.shape} and {c.shape}")
-    if not 0 <= weight <= 1:
-        raise ValueError(f"expected a weight from 0 to 1, found {weight}")
-    if weight == 0:
-        return p.copy()
-    with np.errstate(divide="ignore"):
-        mixed = np.logaddexp(np.log1p(-weight) + p, np.log(weight) + c)
-    mixed[:1] = p[:1]
-    return np.asarray(mixed)
 
 
 class RunningCache:
@@ -129,17 +106,15 @@ class RunningCache:
         self._next = 0
 
     def append(self, keys: Any, values: ArrayLike) -> range:
-        """Adds pairs, dropping the oldest over `size`: (m, d) or (d,) floats, (m,) or one token; returns their ids.
+        """Adds pairs, dropping the oldest over `size`: (m, d) or (d,) floats, (m,) tokens or one; returns their ids.
 
         Raises:
             ValueError: shapes that do not fit, NaN or infinite keys, values that are no unsigned 32-bit integers.
         """
-        h = _rows(keys, self.dim)
-        x = np.atleast_1d(np.asarray(values))
+        h = _rows(keys, "keys", self.dim)
+        x = to_integers(values, "values", np.uint32, 0, 0xFFFFFFFF, "the cache keeps 32-bit values").reshape(-1)
         if x.shape != h.shape[:1]:
-            raise ValueError(f"expected one value for each of {len(h)} keys, found shape {x.shape}")
-        if x.size and (x.dtype.kind not in "iu" or int(x.min()) < 0 or int(x.max()) > 0xFFFFFFFF):
-            raise ValueError(f"expected token ids that fit 32 bits, found {x.dtype} values")
+            raise ValueError(f"expected one value for each of {len(h)} keys, found {len(x)}")
         ids = np.arange(self._next, self._next + len(h))
         self._next += len(h)
         kept = slice(max(0, len(h) - self.size), len(h))
@@ -150,20 +125,19 @@ class RunningCache:
     def search(
         self,
         queries: Any,
-        k: int,
-        *,
+        k: int = 1024,
         nprobe: int | None = None,
         rerank: str | None = None,
         exact: bool = False,
         exclude: Any = None,
         threads: int | None = None,
     ) -> Neighbours:
-        """The k nearest cached pairs: queries (q, d) or (d,) to arrays (q, k); missing ones have id -1.
+        """The k nearest cached pairs: queries (..., d) to arrays (..., k); missing ones have id -1.
 
         Args:
             queries: keys to compare with.
             k: number of neighbours; more than the cache holds gives missing ones.
-            exclude: (q, 2) half-open id range left out of each query, or None.
+            exclude: (..., 2) half-open id range left out of each query, or None.
             nprobe: ignored, as are rerank, exact and threads.
             rerank: ignored.
             exact: ignored; the search always is.
@@ -174,7 +148,8 @@ class RunningCache:
         """
         if k < 1:
             raise ValueError(f"expected k of at least 1, found {k}")
-        q = _rows(queries, self.dim)
+        lead = np.shape(queries)[:-1]
+        q = _rows(queries, "queries", self.dim)
         scores = (q @ self._keys.T).astype(np.float64)  # (q, N)
         if self.metric == "l2":
             squares = np.einsum("nd,nd->n", self._keys, self._keys, dtype=np.float64)
@@ -185,8 +160,9 @@ class RunningCache:
         missing = np.broadcast_to(self._ids < 0, cost.shape)
         if exclude is not None:
             ranges = np.asarray(exclude, dtype=np.int64)
-            if ranges.shape != (len(q), 2):
-                raise ValueError(f"expected exclude of shape ({len(q)}, 2), found {ranges.shape}")
+            if ranges.shape != (*lead, 2):
+                raise ValueError(f"exclude must have shape {(*lead, 2)}, a range per query, found {ranges.shape}")
+            ranges = ranges.reshape(-1, 2)
             missing = missing | ((self._ids >= ranges[:, :1]) & (self._ids < ranges[:, 1:]))
         cost = np.where(missing, np.inf, cost.astype(np.float32))  # (q, N)
         order = np.lexsort((np.broadcast_to(self._ids, cost.shape), cost))[:, :k]  # ties by id
@@ -195,23 +171,19 @@ class RunningCache:
         ids = np.where(lost, -1, self._ids[order])
         values = np.where(lost, np.uint32(0xFFFFFFFF), self._values[order])
         distances = best if self.metric == "l2" else -best
-        pad = ((0, 0), (0, k - order.shape[1]))
+        pad, shape = ((0, 0), (0, k - order.shape[1])), (*lead, k)
         worst = np.inf if self.metric == "l2" else -np.inf
         return Neighbours(
-            np.pad(distances.astype(np.float32), pad, constant_values=worst),
-            np.pad(values.astype(np.uint32), pad, constant_values=0xFFFFFFFF),
-            np.pad(ids, pad, constant_values=-1),
+            np.pad(distances.astype(np.float32), pad, constant_values=worst).reshape(shape),
+            np.pad(values.astype(np.uint32), pad, constant_values=0xFFFFFFFF).reshape(shape),
+            np.pad(ids, pad, constant_values=-1).reshape(shape),
             self.metric,
         )
 
 
-def _rows(keys: Any, dim: int) -> NDArray[np.float32]:
-    if hasattr(keys, "detach"):
-        keys = keys.detach().float().cpu().numpy()
-    h = np.asarray(keys, dtype=np.float32)
-    h = h[None, :] if h.ndim == 1 else h
-    if h.ndim != 2 or h.shape[1] != dim:
-        raise ValueError(f"expected keys of dimension {dim}, found shape {h.shape}")
+def _rows(keys: Any, what: str, dim: int) -> NDArray[np.float32]:
+    """Keys of any array type and leading shape as float32 (m, d)."""
+    h = to_floats(keys, what, dim).reshape(-1, dim).astype(np.float32, copy=False)
     if not np.isfinite(h).all():
-        raise ValueError("expected finite keys, found NaN or infinity: check the model's output")
+        raise ValueError(f"{what} must be finite, found NaN or infinity: check the model's output")
     return h

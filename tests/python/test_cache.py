@@ -5,14 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knnlm.cache import RunningCache, continuous_cache_log_p, mix_cache
+from knnlm.cache import RunningCache, continuous_cache_log_p
+from knnlm.mixture import mix_log_p
 
 
 def loop(keys, targets, theta, size, metric):
     """Equation 3 of the paper, one position and one pair at a time."""
     keys = keys.astype(np.float64)
     out = np.full(len(keys), -np.inf)
-    for t in range(len(keys)):
+    out[0] = np.nan
+    for t in range(1, len(keys)):
         scores = {}
         for i in range(max(0, t - size), t):
             s = keys[t] @ keys[i] if metric == "ip" else -((keys[t] - keys[i]) ** 2).sum()
@@ -33,6 +35,7 @@ def test_equals_the_loop_over_positions(metric, size):
         expected = loop(keys, targets, theta, size, metric)
         found = continuous_cache_log_p(keys, targets, theta, size, metric)
         np.testing.assert_array_equal(np.isinf(found), np.isinf(expected))
+        np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
         known = np.isfinite(expected)
         np.testing.assert_allclose(found[known], expected[known], atol=2e-5)
     many = continuous_cache_log_p(keys, targets, [0.3, 2.0], size, metric)
@@ -44,28 +47,30 @@ def test_equals_the_loop_over_positions(metric, size):
 def test_probabilities_of_all_words_sum_to_one(length, size, theta, seed):
     rng = np.random.default_rng(seed)
     keys, targets = rng.normal(size=(length + 1, 3)), rng.integers(0, 4, length + 1)
-    total = 0.0
+    p = []
     for word in range(4):
         targets[-1] = word
-        total += np.exp(continuous_cache_log_p(keys, targets, theta, size)[-1])
-    assert total == pytest.approx(1.0 if length else 0.0)
+        p.append(np.exp(continuous_cache_log_p(keys, targets, theta, size)[-1]))
+    assert sum(p) == pytest.approx(1.0 if length else np.nan, nan_ok=True)
 
 
 def test_flat_cache_counts_words_and_sharp_cache_copies_the_nearest():
     keys = np.array([[0.0, 9.0], [10.0, 0.0], [8.0, 0.0], [9.0, 0.0]])
     targets = np.array([5, 6, 5, 5])
-    assert np.exp(continuous_cache_log_p(keys, targets, 0.0)) == pytest.approx([0, 0, 1 / 2, 2 / 3])
+    assert np.exp(continuous_cache_log_p(keys, targets, 0.0)) == pytest.approx([np.nan, 0, 1 / 2, 2 / 3], nan_ok=True)
     assert continuous_cache_log_p(keys, targets, 1e3)[-1] < -100  # the largest product has another word
     assert np.exp(continuous_cache_log_p(keys, targets, 1e3, metric="l2")[-1]) == pytest.approx(0.5)  # a tie
 
 
 def test_no_weight_at_the_start_of_a_document():
     log_p = np.log([0.25, 0.5, 0.125])
-    log_cache = np.array([-np.inf, 0.0, -np.inf])
-    mixed = mix_cache(log_p, log_cache, 0.4)
+    log_cache = continuous_cache_log_p(np.ones((3, 2)), np.array([7, 7, 8]), 1.0)
+    assert log_cache.tolist()[1:] == [0.0, -np.inf]
+    both = np.stack([log_p, np.where(np.isnan(log_cache), 0.0, log_cache)])
+    mixed = mix_log_p(both, [0.6, 0.4], ~np.isnan([log_p, log_cache]))
     assert np.exp(mixed) == pytest.approx([0.25, 0.3 + 0.4, 0.6 * 0.125])
-    np.testing.assert_array_equal(mix_cache(log_p, log_cache, 0.0), log_p)
-    assert mix_cache(log_p, log_cache, 1.0).tolist() == [log_p[0], 0.0, -np.inf]
+    assert np.exp(continuous_cache_log_p(np.ones((1, 2)), [3], [1.0, 2.0])).shape == (2, 1)
+    assert continuous_cache_log_p(np.ones((0, 2)), np.zeros(0, int), 1.0).shape == (0,)
 
 
 @pytest.mark.parametrize("metric", ["ip", "l2"])
@@ -77,12 +82,12 @@ def test_running_cache_is_p_cache_through_search(metric):
     for t in range(50):
         found = cache.search(keys[t], size)
         sign = 1 if metric == "ip" else -1
-        weights = np.exp(sign * theta * found.distances[0].astype(np.float64))  # missing: exp(-inf) = 0
-        hit = weights[found.values[0] == targets[t]].sum()
+        weights = np.exp(sign * theta * found.distances.astype(np.float64))  # missing: exp(-inf) = 0
+        hit = weights[found.values == targets[t]].sum()
         if hit:
             assert np.log(hit / weights.sum()) == pytest.approx(expected[t], abs=1e-4)
         else:
-            assert expected[t] == -np.inf
+            assert expected[t] == -np.inf or t == 0
         assert cache.append(keys[t], targets[t]) == range(t, t + 1)
     assert len(cache) == size
 
@@ -115,11 +120,11 @@ def test_running_cache_equals_brute_force_with_ties_exclusion_and_missing():
 def test_empty_and_cleared_cache_answer_missing():
     cache = RunningCache(2, size=3, metric="ip")
     cache.append(np.ones((5, 2)), np.arange(5))
-    assert cache.search(np.ones(2), 2).ids.tolist() == [[2, 3]]
+    assert cache.search(np.ones((1, 2)), 2).ids.tolist() == [[2, 3]]
     cache.clear()
     found = cache.search(np.ones(2), 2)
     assert len(cache) == 0
-    assert found.ids.tolist() == [[-1, -1]]
+    assert found.ids.tolist() == [-1, -1]
     assert np.isneginf(found.distances).all()
     assert cache.append(np.ones(2), 1) == range(0, 1)
 
@@ -128,7 +133,7 @@ def test_torch_tensors_are_accepted():
     torch = pytest.importorskip("torch")
     cache = RunningCache(2)
     cache.append(torch.ones(3, 2, dtype=torch.bfloat16), np.array([1, 2, 3], dtype=np.uint32))
-    assert cache.search(torch.ones(2), 3).values.tolist() == [[1, 2, 3]]
+    assert cache.search(torch.ones(1, 4, 2), 3).values.tolist() == [[[1, 2, 3]] * 4]
 
 
 @pytest.mark.parametrize(
@@ -137,16 +142,14 @@ def test_torch_tensors_are_accepted():
         (lambda: continuous_cache_log_p(np.ones((3, 2)), np.ones(2, int), 1.0), r"found \(3, 2\) and \(2,\)"),
         (lambda: continuous_cache_log_p(np.ones((3, 2)), np.ones(3, int), 1.0, metric="cos"), "found 'cos'"),
         (lambda: continuous_cache_log_p(np.ones((3, 2)), np.ones(3, int), -1.0), "theta >= 0"),
-        (lambda: mix_cache(np.zeros(2), np.zeros(3), 0.5), "same length"),
-        (lambda: mix_cache(np.zeros(2), np.zeros(2), 1.5), "weight from 0 to 1, found 1.5"),
         (lambda: RunningCache(0), "at least 1"),
         (lambda: RunningCache(2, metric="cos"), "found 'cos'"),
-        (lambda: RunningCache(2).append(np.ones((1, 3)), [1]), "dimension 2, found shape"),
+        (lambda: RunningCache(2).append(np.ones((1, 3)), [1]), "the dimension of the store, found"),
         (lambda: RunningCache(2).append(np.ones((1, 2)), [1, 2]), "one value for each of 1 keys"),
-        (lambda: RunningCache(2).append(np.full((1, 2), np.nan), [1]), "finite keys"),
-        (lambda: RunningCache(2).append(np.ones((1, 2)), [2**32]), "fit 32 bits"),
+        (lambda: RunningCache(2).append(np.full((1, 2), np.nan), [1]), "keys must be finite"),
+        (lambda: RunningCache(2).append(np.ones((1, 2)), [2**32]), "32-bit values"),
         (lambda: RunningCache(2).search(np.ones(2), 0), "k of at least 1"),
-        (lambda: RunningCache(2).search(np.ones(2), 1, exclude=[[0, 1], [0, 1]]), r"shape \(1, 2\)"),
+        (lambda: RunningCache(2).search(np.ones(2), 1, exclude=[[0, 1], [0, 1]]), r"shape \(2,\), a range"),
     ],
 )
 def test_errors_say_what_was_expected(call, message):
