@@ -2,70 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import columns
 import numpy as np
+import torch
 from columns import Capture, Chunk, Split
 from numpy.typing import NDArray
 
+from knnlm.datastore import Datastore
 from knnlm.documents import Document
+from knnlm.identity import KeySpec, describe
+from knnlm.keys import dump, iterate
 from knnlm.models import load_model
 from knnlm.tokens import count_words
+from knnlm.train import TrainConfig, train
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A document with its tokens (L,) and its number of words."""
+    """A document with its tokens (L,) and its number of words, line ends counted."""
 
-    document: Document
+    name: str
+    text: str
     tokens: NDArray[np.uint32]
     words: int
+    metadata: dict[str, Any] | None = None
 
 
 class LanguageModel:
     """A loaded model with one choice of key representation, window and context."""
 
-    def __init__(
-        self,
-        path: str | Path,
-        representation: str = "ffn-input",
-        layer: int = -1,
-        window: int | None = None,
-        context: int | None = None,
-        loaded: Any = None,
-    ) -> None:
-        self.path = path
-        self.loaded = load_model(path) if loaded is None else loaded
-        self.capture: Capture = (representation, layer)
-        self.context = self.loaded.context // 2 if context is None else context
-        self.window = self.loaded.context - self.context if window is None else window
+    def __init__(self, path: str | Path, spec: KeySpec | None = None, bf16: bool = False) -> None:
+        self.path = Path(path)
+        self.loaded = load_model(path)
+        self.spec = (spec or KeySpec()).resolved(self.loaded.context)
+        self.dtype = torch.bfloat16 if bf16 else None
         self.vocab_size = int(self.loaded.tokenizer.vocab_size)
+
+    @property
+    def capture(self) -> Capture:
+        """Representation and layer of the keys."""
+        return self.spec.representation, self.spec.layer
 
     def identity(self) -> dict[str, Any]:
         """What cached results depend on."""
-        return {
-            "model": self.loaded.fingerprint,
-            "tokenizer": self.loaded.tokenizer.fingerprint,
-            "capture": self.capture,
-            "window": self.window,
-            "context": self.context,
-        }
+        about = describe(self.loaded, self.spec) | {"bf16": self.dtype is not None}
+        return {name: value for name, value in about.items() if name != "knnlm"}
 
-    def describe(self) -> dict[str, Any]:
-        """Size and settings for a record."""
+    def about(self) -> dict[str, Any]:
+        """Size, settings and training curve for a record."""
         parameters = sum(p.numel() for p in self.loaded.model.parameters())
         text = (
-            f"{Path(self.path).name}, {parameters / 1e6:.1f} M parameters, vocabulary {self.vocab_size:,}, keys "
-            f"{self.capture[0]} of layer {self.capture[1]}, window {self.window}, context at least {self.context}"
+            f"{self.path.name}, {parameters / 1e6:.1f} M parameters, vocabulary {self.vocab_size:,}, keys "
+            f"`{self.spec.representation}` of layer {self.spec.layer}, window {self.spec.window} with at least "
+            f"{self.spec.context} earlier tokens, {'bf16' if self.dtype else 'float32'}"
         )
         config = str(getattr(self.loaded.model, "config", ""))
-        return self.identity() | {"name": Path(self.path).name, "parameters": parameters, "config": config, "text": text}
+        curve = self.path / "curve.json"
+        training = json.loads(curve.read_text()) if curve.is_file() else None
+        return self.identity() | {"parameters": parameters, "config": config, "text": text, "training": training}
 
-    def encode(self, documents: Sequence[Document], tokens: int | None = None) -> list[Encoded]:
+    def encode(self, documents: Iterable[Document], tokens: int | None = None) -> list[Encoded]:
         """Tokenises whole documents until `tokens` are there; documents without tokens are left out."""
         out: list[Encoded] = []
         total = 0
@@ -74,7 +78,7 @@ class LanguageModel:
                 break
             ids = self.loaded.tokenizer.encode(document.text)
             if len(ids):
-                out.append(Encoded(document, ids, count_words(document.text)))
+                out.append(Encoded(document.name, document.text, ids, count_words(document.text), document.metadata))
                 total += len(ids)
         return out
 
@@ -82,20 +86,92 @@ class LanguageModel:
         """One pass over the documents with this model's own capture; kept under `place`."""
         return self.score_all(documents, [self.capture], place)[self.capture]
 
-    def score_all(
-        self, documents: Sequence[Encoded], captures: Sequence[Capture], place: Path
-    ) -> dict[Capture, Split]:
+    def score_all(self, documents: Sequence[Encoded], captures: Sequence[Capture], place: Path) -> dict[Capture, Split]:
         """One pass that captures several representations; kept under `place`."""
-        content = [(d.document.name, columns.digest(d.tokens.tolist())) for d in documents]
+        content = [(d.name, columns.digest(d.tokens.tolist())) for d in documents]
         return columns.score(
             place / f"split-{columns.digest(self.identity(), list(captures), content)}",
-            [d.document.name for d in documents],
+            [d.name for d in documents],
             [d.words for d in documents],
             sum(len(d.tokens) for d in documents),
             captures,
-            lambda: self.passes(documents, captures),
+            lambda: self._passes(documents, captures),
         )
 
-    def passes(self, documents: Sequence[Encoded], captures: Sequence[Capture]) -> Iterator[Chunk]:
-        """(document number, targets (m,), log p_LM (m,), {capture: keys (m, d)}) in corpus order."""
-        raise NotImplementedError
+    def _passes(self, documents: Sequence[Encoded], captures: Sequence[Capture]) -> Iterator[Chunk]:
+        spec = self.spec
+        for chunk in iterate(
+            self.loaded,
+            documents,
+            captures=captures,
+            window=spec.window,
+            context=spec.context,
+            key_dtype="float32",
+            dtype=self.dtype,
+        ):
+            yield chunk.index, chunk.tokens, chunk.log_p, chunk.keys
+
+    def store(self, documents: Sequence[Encoded], path: Path, seed: int) -> tuple[Datastore, dict[str, float]]:
+        """Dumps and builds a store with float16 keys, or opens the finished one; and what it cost."""
+        done = path.with_name(f"{path.name}-cost.json")
+        if not done.exists():
+            with self._create(path) as store:
+                dumped = dump(self.loaded, documents, store, keys=self.spec, dtype=self.dtype)
+                started = time.perf_counter()
+                store.build(seed=seed)
+                build_seconds = time.perf_counter() - started
+            done.write_text(json.dumps({"dump_seconds": dumped.seconds, "build_seconds": build_seconds}))
+        return Datastore.open(path), json.loads(done.read_text())
+
+    def stores(
+        self, documents: Sequence[Encoded], paths: dict[Capture, Path], seed: int | None
+    ) -> dict[Capture, Datastore]:
+        """One unbuilt store for each capture from a single pass, or the finished ones; built if there is a seed."""
+        for path in paths.values():
+            path.parent.mkdir(parents=True, exist_ok=True)
+        done = next(iter(paths.values())).parent / "dumped.json"
+        if not done.exists():
+            stores = {capture: self._create(path) for capture, path in paths.items()}
+            chunks = iterate(
+                self.loaded,
+                documents,
+                captures=list(paths),
+                window=self.spec.window,
+                context=self.spec.context,
+                dtype=self.dtype,
+            )
+            for chunk in chunks:
+                for capture, store in stores.items():
+                    store.add(chunk.keys[capture], chunk.tokens, document=chunk.document.name)
+            for store in stores.values():
+                store.close()
+            done.write_text(json.dumps({"tokens": sum(len(d.tokens) for d in documents)}))
+        opened = {capture: Datastore.open(path) for capture, path in paths.items()}
+        for store in opened.values():
+            if seed is not None and not store.is_built:
+                store.build(seed=seed)
+        return opened
+
+    def _create(self, path: Path) -> Datastore:
+        shutil.rmtree(path, ignore_errors=True)  # what an interrupted run left
+        path.parent.mkdir(parents=True, exist_ok=True)
+        width = int(self.loaded.model.get_input_embeddings().weight.shape[1])
+        attributes = describe(self.loaded, self.spec)
+        return Datastore.create(
+            path, dim=width, keep_keys="float16", max_value=self.vocab_size - 1, attributes=attributes
+        )
+
+    def trained_on(
+        self, documents: Sequence[Document], valid: Sequence[Document], seconds: float, rate: float, seed: int, place: Path
+    ) -> LanguageModel:
+        """The same model after training on other documents for a time; its seconds do not count validation."""
+        done = place / "done.json"
+        if not done.exists():
+            shutil.rmtree(place, ignore_errors=True)
+            config = TrainConfig(
+                max_seconds=seconds, learning_rate=rate, seed=seed, valid_seconds=1e9, save_seconds=1e9
+            )
+            fresh = load_model(self.path)
+            result = train(fresh.model, fresh.tokenizer, documents, valid, place, config, resume=False)
+            done.write_text(json.dumps({"steps": result.steps, "seconds": result.seconds, "tokens": result.tokens}))
+        return LanguageModel(place, self.spec, self.dtype is not None)
