@@ -109,7 +109,7 @@ def mix(log_p_lm: ArrayLike, log_p_knn: ArrayLike, lambda_: ArrayLike) -> Floats
     _check_lambda(weight)
     if not weight.any():
         return np.array(np.broadcast_to(lm, np.broadcast_shapes(lm.shape, knn.shape, weight.shape)))
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         mixed = np.logaddexp(np.log(weight) + knn, np.log1p(-weight) + lm)
     mixed = np.where(weight == 1, knn, mixed)
     return np.asarray(np.where((weight == 0) | np.isnan(knn), lm, mixed))
