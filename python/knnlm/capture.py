@@ -92,9 +92,8 @@ class Capture:
         self, model: nn.Module, representation: str | Sequence[CaptureName] = "ffn-input", layer: int = -1
     ) -> None:
         """Attach the hooks."""
-        single = isinstance(representation, str)
-        self.names: list[CaptureName] = [(representation, layer)] if single else list(representation)  # type: ignore[list-item,arg-type]
-        self._single = single
+        self.names: list[CaptureName]
+        self.names = [(representation, layer)] if isinstance(representation, str) else list(representation)
         self._kept: dict[CaptureName, Tensor] = {}
         self._norms: list[tuple[Tensor, Tensor]] = []  # (input, output) of the norms of this pass
         self._handles: list[Any] = []

@@ -15,7 +15,17 @@ from knnlm.identity import KeySpec, Loaded, Settings, check, default_temperature
 from knnlm.interpolate import mix
 from knnlm.neighbours import Searchable
 
-__all__ = ["Cached", "Evaluation", "StoredTexts", "evaluate", "mixed_log_p", "neighbours_of", "score"]
+__all__ = [
+    "Cached",
+    "Evaluation",
+    "StoredTexts",
+    "cache_name",
+    "evaluate",
+    "excluded_ranges",
+    "mixed_log_p",
+    "neighbours_of",
+    "score",
+]
 
 QUERIES = 2048
 """Queries of one search call."""
@@ -68,6 +78,9 @@ def neighbours_of(
     shuffle_seed: int | None = None,
     keep_values: bool = False,
     features: Sequence[str] = (),
+    cache_thetas: Sequence[float] = (),
+    cache_size: int = 2000,
+    cache_metric: str = "ip",
     batch_tokens: int | None = None,
     dtype: Any = None,
     progress: Callable[[str, int, int], None] | None = None,
@@ -77,8 +90,9 @@ def neighbours_of(
 
     keys: how keys are made; default: as the store says. exclude: where the text is in the store itself (same tokens),
     leave out its whole "document", its own "entry" only, or "none". shuffle_seed: also match against a permutation of
-    the store's values, the control that keeps distances and token frequencies. total: tokens, for the progress alone.
-    Raises IdentityError if the store belongs to another model.
+    the store's values, the control that keeps distances and token frequencies. cache_thetas: also log p of the
+    continuous cache of each document (Grave et al. 2017), as the feature `cache_name(theta)`. total: tokens, for the
+    progress alone. Raises IdentityError if the store belongs to another model.
     """
     from knnlm.keys import document_tokens, iterate
 
@@ -92,6 +106,7 @@ def neighbours_of(
         values: NDArray[Any] = np.array(store.values(0, len(store)))  # type: ignore[attr-defined]
         shuffled = np.random.default_rng(shuffle_seed).permutation(values)
 
+    cache = _CacheColumns(cache_thetas, cache_size, cache_metric)
     rows: dict[str, list[NDArray[Any]]] = {}
     names: list[str] = []
     words: list[int] = []
@@ -134,7 +149,7 @@ def neighbours_of(
                 nprobe=nprobe,
                 rerank=rerank,
                 exact=exact,
-                exclude=_ranges(span, exclude, chunk.start + at, len(targets)),
+                exclude=excluded_ranges(span, exclude, chunk.start + at, len(targets)),
                 threads=threads,
             )
             part: dict[str, NDArray[Any]] = {
@@ -154,7 +169,7 @@ def neighbours_of(
         search_seconds += time.perf_counter() - started
         rows.setdefault("tokens", []).append(chunk.tokens)
         rows.setdefault("log_p_lm", []).append(chunk.log_p)
-        for name, feature in chunk.features.items():
+        for name, feature in (*chunk.features.items(), *cache.add(chunk)):
             rows.setdefault(f"features.{name}", []).append(feature)
 
     joined = {name: _join(rows.pop(name)) for name in list(rows)}
@@ -187,6 +202,34 @@ def neighbours_of(
     )
 
 
+def cache_name(theta: float) -> str:
+    """Name of the feature that holds log p of the continuous cache with this theta."""
+    return f"cache theta={theta:g}"
+
+
+class _CacheColumns:
+    """log p_cache of whole documents, from keys that arrive in chunks."""
+
+    def __init__(self, thetas: Sequence[float], size: int, metric: str) -> None:
+        self.thetas, self.size, self.metric = list(thetas), size, metric
+        self.chunks: list[Any] = []
+
+    def add(self, chunk: Any) -> list[tuple[str, NDArray[np.float32]]]:
+        """The columns of a document that this chunk ends, else nothing."""
+        if not self.thetas:
+            return []
+        self.chunks.append(chunk)
+        if not chunk.last:
+            return []
+        from knnlm.cache import continuous_cache_log_p
+
+        keys = np.concatenate([c.key for c in self.chunks])  # (L, d)
+        tokens = np.concatenate([c.tokens for c in self.chunks])  # (L,)
+        self.chunks = []
+        log_p = continuous_cache_log_p(keys, tokens, self.thetas, self.size, self.metric)  # (thetas, L)
+        return [(cache_name(theta), row.astype(np.float32)) for theta, row in zip(self.thetas, log_p, strict=True)]
+
+
 def _words(document: Any) -> int:
     """Words of a document; one that came as tokens has no words to count."""
     text = getattr(document, "text", None)
@@ -194,7 +237,7 @@ def _words(document: Any) -> int:
         return 0
     from knnlm.tokens import count_words
 
-    return count_words(text)
+    return int(count_words(text))
 
 
 def _join(parts: list[NDArray[Any]]) -> NDArray[Any]:
@@ -208,7 +251,7 @@ def _join(parts: list[NDArray[Any]]) -> NDArray[Any]:
     return out
 
 
-def _ranges(span: tuple[int, int] | None, exclude: str, start: int, count: int) -> NDArray[np.int64] | None:
+def excluded_ranges(span: tuple[int, int] | None, exclude: str, start: int, count: int) -> NDArray[np.int64] | None:
     """Id ranges (q, 2) to leave out for the tokens start:start+count of a document stored at span."""
     if span is None:
         return None

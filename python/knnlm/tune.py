@@ -102,10 +102,10 @@ def tune(
 ) -> Tuned:
     """Find lambda, T and k of the least perplexity on cached validation neighbours.
 
-    temperatures: grid; default: factors of 2 over 2^-6 ... 2^6 around the store's default, and on if the best is at an edge. ks: default: powers of two
-    up to the cached k. For each (T, k) lambda is solved exactly; log T is then refined by `refine` golden-section steps
-    around the best grid point. temperature: fixes T. Never worse than the LM: lambda is 0 where nothing helps.
-    Raises ValueError for an empty cache.
+    temperatures: grid; default: factors of 2 over 2^-6 ... 2^6 around the store's default, and on while the best is at
+    an edge. ks: default: powers of two up to the cached k. For each (T, k) lambda is solved exactly; log T is then
+    refined by `refine` golden-section steps around the best grid point. temperature: fixes T. Never worse than the LM:
+    lambda is 0 where nothing helps. Raises ValueError for an empty cache.
     """
     if not len(cached):
         raise ValueError("tune: expected at least one scored token; give validation text")
@@ -136,8 +136,10 @@ def tune(
         return max(sorted(solved, key=lambda tk: (tk[1], tk[0])), key=lambda tk: solved[tk][1])
 
     if temperature is None and temperatures is None:
-        # The scale was a guess: follow the optimum over the edge of the grid.
-        while (t0 := best()[0]) in (grid[0], grid[-1]) and centre * 2.0**-16 < t0 < centre * 2.0**16:
+        # The scale was a guess: follow the optimum over the edge of the grid while that pays.
+        before = -math.inf
+        while (t0 := best()[0]) in (grid[0], grid[-1]) and solved[best()][1] > before + 1e-5:
+            before = solved[best()][1]
             new = t0 / 2 if t0 == grid[0] else t0 * 2
             solve(new, ks)
             grid = sorted([*grid, new])
@@ -147,7 +149,9 @@ def tune(
         _golden(grid[max(0, at - 1)], grid[min(len(grid) - 1, at + 1)], refine, lambda t: _gain(t, k0, solve, solved))
         t0, _ = best()
         solve(t0, ks)
-    t0, k0 = best()
+    else:
+        t0, _ = best()
+    k0 = max(ks, key=lambda k: solved[t0, k][1])  # the smaller k where likelihoods are equal
     lambda_, mean = solved[t0, k0]
 
     weights = sorted({round(0.05 * i, 2) for i in range(21)} | {lambda_})

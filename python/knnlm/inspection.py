@@ -1,0 +1,290 @@
+"""Inspection: where each prediction came from, as arrays, as rows for HTML and as a terminal table. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from knnlm.identity import KeySpec, Loaded, Settings, check, key_spec
+from knnlm.interpolate import knn_weights, log_p_knn, mix
+from knnlm.neighbours import Neighbours, Searchable
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+OUTSIDE = -1
+"""A context position outside of the document."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A text's tokens, each one's probability three ways, and the neighbours that made it.
+
+    tokens: (L,) uint32.  log_p_lm: (L,) float32; log_p_knn, log_p: (L,) float64, nats; log_p_knn is NaN where nothing
+    was found.  neighbours: (L, k).  weights: (L, k) share of p_kNN.  documents: (L, k) int64, index into the store's
+    documents, -1 for missing.
+    """
+
+    tokens: NDArray[np.uint32]
+    log_p_lm: NDArray[np.float32]
+    log_p_knn: NDArray[np.float64]
+    log_p: NDArray[np.floating[Any]]
+    neighbours: Neighbours
+    weights: NDArray[np.float64]
+    documents: NDArray[np.int64]
+    name: str
+    settings: Settings
+    store: Any = field(repr=False)
+
+    def __len__(self) -> int:
+        """Number of tokens."""
+        return len(self.tokens)
+
+    @property
+    def p_lm(self) -> NDArray[np.float64]:
+        """p_LM of each token, (L,)."""
+        return np.exp(self.log_p_lm.astype(np.float64))
+
+    @property
+    def p_knn(self) -> NDArray[np.float64]:
+        """p_kNN of each token, (L,); NaN without neighbours."""
+        return np.exp(self.log_p_knn)
+
+    @property
+    def p(self) -> NDArray[np.float64]:
+        """p of each token under the mixture, (L,)."""
+        return np.exp(self.log_p.astype(np.float64))
+
+    def document_name(self, index: int) -> str:
+        """Name of a document by its index; "" for a missing neighbour, "#index" for a document without a name."""
+        if index < 0:
+            return ""
+        name = self.store.documents()[index].name
+        return f"#{index}" if name is None else str(name)
+
+    def contexts(self, neighbours: int = 8, left: int = 12, right: int = 4) -> NDArray[np.int64]:
+        """Stored tokens around the nearest neighbours, (L, neighbours, left + 1 + right); see `source_contexts`."""
+        return source_contexts(self.store, self.neighbours.ids[:, :neighbours], left, right)
+
+
+def source_contexts(store: Any, ids: ArrayLike, left: int = 12, right: int = 4) -> NDArray[np.int64]:
+    """Values around entries, in their own document: position `left` is the entry's value, its target.
+
+    ids: (...) int64, -1 = missing. Returns (..., left + 1 + right) int64, -1 where the document ends or is missing.
+    """
+    wanted = np.asarray(ids, np.int64)
+    flat = wanted.ravel()
+    out = np.full((len(flat), left + 1 + right), OUTSIDE, np.int64)
+    documents = store.documents()
+    for row, (id_, index) in enumerate(zip(flat.tolist(), store.document_of(flat).tolist(), strict=True)):
+        if id_ < 0:
+            continue
+        start, stop = int(documents[index].start), int(documents[index].stop)
+        a, b = max(start, id_ - left), min(stop, id_ + right + 1)
+        out[row, a - (id_ - left) : b - (id_ - left)] = store.values(a, b)
+    return out.reshape(*wanted.shape, left + 1 + right)
+
+
+def explain(
+    loaded: Loaded,
+    store: Searchable,
+    document: Any,
+    settings: Settings,
+    *,
+    keys: KeySpec | None = None,
+    exclude: str = "document",
+    dtype: Any = None,
+) -> Explanation:
+    """Neighbours of each token of one document; settings as `settings_of` gives them, with T and k.
+
+    document: has `name` and `text` or `tokens`. exclude: as in `neighbours_of`. Raises IdentityError if the store
+    belongs to another model, ValueError if T or k is None.
+    """
+    from knnlm.keys import document_tokens, iterate
+    from knnlm.perplexity import StoredTexts, excluded_ranges
+
+    if settings.k is None or settings.temperature is None:
+        raise ValueError("settings: expected k and temperature; take them from settings_of(store)")
+    check(store, loaded, keys)
+    spec = (keys or key_spec(store) or KeySpec()).resolved(loaded.context)
+    tokens = document_tokens(loaded, document)
+    span = StoredTexts(store).find(document.name, tokens) if exclude != "none" else None
+    parts: list[Neighbours] = []
+    log_p: list[NDArray[np.float32]] = []
+    for chunk in iterate(
+        loaded,
+        [document],
+        captures=[(spec.representation, spec.layer)],
+        window=spec.window,
+        context=spec.context,
+        key_dtype="float32",
+        dtype=dtype,
+    ):
+        log_p.append(chunk.log_p)
+        parts.append(
+            store.search(
+                chunk.key,
+                settings.k,
+                nprobe=settings.nprobe,
+                rerank=settings.rerank,
+                exact=settings.exact,
+                exclude=excluded_ranges(span, exclude, chunk.start, len(chunk.tokens)),
+                threads=settings.threads,
+            )
+        )
+    if not parts:
+        parts = [store.search(np.zeros((0, store.dim), np.float32), settings.k)]
+    found = Neighbours(
+        np.concatenate([p.distances for p in parts]),
+        np.concatenate([p.values for p in parts]),
+        np.concatenate([p.ids for p in parts]),
+        store.metric,
+    )
+    log_p_lm = np.concatenate(log_p) if log_p else np.zeros(0, np.float32)
+    knn = log_p_knn(found, tokens, settings.temperature)
+    document_of = getattr(store, "document_of", None)
+    return Explanation(
+        tokens=tokens,
+        log_p_lm=log_p_lm,
+        log_p_knn=knn,
+        log_p=mix(log_p_lm, knn, settings.lambda_),
+        neighbours=found,
+        weights=knn_weights(found.distances, settings.temperature, found.metric),
+        documents=document_of(found.ids) if callable(document_of) else np.full(found.ids.shape, -1, np.int64),
+        name=document.name,
+        settings=settings,
+        store=store,
+    )
+
+
+@dataclass(frozen=True)
+class NeighbourRow:
+    """One neighbour of a token: the stored text around it, where it is from and what it weighs (share, 0 to 1)."""
+
+    before: str
+    token: str
+    after: str
+    document: str
+    distance: float
+    share: float
+    right: bool
+    id: int = -1
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One token, the text before and after it, its probability three ways, and its nearest neighbours."""
+
+    before: str
+    token: str
+    after: str
+    document: str
+    p_lm: float
+    p_knn: float
+    p: float
+    neighbours: Sequence[NeighbourRow]
+    position: int = 0
+
+
+def rows(
+    explanation: Explanation,
+    tokenizer: Any,
+    positions: Iterable[int] | None = None,
+    *,
+    neighbours: int = 5,
+    left: int = 12,
+    right: int = 4,
+) -> Iterator[TokenRow]:
+    """Each token of a text (or those at `positions`) with its nearest neighbours in context, decoded.
+
+    left, right: tokens of context around the target. p_kNN is 0 where nothing was found.
+    """
+    e = explanation
+    for t in range(len(e)) if positions is None else positions:
+        ids = e.neighbours.ids[t, :neighbours]
+        ids = ids[ids >= 0]
+        contexts = source_contexts(e.store, ids, left, right)  # (m, left + 1 + right)
+        near = []
+        for i, (id_, context) in enumerate(zip(ids.tolist(), contexts, strict=True)):
+            before, token, after = in_context(tokenizer, context, left)
+            near.append(
+                NeighbourRow(
+                    before,
+                    token,
+                    after,
+                    e.document_name(int(e.documents[t, i])),
+                    float(e.neighbours.distances[t, i]),
+                    float(e.weights[t, i]),
+                    bool(e.neighbours.values[t, i] == e.tokens[t]),
+                    id_,
+                )
+            )
+        window = e.tokens[max(0, t - left) : t + right + 1].astype(np.int64)
+        before, token, after = in_context(tokenizer, window, min(t, left))
+        p_knn = float(e.p_knn[t])
+        yield TokenRow(
+            before,
+            token,
+            after,
+            e.name,
+            float(e.p_lm[t]),
+            0.0 if np.isnan(p_knn) else p_knn,
+            float(e.p[t]),
+            near,
+            int(t),
+        )
+
+
+def in_context(tokenizer: Any, tokens: NDArray[np.int64], at: int) -> tuple[str, str, str]:
+    """The text before a token, of the token, and after it; -1 in `tokens` is nothing."""
+    before = [int(t) for t in tokens[:at] if t != OUTSIDE]
+    target = int(tokens[at])
+    after = [int(t) for t in tokens[at + 1 :] if t != OUTSIDE]
+    # Decoding together keeps white space and characters of several tokens right where that is possible.
+    head, middle = tokenizer.decode(before), tokenizer.decode([*before, target])
+    whole = tokenizer.decode([*before, target, *after])
+    if middle.startswith(head) and whole.startswith(middle) and len(middle) > len(head) and "\ufffd" not in middle:
+        return head, middle[len(head) :], whole[len(middle) :]
+    return head, tokenizer.token_text(target), tokenizer.decode(after)
+
+
+def to_table(shown: Iterable[TokenRow], width: int = 40) -> Table:
+    """A rich table: one line a token, and under it one line a neighbour. width: characters of context."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_lines=False, expand=False, pad_edge=False)
+    table.add_column("text, next token marked", no_wrap=True)
+    table.add_column("document", overflow="ellipsis", max_width=32, no_wrap=True)
+    table.add_column("distance", justify="right", no_wrap=True)
+    table.add_column("share", justify="right", no_wrap=True)
+    for row in shown:
+        facts = f"p_LM {row.p_lm:.3f}  p_kNN {row.p_knn:.3f}  p {row.p:.3f}"
+        table.add_row(_marked(row, width, "bold"), Text(facts, style="bold"), "", "", end_section=not row.neighbours)
+        for i, near in enumerate(row.neighbours):
+            table.add_row(
+                Text("  ") + _marked(near, width - 2, "bold green" if near.right else "bold"),
+                near.document,
+                f"{near.distance:.4g}",
+                f"{100 * near.share:.1f} %",
+                end_section=i == len(row.neighbours) - 1,
+            )
+    return table
+
+
+def _marked(row: TokenRow | NeighbourRow, width: int, style: str) -> Any:
+    from rich.text import Text
+
+    token = _one_line(row.token) if row.token.strip() else repr(row.token)[1:-1]
+    before, after = _one_line(row.before), _one_line(row.after)
+    before = "…" + before[1 - width :] if len(before) > width else before
+    after = after[: width // 3 - 1] + "…" if len(after) > width // 3 else after
+    return Text.assemble((before, "dim"), (token, style + " underline"), (after, "dim"))
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else "⏎" if c == "\n" else " " for c in text)

@@ -1,0 +1,269 @@
+"""KNNLM: a language model and a datastore as one model (Khandelwal et al. 2020), with one call for each use."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knnlm.cached import Evaluation
+from knnlm.identity import KeySpec, Loaded, check, key_spec, settings_of
+from knnlm.inspection import Explanation, explain
+from knnlm.interpolate import mix
+from knnlm.neighbours import Searchable
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text without a file."""
+
+    name: str
+    text: str
+    metadata: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A module and its tokenizer, where they did not come from `load_model`."""
+
+    model: Any
+    tokenizer: Any
+    fingerprint: str
+    context: int
+    name: str
+
+
+class KNNLM:
+    """A language model that looks up what followed similar contexts.
+
+    model: what `load_model` returns; or our `TransformerLM` or any Hugging Face causal model, together with `tokenizer`
+    (ours, a `tokenizer.json`, or a fast Hugging Face tokenizer). datastore: anything with `search`; None = the LM
+    alone.
+
+    Settings that are not given are those that `tune` saved in the store; without them lambda_ = 0.25, T = the store's
+    own default temperature, k = min(1024, n). Key representation, layer, window and context are the store's. Raises
+    IdentityError if the store was written by another model, tokenizer or representation.
+
+    Example:
+        >>> lm = KNNLM(load_model("model/"), Datastore.open("store/"))  # doctest: +SKIP
+        >>> lm.perplexity("Some text."), lm.generate("Once", max_tokens=5)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        datastore: Searchable | None,
+        *,
+        tokenizer: Any = None,
+        lambda_: float | None = None,
+        temperature: float | None = None,
+        k: int | None = None,
+        nprobe: int | None = None,
+        rerank: str | None = None,
+        exact: bool | None = None,
+        threads: int | None = None,
+        representation: str | None = None,
+        layer: int | None = None,
+        window: int | None = None,
+        context: int | None = None,
+        dtype: Any = None,
+    ) -> None:
+        """Check that model and datastore belong together, and settle the settings."""
+        self.loaded: Loaded = as_loaded(model, tokenizer)
+        self.datastore = datastore
+        self.dtype = dtype
+        given = {"representation": representation, "layer": layer, "window": window, "context": context}
+        spec = key_spec(datastore) or KeySpec()
+        chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        self.keys = replace(spec, **chosen).resolved(self.loaded.context)
+        if datastore is None:
+            self.settings = replace(settings_of(()), lambda_=0.0)
+            return
+        check(datastore, self.loaded, self.keys)
+        self.settings = replace(
+            settings_of(
+                datastore, lambda_=lambda_, temperature=temperature, k=k, nprobe=nprobe, rerank=rerank, exact=exact
+            ),
+            threads=threads,
+        )
+
+    def __repr__(self) -> str:
+        """Model, store size and settings."""
+        size = 0 if self.datastore is None else len(self.datastore)
+        return f"KNNLM({self.loaded.name!r}, {size} entries, {self.settings})"
+
+    def evaluate(self, documents: Iterable[Any], **options: Any) -> Evaluation:
+        """Perplexity of documents, in all detail; options as `perplexity.neighbours_of`."""
+        from knnlm.perplexity import evaluate
+
+        if self.datastore is None:
+            raise ValueError("evaluate: expected a datastore, found None; use perplexity(text) for the LM alone")
+        options = {"keys": self.keys, "dtype": self.dtype, **options}
+        return evaluate(self.loaded, documents, self.datastore, self.settings, **options)
+
+    def log_probs(self, text: Any, *, exclude: str = "document") -> NDArray[np.floating[Any]]:
+        """log p of each token of a text, (L,) nats.
+
+        text: a string, token ids (L,), or a document. exclude: where the very same text is a document of the store,
+        leave out that "document", each token's own "entry", or "none".
+        """
+        from knnlm.keys import iterate
+        from knnlm.perplexity import neighbours_of
+
+        document = as_document(text)
+        assert self.settings.k is not None
+        assert self.settings.temperature is not None
+        if self.datastore is None or self.settings.lambda_ == 0:
+            chunks = iterate(
+                self.loaded,
+                [document],
+                captures=(),
+                window=self.keys.window,
+                context=self.keys.context,
+                dtype=self.dtype,
+            )
+            return np.concatenate([np.zeros(0, np.float32), *(chunk.log_p for chunk in chunks)])
+        cached = neighbours_of(
+            self.loaded,
+            [document],
+            self.datastore,
+            k=self.settings.k,
+            nprobe=self.settings.nprobe,
+            rerank=self.settings.rerank,
+            exact=self.settings.exact,
+            threads=self.settings.threads,
+            keys=self.keys,
+            exclude=exclude,
+            dtype=self.dtype,
+        )
+        return mix(cached.log_p_lm, cached.log_p_knn(self.settings.temperature), self.settings.lambda_)
+
+    def perplexity(self, text: Any, *, words: bool = False, exclude: str = "document") -> float:
+        """Perplexity of a text by token, or by word (white-space words and line ends); NaN for an empty text."""
+        log_p = self.log_probs(text, exclude=exclude)
+        units = len(log_p)
+        if words:
+            from knnlm.tokens import count_words
+
+            units = count_words(as_document(text).text)
+        with np.errstate(over="ignore"):
+            return float(np.exp(-log_p.sum(dtype=np.float64) / units)) if units else float("nan")
+
+    def explain(self, text: Any, *, exclude: str = "document") -> Explanation:
+        """Tokens, p_LM, p_kNN and p of each, neighbours, their shares and documents, as arrays."""
+        if self.datastore is None:
+            raise ValueError("explain: expected a datastore, found None; there are no neighbours to show")
+        return explain(
+            self.loaded,
+            self.datastore,
+            as_document(text),
+            self.settings,
+            keys=self.keys,
+            exclude=exclude,
+            dtype=self.dtype,
+        )
+
+    def stream(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int = 100,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        stop: Collection[int] | None = None,
+    ) -> Iterator[str]:
+        """As `generate`, in pieces of text as they come."""
+        from knnlm.generate import Sampling, generate
+
+        tokenizer = self.loaded.tokenizer
+        tokens = [int(t) for t in (tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)]
+        # Decoding with the end of the prompt keeps the white space that joins the two.
+        ids = tokens[-8:]
+        shown = tokenizer.decode(ids)
+        for token in generate(
+            self.loaded,
+            tokens,
+            store=self.datastore,
+            settings=self.settings,
+            keys=self.keys,
+            max_tokens=max_tokens,
+            sampling=Sampling(temperature, top_k, top_p, seed),
+            stop=self._stop() if stop is None else stop,
+        ):
+            ids.append(token.id)
+            text = tokenizer.decode(ids)
+            if not text.endswith("\ufffd"):  # wait for the rest of a character
+                yield text[len(shown) :]
+                shown = text
+        if len(text := tokenizer.decode(ids)) > len(shown):
+            yield text[len(shown) :]
+
+    def generate(self, prompt: str | Sequence[int], **options: Any) -> str:
+        """Continue a prompt; returns the new text.
+
+        options: max_tokens=100, temperature=0.0 (greedy), top_k, top_p, seed=0, stop (token ids; default: the model's
+        own end of text). This temperature reshapes the mixture, not p_kNN.
+        """
+        return "".join(self.stream(prompt, **options))
+
+    def _stop(self) -> tuple[int, ...]:
+        """What the model's own configuration names as end of text; nothing for a model without one."""
+        for holder in ("generation_config", "config"):
+            end = getattr(getattr(self.loaded.model, holder, None), "eos_token_id", None)
+            if end is not None:
+                return tuple(end) if isinstance(end, (list, tuple)) else (int(end),)
+        return ()
+
+
+def as_document(text: Any) -> Any:
+    """A string or token ids as a document without a name; a document as it is."""
+    if isinstance(text, str):
+        return Text("", text)
+    if hasattr(text, "text") or hasattr(text, "tokens"):
+        return text
+    from knnlm.keys import TokenDocument
+
+    return TokenDocument("", np.asarray(text, np.uint32))
+
+
+def as_loaded(model: Any, tokenizer: Any = None) -> Loaded:
+    """A module with its tokenizer as `load_model` gives it; what is loaded already stays as it is.
+
+    Raises TypeError if there is no tokenizer.
+    """
+    if hasattr(model, "model") and hasattr(model, "tokenizer") and hasattr(model, "fingerprint"):
+        if tokenizer is None:
+            loaded: Loaded = model
+            return loaded
+        return _Loaded(model.model, as_tokenizer(tokenizer), model.fingerprint, model.context, model.name)
+    if tokenizer is None:
+        raise TypeError(f"a {type(model).__name__} needs its tokenizer: KNNLM(model, datastore, tokenizer=...)")
+    from knnlm.models import fingerprint_of
+
+    config = getattr(model, "config", None)
+    names = ("context", "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+    lengths = [int(n) for name in names if isinstance(n := getattr(config, name, None), int)]
+    if not lengths:
+        raise ValueError(f"{type(model).__name__}: its config names no context length; use load_model")
+    name = getattr(config, "_name_or_path", "") or type(model).__name__
+    return _Loaded(model, as_tokenizer(tokenizer), fingerprint_of(model), lengths[0], name)
+
+
+def as_tokenizer(tokenizer: Any) -> Any:
+    """Our interface for a tokenizer of ours, a fast Hugging Face one, one of the `tokenizers` library, or a path."""
+    if hasattr(tokenizer, "bos_id") and hasattr(tokenizer, "fingerprint"):
+        return tokenizer
+    from knnlm.tokens import BackendTokenizer, Tokenizer
+
+    if isinstance(tokenizer, str) or hasattr(tokenizer, "__fspath__"):
+        return Tokenizer.load(tokenizer)
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if not hasattr(backend, "get_vocab") or not hasattr(backend, "encode_batch"):
+        raise TypeError(f"tokenizer: expected ours or a fast Hugging Face tokenizer, found {type(tokenizer).__name__}")
+    ids = (getattr(tokenizer, "bos_token_id", None), getattr(tokenizer, "eos_token_id", None))
+    return BackendTokenizer(backend, next((int(i) for i in ids if i is not None), None))
