@@ -35,7 +35,7 @@ pub enum SectionKind {
 }
 
 /// Where sections are read from: an opened segment file.
-pub trait SectionSource {
+pub trait SectionSource: Sync {
     /// Bytes of a section, 64-byte aligned; an error that names the file if it is absent.
     fn section(&self, kind: SectionKind) -> Result<&[u8]>;
     /// An error that names this file.

@@ -1,0 +1,277 @@
+//! Kernels with AVX2, FMA and F16C.
+
+use super::{LANES, ScanQuery, TILE_ROWS, Tile, portable, scalar};
+use half::f16;
+use std::arch::x86_64::*;
+
+/// Rows of a register tile: 6 × 2 accumulators of 16 registers.
+const ROWS: usize = 6;
+
+/// See [`scalar::score_tile`].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub fn score_tile(
+    rows: &[f32],
+    d: usize,
+    panels: &[f32],
+    offsets: &[f32],
+    scale: f32,
+    limits: &[f32],
+    tile: &mut Tile,
+) {
+    assert!(rows.len() / d <= TILE_ROWS, "at most {TILE_ROWS} rows in a tile, found {}", rows.len() / d);
+    tile.hits = [0; TILE_ROWS];
+    for half in 0..2 {
+        let panel = &panels[half * d * LANES..(half + 1) * d * LANES];
+        let offsets = &offsets[half * LANES..(half + 1) * LANES];
+        for (g, group) in rows.chunks(ROWS * d).enumerate() {
+            let part = Part { first_row: g * ROWS, first_lane: half * LANES };
+            macro_rules! by_rows {
+                ($($r:literal)*) => {
+                    match group.len() / d {
+                        $($r => tile_of::<$r>(group, d, panel, offsets, scale, limits, part, tile),)*
+                        q => unreachable!("{q} rows in a chunk of {ROWS}"),
+                    }
+                };
+            }
+            by_rows!(1 2 3 4 5 6);
+        }
+    }
+}
+
+/// Where a register tile lies in the tile.
+#[derive(Clone, Copy)]
+struct Part {
+    first_row: usize,
+    first_lane: usize,
+}
+
+#[allow(clippy::too_many_arguments)]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn tile_of<const R: usize>(
+    rows: &[f32],
+    d: usize,
+    panel: &[f32],
+    offsets: &[f32],
+    scale: f32,
+    limits: &[f32],
+    part: Part,
+    tile: &mut Tile,
+) {
+    let panel = &panel.as_chunks::<LANES>().0[..d];
+    let row: [&[f32]; R] = std::array::from_fn(|i| &rows[i * d..(i + 1) * d]);
+    let mut sums = [[_mm256_setzero_ps(); 2]; R];
+    for t in 0..d {
+        let keys = load16(&panel[t]);
+        for i in 0..R {
+            let x = _mm256_set1_ps(row[i][t]);
+            sums[i][0] = _mm256_fmadd_ps(x, keys[0], sums[i][0]);
+            sums[i][1] = _mm256_fmadd_ps(x, keys[1], sums[i][1]);
+        }
+    }
+    let offsets = load16(&offsets.as_chunks::<LANES>().0[0]);
+    let scale = _mm256_set1_ps(scale);
+    for i in 0..R {
+        let limit = _mm256_set1_ps(limits[part.first_row + i]);
+        for half in 0..2 {
+            let score = _mm256_add_ps(offsets[half], _mm256_mul_ps(scale, sums[i][half]));
+            let lane = part.first_lane + 8 * half;
+            store(score, &mut tile.scores[part.first_row + i][lane..]);
+            let hits = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_LE_OQ>(score, limit)) as u32;
+            tile.hits[part.first_row + i] |= hits << lane;
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load16(x: &[f32; LANES]) -> [__m256; 2] {
+    // SAFETY: the array holds 64 bytes; the loads are unaligned.
+    unsafe { [_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))] }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load(x: &[f32; 8]) -> __m256 {
+    // SAFETY: the array holds 32 bytes; the load is unaligned.
+    unsafe { _mm256_loadu_ps(x.as_ptr()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn load_f16(x: &[f16; 8]) -> __m256 {
+    // SAFETY: the array holds 16 bytes; the load is unaligned.
+    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(x.as_ptr().cast()) })
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store(v: __m256, out: &mut [f32]) {
+    assert!(out.len() >= 8);
+    // SAFETY: at least 32 bytes, checked above; the store is unaligned.
+    unsafe { _mm256_storeu_ps(out.as_mut_ptr(), v) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_bytes(x: &[u8; 32]) -> __m256i {
+    // SAFETY: the array holds 32 bytes; the load is unaligned.
+    unsafe { _mm256_loadu_si256(x.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn fold(sums: [__m256; 8]) -> f32 {
+    let mut out = [0f32; scalar::SUMS];
+    for (part, sum) in out.as_chunks_mut::<8>().0.iter_mut().zip(sums) {
+        store(sum, part);
+    }
+    scalar::fold(out)
+}
+
+macro_rules! direct {
+    ($name:ident, $doc:literal, $key:ty, $load:expr, $term:expr) => {
+        #[doc = $doc]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        pub fn $name(a: &[f32], b: &[$key]) -> f32 {
+            let mut sums = [_mm256_setzero_ps(); 8];
+            let (whole_a, rest_a) = a.as_chunks::<{ scalar::SUMS }>();
+            let (whole_b, rest_b) = b.as_chunks::<{ scalar::SUMS }>();
+            for (a, b) in whole_a.iter().zip(whole_b) {
+                for ((sum, a), b) in sums.iter_mut().zip(a.as_chunks::<8>().0).zip(b.as_chunks::<8>().0) {
+                    *sum = _mm256_add_ps(*sum, $term(load(a), $load(b)));
+                }
+            }
+            if !rest_a.is_empty() && rest_a.len() == rest_b.len() {
+                let (mut last_a, mut last_b) = ([0f32; scalar::SUMS], [<$key>::default(); scalar::SUMS]);
+                last_a[..rest_a.len()].copy_from_slice(rest_a);
+                last_b[..rest_b.len()].copy_from_slice(rest_b);
+                for ((sum, a), b) in sums.iter_mut().zip(last_a.as_chunks::<8>().0).zip(last_b.as_chunks::<8>().0) {
+                    *sum = _mm256_add_ps(*sum, $term(load(a), $load(b)));
+                }
+            }
+            fold(sums)
+        }
+    };
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn square_of_difference(a: __m256, b: __m256) -> __m256 {
+    let e = _mm256_sub_ps(a, b);
+    _mm256_mul_ps(e, e)
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn product(a: __m256, b: __m256) -> __m256 {
+    _mm256_mul_ps(a, b)
+}
+
+direct!(l2_f32, "See [`scalar::l2_f32`].", f32, load, square_of_difference);
+direct!(l2_f16, "See [`scalar::l2_f16`].", f16, load_f16, square_of_difference);
+direct!(ip_f32, "See [`scalar::ip_f32`].", f32, load, product);
+direct!(ip_f16, "See [`scalar::ip_f16`].", f16, load_f16, product);
+
+/// See [`super::Kernels::scan4`]. A unit is two registers of 2 lanes of 16 bytes, a table per lane.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub fn scan4(blocks: &[u8], query: &ScanQuery<u8>, first: u32, scores: &mut [f32], entries: &mut [u32]) -> usize {
+    let tables = query.table.as_chunks::<32>().0;
+    let units = tables.len() / 4;
+    let nibble = _mm256_set1_epi8(15);
+    let mut found = 0;
+    for (b, block) in blocks.chunks_exact(units * 64 + 128).enumerate() {
+        let (codes, factors) = block.split_at(units * 64);
+        let mut sums = [_mm256_setzero_si256(); 2];
+        // 64 units of 2 × 127 per lane, four lanes: 65,024 fits 16 bits.
+        for (codes, tables) in codes.as_chunks::<32>().0.chunks(128).zip(tables.chunks(256)) {
+            let (mut all, mut high) = (_mm256_setzero_si256(), _mm256_setzero_si256());
+            for (unit, table) in codes.as_chunks::<2>().0.iter().zip(tables.as_chunks::<4>().0) {
+                for half in 0..2 {
+                    let unit = load_bytes(&unit[half]);
+                    let low = _mm256_shuffle_epi8(load_bytes(&table[half]), _mm256_and_si256(unit, nibble));
+                    let top = _mm256_and_si256(_mm256_srli_epi16::<4>(unit), nibble);
+                    let both = _mm256_add_epi8(low, _mm256_shuffle_epi8(load_bytes(&table[2 + half]), top));
+                    all = _mm256_add_epi16(all, both);
+                    high = _mm256_add_epi16(high, _mm256_srli_epi16::<8>(both));
+                }
+            }
+            let part = lane_sums(all, high);
+            sums = [_mm256_add_epi32(sums[0], part[0]), _mm256_add_epi32(sums[1], part[1])];
+        }
+        let (scale, bias) = (_mm256_set1_ps(query.scale), _mm256_set1_ps(query.bias));
+        let affine = |s: __m256i| _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(s), scale), bias);
+        let sums = [affine(sums[0]), affine(sums[1])];
+        found += keep(sums, factors, query, first + (b * LANES) as u32, &mut scores[found..], &mut entries[found..]);
+    }
+    found
+}
+
+/// Sums of the two 128-bit lanes per vector of the block. `all` = Σ (even + 256 odd) modulo 2¹⁶, `high` = Σ odd.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn lane_sums(all: __m256i, high: __m256i) -> [__m256i; 2] {
+    let even = _mm256_sub_epi16(all, _mm256_slli_epi16::<8>(high));
+    let fold = |x: __m256i| _mm_add_epi16(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
+    let (even, odd) = (fold(even), fold(high));
+    [_mm256_cvtepu16_epi32(_mm_unpacklo_epi16(even, odd)), _mm256_cvtepu16_epi32(_mm_unpackhi_epi16(even, odd))]
+}
+
+/// See [`super::Kernels::scan8`].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub fn scan8(blocks: &[u8], query: &ScanQuery<f32>, first: u32, scores: &mut [f32], entries: &mut [u32]) -> usize {
+    let tables = query.table.as_chunks::<256>().0;
+    let m = tables.len();
+    let mut found = 0;
+    for (b, block) in blocks.chunks_exact(m * LANES + 128).enumerate() {
+        let (codes, factors) = block.split_at(m * LANES);
+        let mut sums = [_mm256_setzero_ps(); 2];
+        for (codes, table) in codes.as_chunks::<8>().0.as_chunks::<2>().0.iter().zip(tables) {
+            for (sum, codes) in sums.iter_mut().zip(codes) {
+                // SAFETY: 8 bytes are read from an array of 8; gathers index a table of 256 by a byte.
+                let terms = unsafe {
+                    let index = _mm256_cvtepu8_epi32(_mm_loadl_epi64(codes.as_ptr().cast()));
+                    _mm256_i32gather_ps::<4>(table.as_ptr(), index)
+                };
+                *sum = _mm256_add_ps(*sum, terms);
+            }
+        }
+        found += keep(sums, factors, query, first + (b * LANES) as u32, &mut scores[found..], &mut entries[found..]);
+    }
+    found
+}
+
+/// The end of a block: scores `(base + A) + B * sum`; those at most the limit go to the outputs.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn keep<T>(
+    sums: [__m256; 2],
+    factors: &[u8],
+    query: &ScanQuery<T>,
+    first: u32,
+    scores: &mut [f32],
+    entries: &mut [u32],
+) -> usize {
+    let factors = factors.as_chunks::<32>().0;
+    let mut found = 0;
+    for (half, sum) in sums.into_iter().enumerate() {
+        let a = _mm256_castsi256_ps(load_bytes(&factors[half]));
+        let b = _mm256_castsi256_ps(load_bytes(&factors[2 + half]));
+        let score = _mm256_add_ps(_mm256_add_ps(_mm256_set1_ps(query.base), a), _mm256_mul_ps(b, sum));
+        let mut hits = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_LE_OQ>(score, _mm256_set1_ps(query.limit))) as u32;
+        if hits == 0 {
+            continue;
+        }
+        let mut lanes = [0f32; 8];
+        store(score, &mut lanes);
+        while hits != 0 {
+            let lane = hits.trailing_zeros();
+            scores[found] = lanes[(lane & 7) as usize];
+            entries[found] = first + 8 * half as u32 + lane;
+            found += 1;
+            hits &= hits - 1;
+        }
+    }
+    found
+}
+
+super::portable_kernels!("avx2,f16c", portable);

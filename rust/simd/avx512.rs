@@ -1,0 +1,257 @@
+//! Kernels with AVX-512 F, BW, DQ and VL.
+
+use super::{LANES, ScanQuery, TILE_LANES, TILE_ROWS, Tile, portable, scalar};
+use half::f16;
+use std::arch::x86_64::*;
+
+/// See [`scalar::score_tile`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+pub fn score_tile(
+    rows: &[f32],
+    d: usize,
+    panels: &[f32],
+    offsets: &[f32],
+    scale: f32,
+    limits: &[f32],
+    tile: &mut Tile,
+) {
+    macro_rules! by_rows {
+        ($($r:literal)*) => {
+            match rows.len() / d {
+                $($r => tile_of::<$r>(rows, d, panels, offsets, scale, limits, tile),)*
+                q => assert!(q <= TILE_ROWS, "at most {TILE_ROWS} rows in a tile, found {q}"),
+            }
+        };
+    }
+    by_rows!(1 2 3 4 5 6 7 8 9 10 11 12);
+}
+
+/// R rows × 32 keys: 2 R accumulators (24 of 32 registers at R = 12).
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+fn tile_of<const R: usize>(
+    rows: &[f32],
+    d: usize,
+    panels: &[f32],
+    offsets: &[f32],
+    scale: f32,
+    limits: &[f32],
+    tile: &mut Tile,
+) {
+    let (left, right) = panels.split_at(d * LANES);
+    let (left, right) = (&left.as_chunks::<LANES>().0[..d], &right.as_chunks::<LANES>().0[..d]);
+    let row: [&[f32]; R] = std::array::from_fn(|i| &rows[i * d..(i + 1) * d]);
+    let mut sums = [[_mm512_setzero_ps(); 2]; R];
+    for t in 0..d {
+        let (l, r) = (load(&left[t]), load(&right[t]));
+        for i in 0..R {
+            let x = _mm512_set1_ps(row[i][t]);
+            sums[i][0] = _mm512_fmadd_ps(x, l, sums[i][0]);
+            sums[i][1] = _mm512_fmadd_ps(x, r, sums[i][1]);
+        }
+    }
+    let offsets = offsets.as_chunks::<LANES>().0;
+    let (o0, o1) = (load(&offsets[0]), load(&offsets[1]));
+    let scale = _mm512_set1_ps(scale);
+    for i in 0..R {
+        let limit = _mm512_set1_ps(limits[i]);
+        let s0 = _mm512_add_ps(o0, _mm512_mul_ps(scale, sums[i][0]));
+        let s1 = _mm512_add_ps(o1, _mm512_mul_ps(scale, sums[i][1]));
+        let (out0, out1) = tile.scores[i].split_at_mut(LANES);
+        store(s0, out0);
+        store(s1, out1);
+        let h0 = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(s0, limit);
+        let h1 = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(s1, limit);
+        tile.hits[i] = u32::from(h0) | u32::from(h1) << LANES;
+    }
+    const { assert!(TILE_LANES == 2 * LANES) };
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(x: &[f32; LANES]) -> __m512 {
+    // SAFETY: the array holds 64 bytes; the load is unaligned.
+    unsafe { _mm512_loadu_ps(x.as_ptr()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(v: __m512, out: &mut [f32]) {
+    assert!(out.len() >= LANES);
+    // SAFETY: at least 64 bytes, checked above; the store is unaligned.
+    unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_bytes(x: &[u8; 64]) -> __m512i {
+    // SAFETY: the array holds 64 bytes; the load is unaligned.
+    unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+}
+
+/// The four partial sums of 16 lanes each, folded as [`scalar::fold`] does.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn fold(sums: [__m512; 4]) -> f32 {
+    let mut out = [0f32; scalar::SUMS];
+    let s0 = _mm512_add_ps(_mm512_add_ps(sums[0], sums[2]), _mm512_add_ps(sums[1], sums[3]));
+    store(s0, &mut out[..LANES]);
+    let mut half = LANES / 2;
+    while half >= 1 {
+        for i in 0..half {
+            out[i] += out[i + half];
+        }
+        half /= 2;
+    }
+    out[0]
+}
+
+macro_rules! direct {
+    ($name:ident, $doc:literal, $key:ty, $load:expr, $term:expr) => {
+        #[doc = $doc]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+        pub fn $name(a: &[f32], b: &[$key]) -> f32 {
+            let mut sums = [_mm512_setzero_ps(); 4];
+            let (whole_a, rest_a) = a.as_chunks::<{ scalar::SUMS }>();
+            let (whole_b, rest_b) = b.as_chunks::<{ scalar::SUMS }>();
+            for (a, b) in whole_a.iter().zip(whole_b) {
+                for ((sum, a), b) in sums.iter_mut().zip(a.as_chunks::<LANES>().0).zip(b.as_chunks::<LANES>().0) {
+                    *sum = _mm512_add_ps(*sum, $term(load(a), $load(b)));
+                }
+            }
+            if !rest_a.is_empty() && rest_a.len() == rest_b.len() {
+                let (mut last_a, mut last_b) = ([0f32; scalar::SUMS], [<$key>::default(); scalar::SUMS]);
+                last_a[..rest_a.len()].copy_from_slice(rest_a);
+                last_b[..rest_b.len()].copy_from_slice(rest_b);
+                for ((sum, a), b) in
+                    sums.iter_mut().zip(last_a.as_chunks::<LANES>().0).zip(last_b.as_chunks::<LANES>().0)
+                {
+                    *sum = _mm512_add_ps(*sum, $term(load(a), $load(b)));
+                }
+            }
+            fold(sums)
+        }
+    };
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_f16(x: &[f16; LANES]) -> __m512 {
+    // SAFETY: the array holds 32 bytes; the load is unaligned.
+    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(x.as_ptr().cast()) })
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn square_of_difference(a: __m512, b: __m512) -> __m512 {
+    let e = _mm512_sub_ps(a, b);
+    _mm512_mul_ps(e, e)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn product(a: __m512, b: __m512) -> __m512 {
+    _mm512_mul_ps(a, b)
+}
+
+direct!(l2_f32, "See [`scalar::l2_f32`].", f32, load, square_of_difference);
+direct!(l2_f16, "See [`scalar::l2_f16`].", f16, load_f16, square_of_difference);
+direct!(ip_f32, "See [`scalar::ip_f32`].", f32, load, product);
+direct!(ip_f16, "See [`scalar::ip_f16`].", f16, load_f16, product);
+
+/// See [`super::Kernels::scan4`]. A unit is one register: 4 lanes of 16 bytes, a table per lane.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub fn scan4(blocks: &[u8], query: &ScanQuery<u8>, first: u32, scores: &mut [f32], entries: &mut [u32]) -> usize {
+    let tables = query.table.as_chunks::<64>().0;
+    let units = tables.len() / 2;
+    let nibble = _mm512_set1_epi8(15);
+    let (scale, bias) = (_mm512_set1_ps(query.scale), _mm512_set1_ps(query.bias));
+    let mut found = 0;
+    for (b, block) in blocks.chunks_exact(units * 64 + 128).enumerate() {
+        let (codes, factors) = block.split_at(units * 64);
+        let mut sums = _mm512_setzero_si512();
+        // 64 units of 2 × 127 per lane, four lanes: 65,024 fits 16 bits.
+        for (codes, tables) in codes.as_chunks::<64>().0.chunks(64).zip(tables.chunks(128)) {
+            let (mut all, mut high) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+            for (unit, table) in codes.iter().zip(tables.as_chunks::<2>().0) {
+                let unit = load_bytes(unit);
+                let low = _mm512_shuffle_epi8(load_bytes(&table[0]), _mm512_and_si512(unit, nibble));
+                let top = _mm512_and_si512(_mm512_srli_epi16::<4>(unit), nibble);
+                let both = _mm512_add_epi8(low, _mm512_shuffle_epi8(load_bytes(&table[1]), top));
+                all = _mm512_add_epi16(all, both);
+                high = _mm512_add_epi16(high, _mm512_srli_epi16::<8>(both));
+            }
+            sums = _mm512_add_epi32(sums, lane_sums(all, high));
+        }
+        let sums = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sums), scale), bias);
+        found += keep(sums, factors, query, first + (b * LANES) as u32, &mut scores[found..], &mut entries[found..]);
+    }
+    found
+}
+
+/// Sums of the four 128-bit lanes per vector of the block. `all` = Σ (even + 256 odd) modulo 2¹⁶, `high` = Σ odd.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn lane_sums(all: __m512i, high: __m512i) -> __m512i {
+    let even = _mm512_sub_epi16(all, _mm512_slli_epi16::<8>(high));
+    let fold = |x: __m512i| -> __m128i {
+        let half = _mm256_add_epi16(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64::<1>(x));
+        _mm_add_epi16(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half))
+    };
+    let (even, odd) = (fold(even), fold(high));
+    let order = _mm256_set_m128i(_mm_unpackhi_epi16(even, odd), _mm_unpacklo_epi16(even, odd));
+    _mm512_cvtepu16_epi32(order)
+}
+
+/// See [`super::Kernels::scan8`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub fn scan8(blocks: &[u8], query: &ScanQuery<f32>, first: u32, scores: &mut [f32], entries: &mut [u32]) -> usize {
+    let tables = query.table.as_chunks::<256>().0;
+    let m = tables.len();
+    let mut found = 0;
+    for (b, block) in blocks.chunks_exact(m * LANES + 128).enumerate() {
+        let (codes, factors) = block.split_at(m * LANES);
+        let mut sums = _mm512_setzero_ps();
+        for (codes, table) in codes.as_chunks::<LANES>().0.iter().zip(tables) {
+            // SAFETY: 16 bytes are read from an array of 16; gathers index a table of 256 by a byte.
+            let terms = unsafe {
+                let index = _mm512_cvtepu8_epi32(_mm_loadu_si128(codes.as_ptr().cast()));
+                _mm512_i32gather_ps::<4>(index, table.as_ptr())
+            };
+            sums = _mm512_add_ps(sums, terms);
+        }
+        found += keep(sums, factors, query, first + (b * LANES) as u32, &mut scores[found..], &mut entries[found..]);
+    }
+    found
+}
+
+/// The end of a block: scores `(base + A) + B * sum`; those at most the limit are compressed into the outputs.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn keep<T>(
+    sums: __m512,
+    factors: &[u8],
+    query: &ScanQuery<T>,
+    first: u32,
+    scores: &mut [f32],
+    entries: &mut [u32],
+) -> usize {
+    let factors: &[[u8; 64]] = factors.as_chunks::<64>().0;
+    let (a, b) = (_mm512_castsi512_ps(load_bytes(&factors[0])), _mm512_castsi512_ps(load_bytes(&factors[1])));
+    let score = _mm512_add_ps(_mm512_add_ps(_mm512_set1_ps(query.base), a), _mm512_mul_ps(b, sums));
+    let hits = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(score, _mm512_set1_ps(query.limit));
+    if hits == 0 {
+        return 0;
+    }
+    let lanes = _mm512_add_epi32(
+        _mm512_set1_epi32(first as i32),
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+    );
+    let found = hits.count_ones() as usize;
+    let (scores, entries) = (&mut scores[..LANES], &mut entries[..LANES]);
+    store(_mm512_maskz_compress_ps(hits, score), scores);
+    // SAFETY: the slice holds 16 entries, cut above; the store is unaligned.
+    unsafe { _mm512_storeu_si512(entries.as_mut_ptr().cast(), _mm512_maskz_compress_epi32(hits, lanes)) };
+    found
+}
+
+super::portable_kernels!("avx512f,avx512bw,avx512dq,avx512vl", portable);

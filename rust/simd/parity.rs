@@ -1,0 +1,152 @@
+//! Every kernel of every instruction set against the scalar one: all lengths up to a few registers, odd alignments.
+//!
+//! Bit-equal where the kernel promises it and on integer-valued floats everywhere (fused or not, they are exact).
+//! `KNNLM_REQUIRE_ISA=avx512` (or avx2, neon) turns a skipped instruction set into a failure.
+
+use super::*;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+fn others() -> Vec<Kernels> {
+    if let Ok(required) = std::env::var("KNNLM_REQUIRE_ISA") {
+        for name in required.split(',') {
+            let isa = Isa::ALL.into_iter().find(|isa| isa.name() == name);
+            assert!(isa.is_some_and(Isa::is_available), "KNNLM_REQUIRE_ISA asks for {name}, this CPU lacks it");
+        }
+    }
+    Isa::ALL.into_iter().filter(|&isa| isa != Isa::Scalar).filter_map(Kernels::of).collect()
+}
+
+fn scalar() -> Kernels {
+    Kernels::of(Isa::Scalar).expect("plain Rust runs everywhere")
+}
+
+fn integers(rng: &mut ChaCha8Rng, n: usize) -> Vec<f32> {
+    (0..n).map(|_| (rng.next_u32() % 17) as f32 - 8.0).collect()
+}
+
+fn reals(rng: &mut ChaCha8Rng, n: usize) -> Vec<f32> {
+    (0..n).map(|_| rng.next_u32() as f32 / 2f32.powi(31) - 1.0).collect()
+}
+
+#[test]
+fn direct_distances_are_bit_equal() {
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    for d in (0..=200).chain([384, 1000, 8192]) {
+        for start in [0, 1, 3] {
+            let (a, b) = (reals(&mut rng, d + start), reals(&mut rng, d + start));
+            let h: Vec<f16> = b.iter().map(|&x| f16::from_f32(x)).collect();
+            let (a, b, h) = (&a[start..], &b[start..], &h[start..]);
+            let s = scalar();
+            for k in others() {
+                assert_eq!(s.l2_f32(a, b).to_bits(), k.l2_f32(a, b).to_bits(), "{k:?} d={d}");
+                assert_eq!(s.l2_f16(a, h).to_bits(), k.l2_f16(a, h).to_bits(), "{k:?} d={d}");
+                assert_eq!(s.ip_f32(a, b).to_bits(), k.ip_f32(a, b).to_bits(), "{k:?} d={d}");
+                assert_eq!(s.ip_f16(a, h).to_bits(), k.ip_f16(a, h).to_bits(), "{k:?} d={d}");
+            }
+            let exact: f64 = a.iter().zip(b).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2)).sum();
+            assert!((f64::from(s.l2_f32(a, b)) - exact).abs() <= 1e-5 * exact);
+        }
+    }
+}
+
+#[test]
+fn tiles_agree() {
+    let mut rng = ChaCha8Rng::seed_from_u64(2);
+    for d in [1, 2, 7, 8, 31, 64, 100] {
+        for q in 1..=TILE_ROWS {
+            for integer in [true, false] {
+                let make = if integer { integers } else { reals };
+                let rows = make(&mut rng, q * d + 1);
+                let (panels, offsets) = (make(&mut rng, d * TILE_LANES + 1), make(&mut rng, TILE_LANES + 1));
+                let limits = make(&mut rng, q);
+                let (mut want, mut got) = (Tile::default(), Tile::default());
+                scalar().score_tile(&rows[1..], d, &panels[1..], &offsets[1..], -2.0, &limits, &mut want);
+                for k in others() {
+                    k.score_tile(&rows[1..], d, &panels[1..], &offsets[1..], -2.0, &limits, &mut got);
+                    for i in 0..q {
+                        for j in 0..TILE_LANES {
+                            let (w, g) = (want.scores[i][j], got.scores[i][j]);
+                            assert!(
+                                if integer { w == g } else { (w - g).abs() <= 1e-5 * d as f32 },
+                                "{k:?} d={d} q={q}"
+                            );
+                            assert_eq!(got.hits[i] >> j & 1 == 1, g <= limits[i], "{k:?}: hits follow the scores");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn scans_are_bit_equal() {
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    for m in [8, 16, 24, 64, 128, 520, 2048] {
+        for blocks in [1, 2, 7] {
+            for start in [0, 1] {
+                let four: Vec<u8> = (0..m * 16).map(|_| (rng.next_u32() % 128) as u8).collect();
+                let eight = reals(&mut rng, if m <= 64 { m * 256 } else { 256 });
+                for (bytes, is4) in [(m * 8, true), (eight.len() / 16, false)] {
+                    let mut data = vec![0u8; start];
+                    for _ in 0..blocks {
+                        data.extend((0..bytes).map(|_| rng.next_u32() as u8));
+                        for x in reals(&mut rng, 2 * LANES) {
+                            data.extend_from_slice(&x.to_le_bytes());
+                        }
+                    }
+                    for limit in [f32::MAX, 0.5, -1e9] {
+                        let room = blocks * LANES;
+                        let scan = |k: Kernels| {
+                            let (mut scores, mut entries) = (vec![0f32; room], vec![0u32; room]);
+                            let found = if is4 {
+                                let q = ScanQuery { table: &four[..], scale: 0.01, bias: -3.0, base: 0.25, limit };
+                                k.scan4(&data[start..], &q, 100, &mut scores, &mut entries)
+                            } else {
+                                let q = ScanQuery { table: &eight[..], scale: 1.0, bias: 0.0, base: 0.25, limit };
+                                k.scan8(&data[start..], &q, 100, &mut scores, &mut entries)
+                            };
+                            let bits: Vec<u32> = scores[..found].iter().map(|x| x.to_bits()).collect();
+                            (bits, entries[..found].to_vec())
+                        };
+                        let want = scan(scalar());
+                        assert!(limit != f32::MAX || want.1.len() == room);
+                        for k in others() {
+                            assert_eq!(want, scan(k), "{k:?} m={m} blocks={blocks} 4-bit={is4}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn portable_kernels_are_bit_equal() {
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    for d in [8, 16, 32, 256, 1024] {
+        let x = reals(&mut rng, d);
+        let words = reals(&mut rng, d * 256);
+        let mean = reals(&mut rng, d);
+        let rows = reals(&mut rng, d * LANES);
+        let run = |k: Kernels| {
+            let mut h = x.clone();
+            k.hadamard(&mut h);
+            let (mut c4, mut c8) = (vec![0u8; d / 4], vec![0u8; d / 4]);
+            k.encode::<16>(&x, 4, &words[..d * 16], &mut c4);
+            k.encode::<256>(&x, 4, &words, &mut c8);
+            let mut products = vec![0f32; 256];
+            k.word_products(&x, &words, &mut products);
+            let mut panel = vec![0f32; d * LANES];
+            k.pack_panel(&rows, d, &mean, &mut panel);
+            (h, c4, c8, products, panel, k.count_at_most(&words, 0.25))
+        };
+        let want = run(scalar());
+        assert_eq!(want.5, words.iter().filter(|&&w| w <= 0.25).count());
+        assert_eq!(want.4[16 + 3], rows[3 * d + 1] - mean[1]);
+        for k in others() {
+            assert!(want == run(k), "{k:?} d={d}");
+        }
+    }
+}

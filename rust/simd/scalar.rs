@@ -1,0 +1,166 @@
+//! The kernels in plain Rust: they define the answer of every other instruction set.
+
+use super::{LANES, ScanQuery, TILE_LANES, Tile};
+use half::f16;
+
+/// Partial sums of the direct distances; fixed so that every instruction set adds in the same order.
+pub const SUMS: usize = 64;
+
+/// Scores `rows` (q × d, q ≤ 12) against two panels (each d × 16): `offsets[j] + scale * ⟨row_i, key_j⟩`.
+pub fn score_tile(
+    rows: &[f32],
+    d: usize,
+    panels: &[f32],
+    offsets: &[f32],
+    scale: f32,
+    limits: &[f32],
+    tile: &mut Tile,
+) {
+    let (left, right) = panels.split_at(d * LANES);
+    for (i, row) in rows.chunks_exact(d).enumerate() {
+        let mut products = [0f32; TILE_LANES];
+        for ((&x, l), r) in row.iter().zip(left.as_chunks::<LANES>().0).zip(right.as_chunks::<LANES>().0) {
+            for j in 0..LANES {
+                products[j] += x * l[j];
+                products[j + LANES] += x * r[j];
+            }
+        }
+        let mut hits = 0;
+        for j in 0..TILE_LANES {
+            let score = offsets[j] + scale * products[j];
+            tile.scores[i][j] = score;
+            hits |= u32::from(score <= limits[i]) << j;
+        }
+        tile.hits[i] = hits;
+    }
+}
+
+/// Adds the 64 partial sums in a fixed tree.
+#[inline(always)]
+pub fn fold(mut sums: [f32; SUMS]) -> f32 {
+    let mut half = SUMS / 2;
+    while half >= 1 {
+        for i in 0..half {
+            sums[i] += sums[i + half];
+        }
+        half /= 2;
+    }
+    sums[0]
+}
+
+#[inline(always)]
+fn sum_terms<T: Copy>(a: &[f32], b: &[T], term: impl Fn(f32, T) -> f32) -> f32 {
+    let mut sums = [0f32; SUMS];
+    for (a, b) in a.chunks(SUMS).zip(b.chunks(SUMS)) {
+        for ((sum, &a), &b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += term(a, b);
+        }
+    }
+    fold(sums)
+}
+
+/// Squared L2 distance.
+#[inline(always)]
+pub fn l2_f32(a: &[f32], b: &[f32]) -> f32 {
+    sum_terms(a, b, |a, b| (a - b) * (a - b))
+}
+
+/// Squared L2 distance to an f16 key.
+#[inline(always)]
+pub fn l2_f16(a: &[f32], b: &[f16]) -> f32 {
+    sum_terms(a, b, |a, b| (a - b.to_f32()) * (a - b.to_f32()))
+}
+
+/// Inner product.
+#[inline(always)]
+pub fn ip_f32(a: &[f32], b: &[f32]) -> f32 {
+    sum_terms(a, b, |a, b| a * b)
+}
+
+/// Inner product with an f16 key.
+#[inline(always)]
+pub fn ip_f16(a: &[f32], b: &[f16]) -> f32 {
+    sum_terms(a, b, |a, b| a * b.to_f32())
+}
+
+/// Scans blocks of 4-bit codes; see [`super::Kernels::scan4`].
+pub fn scan4(blocks: &[u8], query: &ScanQuery<u8>, first: u32, scores: &mut [f32], entries: &mut [u32]) -> usize {
+    let units = query.table.len() / 128;
+    let mut found = 0;
+    for (b, block) in blocks.chunks_exact(units * 64 + 128).enumerate() {
+        let (codes, factors) = block.split_at(units * 64);
+        let mut sums = [0u32; LANES];
+        for (unit, tables) in codes.chunks_exact(64).zip(query.table.chunks_exact(128)) {
+            for lane in 0..4 {
+                let (low, high) = (&tables[lane * 16..][..16], &tables[64 + lane * 16..][..16]);
+                for v in 0..LANES {
+                    let byte = usize::from(unit[lane * 16 + v]);
+                    sums[v] += u32::from(low[byte & 15]) + u32::from(high[byte >> 4]);
+                }
+            }
+        }
+        let sums = sums.map(|s| s as f32 * query.scale + query.bias);
+        found += keep(
+            &sums,
+            factors,
+            query.base,
+            query.limit,
+            first + (b * LANES) as u32,
+            &mut scores[found..],
+            &mut entries[found..],
+        );
+    }
+    found
+}
+
+/// Scans blocks of 8-bit codes; see [`super::Kernels::scan8`].
+#[inline(always)]
+pub fn scan8(blocks: &[u8], query: &ScanQuery<f32>, first: u32, scores: &mut [f32], entries: &mut [u32]) -> usize {
+    let m = query.table.len() / 256;
+    let mut found = 0;
+    for (b, block) in blocks.chunks_exact(m * LANES + 128).enumerate() {
+        let (codes, factors) = block.split_at(m * LANES);
+        let mut sums = [0f32; LANES];
+        for (codes, table) in codes.as_chunks::<LANES>().0.iter().zip(query.table.chunks_exact(256)) {
+            for (sum, &code) in sums.iter_mut().zip(codes) {
+                *sum += table[usize::from(code)];
+            }
+        }
+        found += keep(
+            &sums,
+            factors,
+            query.base,
+            query.limit,
+            first + (b * LANES) as u32,
+            &mut scores[found..],
+            &mut entries[found..],
+        );
+    }
+    found
+}
+
+/// The end of a block: scores `(base + A) + B * sum`, those at most `limit` are kept.
+#[inline(always)]
+pub fn keep(
+    sums: &[f32; LANES],
+    factors: &[u8],
+    base: f32,
+    limit: f32,
+    first: u32,
+    scores: &mut [f32],
+    entries: &mut [u32],
+) -> usize {
+    let factor = |i: usize| f32::from_le_bytes(std::array::from_fn(|byte| factors[4 * i + byte]));
+    let mut found = 0;
+    for (v, sum) in sums.iter().enumerate() {
+        let score = (base + factor(v)) + factor(LANES + v) * sum;
+        if score <= limit {
+            scores[found] = score;
+            entries[found] = first + v as u32;
+            found += 1;
+        }
+    }
+    found
+}
+
+pub use super::portable::{count_at_most, encode, hadamard, pack_panel, word_products};
