@@ -6,6 +6,7 @@
 
 mod codebook;
 mod lists;
+mod rotation;
 
 use crate::Metric;
 use crate::Result;

@@ -3,7 +3,10 @@
 //! In: a [`Corpus`] (views of mapped files) and queries; out: [`Hits`]. The answer does not depend on the batch that
 //! a query came in nor on the number of threads. Equal distances are ordered by id.
 
+pub(crate) mod exact;
 mod pool;
+pub(crate) mod select;
+pub(crate) mod sweep;
 
 use crate::index::{Codebook, Lists};
 use crate::keys::KeyBlock;
@@ -71,4 +74,17 @@ pub struct Hits {
 pub fn search(corpus: &Corpus, queries: &[f32], request: &Request, pool: &Pool, cancel: &AtomicBool) -> Result<Hits> {
     let _ = (corpus, queries, request, pool, cancel);
     unimplemented!()
+}
+
+/// (score, id) of neighbours; scores are minimised (inner products are negated).
+pub(crate) type Found = Vec<(f32, u64)>;
+
+/// Sorts by (score, id) and keeps `k`.
+pub(crate) fn best(found: &mut Found, k: usize) {
+    let order = |a: &(f32, u64), b: &(f32, u64)| (a.0 + 0.0).total_cmp(&(b.0 + 0.0)).then(a.1.cmp(&b.1));
+    if found.len() > k && k > 0 {
+        found.select_nth_unstable_by(k - 1, order);
+        found.truncate(k);
+    }
+    found.sort_unstable_by(order);
 }

@@ -110,8 +110,8 @@ macro_rules! portable_kernels {
             $portable::encode::<C>(x, dsub, words, codes)
         }
         #[target_feature(enable = $features)]
-        pub fn pack_panel(rows: &[f32], d: usize, mean: &[f32], panel: &mut [f32]) {
-            $portable::pack_panel(rows, d, mean, panel)
+        pub fn pack_panel(rows: &[f32], d: usize, panel: &mut [f32]) {
+            $portable::pack_panel(rows, d, panel)
         }
     };
 }
@@ -234,9 +234,9 @@ impl Kernels {
         dispatch!(self, encode::<C>, x, dsub, words, codes)
     }
 
-    /// Packs 16 rows of length `d`, less `mean`, into a panel (d × 16).
-    pub fn pack_panel(&self, rows: &[f32], d: usize, mean: &[f32], panel: &mut [f32]) {
-        assert!(rows.len() == LANES * d && panel.len() == rows.len() && mean.len() == d);
-        dispatch!(self, pack_panel, rows, d, mean, panel)
+    /// Packs 16 rows of length `d` into a panel (d × 16).
+    pub fn pack_panel(&self, rows: &[f32], d: usize, panel: &mut [f32]) {
+        assert!(rows.len() == LANES * d && panel.len() == rows.len());
+        dispatch!(self, pack_panel, rows, d, panel)
     }
 }

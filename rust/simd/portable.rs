@@ -66,13 +66,13 @@ pub fn encode<const C: usize>(x: &[f32], dsub: usize, words: &[f32], codes: &mut
     }
 }
 
-/// Copies 16 rows of length `d` into a panel (d × 16), subtracting `mean`.
+/// Copies 16 rows of length `d` into a panel (d × 16).
 #[inline(always)]
-pub fn pack_panel(rows: &[f32], d: usize, mean: &[f32], panel: &mut [f32]) {
+pub fn pack_panel(rows: &[f32], d: usize, panel: &mut [f32]) {
     let row: [&[f32]; LANES] = std::array::from_fn(|lane| &rows[lane * d..(lane + 1) * d]);
-    for (t, (out, &mean)) in panel.as_chunks_mut::<LANES>().0.iter_mut().zip(mean).enumerate() {
+    for (t, out) in panel.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
         for lane in 0..LANES {
-            out[lane] = row[lane][t] - mean;
+            out[lane] = row[lane][t];
         }
     }
 }
