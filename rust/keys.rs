@@ -38,7 +38,17 @@ impl KeyRows<'_> {
     }
 }
 
-impl KeyBlock<'_> {
+impl<'a> KeyBlock<'a> {
+    /// The keys at positions `span`.
+    pub fn slice(&self, span: Range<usize>) -> KeyBlock<'a> {
+        let scalars = span.start * self.d..span.end * self.d;
+        let rows = match self.rows {
+            KeyRows::F32(x) => KeyRows::F32(&x[scalars]),
+            KeyRows::F16(x) => KeyRows::F16(&x[scalars]),
+        };
+        KeyBlock { first_id: self.first_id + span.start as u64, d: self.d, rows }
+    }
+
     /// Number of keys.
     pub fn n(&self) -> usize {
         self.rows.len() / self.d.max(1)

@@ -1,13 +1,54 @@
 //! What all lists of a store share: centroids, rotation, product-quantiser words, calibration.
+//!
+//! Sections: *Parameters* JSON of [`Parameters`]; *Centroids* nlist × d f32; *Words* m × dsub × 2^bits f32; *Derived*
+//! f32: the mean that is subtracted first (d; zero for inner products), then for the centroids less the mean, padded to
+//! whole tiles of 32, |c|² (padding +∞; zero for inner products), then the centroids in panels of d × 16.
 
-use crate::sections::SectionSource;
+use super::quantiser::Shape;
+use super::rotation::Rotation;
+use crate::search::sweep::Panels;
+use crate::sections::{SectionKind, SectionSource, typed};
+use crate::simd::TILE_LANES;
 use crate::{Metric, Result};
+use serde::{Deserialize, Serialize};
+
+/// Greatest dimension of a key.
+pub const MOST_DIMENSIONS: usize = 1 << 16;
+
+/// The Parameters section.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Parameters {
+    /// Dimension of the keys.
+    pub d: usize,
+    /// How keys are compared.
+    pub metric: Metric,
+    /// Number of lists.
+    pub nlist: usize,
+    /// Sub-quantisers.
+    pub m: usize,
+    /// Bits per sub-quantiser.
+    pub bits: u8,
+    /// Dimensions per sub-quantiser.
+    pub dsub: usize,
+    /// Seed of every random choice, the rotation among them.
+    pub seed: u64,
+    /// Lists that a search scans by default.
+    pub default_nprobe: usize,
+    /// Softmax temperature from the store's own distances.
+    pub default_temperature: f32,
+    /// Number of entries that it was trained for.
+    pub trained_on: u64,
+}
 
 /// A trained codebook: views of the sections of its segment file.
 pub struct Codebook<'a> {
-    d: usize,
-    metric: Metric,
-    source: &'a dyn SectionSource,
+    pub(crate) parameters: Parameters,
+    pub(crate) centroids: &'a [f32],
+    pub(crate) words: &'a [f32],
+    pub(crate) mean: &'a [f32],
+    pub(crate) norms: &'a [f32],
+    pub(crate) panels: &'a [f32],
+    pub(crate) rotation: Rotation,
 }
 
 impl<'a> Codebook<'a> {
@@ -16,52 +57,116 @@ impl<'a> Codebook<'a> {
     /// # Errors
     /// `Format`, naming the file, for sections that do not fit together.
     pub fn open(source: &'a dyn SectionSource, d: usize, metric: Metric) -> Result<Codebook<'a>> {
-        Ok(Codebook { d, metric, source })
+        let p: Parameters = serde_json::from_slice(source.section(SectionKind::Parameters)?).map_err(|e| {
+            source.format_error(format!("the codebook's parameters are not the expected JSON ({e}); build again"))
+        })?;
+        let wrong = |what: &str, expected: String, found: String| {
+            source.format_error(format!(
+                "codebook {what}: expected {expected}, found {found}; restore the file or build again"
+            ))
+        };
+        if p.d != d || p.metric != metric {
+            return Err(wrong("keys", format!("d = {d}, {metric:?}"), format!("d = {}, {:?}", p.d, p.metric)));
+        }
+        let fits = p.m.checked_mul(p.dsub).is_some_and(|padded| padded >= d && padded <= 16 * MOST_DIMENSIONS);
+        if !(1..=MOST_DIMENSIONS).contains(&d)
+            || !fits
+            || !matches!(p.bits, 4 | 8)
+            || (p.bits == 4 && !p.m.is_multiple_of(8))
+        {
+            return Err(wrong("code", format!("m × dsub to cover d = {d}, 4 or 8 bits"), format!("{p:?}")));
+        }
+        if p.nlist < 1
+            || p.default_nprobe < 1
+            || p.default_nprobe > p.nlist
+            || p.default_temperature.is_nan()
+            || p.default_temperature <= 0.0
+        {
+            return Err(wrong("parameters", "1 ≤ default_nprobe ≤ nlist, temperature > 0".into(), format!("{p:?}")));
+        }
+        let floats = |kind: SectionKind, expected: Option<usize>| -> Result<&'a [f32]> {
+            let found: &[f32] = typed(source, kind)?;
+            if expected != Some(found.len()) {
+                let expected = expected.map_or("fewer".into(), |n| n.to_string());
+                return Err(wrong(&format!("{kind:?}"), format!("{expected} floats"), found.len().to_string()));
+            }
+            Ok(found)
+        };
+        let centroids = floats(SectionKind::Centroids, p.nlist.checked_mul(d))?;
+        let words = floats(SectionKind::Words, (p.m * p.dsub).checked_mul(1 << p.bits))?;
+        let padded = p.nlist.checked_next_multiple_of(TILE_LANES);
+        let derived = padded.and_then(|n| n.checked_mul(d + 1)?.checked_add(d));
+        let derived = floats(SectionKind::Derived, derived)?;
+        let (mean, rest) = derived.split_at(d);
+        let (norms, panels) = rest.split_at(p.nlist.next_multiple_of(TILE_LANES));
+        let rotation = Rotation::new(d, p.seed);
+        Ok(Codebook { parameters: p, centroids, words, mean, norms, panels, rotation })
     }
 
     /// Dimension of the keys.
     pub fn d(&self) -> usize {
-        self.d
+        self.parameters.d
     }
 
     /// How keys are compared.
     pub fn metric(&self) -> Metric {
-        self.metric
+        self.parameters.metric
     }
 
     /// Number of lists.
     pub fn nlist(&self) -> usize {
-        let _ = self.source;
-        unimplemented!()
+        self.parameters.nlist
     }
 
     /// Number of sub-quantisers.
     pub fn m(&self) -> usize {
-        unimplemented!()
+        self.parameters.m
     }
 
     /// Bits per sub-quantiser: 4 or 8.
     pub fn bits(&self) -> u8 {
-        unimplemented!()
+        self.parameters.bits
     }
 
     /// Bytes of one entry's code, without its two factors.
     pub fn code_bytes(&self) -> usize {
-        unimplemented!()
+        self.shape().code_bytes()
     }
 
     /// Lists that a search scans when not told otherwise.
     pub fn default_nprobe(&self) -> usize {
-        unimplemented!()
+        self.parameters.default_nprobe
     }
 
-    /// Softmax temperature that fits the distances of this store, for use before tuning.
+    /// Softmax temperature that fits the distances of this store, for use before tuning: a sixth of the median over
+    /// sampled stored keys of d_k − d_1 among their own neighbours, k = 1024 (or a tenth of a smaller store).
     pub fn default_temperature(&self) -> f32 {
-        unimplemented!()
+        self.parameters.default_temperature
     }
 
     /// Seed that it was trained with.
     pub fn seed(&self) -> u64 {
-        unimplemented!()
+        self.parameters.seed
+    }
+
+    pub(crate) fn shape(&self) -> Shape {
+        let p = &self.parameters;
+        Shape { m: p.m, bits: p.bits, dsub: p.dsub }
+    }
+
+    /// Bytes of a block of 16 entries: codes, then factors.
+    pub(crate) fn block_bytes(&self) -> usize {
+        self.shape().code_bytes() * crate::simd::LANES + crate::simd::FACTOR_BYTES
+    }
+
+    /// Centroids for the coarse step: score + |q|² = |q − c|², or score = −⟨q, c⟩.
+    pub(crate) fn coarse(&self) -> Panels<'_> {
+        let scale = if self.metric() == Metric::L2 { -2.0 } else { -1.0 };
+        Panels { d: self.d(), data: self.panels, offsets: self.norms, scale }
+    }
+
+    /// Centroid `list` in the space of the keys.
+    pub(crate) fn centroid(&self, list: usize) -> &[f32] {
+        &self.centroids[list * self.d()..(list + 1) * self.d()]
     }
 }

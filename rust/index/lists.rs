@@ -1,14 +1,26 @@
 //! The lists of one segment: which entries each centroid holds, their codes and factors.
+//!
+//! Sections: *ListOffsets* nlist + 1 u64, in entries; *ListIds* u32, id less the segment's first id, ascending within a
+//! list; *Codes* blocks of 16 entries, codes then factors as [`crate::simd::Kernels::scan4`] and
+//! [`crate::simd::Kernels::scan8`] read them. A list begins at a block of its own; the rest of its last block has
+//! A = +∞, which no limit lets pass.
 
 use super::Codebook;
-use crate::Result;
-use crate::sections::SectionSource;
+use crate::sections::{SectionKind, SectionSource, typed};
+use crate::simd::LANES;
+use crate::{Error, Result};
 use std::ops::Range;
 
 /// Lists of one segment: views of the sections of its file.
 pub struct Lists<'a> {
     first_id: u64,
     n: u64,
+    offsets: &'a [u64],
+    /// First block of each list, and the end.
+    blocks: Vec<usize>,
+    ids: &'a [u32],
+    codes: &'a [u8],
+    block_bytes: usize,
     source: &'a dyn SectionSource,
 }
 
@@ -18,33 +30,127 @@ impl<'a> Lists<'a> {
     /// # Errors
     /// `Format`, naming the file, for offsets that are not monotone or lengths that do not fit.
     pub fn open(source: &'a dyn SectionSource, codebook: &Codebook, first_id: u64, n: u64) -> Result<Lists<'a>> {
-        let _ = codebook;
-        Ok(Lists { first_id, n, source })
+        let wrong = |what: &str, expected: String, found: String| {
+            source.format_error(format!("{what}: expected {expected}, found {found}; restore the file or build again"))
+        };
+        let offsets: &[u64] = typed(source, SectionKind::ListOffsets)?;
+        let ids: &[u32] = typed(source, SectionKind::ListIds)?;
+        let codes = source.section(SectionKind::Codes)?;
+        let block_bytes = codebook.block_bytes();
+        if offsets.len() != codebook.nlist() + 1 {
+            return Err(wrong("list offsets", format!("{}", codebook.nlist() + 1), offsets.len().to_string()));
+        }
+        if offsets[0] != 0 || !offsets.is_sorted() || offsets[offsets.len() - 1] != ids.len() as u64 {
+            let last = offsets[offsets.len() - 1];
+            return Err(wrong("list offsets", format!("ascending from 0 to {}", ids.len()), format!("end {last}")));
+        }
+        if ids.len() as u64 > n || n > u64::from(u32::MAX) {
+            return Err(wrong("entries in lists", format!("at most {n}, below 2³²"), ids.len().to_string()));
+        }
+        let mut blocks = Vec::with_capacity(offsets.len());
+        let mut total = 0;
+        blocks.push(0);
+        for pair in offsets.windows(2) {
+            total += ((pair[1] - pair[0]) as usize).div_ceil(LANES);
+            blocks.push(total);
+        }
+        if total.checked_mul(block_bytes) != Some(codes.len()) {
+            return Err(wrong(
+                "codes",
+                format!("{total} blocks of {block_bytes} bytes"),
+                format!("{} bytes", codes.len()),
+            ));
+        }
+        if first_id.checked_add(n).is_none_or(|end| end > i64::MAX as u64) {
+            return Err(wrong("ids", "below 2⁶³".into(), format!("{n} from {first_id}")));
+        }
+        Ok(Lists { first_id, n, offsets, blocks, ids, codes, block_bytes, source })
     }
 
     /// Ids that the entries lie in.
     pub fn ids(&self) -> Range<u64> {
-        let _ = self.source;
         self.first_id..self.first_id + self.n
     }
 
     /// Number of entries.
     pub fn len(&self) -> usize {
-        unimplemented!()
+        self.ids.len()
     }
 
     /// Whether there is no entry.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.ids.is_empty()
     }
 
     /// Bytes of all sections.
     pub fn bytes(&self) -> u64 {
-        unimplemented!()
+        (self.offsets.len() * 8 + self.ids.len() * 4 + self.codes.len()) as u64
     }
 
     /// Number of entries of every list.
     pub fn lengths(&self) -> impl Iterator<Item = usize> + '_ {
-        std::iter::empty()
+        self.offsets.windows(2).map(|pair| (pair[1] - pair[0]) as usize)
+    }
+
+    /// Checks every id: in range and none twice. Reads the whole section.
+    ///
+    /// # Errors
+    /// `Format` names the first wrong one.
+    pub fn verify(&self) -> Result<()> {
+        let mut seen = vec![false; self.n as usize];
+        for (position, &id) in self.ids.iter().enumerate() {
+            match seen.get_mut(id as usize) {
+                Some(seen) if !*seen => *seen = true,
+                Some(_) => return Err(self.wrong(format!("entry {position} in list order repeats id {id}"))),
+                None => return Err(self.bad_id(position)),
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn wrong(&self, message: String) -> Error {
+        self.source.format_error(format!("{message}; restore the file or build again"))
+    }
+
+    fn bad_id(&self, position: usize) -> Error {
+        let found = self.ids.get(position).map_or("no id".into(), |id| id.to_string());
+        self.wrong(format!("entry {position} in list order: expected an id below {}, found {found}", self.n))
+    }
+
+    /// Length of `list`.
+    pub(crate) fn list_len(&self, list: usize) -> usize {
+        (self.offsets[list + 1] - self.offsets[list]) as usize
+    }
+
+    /// Blocks of `list` and the position (in list order) of its first entry.
+    pub(crate) fn list(&self, list: usize) -> (&'a [u8], u32) {
+        let span = self.blocks[list] * self.block_bytes..self.blocks[list + 1] * self.block_bytes;
+        (&self.codes[span], self.offsets[list] as u32)
+    }
+
+    /// Id of the entry at `position` in list order, for ordering: damaged ones give a large number.
+    pub(crate) fn order(&self, position: u32) -> u64 {
+        self.ids.get(position as usize).map_or(u64::MAX, |&id| self.first_id + u64::from(id))
+    }
+
+    /// Id of the entry at `position` in list order.
+    pub(crate) fn id(&self, position: u32) -> Result<u64> {
+        match self.ids.get(position as usize) {
+            Some(&id) if u64::from(id) < self.n => Ok(self.first_id + u64::from(id)),
+            _ => Err(self.bad_id(position as usize)),
+        }
+    }
+
+    /// List and block bytes of the entry at `position`, and its lane in the block.
+    pub(crate) fn block_of(&self, position: usize) -> (usize, &'a [u8], usize) {
+        let list = self.offsets.partition_point(|&o| o <= position as u64) - 1;
+        let within = position - self.offsets[list] as usize;
+        let block = self.blocks[list] + within / LANES;
+        (list, &self.codes[block * self.block_bytes..(block + 1) * self.block_bytes], within % LANES)
+    }
+
+    /// Ids less the first, in list order.
+    pub(crate) fn relative_ids(&self) -> &'a [u32] {
+        self.ids
     }
 }

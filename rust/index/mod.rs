@@ -4,9 +4,17 @@
 //! key to its nearest centroid, encodes its residual and writes the list sections; [`Codebook`] and [`Lists`] view
 //! those sections for [`crate::search`].
 
+mod block;
+mod calibration;
 mod codebook;
+mod decode;
+mod kmeans;
 mod lists;
+mod memory;
+pub(crate) mod quantiser;
 mod rotation;
+mod trainer;
+mod writer;
 
 use crate::Metric;
 use crate::Result;
@@ -15,6 +23,7 @@ use crate::search::Pool;
 use crate::sections::SectionSink;
 pub use codebook::Codebook;
 pub use lists::Lists;
+pub use memory::Memory;
 use std::sync::atomic::AtomicBool;
 
 /// What the caller may choose about an index.
@@ -62,12 +71,11 @@ pub fn train(
     cancel: &AtomicBool,
     sink: &mut dyn SectionSink,
 ) -> Result<()> {
-    let _ = (keys, metric, params, pool, progress, cancel, sink);
-    unimplemented!()
+    trainer::train(keys, metric, params, pool, progress, cancel, sink)
 }
 
 /// Assigns and encodes `keys` (ascending disjoint id ranges) and writes the list sections (ListOffsets, ListIds,
-/// Codes, Factors). Ids are stored relative to `keys[0].first_id`. Memory: 4 bytes per key and a bounded buffer.
+/// Codes). Ids are stored relative to `keys[0].first_id`. Memory: 4 bytes per key and a bounded buffer.
 ///
 /// # Errors
 /// `Argument` for no keys, a wrong dimension or ids that span more than 2³² ; `Interrupted` once `cancel` is set;
@@ -80,8 +88,7 @@ pub fn write_lists(
     cancel: &AtomicBool,
     sink: &mut dyn SectionSink,
 ) -> Result<()> {
-    let _ = (codebook, keys, pool, progress, cancel, sink);
-    unimplemented!()
+    writer::write_lists(codebook, keys, pool, progress, cancel, sink)
 }
 
 /// Decoded approximations of entries, `ids.len() × d`. Reads the ids section once: for many ids at a time.
@@ -89,6 +96,5 @@ pub fn write_lists(
 /// # Errors
 /// `Argument` names the first id that is in none of the lists; `Format` for damaged lists.
 pub fn reconstruct(codebook: &Codebook, lists: &[Lists], ids: &[u64]) -> Result<Vec<f32>> {
-    let _ = (codebook, lists, ids);
-    unimplemented!()
+    decode::reconstruct(codebook, lists, ids)
 }

@@ -39,6 +39,19 @@ impl<'k> Rows<'k> {
         Rows { blocks: blocks.to_vec(), starts }
     }
 
+    /// At most about `most` rows, evenly spread in runs of 256; all, if there are no more.
+    pub fn part(&self, most: usize) -> Rows<'k> {
+        const RUN: usize = 256;
+        let every = self.len().div_ceil(most.max(1));
+        if every <= 1 {
+            return Rows::new(&self.blocks);
+        }
+        let runs = self.blocks.iter().flat_map(|block| {
+            (0..block.n()).step_by(RUN * every).map(|start| block.slice(start..block.n().min(start + RUN)))
+        });
+        Rows::new(&runs.collect::<Vec<_>>())
+    }
+
     /// Number of rows.
     pub fn len(&self) -> usize {
         self.starts[self.blocks.len()]
@@ -185,14 +198,14 @@ impl Job<'_, '_> {
             for (i, (query, nearest)) in self.queries.chunks(self.d).zip(&mut nearest).enumerate() {
                 let score = self.rows.score(self.kernels, self.metric, query, row);
                 if score <= nearest.limit() && !self.is_excluded(i, position) {
-                    nearest.push(self.kernels, score, position, |p| u64::from(p));
+                    nearest.push(self.kernels, score, position, u64::from);
                 }
             }
         }
         Ok(nearest
             .into_iter()
             .map(|mut nearest| {
-                nearest.cut(self.kernels, |p| u64::from(p));
+                nearest.cut(self.kernels, u64::from);
                 let pairs = nearest.scores().iter().zip(nearest.entries());
                 pairs.map(|(&score, &position)| (score, self.id(position))).collect()
             })
@@ -299,7 +312,7 @@ impl Margins<'_, '_> {
             let norm = if job.metric == Metric::L2 { margin.norm } else { 0.0 };
             let q = &job.queries[query * job.d..(query + 1) * job.d];
             margin.nearest.rescore(|p| job.rows.score(job.kernels, job.metric, q, job.range.start + p as usize) - norm);
-            margin.nearest.cut(job.kernels, |p| u64::from(p));
+            margin.nearest.cut(job.kernels, u64::from);
             margin.kth = margin.nearest.limit();
             margin.limit = margin.kth + slack;
         }

@@ -4,14 +4,17 @@
 //! a query came in nor on the number of threads. Equal distances are ordered by id.
 
 pub(crate) mod exact;
+mod lists;
 mod pool;
 pub(crate) mod select;
 pub(crate) mod sweep;
+#[cfg(test)]
+mod tests;
 
 use crate::index::{Codebook, Lists};
 use crate::keys::KeyBlock;
-use crate::simd::Isa;
-use crate::{Metric, Result};
+use crate::simd::{Isa, Kernels};
+use crate::{Error, Metric, Result};
 pub use pool::Pool;
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
@@ -72,9 +75,162 @@ pub struct Hits {
 /// `Argument` for k, nprobe or lengths that do not fit; `State` for `exact` or `rerank` without the raw keys;
 /// `Format` for ids outside their segment; `Interrupted` once `cancel` is set.
 pub fn search(corpus: &Corpus, queries: &[f32], request: &Request, pool: &Pool, cancel: &AtomicBool) -> Result<Hits> {
-    let _ = (corpus, queries, request, pool, cancel);
-    unimplemented!()
+    let kernels = check(corpus, queries, request)?;
+    let (k, d, q) = (request.k, corpus.d, queries.len() / corpus.d);
+    let exact = |blocks: &[KeyBlock]| {
+        let rows = exact::Rows::new(blocks);
+        exact::scan(&kernels, corpus.metric, &rows, d, queries, k, request.exclude, pool, cancel)
+    };
+    let mut found = if request.exact {
+        exact(&corpus.keys)?
+    } else {
+        let mut found = approximate(corpus, queries, request, &kernels, pool, cancel)?;
+        if !corpus.unindexed.is_empty() {
+            found.iter_mut().zip(exact(&corpus.unindexed)?).for_each(|(found, more)| found.extend(more));
+        }
+        found
+    };
+    let mut hits = Hits { distances: Vec::with_capacity(q * k), ids: Vec::with_capacity(q * k) };
+    let missing = if corpus.metric == Metric::L2 { f32::INFINITY } else { f32::NEG_INFINITY };
+    for found in &mut found {
+        if corpus.metric == Metric::L2 && !request.exact {
+            // An estimate may fall below zero, a distance may not.
+            found.iter_mut().for_each(|f| f.0 = f.0.max(0.0));
+        }
+        best(found, k);
+        let sign = if corpus.metric == Metric::L2 { 1.0 } else { -1.0 };
+        hits.distances.extend(found.iter().map(|f| sign * f.0));
+        hits.ids.extend(found.iter().map(|f| f.1 as i64));
+        hits.distances.resize(hits.distances.len() + k - found.len(), missing);
+        hits.ids.resize(hits.distances.len(), -1);
+    }
+    Ok(hits)
 }
+
+/// Refuses what cannot be searched; gives the kernels.
+fn check(corpus: &Corpus, queries: &[f32], request: &Request) -> Result<Kernels> {
+    let argument = |message: String| Err(Error::Argument(message));
+    let (d, q) = (corpus.d, queries.len() / corpus.d.max(1));
+    if d == 0 || !queries.len().is_multiple_of(d) {
+        return argument(format!("queries: expected rows of {d} numbers, found {} numbers", queries.len()));
+    }
+    if let Some(i) = queries.iter().position(|x| !x.is_finite()) {
+        return argument(format!(
+            "queries must be finite, found {} in query {}, dimension {}",
+            queries[i],
+            i / d,
+            i % d
+        ));
+    }
+    if request.k < 1 || q.checked_mul(request.k).is_none_or(|n| n > isize::MAX as usize / 8) {
+        return argument(format!("k must be at least 1 and {q} × k must fit memory, found k = {}", request.k));
+    }
+    if request.nprobe == Some(0) {
+        return argument("nprobe must be at least 1, found 0".into());
+    }
+    if request.exclude.is_some_and(|e| e.len() != q) {
+        let found = request.exclude.map_or(0, <[_]>::len);
+        return argument(format!("exclude: expected one id range for each of {q} queries, found {found}"));
+    }
+    let blocks = corpus.keys.iter().chain(&corpus.unindexed);
+    if let Some(block) = blocks.into_iter().find(|b| b.d != d || b.rows.len() % d != 0) {
+        return argument(format!("keys: expected dimension {d}, found {}", block.d));
+    }
+    let indexed = corpus.index.iter().flat_map(|(_, lists)| lists).map(|l| l.len()).sum::<usize>();
+    let waiting = corpus.unindexed.iter().map(KeyBlock::n).sum::<usize>();
+    let raw = corpus.keys.iter().map(KeyBlock::n).sum::<usize>();
+    if (request.exact && raw < indexed + waiting) || (request.rerank == Rerank::Keys && raw < indexed) {
+        let what = if request.exact { "exact=True" } else { "rerank=\"keys\"" };
+        return Err(Error::State(format!(
+            "{what} needs the raw keys of all {} entries, {raw} are kept; create the store with keep_keys",
+            indexed + waiting
+        )));
+    }
+    match request.isa.map_or(Some(Kernels::best()), Kernels::of) {
+        Some(kernels) => Ok(kernels),
+        None => argument(format!("this CPU does not have {:?}", request.isa)),
+    }
+}
+
+/// Candidates from the lists, scored again if asked: the best `k` of each query.
+fn approximate(
+    corpus: &Corpus,
+    queries: &[f32],
+    request: &Request,
+    kernels: &Kernels,
+    pool: &Pool,
+    cancel: &AtomicBool,
+) -> Result<Vec<Found>> {
+    let (d, q) = (corpus.d, queries.len() / corpus.d);
+    let Some((codebook, lists)) = corpus.index.as_ref().filter(|_| q > 0) else {
+        return Ok(vec![Found::new(); q]);
+    };
+    let rows = exact::Rows::new(&corpus.keys);
+    let candidates = if request.rerank == Rerank::Keys { request.k.saturating_mul(2) } else { request.k };
+    let entries = lists.iter().map(Lists::len).sum::<usize>();
+    let nprobe = request.nprobe.unwrap_or(codebook.default_nprobe()).min(codebook.nlist());
+    let tile = QUERY_TILE.min(q.div_ceil(pool.threads()));
+    let tiles = q.div_ceil(tile);
+    // Few queries and much to scan: the threads share the lists of a query.
+    let work = entries as f64 * nprobe as f64 / codebook.nlist() as f64 * tile as f64;
+    let parts = if tiles < pool.threads() && work > 20_000.0 { (pool.threads() / tiles).min(nprobe) } else { 1 };
+    let finish = |i: usize, found: &mut Found| {
+        best(found, candidates);
+        if request.rerank == Rerank::Keys {
+            rescore(kernels, corpus.metric, &rows, &queries[i * d..(i + 1) * d], found)?;
+        }
+        Ok(())
+    };
+    let tasks = pool.map(tiles * parts, |task| -> Result<Vec<Found>> {
+        let (t, part) = (task / parts, task % parts);
+        let span = t * tile..q.min((t + 1) * tile);
+        let scan = lists::Scan {
+            kernels,
+            codebook,
+            lists,
+            queries: &queries[span.start * d..span.end * d],
+            k: candidates.min(entries.max(1)),
+            nprobe,
+            exclude: request.exclude.map(|e| &e[span.clone()]),
+            part,
+            parts,
+            cancel,
+        };
+        let mut found = scan.run()?;
+        if parts == 1 {
+            for (i, found) in span.zip(&mut found) {
+                finish(i, found)?;
+            }
+        }
+        Ok(found)
+    });
+    let mut all = vec![Found::new(); q];
+    for (task, found) in tasks.into_iter().enumerate() {
+        for (i, part) in found?.into_iter().enumerate() {
+            all[task / parts * tile + i].extend(part);
+        }
+    }
+    if parts > 1 {
+        // Only the best of all parts together may be scored again: the answer must not depend on the threads.
+        all.iter_mut().enumerate().try_for_each(|(i, found)| finish(i, found))?;
+    }
+    Ok(all)
+}
+
+/// Scores candidates with their raw keys, in the order of their ids: that is how the keys lie.
+fn rescore(kernels: &Kernels, metric: Metric, rows: &exact::Rows, query: &[f32], found: &mut Found) -> Result<()> {
+    found.sort_unstable_by_key(|f| f.1);
+    for f in found {
+        let row = rows.find(f.1).ok_or_else(|| {
+            Error::State(format!("rerank=\"keys\": the raw key of entry {} is missing; verify the store", f.1))
+        })?;
+        f.0 = rows.score(kernels, metric, query, row);
+    }
+    Ok(())
+}
+
+/// Queries that share the codes of a list.
+const QUERY_TILE: usize = 512;
 
 /// (score, id) of neighbours; scores are minimised (inner products are negated).
 pub(crate) type Found = Vec<(f32, u64)>;

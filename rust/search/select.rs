@@ -92,8 +92,8 @@ impl Nearest {
         &self.entries[..self.len]
     }
 
-    /// Room for `n` candidates more; write them there, then [`Self::advance`]. `id` orders equal scores.
-    pub fn room(&mut self, kernels: &Kernels, n: usize, id: impl Fn(u32) -> u64) -> (&mut [f32], &mut [u32]) {
+    /// Makes room for `n` candidates more, cutting if need be; `id` orders equal scores.
+    pub fn make_room(&mut self, kernels: &Kernels, n: usize, id: impl Fn(u32) -> u64) {
         if self.len + n > self.scores.len() {
             self.cut(kernels, id);
             let capacity = (4 * self.k).max(4096).max(self.len + n);
@@ -102,10 +102,14 @@ impl Nearest {
                 self.entries.resize(capacity, 0);
             }
         }
+    }
+
+    /// The free part: write candidates there, then [`Self::advance`].
+    pub fn free(&mut self) -> (&mut [f32], &mut [u32]) {
         (&mut self.scores[self.len..], &mut self.entries[self.len..])
     }
 
-    /// The first `n` of the room were written.
+    /// The first `n` of the free part were written.
     pub fn advance(&mut self, n: usize) {
         self.len += n;
     }
@@ -153,10 +157,8 @@ impl Nearest {
 
     /// Appends one candidate, cutting when full.
     pub fn push(&mut self, kernels: &Kernels, score: f32, entry: u32, id: impl Fn(u32) -> u64) {
-        let (scores, entries) = self.room(kernels, 1, id);
-        scores[0] = score;
-        entries[0] = entry;
-        self.len += 1;
+        self.make_room(kernels, 1, id);
+        self.append(score, entry);
     }
 
     /// Cuts back to the best `k` and lowers the limit to the k-th score.
@@ -207,8 +209,9 @@ mod tests {
             let kernels = Kernels::best();
             let mut nearest = Nearest::new(k, f32::MAX);
             for (c, part) in scores.chunks(chunk).enumerate() {
+                nearest.make_room(&kernels, part.len(), id);
                 let limit = nearest.limit();
-                let (s, e) = nearest.room(&kernels, part.len(), id);
+                let (s, e) = nearest.free();
                 let mut n = 0;
                 for (i, &score) in part.iter().enumerate() {
                     if score <= limit {

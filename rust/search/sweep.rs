@@ -101,12 +101,10 @@ pub fn sweep(kernels: &Kernels, rows: &[f32], panels: &Panels, sieve: &mut impl 
             let tiles = data.chunks_exact(TILE_LANES * d).zip(offsets.chunks_exact(TILE_LANES));
             for (t, (keys, offsets)) in tiles.enumerate() {
                 kernels.score_tile(group, d, keys, offsets, panels.scale, &limits[..q], &mut tile);
-                for i in 0..q {
-                    if tile.hits[i] != 0 {
-                        let row = g * TILE_ROWS + i;
-                        sieve.take(row, b * block + t * TILE_LANES, &tile.scores[i], tile.hits[i]);
-                        limits[i] = sieve.limit(row);
-                    }
+                for (i, limit) in limits[..q].iter_mut().enumerate().filter(|(i, _)| tile.hits[*i] != 0) {
+                    let row = g * TILE_ROWS + i;
+                    sieve.take(row, b * block + t * TILE_LANES, &tile.scores[i], tile.hits[i]);
+                    *limit = sieve.limit(row);
                 }
             }
         }

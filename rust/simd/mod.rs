@@ -9,6 +9,9 @@
 //!
 //! `scalar.rs` defines every answer; `parity.rs` compares.
 
+// Index loops here name registers.
+#![allow(clippy::needless_range_loop, clippy::too_many_arguments)]
+
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod avx2;
@@ -190,7 +193,7 @@ impl Kernels {
         scores: &mut [f32],
         entries: &mut [u32],
     ) -> usize {
-        assert!(!query.table.is_empty() && query.table.len() % 128 == 0);
+        assert!(!query.table.is_empty() && query.table.len().is_multiple_of(128));
         let room = blocks.len() / (query.table.len() / 2 + FACTOR_BYTES) * LANES;
         assert!(scores.len() >= room && entries.len() >= room, "room for {room} scores, found {}", scores.len());
         dispatch!(self, scan4, blocks, query, first, scores, entries)
@@ -205,7 +208,7 @@ impl Kernels {
         scores: &mut [f32],
         entries: &mut [u32],
     ) -> usize {
-        assert!(!query.table.is_empty() && query.table.len() % 256 == 0);
+        assert!(!query.table.is_empty() && query.table.len().is_multiple_of(256));
         let room = blocks.len() / (query.table.len() / 16 + FACTOR_BYTES) * LANES;
         assert!(scores.len() >= room && entries.len() >= room, "room for {room} scores, found {}", scores.len());
         dispatch!(self, scan8, blocks, query, first, scores, entries)

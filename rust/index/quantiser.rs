@@ -1,0 +1,225 @@
+//! Product quantiser of unit residuals (Jégou et al. 2011) and the two factors that make its estimates unbiased.
+//!
+//! A rotated unit residual u is cut into m parts of dsub coordinates; each is replaced by the nearest of c words. The
+//! distance estimate uses s = |r| / ⟨û, u⟩ instead of |r| (as RaBitQ does, Gao & Long 2024): coding the direction and storing
+//! the length moved recall@1024 from .67 to .80 at equal bytes on transformer states.
+
+use super::kmeans::{Matrix, below, stratified};
+use crate::search::Pool;
+use crate::simd::Kernels;
+use crate::{Metric, Result};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+const ITERATIONS: usize = 12;
+
+/// Shape of the codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Sub-quantisers; with 4 bits a multiple of 8 (padding ones have zero words).
+    pub m: usize,
+    /// Bits per code: 4 or 8.
+    pub bits: u8,
+    /// Dimensions of a sub-quantiser; m · dsub ≥ d, coordinates from d on are zero.
+    pub dsub: usize,
+}
+
+impl Shape {
+    /// Words per sub-quantiser.
+    pub fn words(&self) -> usize {
+        1 << self.bits
+    }
+
+    /// Bytes of the code of an entry.
+    pub fn code_bytes(&self) -> usize {
+        self.m * usize::from(self.bits) / 8
+    }
+
+    /// Length of a padded vector.
+    pub fn padded(&self) -> usize {
+        self.m * self.dsub
+    }
+}
+
+/// Learns the words (m × dsub × c, dimension-major) from rotated, padded unit residuals.
+pub fn learn(kernels: &Kernels, shape: Shape, sample: &Matrix, seed: u64, pool: &Pool) -> Vec<f32> {
+    let parts = pool.map(shape.m, |j| {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x776f_7264 ^ (j as u64) << 32);
+        let part: Vec<f32> =
+            (0..sample.n()).flat_map(|i| &sample.row(i)[j * shape.dsub..(j + 1) * shape.dsub]).copied().collect();
+        match shape.bits {
+            4 => learn_part::<16>(kernels, shape.dsub, &part, &mut rng),
+            _ => learn_part::<256>(kernels, shape.dsub, &part, &mut rng),
+        }
+    });
+    parts.concat()
+}
+
+fn learn_part<const C: usize>(kernels: &Kernels, dsub: usize, rows: &[f32], rng: &mut ChaCha8Rng) -> Vec<f32> {
+    let n = rows.len() / dsub;
+    let row = |i: usize| &rows[i * dsub..(i + 1) * dsub];
+    let mut words = vec![0f32; dsub * C];
+    // Rows at equal steps of the order along the first coordinate: quantiles where dsub = 1, spread out otherwise.
+    let mut order = stratified(rng, n, 16 * C);
+    order.sort_by(|&a, &b| row(a)[0].total_cmp(&row(b)[0]));
+    for w in 0..C {
+        let i = order[(2 * w + 1) * order.len() / (2 * C)];
+        (0..dsub).for_each(|t| words[t * C + w] = row(i)[t]);
+    }
+    let mut code = [0u8];
+    for _ in 0..ITERATIONS {
+        let (mut sums, mut counts) = (vec![0f64; dsub * C], vec![0u32; C]);
+        for i in 0..n {
+            kernels.encode::<C>(row(i), dsub, &words, &mut code);
+            let w = usize::from(code[0]);
+            counts[w] += 1;
+            (0..dsub).for_each(|t| sums[t * C + w] += f64::from(row(i)[t]));
+        }
+        for w in 0..C {
+            let again = below(rng, n);
+            for t in 0..dsub {
+                words[t * C + w] =
+                    if counts[w] > 0 { (sums[t * C + w] / f64::from(counts[w])) as f32 } else { row(again)[t] };
+            }
+        }
+    }
+    words
+}
+
+/// Turns residuals into codes.
+pub struct Encoder<'e> {
+    /// Kernels.
+    pub kernels: Kernels,
+    /// Shape of the codes.
+    pub shape: Shape,
+    /// Words, m × dsub × c.
+    pub words: &'e [f32],
+    /// How keys are compared.
+    pub metric: Metric,
+}
+
+impl Encoder<'_> {
+    /// Codes a rotated, padded residual, which is scaled to length one on the way; `centroid` is the rotated, padded
+    /// centroid. `codes` has m bytes, `word` is scratch of the padded length. Returns the factors (A, B).
+    pub fn encode(&self, residual: &mut [f32], centroid: &[f32], codes: &mut [u8], word: &mut [f32]) -> (f32, f32) {
+        let norm2 = self.kernels.ip_f32(residual, residual);
+        let norm = norm2.sqrt();
+        if norm > 0.0 {
+            let inverse = 1.0 / norm;
+            residual.iter_mut().for_each(|x| *x *= inverse);
+        }
+        match self.shape.bits {
+            4 => self.kernels.encode::<16>(residual, self.shape.dsub, self.words, codes),
+            _ => self.kernels.encode::<256>(residual, self.shape.dsub, self.words, codes),
+        }
+        decode(self.shape, self.words, codes, word);
+        let cosine = self.kernels.ip_f32(residual, word);
+        // A code that points away from its residual carries nothing: fall back to the centroid.
+        let s = if norm > 0.0 && cosine > 1e-3 { norm / cosine } else { 0.0 };
+        match self.metric {
+            Metric::L2 => (norm2 + 2.0 * s * self.kernels.ip_f32(centroid, word), -2.0 * s),
+            Metric::Ip => (0.0, -s),
+        }
+    }
+}
+
+/// The coded direction û (padded length) of m code bytes.
+pub fn decode(shape: Shape, words: &[f32], codes: &[u8], out: &mut [f32]) {
+    let c = shape.words();
+    let tables = words.chunks_exact(shape.dsub * c);
+    for ((part, words), &code) in out.chunks_exact_mut(shape.dsub).zip(tables).zip(codes) {
+        for (x, row) in part.iter_mut().zip(words.chunks_exact(c)) {
+            *x = row[usize::from(code) & (c - 1)];
+        }
+    }
+}
+
+/// Look-up tables of a query for all lists: products of its parts with the words.
+#[derive(Default)]
+pub struct Tables {
+    /// 8-bit codes: m × 256 products. 4-bit codes: scratch of m × 16.
+    pub floats: Vec<f32>,
+    /// 4-bit codes: m × 16 integers from 0 to 127.
+    pub bytes: Vec<u8>,
+    /// Product ≈ scale · Σ integers + bias.
+    pub scale: f32,
+    /// See `scale`.
+    pub bias: f32,
+}
+
+impl Tables {
+    /// Tables for a rotated, padded query.
+    pub fn fill(&mut self, kernels: &Kernels, shape: Shape, words: &[f32], query: &[f32]) -> Result<()> {
+        let c = shape.words();
+        self.floats.resize(shape.m * c, 0.0);
+        let parts = query.chunks_exact(shape.dsub).zip(words.chunks_exact(shape.dsub * c));
+        for ((part, words), out) in parts.zip(self.floats.chunks_exact_mut(c)) {
+            kernels.word_products(part, words, out);
+        }
+        if shape.bits == 4 {
+            self.quantise();
+        }
+        Ok(())
+    }
+
+    /// 7 bits per entry, one step for all tables: two entries add up within a byte, and after a random rotation all
+    /// tables have about the same span.
+    fn quantise(&mut self) {
+        let tables = self.floats.as_chunks::<16>().0;
+        let least = |t: &[f32; 16]| t.iter().copied().fold(f32::INFINITY, f32::min);
+        let most = |t: &[f32; 16]| t.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let span = tables.iter().map(|t| most(t) - least(t)).fold(0f32, f32::max);
+        self.scale = span / 127.0;
+        let inverse = if span > 0.0 { 127.0 / span } else { 0.0 };
+        self.bias = 0.0;
+        self.bytes.clear();
+        for table in tables {
+            let least = least(table);
+            self.bias += least;
+            self.bytes.extend(table.map(|x| ((x - least) * inverse + 0.5) as u8));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand_chacha::rand_core::Rng;
+
+    fn normal(rng: &mut ChaCha8Rng) -> f32 {
+        (0..12).map(|_| rng.next_u32() as f32 / 4_294_967_296.0).sum::<f32>() - 6.0
+    }
+
+    #[test]
+    fn words_and_estimates_are_good() {
+        let (d, shape) = (32, Shape { m: 16, bits: 4, dsub: 2 });
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        let mut sample = Matrix { d, data: (0..d * 3000).map(|_| normal(&mut rng)).collect() };
+        for row in sample.data.chunks_exact_mut(d) {
+            let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+            row.iter_mut().for_each(|x| *x /= norm);
+        }
+        let (kernels, pool) = (Kernels::best(), Pool::get(Some(2)).expect("threads"));
+        let words = learn(&kernels, shape, &sample, 1, &pool);
+        let encoder = Encoder { kernels, shape, words: &words, metric: Metric::L2 };
+        let (mut codes, mut word) = (vec![0u8; 16], vec![0f32; d]);
+        let (centroid, query) = (vec![0.3f32; d], sample.row(7).to_vec());
+        let mut tables = Tables::default();
+        tables.fill(&kernels, shape, &words, &query).expect("fits");
+        let (mut distortion, mut error) = (0f32, 0f32);
+        for i in 0..1000 {
+            let mut r: Vec<f32> = sample.row(i).iter().map(|x| 2.5 * x).collect();
+            let key: Vec<f32> = r.iter().zip(&centroid).map(|(r, c)| r + c).collect();
+            let (a, b) = encoder.encode(&mut r, &centroid, &mut codes, &mut word);
+            distortion += kernels.l2_f32(&r, &word) / 1000.0;
+            let integers: u32 =
+                codes.iter().enumerate().map(|(j, &c)| u32::from(tables.bytes[j * 16 + usize::from(c)])).sum();
+            let product = tables.scale * integers as f32 + tables.bias;
+            let estimate = kernels.l2_f32(&query, &centroid) + a + b * product;
+            error += (estimate - kernels.l2_f32(&query, &key)) / 1000.0;
+        }
+        // The optimal 2-d quantiser of a Gaussian with 16 words has distortion .117 or so.
+        assert!(distortion < 0.14, "distortion {distortion}");
+        assert!(error.abs() < 0.1, "bias {error}");
+    }
+}
