@@ -1,0 +1,130 @@
+"""Checkpoints without pickle: weights for users, and the whole state of a training run for resuming it.
+
+A model folder holds ``config.json`` (with ``"model_type": "knnlm-transformer"``), ``model.safetensors`` and
+``tokenizer.json``. ``training.safetensors`` beside them holds weights, moments of the optimiser, generator states, and in
+its header the JSON state: one file, replaced by one rename, so a kill never leaves halves of two states.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from knnlm.tokens import Tokenizer
+from knnlm.transformer import TransformerConfig, TransformerLM
+
+MODEL_TYPE = "knnlm-transformer"
+CONFIG_FILE, WEIGHTS_FILE, STATE_FILE = "config.json", "model.safetensors", "training.safetensors"
+
+
+def _save_atomically(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, temporary, metadata)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _weights(model: TransformerLM) -> dict[str, torch.Tensor]:
+    """Parameters by name, once each: tied weights have one name in ``named_parameters``."""
+    return {name: p.detach().contiguous().cpu() for name, p in model.named_parameters()}
+
+
+def _copy_weights(model: TransformerLM, tensors: Mapping[str, torch.Tensor], source: Path) -> None:
+    own = dict(model.named_parameters())
+    if set(own) != set(tensors):
+        raise ValueError(
+            f"expected the parameters of {model.config} in {source}, found {len(tensors)} of another model: "
+            f"missing {sorted(set(own) - set(tensors))[:3]}, unknown {sorted(set(tensors) - set(own))[:3]}"
+        )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            if parameter.shape != tensors[name].shape:
+                raise ValueError(
+                    f"expected {name} of shape {tuple(parameter.shape)} in {source}, found {tuple(tensors[name].shape)}"
+                )
+            parameter.copy_(tensors[name])
+
+
+def save_model(folder: str | Path, model: TransformerLM, tokenizer: Tokenizer) -> None:
+    """Write ``config.json``, ``model.safetensors`` and ``tokenizer.json``; each file is whole at any time."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"model_type": MODEL_TYPE, **asdict(model.config)}
+    for name, text in ((CONFIG_FILE, json.dumps(config, indent=1)), ("tokenizer.json", tokenizer.to_json())):
+        temporary = folder / f".{name}.{os.getpid()}.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(folder / name)
+    _save_atomically(_weights(model), folder / WEIGHTS_FILE, {"format": "pt"})
+
+
+def read_config(folder: str | Path) -> TransformerConfig | None:
+    """The sizes of one of our models, or None where the folder holds none."""
+    file = Path(folder) / CONFIG_FILE
+    if not file.is_file():
+        return None
+    data = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(data, dict) or data.pop("model_type", None) != MODEL_TYPE:
+        return None
+    try:
+        return TransformerConfig(**data)
+    except TypeError as error:
+        raise ValueError(f"expected the sizes of a {MODEL_TYPE} in {file}, found: {error}") from error
+
+
+def read_model(folder: str | Path) -> TransformerLM:
+    """Load one of our models on the CPU, in evaluation mode."""
+    folder = Path(folder)
+    config = read_config(folder)
+    if config is None:
+        raise ValueError(f"expected a {CONFIG_FILE} with model_type {MODEL_TYPE} in {folder}, found none")
+    model = TransformerLM(config)
+    with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
+        _copy_weights(model, {name: file.get_tensor(name) for name in file.keys()}, folder / WEIGHTS_FILE)  # noqa: SIM118
+    return model.eval()
+
+
+def save_state(folder: Path, model: TransformerLM, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Write all that a training run needs to go on as if it had not stopped."""
+    tensors = {f"model.{name}": value for name, value in _weights(model).items()}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value).detach().contiguous().cpu()
+    tensors["generator.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["generator.cuda"] = torch.cuda.get_rng_state()
+    _save_atomically(tensors, folder / STATE_FILE, {"state": json.dumps(state)})
+
+
+def load_state(folder: Path, model: TransformerLM, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Put a saved state back into ``model``, ``optimizer`` and torch's generators; returns the JSON state."""
+    path = folder / STATE_FILE
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        if "state" not in metadata:
+            raise ValueError(
+                f"expected a training state in the header of {path}, found none; delete the file to restart"
+            )
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    named = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+    _copy_weights(model, named, path)
+    for name, parameter in model.named_parameters():
+        for key in ("step", "exp_avg", "exp_avg_sq"):
+            if (value := tensors.get(f"optimizer.{key}.{name}")) is not None:
+                optimizer.state[parameter][key] = value.to(parameter.device) if key != "step" else value
+    torch.set_rng_state(tensors["generator.cpu"])
+    if "generator.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["generator.cuda"])
+    state: dict[str, Any] = json.loads(metadata["state"])
+    return state
