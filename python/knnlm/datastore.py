@@ -77,7 +77,8 @@ class Datastore:
             overwrite: replace a store that is there.
 
         Raises:
-            ValueError: an argument out of range. FileExistsError: `path` exists. OSError: it cannot be written.
+            ValueError: an argument out of range. StoreError: something is there, or another process writes to it.
+            OSError: it cannot be written.
         """
         core = _core.Datastore.create(
             os.fsdecode(path),
@@ -100,15 +101,16 @@ class Datastore:
             verify: read every byte first and refuse a store with any damage.
 
         Raises:
-            FileNotFoundError: no store there. FormatError: damaged, or of a newer format.
+            FileNotFoundError: no folder there. FormatError: no store in it, damaged, or of a newer format.
         """
         return cls(_core.Datastore.open(os.fsdecode(path), verify=verify))
 
     def close(self) -> None:
         """Publish what was added and let go of the files. Closing twice is fine."""
         with self._lock:
-            if not self._core.closed:
+            try:
                 self._publish()
+            finally:
                 self._core.close()
 
     def __enter__(self) -> Datastore:
@@ -119,9 +121,7 @@ class Datastore:
     ) -> None:
         """Close; after an exception, entries that no `commit` has published are dropped."""
         if kind is not None:
-            with self._lock:
-                self._pending_in = None
-                self._core.close()
+            self._pending_in = None
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -165,6 +165,12 @@ class Datastore:
         """Publish what was added, as a new generation. `build`, `search`, `len`, `get` and `close` do it first."""
         self._core.check_open()
         self._publish()
+
+    def discard(self) -> None:
+        """Forget what was added since the last `commit`; needed after an `add` that could not write."""
+        with self._lock:
+            self._core.discard()
+            self._pending_in = None
 
     def build(
         self,
@@ -248,6 +254,9 @@ class Datastore:
             if ranges.shape != (*lead, 2):
                 raise ValueError(f"exclude must have shape {(*lead, 2)}, a range per query, found {ranges.shape}")
             ranges = ranges.reshape(-1, 2)
+            if (ranges[:, 0] > ranges[:, 1]).any():
+                found = ranges[int(np.argmax(ranges[:, 0] > ranges[:, 1]))].tolist()
+                raise ValueError(f"exclude must have start <= stop in each range, found {found}")
         count = _integer(k, "k", 1, 2**32)
         self._publish()
         distances, values, ids = self._core.search(
@@ -290,13 +299,13 @@ class Datastore:
         wanted = self._ids(ids, low=0)
         return self._core.reconstruct(wanted.reshape(-1)).reshape(*wanted.shape, self.dim)
 
-    def keys(self, start: int, stop: int) -> NDArray[np.float16] | NDArray[np.float32]:
-        """Copy the raw keys `(stop - start, dim)` of a range of ids.
+    def keys(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Copy the raw keys `(stop - start, dim)` of a range of ids, as float32 whatever they are kept in.
 
         Raises:
             ValueError: a range outside of the store. StoreError: raw keys are not kept.
         """
-        return self._core.keys(*self._range(start, stop))
+        return self._core.keys(*self._range(start, stop)).reshape(-1, self.dim)
 
     def values(self, start: int, stop: int) -> NDArray[np.unsignedinteger[Any]]:
         """Copy the values `(stop - start,)` of a range of ids.
@@ -315,6 +324,11 @@ class Datastore:
         """Return the index into `documents()` of each id `(...)`; −1 for −1."""
         return self.get(ids).documents
 
+    def find_document(self, name: str) -> int | None:
+        """Return the index into `documents()` of a name, the latest if several have it; None if none has."""
+        self._publish()
+        return self._core.find_document(name)
+
     @property
     def attributes(self) -> dict[str, Any]:
         """JSON that the store remembers for its caller; change it with `set_attributes`."""
@@ -322,15 +336,35 @@ class Datastore:
         return loaded
 
     def info(self) -> dict[str, Any]:
-        """Return what the store is: n, dim, metric, generation, code, nlist, bytes per section and per entry …"""
+        """Return what the store is, as JSON.
+
+        Among others: n, dim, metric, value_dtype, keep_keys, generation, documents, attributes, bytes, bytes_per_entry,
+        search_bytes_per_entry, sections (name → bytes), files; and of the index, None before `build`: nlist, code
+        (m, bits, bytes), default_nprobe, default_temperature, seed, list_lengths (histogram by powers of two: empty,
+        1, 2–3, 4–7 …).
+        """
         self._publish()
         facts: dict[str, Any] = json.loads(self._core.info())
-        return facts
+        index = facts.pop("index") or {}
+        facts["n"] = facts.pop("entries")
+        facts["code"] = {"m": index["m"], "bits": index["bits"], "bytes": index["code_bytes"]} if index else None
+        shape = ("shortest_list", "mean_list", "longest_list", "list_lengths")
+        for name in ("nlist", "default_nprobe", "default_temperature", "seed", *shape):
+            facts[name] = index.get(name)
+        sections: dict[str, int] = {}
+        for section in (section for file in facts["files"] for section in file["sections"]):
+            sections[section["section"]] = sections.get(section["section"], 0) + section["bytes"]
+        return facts | {"sections": sections}
 
     def verify(self) -> list[str]:
         """Read every byte and check it; return one line per problem, none for a sound store."""
         self._publish()
         return self._core.verify()
+
+    @staticmethod
+    def verify_path(path: str | os.PathLike[str]) -> list[str]:
+        """Do as `verify` does, for a store that may be too damaged to open."""
+        return _core.Datastore.verify_path(os.fsdecode(path))
 
     @property
     def dim(self) -> int:
