@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from knnlm.cached import Cached
+from knnlm.identity import default_temperature
 
 Floats = NDArray[np.float64]
 Capture = tuple[str, int]  # key representation, layer
@@ -159,36 +163,25 @@ def _keys_path(folder: Path, capture: Capture) -> Path:
     return folder / f"keys-{capture[0]}{capture[1]}.npy"
 
 
-@dataclass(frozen=True)
-class Found:
-    """Neighbours of n tokens, reduced to what p_kNN(target) needs; and the time that the search took."""
-
-    distances: NDArray[np.float32]  # (n, k) mapped
-    match: NDArray[np.bool_]  # (n, k) the neighbour's value is the target
-    match_shuffled: NDArray[np.bool_]  # (n, k) the same after the values of the store were permuted
-    seconds: float
-    metric: str
-
-
-def neighbours(store: Any, split: Split, k: int, name: str, shuffled: NDArray[Any], **options: Any) -> Found:
-    """Searches the store for every token of a split and keeps distances and matches in the split's folder.
+def neighbours(store: Any, split: Split, k: int, name: str, shuffled: NDArray[Any], **options: Any) -> Cached:
+    """Searches the store for every token of a split; distances and matches are kept in the split's folder, mapped.
 
     Args:
         store: a datastore.
         split: queries and targets.
         k: neighbours per token.
-        name: of the cached result; must change with the store and with the options.
+        name: of the kept result; must change with the store and with the options.
         shuffled: (len(store),) the values in a random order: the same store without its meaning.
         options: for `search`, such as exact=True.
     """
     folder = split.folder / f"{name}-{k}-{len(split)}"
-    done = folder / "found.json"
+    done, parts = folder / "found.json", ("distances", "match", "match_shuffled")
     if not done.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        arrays = [
+        distances, match, wrong = (
             np.lib.format.open_memmap(folder / f"{part}.npy", "w+", dtype, (len(split), k))
-            for part, dtype in (("distances", np.float32), ("match", bool), ("match_shuffled", bool))
-        ]
+            for part, dtype in zip(parts, (np.float32, bool, bool), strict=True)
+        )
         seconds = 0.0
         for start in range(0, len(split), BLOCK):
             rows = slice(start, min(start + BLOCK, len(split)))
@@ -196,30 +189,29 @@ def neighbours(store: Any, split: Split, k: int, name: str, shuffled: NDArray[An
             started = time.perf_counter()
             found = store.search(queries, k, **options)
             seconds += time.perf_counter() - started
-            present = found.ids >= 0
-            arrays[0][rows] = found.distances
-            arrays[1][rows] = (found.values == targets) & present
-            arrays[2][rows] = (shuffled[np.maximum(found.ids, 0)] == targets) & present
-        for array in arrays:
+            distances[rows] = found.distances
+            match[rows] = (found.values == targets) & found.found
+            wrong[rows] = (shuffled[np.maximum(found.ids, 0)] == targets) & found.found
+            if seconds > 60 and start // BLOCK % 8 == 0:
+                log(f"{name}: {rows.stop:,} of {len(split):,} tokens searched, {rows.stop / seconds:,.0f} a second")
+        for array in (distances, match, wrong):
             array.flush()
-        done.write_text(json.dumps({"seconds": seconds, "metric": store.metric}))
+        about = {"seconds": seconds, "temperature": default_temperature(store)}
+        done.write_text(json.dumps(about))
     about = json.loads(done.read_text())
-    distances, match, match_shuffled = (
-        np.load(folder / f"{part}.npy", mmap_mode="r") for part in ("distances", "match", "match_shuffled")
+    distances, match, wrong = (np.load(folder / f"{part}.npy", mmap_mode="r") for part in parts)
+    return Cached(
+        split.log_p_lm,
+        distances,
+        match,
+        metric=store.metric,
+        offsets=split.offsets,
+        match_shuffled=wrong,
+        default_temperature=about["temperature"],
+        search_seconds=about["seconds"],
     )
-    return Found(distances, match, match_shuffled, about["seconds"], about["metric"])
 
 
-def log_p_knn(distances: NDArray[Any], match: NDArray[Any], temperature: float, k: int, metric: str = "l2") -> Floats:
-    """log p_kNN(target) from the first k neighbours: (n, K) distances and matches to (n,); -inf without a match."""
-    out = np.full(len(distances), -np.inf)
-    for start in range(0, len(distances), 8192):
-        rows = slice(start, start + 8192)
-        scores = np.asarray(distances[rows, :k], dtype=np.float64) / temperature
-        scores = scores if metric == "ip" else -scores
-        top = scores.max(axis=1, keepdims=True)
-        weights = np.exp(scores - np.where(np.isfinite(top), top, 0.0))
-        total, hit = weights.sum(axis=1), (weights * match[rows, :k]).sum(axis=1)
-        share = np.divide(hit, total, out=np.zeros_like(hit), where=total > 0)
-        out[rows] = np.log(share, out=np.full_like(share, -np.inf), where=share > 0)
-    return out
+def log(message: str) -> None:
+    """Progress on stderr, so that stdout is the table."""
+    print(f"[{time.strftime('%H:%M:%S')}] {message}", file=sys.stderr, flush=True)

@@ -155,14 +155,20 @@ class LanguageModel:
     def _create(self, path: Path) -> Datastore:
         shutil.rmtree(path, ignore_errors=True)  # what an interrupted run left
         path.parent.mkdir(parents=True, exist_ok=True)
-        width = int(self.loaded.model.get_input_embeddings().weight.shape[1])
+        width = next(iter(self.loaded.model.parameters())).shape[1]  # the embedding comes first: (v, d)
         attributes = describe(self.loaded, self.spec)
         return Datastore.create(
             path, dim=width, keep_keys="float16", max_value=self.vocab_size - 1, attributes=attributes
         )
 
     def trained_on(
-        self, documents: Sequence[Document], valid: Sequence[Document], seconds: float, rate: float, seed: int, place: Path
+        self,
+        documents: Sequence[Document],
+        valid: Sequence[Document],
+        seconds: float,
+        rate: float,
+        seed: int,
+        place: Path,
     ) -> LanguageModel:
         """The same model after training on other documents for a time; its seconds do not count validation."""
         done = place / "done.json"
@@ -175,3 +181,8 @@ class LanguageModel:
             result = train(fresh.model, fresh.tokenizer, documents, valid, place, config, resume=False)
             done.write_text(json.dumps({"steps": result.steps, "seconds": result.seconds, "tokens": result.tokens}))
         return LanguageModel(place, self.spec, self.dtype is not None)
+
+
+def facts(store: Datastore) -> dict[str, Any]:
+    """What a record says of a store: its own account without the folder and without what Python had it remember."""
+    return {name: value for name, value in store.info().items() if name not in ("path", "attributes")}

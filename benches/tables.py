@@ -61,7 +61,7 @@ def header() -> dict[str, Any]:
 
 
 def relative(arguments: Sequence[str]) -> list[str]:
-    """Arguments without the folders of this machine: paths in the repository from its root, others by their last two."""
+    """Arguments without the folders of this machine: repository paths from its root, others by their last two."""
     out = []
     for argument in arguments:
         option, mark, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
