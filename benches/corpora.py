@@ -2,9 +2,10 @@
 
     python benches/corpora.py --data FOLDER      prints and checks the sizes
 
-FOLDER holds wikitext-2/, python-peps/ and gutenberg/ as text or .gz files. WikiText-2 is word level, one document per
+FOLDER holds wikitext-2/, python-peps/, gutenberg/ and rust-docs/ as text or .gz files. WikiText-2 is word level, one document per
 article; its splits must have exactly 2,088,628 / 217,646 / 245,569 tokens over 33,278 types. PEPs: one document per PEP.
 Gutenberg: one document per chapter; the test is The Adventures of Sherlock Holmes, valid is A Tale of Two Cities.
+rust-docs (only a domain to adapt to): one document per top heading of the Markdown.
 """
 
 from __future__ import annotations
@@ -83,7 +84,26 @@ def gutenberg(data: Path) -> Corpus:
     return Corpus("gutenberg", [d for book in books.values() for d in book], valid, test, False, 10_000)
 
 
-CORPORA = {"wikitext2": wikitext2, "peps": peps, "gutenberg": gutenberg}
+def chapters(path: Path) -> list[Document]:
+    """Markdown cut at its top headings; a "# " inside a code fence is a hidden line of Rust, not a heading."""
+    parts: list[list[str]] = [[]]
+    fenced = False
+    for line in read(path).splitlines(keepends=True):
+        fenced ^= line.lstrip().startswith("```")
+        if line.startswith("# ") and not fenced:
+            parts.append([])
+        parts[-1].append(line)
+    stem = path.name.removesuffix(".txt.gz")
+    texts = [text for part in parts if (text := "".join(part)).strip()]
+    return [Document(f"{stem}#{i + 1}", text) for i, text in enumerate(texts)]
+
+
+def rust_docs(data: Path) -> Corpus:
+    train, valid, test = (chapters(data / "rust-docs" / f"{s}.txt.gz") for s in ("train", "valid", "test"))
+    return Corpus("rust-docs", train, valid, test, False, 10_000)
+
+
+CORPORA = {"wikitext2": wikitext2, "peps": peps, "gutenberg": gutenberg, "rust-docs": rust_docs}
 
 
 def main() -> None:
