@@ -2,10 +2,10 @@
 
     python benches/corpora.py --data FOLDER      prints and checks the sizes
 
-FOLDER holds wikitext-2/, python-peps/, gutenberg/ and rust-docs/ as text or .gz files. WikiText-2 is word level, one document per
-article; its splits must have exactly 2,088,628 / 217,646 / 245,569 tokens over 33,278 types. PEPs: one document per PEP.
-Gutenberg: one document per chapter; the test is The Adventures of Sherlock Holmes, valid is A Tale of Two Cities.
-rust-docs (only a domain to adapt to): one document per top heading of the Markdown.
+FOLDER holds wikitext-2/, python-peps/, gutenberg/ and rust-docs/ as text or .gz files. WikiText-2 is word level, one
+document per article; its splits must have exactly 2,088,628 / 217,646 / 245,569 tokens over 33,278 types. PEPs: one
+document per PEP. Gutenberg: one document per chapter; the test is The Adventures of Sherlock Holmes, valid is A Tale of
+Two Cities. rust-docs (only a domain to adapt to): one document per top heading of the Markdown.
 """
 
 from __future__ import annotations
