@@ -1,6 +1,7 @@
 //! Every way an operation can fail: what was expected, what was found, what to do.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 /// Result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -30,9 +31,26 @@ pub enum Error {
         /// What was being done, for instance "write".
         action: &'static str,
         /// The system's error.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The caller asked to stop (Ctrl-C). Python: the pending `KeyboardInterrupt`.
     #[error("interrupted")]
     Interrupted,
+}
+
+impl Error {
+    /// The system's refusal of `action` on `path`.
+    pub(crate) fn io(path: &Path, action: &'static str, source: io::Error) -> Error {
+        Error::Io { path: path.to_path_buf(), action, source }
+    }
+
+    /// A damaged or foreign file.
+    pub(crate) fn format(path: &Path, message: impl Into<String>) -> Error {
+        Error::Format { path: path.to_path_buf(), message: message.into() }
+    }
+
+    /// Whether a file or folder was not there.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
 }

@@ -54,6 +54,14 @@ impl<'a> KeyBlock<'a> {
         self.rows.len() / self.d.max(1)
     }
 
+    /// Bytes of the keys.
+    pub fn bytes(&self) -> u64 {
+        match self.rows {
+            KeyRows::F32(x) => size_of_val(x) as u64,
+            KeyRows::F16(x) => size_of_val(x) as u64,
+        }
+    }
+
     /// Ids of the keys.
     pub fn ids(&self) -> Range<u64> {
         self.first_id..self.first_id + self.n() as u64

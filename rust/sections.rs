@@ -14,6 +14,8 @@ pub enum SectionKind {
     Documents = 3,
     /// Data: names and JSON metadata of the documents, referred to by the records.
     DocumentText = 4,
+    /// Data: u32 record numbers of the named documents, sorted by name.
+    DocumentNames = 5,
     /// Codebook: small JSON of parameters (m, bits, nlist, seed, calibration …).
     Parameters = 16,
     /// Codebook: `nlist × d` f32 centroids.
@@ -32,6 +34,86 @@ pub enum SectionKind {
     Factors = 35,
     /// Lists: second-level codes for re-ranking, list order.
     SecondCodes = 36,
+    /// Any segment: one CRC32C (u32) per MiB of every other section.
+    Checksums = 255,
+}
+
+/// What the bytes of a section are, for a reader in another language. The number is written to disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Element {
+    /// Bytes whose meaning follows from the parameters, or text.
+    Bytes = 0,
+    /// Unsigned 32-bit integers.
+    U32 = 1,
+    /// Unsigned 64-bit integers.
+    U64 = 2,
+    /// 16-bit floats.
+    F16 = 3,
+    /// 32-bit floats.
+    F32 = 4,
+}
+
+impl Element {
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            Element::Bytes => 1,
+            Element::F16 => 2,
+            Element::U32 | Element::F32 => 4,
+            Element::U64 => 8,
+        }
+    }
+
+    /// The element type of a number in a file.
+    pub fn from_number(number: u32) -> Option<Element> {
+        [Element::Bytes, Element::U32, Element::U64, Element::F16, Element::F32].into_iter().find(|e| *e as u32 == number)
+    }
+}
+
+impl SectionKind {
+    /// Every kind that this version knows.
+    pub const ALL: [SectionKind; 15] = [
+        SectionKind::Values,
+        SectionKind::Keys,
+        SectionKind::Documents,
+        SectionKind::DocumentText,
+        SectionKind::DocumentNames,
+        SectionKind::Parameters,
+        SectionKind::Centroids,
+        SectionKind::Words,
+        SectionKind::Derived,
+        SectionKind::ListOffsets,
+        SectionKind::ListIds,
+        SectionKind::Codes,
+        SectionKind::Factors,
+        SectionKind::SecondCodes,
+        SectionKind::Checksums,
+    ];
+
+    /// The kind of a number in a file; none if a later version wrote it.
+    pub fn from_number(number: u32) -> Option<SectionKind> {
+        SectionKind::ALL.into_iter().find(|kind| *kind as u32 == number)
+    }
+
+    /// Element type unless the writer says otherwise (values and keys come in two types each).
+    pub fn element(self) -> Element {
+        match self {
+            SectionKind::Values
+            | SectionKind::DocumentNames
+            | SectionKind::ListIds
+            | SectionKind::Checksums => Element::U32,
+            SectionKind::ListOffsets => Element::U64,
+            SectionKind::Keys | SectionKind::Centroids | SectionKind::Words => Element::F32,
+            SectionKind::Documents
+            | SectionKind::DocumentText
+            | SectionKind::Parameters
+            | SectionKind::Derived
+            | SectionKind::Codes
+            | SectionKind::Factors
+            | SectionKind::SecondCodes => Element::Bytes,
+        }
+    }
 }
 
 /// Where sections are read from: an opened segment file.

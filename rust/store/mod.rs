@@ -1,1 +1,35 @@
-//! (module under construction)
+//! A store on disk: numbered manifests and immutable, memory-mapped segment files.
+//!
+//! [`Datastore`] is what callers use. [`Writer`](writer::Writer) streams entries to a data segment; `build` has
+//! [`crate::index`] write codebook and lists segments; a [`Manifest`] names the files of one generation and is
+//! switched by one rename; a [`Snapshot`] is one generation opened. The bytes are described below.
+//!
+#![doc = include_str!("../../docs/format.md")]
+
+mod build;
+mod datastore;
+mod documents;
+pub mod files;
+mod info;
+mod manifest;
+mod map;
+mod search;
+mod segment;
+mod segment_writer;
+mod snapshot;
+mod spill;
+mod values;
+mod verify;
+mod writer;
+
+pub use build::BuildOptions;
+pub use datastore::{Datastore, Entries, Options};
+pub use documents::Document;
+pub use info::{FileInfo, IndexInfo, Info, SectionInfo};
+pub use manifest::{DataRecord, KeyType, ListsRecord, MAX_DIM, Manifest, ValueType};
+pub use search::Neighbours;
+pub use segment::{DamagedSection, Damage, FORMAT_MAJOR, FORMAT_MINOR, Section, SegmentFile, SegmentKind, SegmentName};
+pub use segment_writer::SegmentWriter;
+pub use snapshot::Snapshot;
+pub use values::{ValueRows, Values};
+pub use verify::Problem;

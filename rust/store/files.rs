@@ -1,0 +1,191 @@
+//! The one layer through which a store is written: create, write, fsync, rename, remove, lock.
+//!
+//! [`Files`] is what the operating system does; a test replaces it with one that fails at its n-th operation.
+//! [`Folder`] adds names and error messages; nothing else in this crate changes a file.
+
+use crate::{Error, Result};
+use std::fs::{File, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Ending of a file that is still being written. Nothing ever reads one; the next writer removes them.
+pub const TEMPORARY: &str = ".tmp";
+
+/// A file being written from its start to its end.
+pub trait NewFile: Send {
+    /// Appends all bytes.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Forces what was written to the disk.
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+/// The operations that change a disk.
+pub trait Files: Send + Sync + std::fmt::Debug {
+    /// Creates a folder and its parents; no error if it is there.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+    /// Creates an empty file, in place of one of the same name.
+    fn create(&self, path: &Path) -> io::Result<Box<dyn NewFile>>;
+    /// Renames a file, in place of one that has the new name.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Forces the names in a folder to the disk.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Takes the lock on a file, creating it if needed; none if another holds it. Held until the file is closed.
+    fn lock(&self, path: &Path) -> io::Result<Option<File>>;
+}
+
+/// The real disk.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Disk;
+
+impl NewFile for File {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write_all(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_all()
+    }
+}
+
+impl Files for Disk {
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        std::fs::create_dir_all(path)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn NewFile>> {
+        Ok(Box::new(File::create(path)?))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        // Windows cannot open a folder as a file; its rename is already ordered by the journal.
+        if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<File>> {
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+/// The folder of a store.
+#[derive(Clone, Debug)]
+pub struct Folder {
+    path: PathBuf,
+    files: Arc<dyn Files>,
+}
+
+/// A file being written, with its path for error messages.
+pub struct OutputFile {
+    path: PathBuf,
+    file: Box<dyn NewFile>,
+}
+
+impl std::fmt::Debug for OutputFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "OutputFile({})", self.path.display())
+    }
+}
+
+impl OutputFile {
+    /// Appends all bytes.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write(bytes).map_err(|e| Error::io(&self.path, "write", e))
+    }
+
+    /// Forces what was written to the disk.
+    pub fn sync(&mut self) -> Result<()> {
+        self.file.sync().map_err(|e| Error::io(&self.path, "flush to disk", e))
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Folder {
+    /// A folder through a file layer.
+    pub fn new(path: &Path, files: Arc<dyn Files>) -> Folder {
+        Folder { path: path.to_path_buf(), files }
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Path of a file in it.
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Creates the folder; no error if it is there.
+    pub fn create_dir(&self) -> Result<()> {
+        self.files.create_dir(&self.path).map_err(|e| Error::io(&self.path, "create folder", e))
+    }
+
+    /// Starts the file `name`.
+    pub fn create(&self, name: &str) -> Result<OutputFile> {
+        let path = self.join(name);
+        let file = self.files.create(&path).map_err(|e| Error::io(&path, "create", e))?;
+        Ok(OutputFile { path, file })
+    }
+
+    /// Renames a file of the folder.
+    pub fn rename(&self, from: &str, to: &str) -> Result<()> {
+        let to = self.join(to);
+        self.files.rename(&self.join(from), &to).map_err(|e| Error::io(&to, "rename", e))
+    }
+
+    /// Forces the names in the folder to the disk.
+    pub fn sync(&self) -> Result<()> {
+        self.files.sync_dir(&self.path).map_err(|e| Error::io(&self.path, "flush folder to disk", e))
+    }
+
+    /// Removes a file of the folder.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        let path = self.join(name);
+        self.files.remove(&path).map_err(|e| Error::io(&path, "remove", e))
+    }
+
+    /// Takes the writer's lock; released when the file is dropped.
+    pub fn lock(&self) -> Result<File> {
+        let path = self.join(LOCK);
+        let lock = self.files.lock(&path).map_err(|e| Error::io(&path, "lock the store for writing", e))?;
+        lock.ok_or_else(|| {
+            Error::State(format!(
+                "{}: another writer holds this store, expected none; wait until it has committed or closed, then try again (reading and searching need no lock)",
+                self.path.display()
+            ))
+        })
+    }
+
+    /// Names of the files in the folder that are UTF-8 (ours are ASCII).
+    pub fn names(&self) -> Result<Vec<String>> {
+        let entries = std::fs::read_dir(&self.path).map_err(|e| Error::io(&self.path, "list folder", e))?;
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|e| Error::io(&self.path, "list folder", e))?;
+            names.extend(entry.file_name().into_string());
+        }
+        Ok(names)
+    }
+}
+
+/// Name of the lock file; it stays, empty, for ever.
+pub const LOCK: &str = "lock";

@@ -1,0 +1,161 @@
+//! What a store says about itself.
+
+use super::datastore::Datastore;
+use super::manifest::{KeyType, ValueType};
+use super::segment::SegmentFile;
+use crate::{Metric, Result};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+/// Sizes, parameters and statistics of a store.
+#[derive(Clone, Debug, Serialize)]
+pub struct Info {
+    /// Where it lies.
+    pub path: String,
+    /// Number of its manifest.
+    pub generation: u64,
+    /// Format version, "major.minor".
+    pub format: String,
+    /// Number of entries.
+    pub entries: u64,
+    /// Dimension of a key.
+    pub dim: usize,
+    /// How keys are compared.
+    pub metric: Metric,
+    /// How values are stored.
+    pub value_dtype: ValueType,
+    /// Largest value that may be added.
+    pub max_value: Option<u64>,
+    /// Whether `build` keeps raw keys, and how.
+    pub keep_keys: Option<KeyType>,
+    /// Entries whose raw keys are there.
+    pub entries_with_keys: u64,
+    /// Entries that are in a list; the rest is scanned exactly.
+    pub indexed: u64,
+    /// Number of documents.
+    pub documents: u64,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// The same divided by the number of entries.
+    pub bytes_per_entry: f64,
+    /// Bytes per entry that a search by codes can touch: everything but values, documents and raw keys of indexed
+    /// entries.
+    pub search_bytes_per_entry: f64,
+    /// The index, if it was built.
+    pub index: Option<IndexInfo>,
+    /// Every file.
+    pub files: Vec<FileInfo>,
+    /// What the caller had remembered.
+    pub attributes: Box<RawValue>,
+}
+
+/// Parameters of an index.
+#[derive(Clone, Debug, Serialize)]
+pub struct IndexInfo {
+    /// Number of lists.
+    pub nlist: usize,
+    /// Number of sub-quantisers.
+    pub m: usize,
+    /// Bits of each.
+    pub bits: u8,
+    /// Bytes of a code.
+    pub code_bytes: usize,
+    /// Lists that a search scans when not told otherwise.
+    pub default_nprobe: usize,
+    /// Softmax temperature from the store's own distances.
+    pub default_temperature: f32,
+    /// Seed of the build.
+    pub seed: u64,
+    /// Shortest list.
+    pub shortest_list: u64,
+    /// Mean length of a list.
+    pub mean_list: f64,
+    /// Longest list.
+    pub longest_list: u64,
+    /// `list_lengths[0]` = number of empty lists, `list_lengths[i]` = number with 2^(i−1) to 2^i − 1 entries.
+    pub list_lengths: Vec<u64>,
+}
+
+/// One file.
+#[derive(Clone, Debug, Serialize)]
+pub struct FileInfo {
+    /// Its name.
+    pub file: String,
+    /// Its length.
+    pub bytes: u64,
+    /// Its sections.
+    pub sections: Vec<SectionInfo>,
+}
+
+/// One section.
+#[derive(Clone, Debug, Serialize)]
+pub struct SectionInfo {
+    /// Name of its kind.
+    pub section: String,
+    /// Its length.
+    pub bytes: u64,
+}
+
+impl Datastore {
+    /// Sizes, parameters and statistics; reads list offsets, nothing per entry.
+    pub fn info(&self) -> Result<Info> {
+        let snapshot = self.snapshot();
+        let manifest = &snapshot.manifest;
+        let describe = |file: &SegmentFile| FileInfo {
+            file: file.path().file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
+            bytes: file.bytes(),
+            sections: file.sections().iter().map(|s| SectionInfo { section: s.name(), bytes: s.span.len() as u64 }).collect(),
+        };
+        let data = snapshot.data.iter().map(|s| &s.file);
+        let index_files: Vec<&SegmentFile> = snapshot.codebook.iter().chain(&snapshot.lists).collect();
+        let files: Vec<FileInfo> = data.chain(index_files.iter().copied()).map(describe).collect();
+        let bytes: u64 = files.iter().map(|f| f.bytes).sum();
+        let per_entry = |bytes: u64| if manifest.entries == 0 { 0.0 } else { bytes as f64 / manifest.entries as f64 };
+        let unindexed: u64 = snapshot.corpus()?.unindexed.iter().map(|b| b.bytes()).sum();
+        let index = snapshot.with_index(|codebook, lists| {
+            let mut lengths = vec![0u64; codebook.nlist()];
+            for lists in lists {
+                lengths.iter_mut().zip(lists.lengths()).for_each(|(sum, n)| *sum += n as u64);
+            }
+            let mut histogram = Vec::new();
+            for &n in &lengths {
+                let class = (u64::BITS - n.leading_zeros()) as usize;
+                histogram.resize(histogram.len().max(class + 1), 0);
+                histogram[class] += 1;
+            }
+            Ok(IndexInfo {
+                nlist: codebook.nlist(),
+                m: codebook.m(),
+                bits: codebook.bits(),
+                code_bytes: codebook.code_bytes(),
+                default_nprobe: codebook.default_nprobe(),
+                default_temperature: codebook.default_temperature(),
+                seed: codebook.seed(),
+                shortest_list: lengths.iter().copied().min().unwrap_or(0),
+                mean_list: lengths.iter().sum::<u64>() as f64 / lengths.len().max(1) as f64,
+                longest_list: lengths.iter().copied().max().unwrap_or(0),
+                list_lengths: histogram,
+            })
+        })?;
+        Ok(Info {
+            path: self.path().display().to_string(),
+            generation: manifest.generation,
+            format: format!("{}.{}", super::FORMAT_MAJOR, super::FORMAT_MINOR),
+            entries: manifest.entries,
+            dim: manifest.dim,
+            metric: manifest.metric,
+            value_dtype: manifest.values,
+            max_value: manifest.max_value,
+            keep_keys: manifest.keep_keys,
+            entries_with_keys: manifest.data.iter().filter(|d| d.keys.is_some()).map(|d| d.entries).sum(),
+            indexed: manifest.indexed(),
+            documents: manifest.documents(),
+            bytes,
+            bytes_per_entry: per_entry(bytes),
+            search_bytes_per_entry: per_entry(index_files.iter().map(|f| f.bytes()).sum::<u64>() + unindexed),
+            index,
+            files,
+            attributes: manifest.attributes.clone(),
+        })
+    }
+}

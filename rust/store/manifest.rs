@@ -1,0 +1,273 @@
+//! A manifest: the JSON file that says which segment files make up one generation of a store.
+//!
+//! `manifest-00000007.json` = one envelope line (format version, length and CRC32C of the rest), then the body. The
+//! highest number is the current generation; it is published by one rename.
+
+use super::files::{Folder, TEMPORARY};
+use super::segment::{FORMAT_MAJOR, FORMAT_MINOR, SegmentName, check_version};
+use crate::{Error, Metric, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::path::Path;
+
+/// How raw keys are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyType {
+    /// IEEE half precision.
+    Float16,
+    /// IEEE single precision.
+    Float32,
+}
+
+/// How values are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ValueType {
+    /// Unsigned 32-bit.
+    #[default]
+    Uint32,
+    /// Unsigned 64-bit.
+    Uint64,
+}
+
+/// Largest dimension of a key.
+pub const MAX_DIM: usize = 65_536;
+
+/// A data segment as the manifest knows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DataRecord {
+    /// Its file.
+    #[serde(flatten)]
+    pub name: SegmentName,
+    /// Id of its first entry.
+    pub first_id: u64,
+    /// Number of its entries.
+    pub entries: u64,
+    /// Its raw keys, if it has them.
+    pub keys: Option<KeyType>,
+    /// Number of its document records.
+    pub documents: u64,
+    /// Whether its first record continues the last document of the segment before.
+    pub continues: bool,
+}
+
+/// A lists segment as the manifest knows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ListsRecord {
+    /// Its file.
+    #[serde(flatten)]
+    pub name: SegmentName,
+    /// Id of its first entry.
+    pub first_id: u64,
+    /// Number of its entries.
+    pub entries: u64,
+}
+
+/// Everything about a store that is not in its segment files.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Number of this manifest.
+    pub generation: u64,
+    /// How keys are compared.
+    pub metric: Metric,
+    /// Dimension of a key.
+    pub dim: usize,
+    /// How values are stored.
+    pub values: ValueType,
+    /// Largest value that may be added.
+    pub max_value: Option<u64>,
+    /// Whether `build` keeps raw keys, and how.
+    pub keep_keys: Option<KeyType>,
+    /// Number of entries; the next id.
+    pub entries: u64,
+    /// Data segments, in id order without gaps.
+    pub data: Vec<DataRecord>,
+    /// The codebook, once built.
+    pub codebook: Option<SegmentName>,
+    /// Lists segments, in id order without gaps from id 0.
+    pub lists: Vec<ListsRecord>,
+    /// Whatever the caller wants remembered.
+    pub attributes: Box<RawValue>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Envelope {
+    knnlm: String,
+    format: [u16; 2],
+    bytes: u64,
+    crc32c: String,
+}
+
+impl Manifest {
+    /// Name of the manifest of a generation.
+    pub fn file_name(generation: u64) -> String {
+        format!("manifest-{generation:08}.json")
+    }
+
+    /// Generation of a manifest's name; none if it is no such name.
+    pub fn generation_of(name: &str) -> Option<u64> {
+        let digits = name.strip_prefix("manifest-")?.strip_suffix(".json")?;
+        let generation = digits.parse().ok()?;
+        (Manifest::file_name(generation) == name).then_some(generation)
+    }
+
+    /// Highest generation in a folder.
+    pub fn newest(folder: &Folder) -> Result<Option<u64>> {
+        Ok(folder.names()?.iter().filter_map(|name| Manifest::generation_of(name)).max())
+    }
+
+    /// Number of entries from id 0 that are in lists.
+    pub fn indexed(&self) -> u64 {
+        self.lists.last().map_or(0, |l| l.first_id + l.entries)
+    }
+
+    /// Number of documents.
+    pub fn documents(&self) -> u64 {
+        self.data.iter().map(|d| d.documents - u64::from(d.continues)).sum()
+    }
+
+    /// Files that this generation consists of, its own included.
+    pub fn files(&self) -> Vec<&str> {
+        let data = self.data.iter().map(|d| d.name.file.as_str());
+        let lists = self.lists.iter().map(|l| l.name.file.as_str());
+        data.chain(self.codebook.iter().map(|c| c.file.as_str())).chain(lists).collect()
+    }
+
+    /// Reads and checks the manifest of a generation.
+    pub fn read(folder: &Folder, generation: u64) -> Result<Manifest> {
+        let path = folder.join(&Manifest::file_name(generation));
+        let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
+        let manifest = Manifest::parse(&path, &bytes)?;
+        if manifest.generation != generation {
+            return Err(Error::format(&path, format!("expected generation {generation}, found {}: the file was renamed", manifest.generation)));
+        }
+        Ok(manifest)
+    }
+
+    fn parse(path: &Path, bytes: &[u8]) -> Result<Manifest> {
+        let damaged = |what: String| Error::format(path, format!("{what}; the file is damaged, restore it from a copy"));
+        let line = bytes.iter().position(|&b| b == b'\n').ok_or_else(|| damaged("expected an envelope line, found none".into()))?;
+        let (head, body) = (&bytes[..line], &bytes[line + 1..]);
+        let envelope: Envelope = serde_json::from_slice(head).map_err(|e| damaged(format!("expected an envelope line as first line, found {e}")))?;
+        if envelope.knnlm != "manifest" {
+            return Err(damaged(format!("expected the manifest of a knnlm store, found {:?}", envelope.knnlm)));
+        }
+        check_version(path, envelope.format[0], envelope.format[1])?;
+        // A writer has one way to write this line, so that a flipped bit in it cannot pass.
+        let canonical = serde_json::to_vec(&envelope).map_err(|e| damaged(e.to_string()))?;
+        if canonical != head {
+            return Err(damaged("the envelope line is not as a writer writes it".into()));
+        }
+        if body.len() as u64 != envelope.bytes {
+            return Err(damaged(format!("expected {} bytes after the first line, found {}", envelope.bytes, body.len())));
+        }
+        let found = format!("{:08x}", crc32c::crc32c(body));
+        if found != envelope.crc32c {
+            return Err(damaged(format!("expected CRC32C {}, found {found}", envelope.crc32c)));
+        }
+        let manifest: Manifest = serde_json::from_slice(body).map_err(|e| damaged(format!("expected the fields of format {FORMAT_MAJOR}, found {e}")))?;
+        manifest.check().map_err(damaged)?;
+        Ok(manifest)
+    }
+
+    /// Writes it under its own number: the moment at which a generation comes to be.
+    pub fn publish(&self, folder: &Folder) -> Result<()> {
+        let name = Manifest::file_name(self.generation);
+        debug_assert_eq!(self.check(), Ok(()));
+        let broken = |e: serde_json::Error| Error::State(format!("cannot write {name}: {e}"));
+        let mut body = serde_json::to_vec_pretty(self).map_err(broken)?;
+        body.push(b'\n');
+        let envelope = Envelope {
+            knnlm: "manifest".into(),
+            format: [FORMAT_MAJOR, FORMAT_MINOR],
+            bytes: body.len() as u64,
+            crc32c: format!("{:08x}", crc32c::crc32c(&body)),
+        };
+        let mut bytes = serde_json::to_vec(&envelope).map_err(broken)?;
+        bytes.push(b'\n');
+        bytes.extend(body);
+        // The segment files must have their names on disk before a manifest that refers to them has one.
+        folder.sync()?;
+        let temporary = format!("{name}{TEMPORARY}");
+        let mut file = folder.create(&temporary)?;
+        file.write(&bytes)?;
+        file.sync()?;
+        drop(file);
+        folder.rename(&temporary, &name)?;
+        folder.sync()
+    }
+
+    /// What is wrong with the numbers, if anything.
+    fn check(&self) -> std::result::Result<(), String> {
+        if self.dim == 0 || self.dim > MAX_DIM {
+            return Err(format!("expected a dimension from 1 to {MAX_DIM}, found {}", self.dim));
+        }
+        for name in self.files() {
+            let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.');
+            if !plain || !name.ends_with(".seg") || name.starts_with('.') {
+                return Err(format!("expected plain names that end in .seg, found {name:?}"));
+            }
+        }
+        let mut next = 0u64;
+        for (i, data) in self.data.iter().enumerate() {
+            let end = data.first_id.checked_add(data.entries).filter(|&end| end <= i64::MAX as u64);
+            if data.first_id != next || end.is_none() {
+                return Err(format!("{}: expected ids from {next}, found {} from {}", data.name.file, data.entries, data.first_id));
+            }
+            next = end.unwrap_or(next);
+            if data.continues && (i == 0 || data.documents == 0) {
+                return Err(format!("{}: continues a document, but there is none", data.name.file));
+            }
+        }
+        if next != self.entries {
+            return Err(format!("expected {} entries in data segments, found {next}", self.entries));
+        }
+        let mut next = 0u64;
+        for lists in &self.lists {
+            let end = lists.first_id.checked_add(lists.entries).filter(|&end| end <= self.entries);
+            if lists.first_id != next || end.is_none() || lists.entries > 1 << 32 {
+                return Err(format!("{}: expected ids from {next} up to {}, found {} from {}", lists.name.file, self.entries, lists.entries, lists.first_id));
+            }
+            next = end.unwrap_or(next);
+        }
+        if !self.lists.is_empty() && self.codebook.is_none() {
+            return Err("expected a codebook beside lists, found none".into());
+        }
+        // What is in no list can only be found by its raw key.
+        let lost = self.data.iter().find(|d| d.keys.is_none() && d.first_id + d.entries > next && d.entries > 0);
+        match lost {
+            Some(data) => Err(format!("{}: expected raw keys for entries from {next}, which are in no list", data.name.file)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Removes what no reader of the current generation needs: temporary files, older manifests, unnamed segments.
+/// Failures are left to the next writer (Windows refuses to remove a mapped file).
+pub fn collect(folder: &Folder, current: &Manifest) {
+    let wanted = current.files();
+    for name in folder.names().unwrap_or_default() {
+        let old = Manifest::generation_of(&name).is_some_and(|generation| generation < current.generation);
+        let orphan = is_segment_name(&name) && !wanted.contains(&name.as_str());
+        if old || orphan || is_temporary_name(&name) {
+            let _ = folder.remove(&name);
+        }
+    }
+}
+
+fn is_segment_name(name: &str) -> bool {
+    let stem = name.strip_suffix(".seg").unwrap_or("");
+    ["data-", "codebook-", "lists-"].iter().any(|prefix| {
+        stem.strip_prefix(prefix).is_some_and(|digits| digits.len() >= 8 && digits.bytes().all(|b| b.is_ascii_digit() || b == b'-'))
+    })
+}
+
+fn is_temporary_name(name: &str) -> bool {
+    let stem = name.strip_suffix(TEMPORARY).unwrap_or("");
+    is_segment_name(stem) || Manifest::generation_of(stem).is_some() || SPILL_NAMES.contains(&stem)
+}
+
+/// Stems of the files that hold values and documents until their segment is finished.
+pub(crate) const SPILL_NAMES: [&str; 3] = ["values", "documents", "text"];

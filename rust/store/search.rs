@@ -1,0 +1,110 @@
+//! Search of an opened store: hands mapped sections to [`crate::search`] and adds the values.
+
+use super::datastore::{Datastore, keys_not_kept};
+use super::snapshot::Snapshot;
+use super::values::Values;
+use crate::Result;
+use crate::index::{Codebook, Lists, reconstruct};
+use crate::search::{Corpus, Pool, Request, Rerank, search};
+use std::sync::atomic::AtomicBool;
+
+/// Neighbours of `q` queries, `q * k` each, best first. Missing: id −1, value all ones, distance +∞ (ip: −∞).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Neighbours {
+    /// Squared L2 distances (ascending) or inner products (descending).
+    pub distances: Vec<f32>,
+    /// Values, in the type of the store.
+    pub values: Values,
+    /// Ids.
+    pub ids: Vec<i64>,
+}
+
+impl Snapshot {
+    fn index(&self) -> Result<Option<(Codebook<'_>, Vec<Lists<'_>>)>> {
+        let Some(file) = &self.codebook else { return Ok(None) };
+        let codebook = Codebook::open(file, self.manifest.dim, self.manifest.metric)?;
+        let open = |(file, record): (_, &super::manifest::ListsRecord)| Lists::open(file, &codebook, record.first_id, record.entries);
+        let lists = self.lists.iter().zip(&self.manifest.lists).map(open).collect::<Result<_>>()?;
+        Ok(Some((codebook, lists)))
+    }
+
+    /// Whether codebook and lists fit together.
+    pub(crate) fn check_index(&self) -> Result<()> {
+        self.index().map(drop)
+    }
+
+    /// Calls `use_index` with the codebook and the lists of this generation, if it was built.
+    pub(crate) fn with_index<T>(&self, use_index: impl FnOnce(&Codebook, &[Lists]) -> Result<T>) -> Result<Option<T>> {
+        self.index()?.map(|(codebook, lists)| use_index(&codebook, &lists)).transpose()
+    }
+
+    /// Everything that a search may touch.
+    pub fn corpus(&self) -> Result<Corpus<'_>> {
+        let entries = self.manifest.entries;
+        Ok(Corpus {
+            d: self.manifest.dim,
+            metric: self.manifest.metric,
+            keys: self.key_blocks(&(0..entries))?,
+            index: self.index()?,
+            unindexed: self.key_blocks(&(self.manifest.indexed()..entries))?,
+        })
+    }
+
+    /// Whether every entry has its raw key.
+    pub(crate) fn has_all_keys(&self) -> bool {
+        self.manifest.data.iter().all(|d| d.keys.is_some() || d.entries == 0)
+    }
+}
+
+impl Datastore {
+    /// Finds the nearest committed entries of every query (`queries`: q × d, row-major).
+    ///
+    /// # Errors
+    /// `Argument` for arguments that do not fit; `State` for `exact` or `rerank` without raw keys; `Format` for damaged
+    /// files; `Interrupted` once `cancel` is set.
+    pub fn search(&self, queries: &[f32], request: &Request, threads: Option<usize>, cancel: &AtomicBool) -> Result<Neighbours> {
+        let snapshot = self.snapshot();
+        if request.exact && !snapshot.has_all_keys() {
+            return Err(keys_not_kept(&snapshot, "exact=True"));
+        }
+        if request.rerank == Rerank::Keys && !snapshot.has_all_keys() {
+            return Err(keys_not_kept(&snapshot, "rerank=\"keys\""));
+        }
+        let hits = search(&snapshot.corpus()?, queries, request, &Pool::get(threads)?, cancel)?;
+        let values = snapshot.values_of(&hits.ids)?;
+        Ok(Neighbours { distances: hits.distances, values, ids: hits.ids })
+    }
+
+    /// Keys of entries as f32, row-major: raw where they are kept, else decoded from their codes.
+    ///
+    /// # Errors
+    /// `Argument` names the first id that does not exist.
+    pub fn reconstruct(&self, ids: &[i64]) -> Result<Vec<f32>> {
+        let snapshot = self.snapshot();
+        let d = snapshot.manifest.dim;
+        let mut out = vec![0f32; ids.len() * d];
+        let (mut coded, mut places) = (Vec::new(), Vec::new());
+        for (place, (&id, row)) in ids.iter().zip(out.chunks_exact_mut(d)).enumerate() {
+            let known = u64::try_from(id).ok().and_then(|id| Some((id, snapshot.segment_of(id)?)));
+            let Some((id, segment)) = known else {
+                return Err(crate::Error::Argument(format!("ids: expected 0 to {}, found {id}", snapshot.manifest.entries as i64 - 1)));
+            };
+            let i = (id - segment.first_id) as usize;
+            match segment.keys(i..i + 1)? {
+                Some(block) => block.read_row(0, row),
+                None => {
+                    coded.push(id);
+                    places.push(place);
+                }
+            }
+        }
+        if !coded.is_empty() {
+            let decoded = snapshot.with_index(|codebook, lists| reconstruct(codebook, lists, &coded))?;
+            let decoded = decoded.ok_or_else(|| keys_not_kept(&snapshot, "reconstruct"))?;
+            for (&place, row) in places.iter().zip(decoded.chunks_exact(d)) {
+                out[place * d..(place + 1) * d].copy_from_slice(row);
+            }
+        }
+        Ok(out)
+    }
+}

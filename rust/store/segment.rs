@@ -1,0 +1,352 @@
+//! An immutable segment file, opened: header, 64-byte aligned sections without holes, section table, footer.
+//!
+//! Opening maps the file and checks header, footer and table (their checksums, and that every section lies exactly
+//! where the one before it ends); sections are not read. [`SegmentFile::verify`] reads every byte. The layout is
+//! described byte by byte in `docs/format.md`.
+
+use super::map::map;
+use crate::sections::{Element, SectionKind, SectionSource};
+use crate::{Error, Result};
+use memmap2::Mmap;
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+#[cfg(target_endian = "big")]
+compile_error!("stores are little-endian and mapped without conversion; big-endian machines are not supported");
+
+/// First bytes of a segment file; the line ending shows a transfer in text mode, as in PNG.
+pub(crate) const MAGIC: [u8; 8] = *b"\x89KNNLM\r\n";
+/// Last bytes of a segment file.
+pub(crate) const END_MAGIC: [u8; 8] = *b"\x89KNNEND\n";
+/// Versions that differ here cannot be read.
+pub const FORMAT_MAJOR: u16 = 1;
+/// Versions that differ here can be read; they may hold sections that this program ignores.
+pub const FORMAT_MINOR: u16 = 0;
+pub(crate) const HEADER: u64 = 64;
+pub(crate) const TABLE_ENTRY: u64 = 48;
+pub(crate) const FOOTER: u64 = 64;
+pub(crate) const ALIGNMENT: u64 = 64;
+/// Bytes that share a checksum.
+pub(crate) const CHUNK: u64 = 1 << 20;
+
+/// What a segment file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum SegmentKind {
+    /// Entries in corpus order.
+    Data = 1,
+    /// What all lists share.
+    Codebook = 2,
+    /// Lists of codes.
+    Lists = 3,
+}
+
+/// How a manifest names a segment file. The checksum is that of the section table, which holds those of all sections.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentName {
+    /// Name inside the store's folder.
+    pub file: String,
+    /// Length of the file.
+    pub bytes: u64,
+    /// CRC32C of its section table.
+    pub crc32c: u32,
+}
+
+/// Place and type of a section.
+#[derive(Clone, Debug)]
+pub struct Section {
+    /// Number of its kind; a later minor version may know more of them than [`SectionKind`].
+    pub number: u32,
+    /// Type of its elements.
+    pub element: Element,
+    /// Bytes of the file.
+    pub span: Range<usize>,
+    first_checksum: u64,
+    crc: u32,
+}
+
+impl Section {
+    /// Name for messages.
+    pub fn name(&self) -> String {
+        SectionKind::from_number(self.number).map_or_else(|| format!("section {}", self.number), |kind| format!("{kind:?}"))
+    }
+}
+
+/// Damage found in one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Section at fault, if one is.
+    pub section: Option<DamagedSection>,
+    /// What was expected and found.
+    pub message: String,
+}
+
+/// Name of a damaged section and the bytes of it that are damaged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedSection {
+    /// Number of its kind.
+    pub number: u32,
+    /// Name for messages.
+    pub name: String,
+    /// Damaged bytes, counted from the section's start.
+    pub bytes: Range<u64>,
+}
+
+/// An opened segment file.
+#[derive(Debug)]
+pub struct SegmentFile {
+    path: PathBuf,
+    map: Mmap,
+    sections: Vec<Section>,
+}
+
+/// Little-endian number at `at`; the caller has checked the length.
+fn number<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let mut out = [0; N];
+    out.copy_from_slice(&bytes[at..at + N]);
+    out
+}
+
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes(number(bytes, at))
+}
+
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(number(bytes, at))
+}
+
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(number(bytes, at))
+}
+
+impl SegmentFile {
+    /// Opens the file that a manifest names.
+    ///
+    /// # Errors
+    /// `Io` if it cannot be opened; `Format` if it is not the named file or breaks a rule of the layout.
+    pub fn open(folder: &Path, name: &SegmentName, kind: SegmentKind) -> Result<SegmentFile> {
+        let path = folder.join(&name.file);
+        let map = map(&path, Some(name.bytes), HEADER + FOOTER)?;
+        let file = Layout { path: &path, bytes: &map };
+        file.check_header(kind)?;
+        let table = file.check_footer(name)?;
+        let sections = file.read_table(table)?;
+        Ok(SegmentFile { path, map, sections })
+    }
+
+    /// Its sections in file order.
+    pub fn sections(&self) -> &[Section] {
+        &self.sections
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its length.
+    pub fn bytes(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    /// A section's place; none if the file lacks it.
+    pub fn find(&self, kind: SectionKind) -> Option<&Section> {
+        self.sections.iter().find(|s| s.number == kind as u32)
+    }
+
+    /// Reads every byte and lists what is damaged.
+    pub fn verify(&self) -> Vec<Damage> {
+        let mut damages = Vec::new();
+        let mut end = HEADER as usize;
+        for section in &self.sections {
+            if self.map[end..section.span.start].iter().any(|&b| b != 0) {
+                damages.push(whole(format!("padding before {} must be zero", section.name())));
+            }
+            end = section.span.end;
+        }
+        let table = self.table_span();
+        if self.map[end..table.start].iter().any(|&b| b != 0) {
+            damages.push(whole("padding before the section table must be zero".into()));
+        }
+        let checksums = self.find(SectionKind::Checksums).map_or(&[][..], |s| &self.map[s.span.clone()]);
+        for section in &self.sections {
+            let bytes = &self.map[section.span.clone()];
+            if section.number == SectionKind::Checksums as u32 {
+                if crc32c::crc32c(bytes) != section.crc {
+                    damages.push(part(section, 0..bytes.len() as u64, "the checksums themselves do not match the section table".into()));
+                }
+                continue;
+            }
+            let first = (section.first_checksum as usize).saturating_mul(4);
+            let count = bytes.len().div_ceil(CHUNK as usize);
+            // `read_table` has checked that these lie in the section.
+            let sums = checksums.get(first..first + 4 * count).unwrap_or(&[]);
+            for (i, (chunk, sum)) in bytes.chunks(CHUNK as usize).zip(sums.chunks_exact(4)).enumerate() {
+                let (expected, found) = (u32_at(sum, 0), crc32c::crc32c(chunk));
+                if expected != found {
+                    let start = i as u64 * CHUNK;
+                    let message = format!("expected CRC32C {expected:08x}, found {found:08x}");
+                    damages.push(part(section, start..start + chunk.len() as u64, message));
+                }
+            }
+            if crc32c::crc32c(sums) != section.crc {
+                damages.push(part(section, 0..bytes.len() as u64, "its checksums do not match the section table".into()));
+            }
+        }
+        damages
+    }
+
+    fn table_span(&self) -> Range<usize> {
+        let end = self.map.len() - FOOTER as usize;
+        end - self.sections.len() * TABLE_ENTRY as usize..end
+    }
+}
+
+fn whole(message: String) -> Damage {
+    Damage { section: None, message }
+}
+
+fn part(section: &Section, bytes: Range<u64>, message: String) -> Damage {
+    Damage { section: Some(DamagedSection { number: section.number, name: section.name(), bytes }), message }
+}
+
+/// The checks of opening.
+struct Layout<'a> {
+    path: &'a Path,
+    bytes: &'a [u8],
+}
+
+impl Layout<'_> {
+    fn error(&self, message: String) -> Error {
+        Error::format(self.path, message)
+    }
+
+    fn damaged(&self, what: &str) -> Error {
+        self.error(format!("{what}; the file is damaged, restore it from a copy"))
+    }
+
+    fn check_header(&self, kind: SegmentKind) -> Result<()> {
+        let header = &self.bytes[..HEADER as usize];
+        if header[..8] != MAGIC {
+            return Err(self.error(format!("expected magic bytes {MAGIC:02x?}, found {:02x?}: not a segment of a knnlm store", &header[..8])));
+        }
+        let (major, minor) = (u16_at(header, 8), u16_at(header, 10));
+        check_version(self.path, major, minor)?;
+        let (expected, found) = (u32_at(header, 60), crc32c::crc32c(&header[..60]));
+        if expected != found {
+            return Err(self.damaged(&format!("header: expected CRC32C {expected:08x}, found {found:08x}")));
+        }
+        let found = u32_at(header, 12);
+        if found != kind as u32 {
+            return Err(self.damaged(&format!("expected segment kind {} ({kind:?}), found {found}", kind as u32)));
+        }
+        Ok(())
+    }
+
+    /// Checks the footer and the table's checksum; returns the table's span.
+    fn check_footer(&self, name: &SegmentName) -> Result<Range<usize>> {
+        let length = self.bytes.len() as u64;
+        let footer = &self.bytes[self.bytes.len() - FOOTER as usize..];
+        if footer[56..] != END_MAGIC {
+            return Err(self.damaged(&format!("expected end magic {END_MAGIC:02x?}, found {:02x?}", &footer[56..])));
+        }
+        let (expected, found) = (u32_at(footer, 52), crc32c::crc32c(&footer[..52]));
+        if expected != found {
+            return Err(self.damaged(&format!("footer: expected CRC32C {expected:08x}, found {found:08x}")));
+        }
+        let (offset, count) = (u64_at(footer, 0), u64::from(u32_at(footer, 8)));
+        let end = length - FOOTER;
+        let fits = count.checked_mul(TABLE_ENTRY).and_then(|bytes| offset.checked_add(bytes)) == Some(end);
+        if !fits || offset < HEADER || offset % ALIGNMENT != 0 || u64_at(footer, 16) != length {
+            return Err(self.damaged(&format!(
+                "expected a section table that ends at byte {end} of {length}, found {count} entries at byte {offset} of {}",
+                u64_at(footer, 16)
+            )));
+        }
+        let table = offset as usize..end as usize;
+        let (expected, found) = (u32_at(footer, 12), crc32c::crc32c(&self.bytes[table.clone()]));
+        if expected != found {
+            return Err(self.damaged(&format!("section table: expected CRC32C {expected:08x}, found {found:08x}")));
+        }
+        if name.crc32c != found {
+            return Err(self.error(format!(
+                "the manifest names a file whose section table has CRC32C {:08x}, found {found:08x}: a file of another store or generation; restore the right one",
+                name.crc32c
+            )));
+        }
+        Ok(table)
+    }
+
+    fn read_table(&self, table: Range<usize>) -> Result<Vec<Section>> {
+        let limit = table.start as u64;
+        let mut sections: Vec<Section> = Vec::new();
+        let mut checksums = 0u64;
+        let mut end = HEADER;
+        for entry in self.bytes[table].chunks_exact(TABLE_ENTRY as usize) {
+            let number = u32_at(entry, 0);
+            let (offset, length, first_checksum) = (u64_at(entry, 8), u64_at(entry, 16), u64_at(entry, 24));
+            let name = SectionKind::from_number(number).map_or_else(|| format!("section {number}"), |k| format!("section {k:?}"));
+            let element = Element::from_number(u32_at(entry, 4))
+                .ok_or_else(|| self.damaged(&format!("{name}: expected an element type from 0 to 4, found {}", u32_at(entry, 4))))?;
+            if sections.iter().any(|s| s.number == number) {
+                return Err(self.damaged(&format!("{name}: expected once, found twice")));
+            }
+            let expected = end.checked_next_multiple_of(ALIGNMENT);
+            if Some(offset) != expected {
+                return Err(self.damaged(&format!(
+                    "{name}: expected at byte {} (sections follow each other without holes or overlaps), found at byte {offset}",
+                    expected.unwrap_or(u64::MAX)
+                )));
+            }
+            end = offset.checked_add(length).filter(|&end| end <= limit).ok_or_else(|| {
+                self.damaged(&format!("{name}: expected to end by byte {limit}, found {length} bytes at byte {offset}"))
+            })?;
+            if length % element.size() as u64 != 0 {
+                return Err(self.damaged(&format!("{name}: expected whole elements of {} bytes, found {length} bytes", element.size())));
+            }
+            if number != SectionKind::Checksums as u32 {
+                if first_checksum != checksums {
+                    return Err(self.damaged(&format!("{name}: expected checksums from {checksums}, found from {first_checksum}")));
+                }
+                checksums += length.div_ceil(CHUNK);
+            }
+            sections.push(Section { number, element, span: offset as usize..end as usize, first_checksum, crc: u32_at(entry, 32) });
+        }
+        if end.next_multiple_of(ALIGNMENT) != limit {
+            return Err(self.damaged(&format!("expected the section table at byte {}, found at byte {limit}", end.next_multiple_of(ALIGNMENT))));
+        }
+        let found = sections.last().filter(|s| s.number == SectionKind::Checksums as u32).map_or(0, |s| s.span.len() as u64);
+        if found != checksums * 4 {
+            return Err(self.damaged(&format!("expected {} bytes of checksums as last section, found {found}", checksums * 4)));
+        }
+        Ok(sections)
+    }
+}
+
+/// Refuses formats that this program cannot read.
+pub(crate) fn check_version(path: &Path, major: u16, minor: u16) -> Result<()> {
+    if major > FORMAT_MAJOR {
+        return Err(Error::format(
+            path,
+            format!("expected format version {FORMAT_MAJOR}.x, found {major}.{minor}: written by a newer knnlm; upgrade knnlm to read it"),
+        ));
+    }
+    if major == 0 {
+        return Err(Error::format(path, format!("expected format version {FORMAT_MAJOR}.x, found {major}.{minor}: the file is damaged")));
+    }
+    Ok(())
+}
+
+impl SectionSource for SegmentFile {
+    fn section(&self, kind: SectionKind) -> Result<&[u8]> {
+        match self.find(kind) {
+            Some(section) => Ok(&self.map[section.span.clone()]),
+            None => Err(self.format_error(format!("expected a section {kind:?}, found none; restore the file from a copy"))),
+        }
+    }
+
+    fn format_error(&self, message: String) -> Error {
+        Error::format(&self.path, message)
+    }
+}

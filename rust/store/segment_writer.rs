@@ -1,0 +1,162 @@
+//! Writes a segment file from its start to its end, one section after the other, with one MiB of memory.
+
+use super::files::{Folder, OutputFile, TEMPORARY};
+use super::segment::{ALIGNMENT, CHUNK, END_MAGIC, FOOTER, FORMAT_MAJOR, FORMAT_MINOR, HEADER, MAGIC, SegmentKind, SegmentName, TABLE_ENTRY};
+use crate::Result;
+use crate::sections::{Element, SectionKind, SectionSink};
+
+/// A segment file under its temporary name. Dropping it leaves that for the next writer to remove.
+#[derive(Debug)]
+pub struct SegmentWriter {
+    folder: Folder,
+    name: String,
+    output: OutputFile,
+    written: u64,
+    table: Vec<u8>,
+    checksums: Vec<u8>,
+    current: Option<Open>,
+    chunk: Vec<u8>,
+}
+
+/// The section being written.
+#[derive(Debug)]
+struct Open {
+    kind: SectionKind,
+    element: Element,
+    offset: u64,
+    first_checksum: usize,
+}
+
+impl SegmentWriter {
+    /// Starts `name` in `folder`.
+    pub fn create(folder: &Folder, name: &str, kind: SegmentKind) -> Result<SegmentWriter> {
+        let mut output = folder.create(&format!("{name}{TEMPORARY}"))?;
+        let mut header = Vec::with_capacity(HEADER as usize);
+        header.extend(MAGIC);
+        header.extend(FORMAT_MAJOR.to_le_bytes());
+        header.extend(FORMAT_MINOR.to_le_bytes());
+        header.extend((kind as u32).to_le_bytes());
+        header.resize(60, 0);
+        header.extend(crc32c::crc32c(&header).to_le_bytes());
+        output.write(&header)?;
+        Ok(SegmentWriter {
+            folder: folder.clone(),
+            name: name.to_owned(),
+            output,
+            written: HEADER,
+            table: Vec::new(),
+            checksums: Vec::new(),
+            current: None,
+            chunk: Vec::new(),
+        })
+    }
+
+    /// Starts a section whose element type is not the usual one of its kind.
+    pub fn begin_as(&mut self, kind: SectionKind, element: Element) -> Result<()> {
+        assert!(self.current.is_none(), "section {kind:?} starts before {:?} has ended", self.current);
+        self.pad()?;
+        self.current = Some(Open { kind, element, offset: self.written, first_checksum: self.checksums.len() / 4 });
+        Ok(())
+    }
+
+    /// Writes a whole section.
+    pub fn section(&mut self, kind: SectionKind, element: Element, bytes: &[u8]) -> Result<()> {
+        self.begin_as(kind, element)?;
+        self.write(bytes)?;
+        self.end()
+    }
+
+    /// Writes checksums, table and footer, forces the file to the disk and gives it its name.
+    pub fn finish(mut self) -> Result<SegmentName> {
+        assert!(self.current.is_none(), "{}: finished inside section {:?}", self.name, self.current);
+        if !self.checksums.is_empty() {
+            self.pad()?;
+            let checksums = std::mem::take(&mut self.checksums);
+            let crc = crc32c::crc32c(&checksums);
+            self.table_entry(SectionKind::Checksums, Element::U32, self.written, checksums.len() as u64, 0, crc);
+            self.put(&checksums)?;
+        }
+        self.pad()?;
+        let bytes = self.written + self.table.len() as u64 + FOOTER;
+        let crc32c = crc32c::crc32c(&self.table);
+        let mut footer = Vec::with_capacity(FOOTER as usize);
+        footer.extend(self.written.to_le_bytes());
+        footer.extend(((self.table.len() as u64 / TABLE_ENTRY) as u32).to_le_bytes());
+        footer.extend(crc32c.to_le_bytes());
+        footer.extend(bytes.to_le_bytes());
+        footer.resize(52, 0);
+        footer.extend(crc32c::crc32c(&footer).to_le_bytes());
+        footer.extend(END_MAGIC);
+        let table = std::mem::take(&mut self.table);
+        self.put(&table)?;
+        self.put(&footer)?;
+        self.output.sync()?;
+        drop(self.output);
+        self.folder.rename(&format!("{}{TEMPORARY}", self.name), &self.name)?;
+        Ok(SegmentName { file: self.name, bytes, crc32c })
+    }
+
+    fn table_entry(&mut self, kind: SectionKind, element: Element, offset: u64, length: u64, first_checksum: u64, crc: u32) {
+        self.table.extend((kind as u32).to_le_bytes());
+        self.table.extend((element as u32).to_le_bytes());
+        self.table.extend(offset.to_le_bytes());
+        self.table.extend(length.to_le_bytes());
+        self.table.extend(first_checksum.to_le_bytes());
+        self.table.extend(crc.to_le_bytes());
+        self.table.resize(self.table.len().next_multiple_of(TABLE_ENTRY as usize), 0);
+    }
+
+    fn pad(&mut self) -> Result<()> {
+        let padding = self.written.next_multiple_of(ALIGNMENT) - self.written;
+        self.put(&[0; ALIGNMENT as usize][..padding as usize])
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        if !bytes.is_empty() {
+            self.output.write(bytes)?;
+            self.written += bytes.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn put_chunk(&mut self) -> Result<()> {
+        let chunk = std::mem::take(&mut self.chunk);
+        self.put(&chunk)?;
+        self.checksums.extend(crc32c::crc32c(&chunk).to_le_bytes());
+        self.chunk = chunk;
+        self.chunk.clear();
+        Ok(())
+    }
+}
+
+impl SectionSink for SegmentWriter {
+    fn begin(&mut self, kind: SectionKind) -> Result<()> {
+        self.begin_as(kind, kind.element())
+    }
+
+    fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
+        assert!(self.current.is_some(), "{}: bytes outside a section", self.name);
+        while !bytes.is_empty() {
+            let room = CHUNK as usize - self.chunk.len();
+            let (head, tail) = bytes.split_at(room.min(bytes.len()));
+            self.chunk.extend_from_slice(head);
+            bytes = tail;
+            if self.chunk.len() == CHUNK as usize {
+                self.put_chunk()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<()> {
+        if !self.chunk.is_empty() {
+            self.put_chunk()?;
+        }
+        if let Some(open) = self.current.take() {
+            let length = self.written - open.offset;
+            let crc = crc32c::crc32c(&self.checksums[open.first_checksum * 4..]);
+            self.table_entry(open.kind, open.element, open.offset, length, open.first_checksum as u64, crc);
+        }
+        Ok(())
+    }
+}

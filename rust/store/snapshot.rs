@@ -1,0 +1,203 @@
+//! One generation of a store, opened: what every reader uses, unchanged by writers.
+
+use super::documents::{Document, DocumentTable};
+use super::files::Folder;
+use super::manifest::{KeyType, Manifest, ValueType};
+use super::segment::{SegmentFile, SegmentKind};
+use super::values::ValueRows;
+use crate::keys::{KeyBlock, KeyRows};
+use crate::sections::{Element, SectionKind, SectionSource, typed};
+use crate::{Error, Result};
+use std::ops::Range;
+
+/// A data segment, opened.
+#[derive(Debug)]
+pub struct DataSegment {
+    pub(crate) file: SegmentFile,
+    pub(crate) first_id: u64,
+    pub(crate) entries: u64,
+    keys: Option<KeyType>,
+    values: ValueType,
+    dim: usize,
+    /// Index of its first document in the whole store.
+    pub(crate) first_document: u64,
+}
+
+/// An opened generation. Mapped files stay valid after they were unlinked.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// What it consists of.
+    pub manifest: Manifest,
+    pub(crate) data: Vec<DataSegment>,
+    pub(crate) codebook: Option<SegmentFile>,
+    pub(crate) lists: Vec<SegmentFile>,
+}
+
+impl Snapshot {
+    /// Opens the newest generation in a folder.
+    ///
+    /// # Errors
+    /// `State` if there is no store; `Format` for damaged files; `Io` for what the system refuses.
+    pub fn open(folder: &Folder) -> Result<Snapshot> {
+        let mut seen = None;
+        loop {
+            let newest = match Manifest::newest(folder) {
+                Ok(Some(generation)) => generation,
+                Ok(None) => return Err(no_store(folder)),
+                Err(e) if e.is_not_found() => return Err(no_store(folder)),
+                Err(e) => return Err(e),
+            };
+            match Manifest::read(folder, newest).and_then(|manifest| Snapshot::of(folder, manifest)) {
+                // A writer may have published and collected between our two looks: try again while there is news.
+                Err(e) if e.is_not_found() && seen != Some(newest) => seen = Some(newest),
+                Err(e) if e.is_not_found() => {
+                    return Err(Error::format(folder.path(), format!("generation {newest} names a file that is missing ({e}); restore it from a copy")));
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Opens the files that a manifest names and checks their sections against it.
+    pub fn of(folder: &Folder, manifest: Manifest) -> Result<Snapshot> {
+        let mut data: Vec<DataSegment> = Vec::with_capacity(manifest.data.len());
+        let mut documents = 0;
+        for record in &manifest.data {
+            let file = SegmentFile::open(folder.path(), &record.name, SegmentKind::Data)?;
+            let value_element = match manifest.values {
+                ValueType::Uint32 => Element::U32,
+                ValueType::Uint64 => Element::U64,
+            };
+            expect(&file, SectionKind::Values, value_element, Some(record.entries), 1)?;
+            if let Some(keys) = record.keys {
+                let element = match keys {
+                    KeyType::Float16 => Element::F16,
+                    KeyType::Float32 => Element::F32,
+                };
+                expect(&file, SectionKind::Keys, element, Some(record.entries), manifest.dim as u64)?;
+            }
+            expect(&file, SectionKind::Documents, Element::Bytes, Some(record.documents), size_of::<super::documents::Record>() as u64)?;
+            expect(&file, SectionKind::DocumentText, Element::Bytes, None, 1)?;
+            expect(&file, SectionKind::DocumentNames, Element::U32, None, 1)?;
+            if DocumentTable::open(&file)?.named() > record.documents as usize {
+                return Err(file.format_error("expected at most one name per document; restore the file from a copy".into()));
+            }
+            let first_document = documents - u64::from(record.continues);
+            documents = first_document.saturating_add(record.documents);
+            data.push(DataSegment {
+                file,
+                first_id: record.first_id,
+                entries: record.entries,
+                keys: record.keys,
+                values: manifest.values,
+                dim: manifest.dim,
+                first_document,
+            });
+        }
+        let codebook = manifest.codebook.as_ref().map(|name| SegmentFile::open(folder.path(), name, SegmentKind::Codebook)).transpose()?;
+        let lists = manifest.lists.iter().map(|l| SegmentFile::open(folder.path(), &l.name, SegmentKind::Lists)).collect::<Result<_>>()?;
+        Ok(Snapshot { manifest, data, codebook, lists })
+    }
+
+    /// The segment that holds an id.
+    pub(crate) fn segment_of(&self, id: u64) -> Option<&DataSegment> {
+        let after = self.data.partition_point(|s| s.first_id <= id);
+        // An empty segment shares its first id with the next one, which comes later and is found first.
+        self.data[..after].iter().rev().find(|s| s.entries > 0).filter(|s| id - s.first_id < s.entries)
+    }
+
+    /// Segments and the rows of each that make up a range of ids.
+    pub(crate) fn pieces(&self, ids: &Range<u64>) -> impl Iterator<Item = (&DataSegment, Range<usize>)> {
+        let ids = ids.clone();
+        self.data.iter().filter_map(move |s| {
+            let start = ids.start.max(s.first_id);
+            let end = ids.end.min(s.first_id + s.entries);
+            (start < end).then(|| (s, (start - s.first_id) as usize..(end - s.first_id) as usize))
+        })
+    }
+
+    /// Raw keys of a range of ids, where they are kept.
+    pub(crate) fn key_blocks(&self, ids: &Range<u64>) -> Result<Vec<KeyBlock<'_>>> {
+        let mut blocks = Vec::new();
+        for (segment, rows) in self.pieces(ids) {
+            blocks.extend(segment.keys(rows)?);
+        }
+        Ok(blocks)
+    }
+
+    /// Document number `index`.
+    pub fn document(&self, index: u64) -> Result<Document> {
+        let after = self.data.partition_point(|s| s.first_document <= index);
+        let segment = self.data[..after].last();
+        match segment {
+            Some(s) if index < self.manifest.documents() => DocumentTable::open(&s.file)?.get((index - s.first_document) as usize),
+            _ => Err(Error::Argument(format!("document index: expected less than {}, found {index}", self.manifest.documents()))),
+        }
+    }
+
+    /// Number of the document that an id lies in; none for ids that do not exist.
+    pub fn document_of(&self, id: u64) -> Result<Option<u64>> {
+        match self.segment_of(id) {
+            Some(s) => Ok(Some(s.first_document + DocumentTable::open(&s.file)?.record_of(id)? as u64)),
+            None => Ok(None),
+        }
+    }
+
+    /// Number of the document of a name.
+    pub fn find_document(&self, name: &str) -> Result<Option<u64>> {
+        for segment in self.data.iter().rev() {
+            if let Some(record) = DocumentTable::open(&segment.file)?.find(name)? {
+                return Ok(Some(segment.first_document + record as u64));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl DataSegment {
+    /// All its values.
+    pub(crate) fn values(&self) -> Result<ValueRows<'_>> {
+        Ok(match self.values {
+            ValueType::Uint32 => ValueRows::U32(typed(&self.file, SectionKind::Values)?),
+            ValueType::Uint64 => ValueRows::U64(typed(&self.file, SectionKind::Values)?),
+        })
+    }
+
+    /// Raw keys of some rows (within `entries`), if it has them.
+    pub(crate) fn keys(&self, rows: Range<usize>) -> Result<Option<KeyBlock<'_>>> {
+        let span = rows.start * self.dim..rows.end * self.dim;
+        let keys = match self.keys {
+            None => return Ok(None),
+            Some(KeyType::Float16) => KeyRows::F16(&typed(&self.file, SectionKind::Keys)?[span]),
+            Some(KeyType::Float32) => KeyRows::F32(&typed(&self.file, SectionKind::Keys)?[span]),
+        };
+        Ok(Some(KeyBlock { first_id: self.first_id + rows.start as u64, d: self.dim, rows: keys }))
+    }
+}
+
+/// Checks type and length of a section: `rows` rows of `width` elements.
+fn expect(file: &SegmentFile, kind: SectionKind, element: Element, rows: Option<u64>, width: u64) -> Result<()> {
+    let Some(section) = file.find(kind) else {
+        return Err(file.format_error(format!("expected a section {kind:?}, found none; restore the file from a copy")));
+    };
+    let bytes = rows.map(|rows| rows.checked_mul(width).and_then(|n| n.checked_mul(element.size() as u64)));
+    let fits = bytes.is_none_or(|bytes| bytes == Some(section.span.len() as u64));
+    if section.element != element || !fits {
+        return Err(file.format_error(format!(
+            "section {kind:?}: expected {rows:?} rows of {width} {element:?}, found {} bytes of {:?}; restore the file from a copy",
+            section.span.len(),
+            section.element
+        )));
+    }
+    Ok(())
+}
+
+fn no_store(folder: &Folder) -> Error {
+    let path = folder.path();
+    if path.exists() {
+        let message = "expected a knnlm store (a folder with manifest-*.json), found none; check the path, or create a store there";
+        Error::format(path, message)
+    } else {
+        Error::io(path, "open store", std::io::ErrorKind::NotFound.into())
+    }
+}

@@ -1,0 +1,121 @@
+//! Values: what a store remembers with each key.
+
+use super::manifest::ValueType;
+use crate::{Error, Result};
+
+/// Borrowed values, as a caller has them or as they lie in a mapped file.
+#[derive(Clone, Copy, Debug)]
+pub enum ValueRows<'a> {
+    /// 32-bit.
+    U32(&'a [u32]),
+    /// 64-bit.
+    U64(&'a [u64]),
+}
+
+/// Owned values in the type of the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Values {
+    /// 32-bit.
+    U32(Vec<u32>),
+    /// 64-bit.
+    U64(Vec<u64>),
+}
+
+impl ValueRows<'_> {
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        match self {
+            ValueRows::U32(x) => x.len(),
+            ValueRows::U64(x) => x.len(),
+        }
+    }
+
+    /// Whether there is no value.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Value `i`.
+    pub fn get(&self, i: usize) -> u64 {
+        match self {
+            ValueRows::U32(x) => u64::from(x[i]),
+            ValueRows::U64(x) => x[i],
+        }
+    }
+
+    /// Refuses values above `max_value` or too large for `value_type`, naming the first.
+    pub(crate) fn check(&self, value_type: ValueType, max_value: Option<u64>) -> Result<()> {
+        let width = match value_type {
+            ValueType::Uint32 => u64::from(u32::MAX),
+            ValueType::Uint64 => u64::MAX,
+        };
+        let limit = max_value.unwrap_or(u64::MAX).min(width);
+        let bad = match self {
+            ValueRows::U32(x) => x.iter().position(|&v| u64::from(v) > limit),
+            ValueRows::U64(x) => x.iter().position(|&v| v > limit),
+        };
+        let Some(row) = bad else { return Ok(()) };
+        let found = self.get(row);
+        Err(Error::Argument(if found > width {
+            format!("value of row {row}: expected at most {width} (uint32), found {found}; create the store with value_dtype=\"uint64\". Nothing was added")
+        } else {
+            format!("value of row {row}: expected at most max_value = {limit}, found {found}; nothing was added")
+        }))
+    }
+
+    /// Bytes in the type of the store; values were checked.
+    pub(crate) fn with_bytes<T>(&self, value_type: ValueType, mut put: impl FnMut(&[u8]) -> Result<T>) -> Result<T> {
+        match (self, value_type) {
+            (ValueRows::U32(x), ValueType::Uint32) => put(bytemuck::cast_slice(x)),
+            (ValueRows::U64(x), ValueType::Uint64) => put(bytemuck::cast_slice(x)),
+            (ValueRows::U32(x), ValueType::Uint64) => {
+                let wide: Vec<u64> = x.iter().map(|&v| u64::from(v)).collect();
+                put(bytemuck::cast_slice(&wide))
+            }
+            (ValueRows::U64(x), ValueType::Uint32) => {
+                let narrow: Vec<u32> = x.iter().map(|&v| v as u32).collect();
+                put(bytemuck::cast_slice(&narrow))
+            }
+        }
+    }
+}
+
+impl Values {
+    /// No values, room for `n`.
+    pub(crate) fn with_capacity(value_type: ValueType, n: usize) -> Values {
+        match value_type {
+            ValueType::Uint32 => Values::U32(Vec::with_capacity(n)),
+            ValueType::Uint64 => Values::U64(Vec::with_capacity(n)),
+        }
+    }
+
+    /// Appends a value that fits; `None` = missing, all ones.
+    pub(crate) fn push(&mut self, value: Option<u64>) {
+        match self {
+            Values::U32(x) => x.push(value.map_or(u32::MAX, |v| v as u32)),
+            Values::U64(x) => x.push(value.unwrap_or(u64::MAX)),
+        }
+    }
+
+    /// Appends a span of a mapped section of the same type.
+    pub(crate) fn extend(&mut self, rows: ValueRows, span: std::ops::Range<usize>) {
+        match (self, rows) {
+            (Values::U32(x), ValueRows::U32(rows)) => x.extend_from_slice(&rows[span]),
+            (Values::U64(x), ValueRows::U64(rows)) => x.extend_from_slice(&rows[span]),
+            (out, rows) => span.for_each(|i| out.push(Some(rows.get(i)))),
+        }
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        match self {
+            Values::U32(x) => x.len(),
+            Values::U64(x) => x.len(),
+        }
+    }
+
+    /// Whether there is no value.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
