@@ -67,7 +67,9 @@ impl Element {
 
     /// The element type of a number in a file.
     pub fn from_number(number: u32) -> Option<Element> {
-        [Element::Bytes, Element::U32, Element::U64, Element::F16, Element::F32].into_iter().find(|e| *e as u32 == number)
+        [Element::Bytes, Element::U32, Element::U64, Element::F16, Element::F32]
+            .into_iter()
+            .find(|e| *e as u32 == number)
     }
 }
 
@@ -99,10 +101,9 @@ impl SectionKind {
     /// Element type unless the writer says otherwise (values and keys come in two types each).
     pub fn element(self) -> Element {
         match self {
-            SectionKind::Values
-            | SectionKind::DocumentNames
-            | SectionKind::ListIds
-            | SectionKind::Checksums => Element::U32,
+            SectionKind::Values | SectionKind::DocumentNames | SectionKind::ListIds | SectionKind::Checksums => {
+                Element::U32
+            }
             SectionKind::ListOffsets => Element::U64,
             SectionKind::Keys | SectionKind::Centroids | SectionKind::Words => Element::F32,
             SectionKind::Documents

@@ -143,7 +143,13 @@ impl Build<'_> {
         Ok(())
     }
 
-    fn write_lists(&self, codebook: &Codebook, manifest: &Manifest, ids: &Range<u64>, first: bool) -> Result<SegmentName> {
+    fn write_lists(
+        &self,
+        codebook: &Codebook,
+        manifest: &Manifest,
+        ids: &Range<u64>,
+        first: bool,
+    ) -> Result<SegmentName> {
         let part = if first { String::new() } else { format!("-{}", ids.start) };
         let name = format!("lists-{:08}{part}.seg", manifest.generation);
         let mut segment = SegmentWriter::create(self.folder, &name, SegmentKind::Lists)?;
@@ -210,8 +216,9 @@ fn merge_documents<'a>(files: impl Iterator<Item = &'a SegmentFile>, data: &[Dat
         let table = DocumentTable::open(file)?;
         for j in 0..table.len() {
             let document = table.get(j)?;
-            let number = u32::try_from(merged.records.len())
-                .map_err(|_| Error::State("expected at most 4294967295 documents in one build; build more often".into()))?;
+            let number = u32::try_from(merged.records.len()).map_err(|_| {
+                Error::State("expected at most 4294967295 documents in one build; build more often".into())
+            })?;
             let name = document.name.as_deref().unwrap_or("");
             let metadata = document.metadata.as_deref().unwrap_or("");
             merged.records.push(Record {

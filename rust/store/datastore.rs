@@ -80,14 +80,20 @@ impl Datastore {
         if let (ValueType::Uint32, Some(max)) = (options.values, options.max_value)
             && max > u64::from(u32::MAX)
         {
-            return Err(Error::Argument(format!("max_value: expected at most {} for uint32 values, found {max}", u32::MAX)));
+            return Err(Error::Argument(format!(
+                "max_value: expected at most {} for uint32 values, found {max}",
+                u32::MAX
+            )));
         }
         let attributes = parse_attributes(options.attributes.as_deref().unwrap_or("{}"))?;
         let folder = Folder::new(path, files);
         folder.create_dir()?;
         let newest = Manifest::newest(&folder)?;
         if newest.is_some() && !options.overwrite {
-            return Err(Error::State(format!("{}: expected no store, found one; open it, or pass overwrite=True to replace it", path.display())));
+            return Err(Error::State(format!(
+                "{}: expected no store, found one; open it, or pass overwrite=True to replace it",
+                path.display()
+            )));
         }
         let foreign = folder.names()?.into_iter().find(|name| name != LOCK && !name.ends_with(TEMPORARY));
         if let (None, Some(name)) = (newest, foreign) {
@@ -176,7 +182,13 @@ impl Datastore {
     /// # Errors
     /// `Argument` naming the first bad row; `State` if another writer holds the store; `Io`, after which what was
     /// added since the last commit is lost and only [`Self::discard`] is left.
-    pub fn add(&self, keys: KeyRows, values: ValueRows, document: Option<&str>, metadata: Option<&str>) -> Result<Range<u64>> {
+    pub fn add(
+        &self,
+        keys: KeyRows,
+        values: ValueRows,
+        document: Option<&str>,
+        metadata: Option<&str>,
+    ) -> Result<Range<u64>> {
         let mut guard = self.writing();
         let fresh = guard.is_none();
         let writing = match &mut *guard {
@@ -306,7 +318,9 @@ impl Datastore {
             let known = u64::try_from(id).ok().filter(|&id| id < snapshot.manifest.entries);
             let (document, position) = match (known, &last) {
                 (None, _) => (-1, -1),
-                (Some(id), Some((index, d))) if (d.start..d.end).contains(&id) => (*index as i64, (id - d.start) as i64),
+                (Some(id), Some((index, d))) if (d.start..d.end).contains(&id) => {
+                    (*index as i64, (id - d.start) as i64)
+                }
                 (Some(id), _) => match snapshot.document_of(id)? {
                     None => (-1, -1),
                     Some(index) => {
@@ -403,7 +417,10 @@ impl Datastore {
 impl Snapshot {
     pub(crate) fn check_range(&self, ids: &Range<u64>) -> Result<()> {
         if ids.start > ids.end || ids.end > self.manifest.entries {
-            return Err(Error::Argument(format!("expected ids within 0 .. {}, found {} .. {}", self.manifest.entries, ids.start, ids.end)));
+            return Err(Error::Argument(format!(
+                "expected ids within 0 .. {}, found {} .. {}",
+                self.manifest.entries, ids.start, ids.end
+            )));
         }
         Ok(())
     }

@@ -57,7 +57,12 @@ impl<'a> DocumentTable<'a> {
     /// Views the table of a segment.
     pub fn open(file: &'a SegmentFile) -> Result<DocumentTable<'a>> {
         let records = typed(file, SectionKind::Documents)?;
-        Ok(DocumentTable { file, records, text: file.section(SectionKind::DocumentText)?, names: typed(file, SectionKind::DocumentNames)? })
+        Ok(DocumentTable {
+            file,
+            records,
+            text: file.section(SectionKind::DocumentText)?,
+            names: typed(file, SectionKind::DocumentNames)?,
+        })
     }
 
     /// Number of records.
@@ -71,7 +76,8 @@ impl<'a> DocumentTable<'a> {
     }
 
     fn error(&self, i: usize, message: &str) -> Error {
-        self.file.format_error(format!("document record {i} of {}: {message}; restore the file from a copy", self.len()))
+        self.file
+            .format_error(format!("document record {i} of {}: {message}; restore the file from a copy", self.len()))
     }
 
     fn record(&self, i: usize) -> Result<&'a Record> {
@@ -81,8 +87,9 @@ impl<'a> DocumentTable<'a> {
     fn bytes(&self, i: usize, offset: u64, length: u32) -> Result<&'a [u8]> {
         let start = usize::try_from(offset).ok();
         let span = start.and_then(|start| Some(start..start.checked_add(length as usize)?));
-        span.and_then(|span| self.text.get(span))
-            .ok_or_else(|| self.error(i, &format!("expected text within {} bytes, found {length} at {offset}", self.text.len())))
+        span.and_then(|span| self.text.get(span)).ok_or_else(|| {
+            self.error(i, &format!("expected text within {} bytes, found {length} at {offset}", self.text.len()))
+        })
     }
 
     fn name_bytes(&self, i: usize) -> Result<&'a [u8]> {
@@ -97,10 +104,13 @@ impl<'a> DocumentTable<'a> {
             return Err(self.error(i, &format!("expected start ≤ end, found {} and {}", record.start, record.end)));
         }
         let utf8 = |bytes: &[u8]| {
-            std::str::from_utf8(bytes).map(str::to_owned).map_err(|e| self.error(i, &format!("expected UTF-8, found {e}")))
+            std::str::from_utf8(bytes)
+                .map(str::to_owned)
+                .map_err(|e| self.error(i, &format!("expected UTF-8, found {e}")))
         };
         let name = utf8(self.name_bytes(i)?)?;
-        let offset = record.text.checked_add(u64::from(record.name)).ok_or_else(|| self.error(i, "text offset overflows"))?;
+        let offset =
+            record.text.checked_add(u64::from(record.name)).ok_or_else(|| self.error(i, "text offset overflows"))?;
         let metadata = utf8(self.bytes(i, offset, record.metadata)?)?;
         Ok(Document {
             name: (record.flags & NAMED != 0).then_some(name),
@@ -114,7 +124,9 @@ impl<'a> DocumentTable<'a> {
     pub fn record_of(&self, id: u64) -> Result<usize> {
         // Empty documents share their start with the next one: the last record that starts at or before id holds it.
         let after = self.records.partition_point(|r| r.start <= id);
-        after.checked_sub(1).ok_or_else(|| self.error(0, &format!("expected a document that holds id {id}, found none")))
+        after
+            .checked_sub(1)
+            .ok_or_else(|| self.error(0, &format!("expected a document that holds id {id}, found none")))
     }
 
     /// The record of a name.

@@ -104,7 +104,11 @@ impl Datastore {
         let describe = |file: &SegmentFile| FileInfo {
             file: file.path().file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
             bytes: file.bytes(),
-            sections: file.sections().iter().map(|s| SectionInfo { section: s.name(), bytes: s.span.len() as u64 }).collect(),
+            sections: file
+                .sections()
+                .iter()
+                .map(|s| SectionInfo { section: s.name(), bytes: s.span.len() as u64 })
+                .collect(),
         };
         let data = snapshot.data.iter().map(|s| &s.file);
         let index_files: Vec<&SegmentFile> = snapshot.codebook.iter().chain(&snapshot.lists).collect();

@@ -141,16 +141,24 @@ impl Manifest {
         let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
         let manifest = Manifest::parse(&path, &bytes)?;
         if manifest.generation != generation {
-            return Err(Error::format(&path, format!("expected generation {generation}, found {}: the file was renamed", manifest.generation)));
+            return Err(Error::format(
+                &path,
+                format!("expected generation {generation}, found {}: the file was renamed", manifest.generation),
+            ));
         }
         Ok(manifest)
     }
 
     fn parse(path: &Path, bytes: &[u8]) -> Result<Manifest> {
-        let damaged = |what: String| Error::format(path, format!("{what}; the file is damaged, restore it from a copy"));
-        let line = bytes.iter().position(|&b| b == b'\n').ok_or_else(|| damaged("expected an envelope line, found none".into()))?;
+        let damaged =
+            |what: String| Error::format(path, format!("{what}; the file is damaged, restore it from a copy"));
+        let line = bytes
+            .iter()
+            .position(|&b| b == b'\n')
+            .ok_or_else(|| damaged("expected an envelope line, found none".into()))?;
         let (head, body) = (&bytes[..line], &bytes[line + 1..]);
-        let envelope: Envelope = serde_json::from_slice(head).map_err(|e| damaged(format!("expected an envelope line as first line, found {e}")))?;
+        let envelope: Envelope = serde_json::from_slice(head)
+            .map_err(|e| damaged(format!("expected an envelope line as first line, found {e}")))?;
         if envelope.knnlm != "manifest" {
             return Err(damaged(format!("expected the manifest of a knnlm store, found {:?}", envelope.knnlm)));
         }
@@ -161,13 +169,18 @@ impl Manifest {
             return Err(damaged("the envelope line is not as a writer writes it".into()));
         }
         if body.len() as u64 != envelope.bytes {
-            return Err(damaged(format!("expected {} bytes after the first line, found {}", envelope.bytes, body.len())));
+            return Err(damaged(format!(
+                "expected {} bytes after the first line, found {}",
+                envelope.bytes,
+                body.len()
+            )));
         }
         let found = format!("{:08x}", crc32c::crc32c(body));
         if found != envelope.crc32c {
             return Err(damaged(format!("expected CRC32C {}, found {found}", envelope.crc32c)));
         }
-        let manifest: Manifest = serde_json::from_slice(body).map_err(|e| damaged(format!("expected the fields of format {FORMAT_MAJOR}, found {e}")))?;
+        let manifest: Manifest = serde_json::from_slice(body)
+            .map_err(|e| damaged(format!("expected the fields of format {FORMAT_MAJOR}, found {e}")))?;
         manifest.check().map_err(damaged)?;
         Ok(manifest)
     }
@@ -214,7 +227,10 @@ impl Manifest {
         for (i, data) in self.data.iter().enumerate() {
             let end = data.first_id.checked_add(data.entries).filter(|&end| end <= i64::MAX as u64);
             if data.first_id != next || end.is_none() {
-                return Err(format!("{}: expected ids from {next}, found {} from {}", data.name.file, data.entries, data.first_id));
+                return Err(format!(
+                    "{}: expected ids from {next}, found {} from {}",
+                    data.name.file, data.entries, data.first_id
+                ));
             }
             next = end.unwrap_or(next);
             if data.continues && (i == 0 || data.documents == 0) {
@@ -228,7 +244,10 @@ impl Manifest {
         for lists in &self.lists {
             let end = lists.first_id.checked_add(lists.entries).filter(|&end| end <= self.entries);
             if lists.first_id != next || end.is_none() || lists.entries > 1 << 32 {
-                return Err(format!("{}: expected ids from {next} up to {}, found {} from {}", lists.name.file, self.entries, lists.entries, lists.first_id));
+                return Err(format!(
+                    "{}: expected ids from {next} up to {}, found {} from {}",
+                    lists.name.file, self.entries, lists.entries, lists.first_id
+                ));
             }
             next = end.unwrap_or(next);
         }
@@ -238,7 +257,9 @@ impl Manifest {
         // What is in no list can only be found by its raw key.
         let lost = self.data.iter().find(|d| d.keys.is_none() && d.first_id + d.entries > next && d.entries > 0);
         match lost {
-            Some(data) => Err(format!("{}: expected raw keys for entries from {next}, which are in no list", data.name.file)),
+            Some(data) => {
+                Err(format!("{}: expected raw keys for entries from {next}, which are in no list", data.name.file))
+            }
             None => Ok(()),
         }
     }
@@ -260,7 +281,8 @@ pub fn collect(folder: &Folder, current: &Manifest) {
 fn is_segment_name(name: &str) -> bool {
     let stem = name.strip_suffix(".seg").unwrap_or("");
     ["data-", "codebook-", "lists-"].iter().any(|prefix| {
-        stem.strip_prefix(prefix).is_some_and(|digits| digits.len() >= 8 && digits.bytes().all(|b| b.is_ascii_digit() || b == b'-'))
+        stem.strip_prefix(prefix)
+            .is_some_and(|digits| digits.len() >= 8 && digits.bytes().all(|b| b.is_ascii_digit() || b == b'-'))
     })
 }
 

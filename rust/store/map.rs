@@ -15,7 +15,9 @@ pub fn map(path: &Path, expected: Option<u64>, minimum: u64) -> Result<Mmap> {
         let expected = expected.map_or(format!("at least {minimum}"), |bytes| bytes.to_string());
         return Err(Error::format(
             path,
-            format!("expected {expected} bytes, found {length}: the file was truncated or replaced; restore it from a copy"),
+            format!(
+                "expected {expected} bytes, found {length}: the file was truncated or replaced; restore it from a copy"
+            ),
         ));
     }
     // SAFETY: segment files are written once under a temporary name and renamed; this crate never writes to, truncates

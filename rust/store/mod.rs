@@ -28,7 +28,7 @@ pub use documents::Document;
 pub use info::{FileInfo, IndexInfo, Info, SectionInfo};
 pub use manifest::{DataRecord, KeyType, ListsRecord, MAX_DIM, Manifest, ValueType};
 pub use search::Neighbours;
-pub use segment::{DamagedSection, Damage, FORMAT_MAJOR, FORMAT_MINOR, Section, SegmentFile, SegmentKind, SegmentName};
+pub use segment::{Damage, DamagedSection, FORMAT_MAJOR, FORMAT_MINOR, Section, SegmentFile, SegmentKind, SegmentName};
 pub use segment_writer::SegmentWriter;
 pub use snapshot::Snapshot;
 pub use values::{ValueRows, Values};

@@ -23,8 +23,10 @@ impl Snapshot {
     fn index(&self) -> Result<Option<(Codebook<'_>, Vec<Lists<'_>>)>> {
         let Some(file) = &self.codebook else { return Ok(None) };
         let codebook = Codebook::open(file, self.manifest.dim, self.manifest.metric)?;
-        let open = |(file, record): (_, &super::manifest::ListsRecord)| Lists::open(file, &codebook, record.first_id, record.entries);
-        let lists = self.lists.iter().zip(&self.manifest.lists).map(open).collect::<Result<_>>()?;
+        let mut lists = Vec::with_capacity(self.lists.len());
+        for (file, record) in self.lists.iter().zip(&self.manifest.lists) {
+            lists.push(Lists::open(file, &codebook, record.first_id, record.entries)?);
+        }
         Ok(Some((codebook, lists)))
     }
 
@@ -62,7 +64,13 @@ impl Datastore {
     /// # Errors
     /// `Argument` for arguments that do not fit; `State` for `exact` or `rerank` without raw keys; `Format` for damaged
     /// files; `Interrupted` once `cancel` is set.
-    pub fn search(&self, queries: &[f32], request: &Request, threads: Option<usize>, cancel: &AtomicBool) -> Result<Neighbours> {
+    pub fn search(
+        &self,
+        queries: &[f32],
+        request: &Request,
+        threads: Option<usize>,
+        cancel: &AtomicBool,
+    ) -> Result<Neighbours> {
         let snapshot = self.snapshot();
         if request.exact && !snapshot.has_all_keys() {
             return Err(keys_not_kept(&snapshot, "exact=True"));
@@ -87,7 +95,10 @@ impl Datastore {
         for (place, (&id, row)) in ids.iter().zip(out.chunks_exact_mut(d)).enumerate() {
             let known = u64::try_from(id).ok().and_then(|id| Some((id, snapshot.segment_of(id)?)));
             let Some((id, segment)) = known else {
-                return Err(crate::Error::Argument(format!("ids: expected 0 to {}, found {id}", snapshot.manifest.entries as i64 - 1)));
+                return Err(crate::Error::Argument(format!(
+                    "ids: expected 0 to {}, found {id}",
+                    snapshot.manifest.entries as i64 - 1
+                )));
             };
             let i = (id - segment.first_id) as usize;
             match segment.keys(i..i + 1)? {

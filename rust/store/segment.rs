@@ -69,7 +69,8 @@ pub struct Section {
 impl Section {
     /// Name for messages.
     pub fn name(&self) -> String {
-        SectionKind::from_number(self.number).map_or_else(|| format!("section {}", self.number), |kind| format!("{kind:?}"))
+        SectionKind::from_number(self.number)
+            .map_or_else(|| format!("section {}", self.number), |kind| format!("{kind:?}"))
     }
 }
 
@@ -174,7 +175,11 @@ impl SegmentFile {
             let bytes = &self.map[section.span.clone()];
             if section.number == SectionKind::Checksums as u32 {
                 if crc32c::crc32c(bytes) != section.crc {
-                    damages.push(part(section, 0..bytes.len() as u64, "the checksums themselves do not match the section table".into()));
+                    damages.push(part(
+                        section,
+                        0..bytes.len() as u64,
+                        "the checksums themselves do not match the section table".into(),
+                    ));
                 }
                 continue;
             }
@@ -191,7 +196,11 @@ impl SegmentFile {
                 }
             }
             if crc32c::crc32c(sums) != section.crc {
-                damages.push(part(section, 0..bytes.len() as u64, "its checksums do not match the section table".into()));
+                damages.push(part(
+                    section,
+                    0..bytes.len() as u64,
+                    "its checksums do not match the section table".into(),
+                ));
             }
         }
         damages
@@ -229,7 +238,10 @@ impl Layout<'_> {
     fn check_header(&self, kind: SegmentKind) -> Result<()> {
         let header = &self.bytes[..HEADER as usize];
         if header[..8] != MAGIC {
-            return Err(self.error(format!("expected magic bytes {MAGIC:02x?}, found {:02x?}: not a segment of a knnlm store", &header[..8])));
+            return Err(self.error(format!(
+                "expected magic bytes {MAGIC:02x?}, found {:02x?}: not a segment of a knnlm store",
+                &header[..8]
+            )));
         }
         let (major, minor) = (u16_at(header, 8), u16_at(header, 10));
         check_version(self.path, major, minor)?;
@@ -286,9 +298,11 @@ impl Layout<'_> {
         for entry in self.bytes[table].chunks_exact(TABLE_ENTRY as usize) {
             let number = u32_at(entry, 0);
             let (offset, length, first_checksum) = (u64_at(entry, 8), u64_at(entry, 16), u64_at(entry, 24));
-            let name = SectionKind::from_number(number).map_or_else(|| format!("section {number}"), |k| format!("section {k:?}"));
-            let element = Element::from_number(u32_at(entry, 4))
-                .ok_or_else(|| self.damaged(&format!("{name}: expected an element type from 0 to 4, found {}", u32_at(entry, 4))))?;
+            let name = SectionKind::from_number(number)
+                .map_or_else(|| format!("section {number}"), |k| format!("section {k:?}"));
+            let element = Element::from_number(u32_at(entry, 4)).ok_or_else(|| {
+                self.damaged(&format!("{name}: expected an element type from 0 to 4, found {}", u32_at(entry, 4)))
+            })?;
             if sections.iter().any(|s| s.number == number) {
                 return Err(self.damaged(&format!("{name}: expected once, found twice")));
             }
@@ -303,22 +317,39 @@ impl Layout<'_> {
                 self.damaged(&format!("{name}: expected to end by byte {limit}, found {length} bytes at byte {offset}"))
             })?;
             if length % element.size() as u64 != 0 {
-                return Err(self.damaged(&format!("{name}: expected whole elements of {} bytes, found {length} bytes", element.size())));
+                return Err(self.damaged(&format!(
+                    "{name}: expected whole elements of {} bytes, found {length} bytes",
+                    element.size()
+                )));
             }
             if number != SectionKind::Checksums as u32 {
                 if first_checksum != checksums {
-                    return Err(self.damaged(&format!("{name}: expected checksums from {checksums}, found from {first_checksum}")));
+                    return Err(self.damaged(&format!(
+                        "{name}: expected checksums from {checksums}, found from {first_checksum}"
+                    )));
                 }
                 checksums += length.div_ceil(CHUNK);
             }
-            sections.push(Section { number, element, span: offset as usize..end as usize, first_checksum, crc: u32_at(entry, 32) });
+            sections.push(Section {
+                number,
+                element,
+                span: offset as usize..end as usize,
+                first_checksum,
+                crc: u32_at(entry, 32),
+            });
         }
         if end.next_multiple_of(ALIGNMENT) != limit {
-            return Err(self.damaged(&format!("expected the section table at byte {}, found at byte {limit}", end.next_multiple_of(ALIGNMENT))));
+            return Err(self.damaged(&format!(
+                "expected the section table at byte {}, found at byte {limit}",
+                end.next_multiple_of(ALIGNMENT)
+            )));
         }
-        let found = sections.last().filter(|s| s.number == SectionKind::Checksums as u32).map_or(0, |s| s.span.len() as u64);
+        let found =
+            sections.last().filter(|s| s.number == SectionKind::Checksums as u32).map_or(0, |s| s.span.len() as u64);
         if found != checksums * 4 {
-            return Err(self.damaged(&format!("expected {} bytes of checksums as last section, found {found}", checksums * 4)));
+            return Err(
+                self.damaged(&format!("expected {} bytes of checksums as last section, found {found}", checksums * 4))
+            );
         }
         Ok(sections)
     }
@@ -329,11 +360,16 @@ pub(crate) fn check_version(path: &Path, major: u16, minor: u16) -> Result<()> {
     if major > FORMAT_MAJOR {
         return Err(Error::format(
             path,
-            format!("expected format version {FORMAT_MAJOR}.x, found {major}.{minor}: written by a newer knnlm; upgrade knnlm to read it"),
+            format!(
+                "expected format version {FORMAT_MAJOR}.x, found {major}.{minor}: written by a newer knnlm; upgrade knnlm to read it"
+            ),
         ));
     }
     if major == 0 {
-        return Err(Error::format(path, format!("expected format version {FORMAT_MAJOR}.x, found {major}.{minor}: the file is damaged")));
+        return Err(Error::format(
+            path,
+            format!("expected format version {FORMAT_MAJOR}.x, found {major}.{minor}: the file is damaged"),
+        ));
     }
     Ok(())
 }
@@ -342,7 +378,9 @@ impl SectionSource for SegmentFile {
     fn section(&self, kind: SectionKind) -> Result<&[u8]> {
         match self.find(kind) {
             Some(section) => Ok(&self.map[section.span.clone()]),
-            None => Err(self.format_error(format!("expected a section {kind:?}, found none; restore the file from a copy"))),
+            None => {
+                Err(self.format_error(format!("expected a section {kind:?}, found none; restore the file from a copy")))
+            }
         }
     }
 

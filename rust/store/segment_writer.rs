@@ -1,7 +1,10 @@
 //! Writes a segment file from its start to its end, one section after the other, with one MiB of memory.
 
 use super::files::{Folder, OutputFile, TEMPORARY};
-use super::segment::{ALIGNMENT, CHUNK, END_MAGIC, FOOTER, FORMAT_MAJOR, FORMAT_MINOR, HEADER, MAGIC, SegmentKind, SegmentName, TABLE_ENTRY};
+use super::segment::{
+    ALIGNMENT, CHUNK, END_MAGIC, FOOTER, FORMAT_MAJOR, FORMAT_MINOR, HEADER, MAGIC, SegmentKind, SegmentName,
+    TABLE_ENTRY,
+};
 use crate::Result;
 use crate::sections::{Element, SectionKind, SectionSink};
 
@@ -96,7 +99,15 @@ impl SegmentWriter {
         Ok(SegmentName { file: self.name, bytes, crc32c })
     }
 
-    fn table_entry(&mut self, kind: SectionKind, element: Element, offset: u64, length: u64, first_checksum: u64, crc: u32) {
+    fn table_entry(
+        &mut self,
+        kind: SectionKind,
+        element: Element,
+        offset: u64,
+        length: u64,
+        first_checksum: u64,
+        crc: u32,
+    ) {
         self.table.extend((kind as u32).to_le_bytes());
         self.table.extend((element as u32).to_le_bytes());
         self.table.extend(offset.to_le_bytes());

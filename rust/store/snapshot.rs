@@ -51,7 +51,10 @@ impl Snapshot {
                 // A writer may have published and collected between our two looks: try again while there is news.
                 Err(e) if e.is_not_found() && seen != Some(newest) => seen = Some(newest),
                 Err(e) if e.is_not_found() => {
-                    return Err(Error::format(folder.path(), format!("generation {newest} names a file that is missing ({e}); restore it from a copy")));
+                    return Err(Error::format(
+                        folder.path(),
+                        format!("generation {newest} names a file that is missing ({e}); restore it from a copy"),
+                    ));
                 }
                 other => return other,
             }
@@ -76,11 +79,19 @@ impl Snapshot {
                 };
                 expect(&file, SectionKind::Keys, element, Some(record.entries), manifest.dim as u64)?;
             }
-            expect(&file, SectionKind::Documents, Element::Bytes, Some(record.documents), size_of::<super::documents::Record>() as u64)?;
+            expect(
+                &file,
+                SectionKind::Documents,
+                Element::Bytes,
+                Some(record.documents),
+                size_of::<super::documents::Record>() as u64,
+            )?;
             expect(&file, SectionKind::DocumentText, Element::Bytes, None, 1)?;
             expect(&file, SectionKind::DocumentNames, Element::U32, None, 1)?;
             if DocumentTable::open(&file)?.named() > record.documents as usize {
-                return Err(file.format_error("expected at most one name per document; restore the file from a copy".into()));
+                return Err(
+                    file.format_error("expected at most one name per document; restore the file from a copy".into())
+                );
             }
             let first_document = documents - u64::from(record.continues);
             documents = first_document.saturating_add(record.documents);
@@ -94,8 +105,16 @@ impl Snapshot {
                 first_document,
             });
         }
-        let codebook = manifest.codebook.as_ref().map(|name| SegmentFile::open(folder.path(), name, SegmentKind::Codebook)).transpose()?;
-        let lists = manifest.lists.iter().map(|l| SegmentFile::open(folder.path(), &l.name, SegmentKind::Lists)).collect::<Result<_>>()?;
+        let codebook = manifest
+            .codebook
+            .as_ref()
+            .map(|name| SegmentFile::open(folder.path(), name, SegmentKind::Codebook))
+            .transpose()?;
+        let lists = manifest
+            .lists
+            .iter()
+            .map(|l| SegmentFile::open(folder.path(), &l.name, SegmentKind::Lists))
+            .collect::<Result<_>>()?;
         Ok(Snapshot { manifest, data, codebook, lists })
     }
 
@@ -130,8 +149,13 @@ impl Snapshot {
         let after = self.data.partition_point(|s| s.first_document <= index);
         let segment = self.data[..after].last();
         match segment {
-            Some(s) if index < self.manifest.documents() => DocumentTable::open(&s.file)?.get((index - s.first_document) as usize),
-            _ => Err(Error::Argument(format!("document index: expected less than {}, found {index}", self.manifest.documents()))),
+            Some(s) if index < self.manifest.documents() => {
+                DocumentTable::open(&s.file)?.get((index - s.first_document) as usize)
+            }
+            _ => Err(Error::Argument(format!(
+                "document index: expected less than {}, found {index}",
+                self.manifest.documents()
+            ))),
         }
     }
 

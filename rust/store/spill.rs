@@ -22,7 +22,13 @@ pub struct Spill {
 impl Spill {
     /// An empty buffer that spills into `stem` with the temporary ending.
     pub fn new(folder: &Folder, stem: &str) -> Spill {
-        Spill { folder: folder.clone(), name: format!("{stem}{TEMPORARY}"), memory: Vec::new(), file: None, limit: LIMIT }
+        Spill {
+            folder: folder.clone(),
+            name: format!("{stem}{TEMPORARY}"),
+            memory: Vec::new(),
+            file: None,
+            limit: LIMIT,
+        }
     }
 
     /// Appends bytes.

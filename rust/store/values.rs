@@ -57,7 +57,9 @@ impl ValueRows<'_> {
         let Some(row) = bad else { return Ok(()) };
         let found = self.get(row);
         Err(Error::Argument(if found > width {
-            format!("value of row {row}: expected at most {width} (uint32), found {found}; create the store with value_dtype=\"uint64\". Nothing was added")
+            format!(
+                "value of row {row}: expected at most {width} (uint32), found {found}; create the store with value_dtype=\"uint64\". Nothing was added"
+            )
         } else {
             format!("value of row {row}: expected at most max_value = {limit}, found {found}; nothing was added")
         }))

@@ -39,7 +39,12 @@ impl std::fmt::Display for Problem {
 pub(crate) fn verify(folder: &Folder, manifest: &Manifest) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     if let Err(e) = Manifest::read(folder, manifest.generation) {
-        problems.push(Problem { file: Manifest::file_name(manifest.generation), section: None, entries: None, message: e.to_string() });
+        problems.push(Problem {
+            file: Manifest::file_name(manifest.generation),
+            section: None,
+            entries: None,
+            message: e.to_string(),
+        });
     }
     for data in &manifest.data {
         let per_entry = |number| {
@@ -66,7 +71,12 @@ pub(crate) fn verify(folder: &Folder, manifest: &Manifest) -> Result<Vec<Problem
     if problems.is_empty()
         && let Err(e) = Snapshot::of(folder, manifest.clone()).and_then(|snapshot| snapshot.check_index())
     {
-        problems.push(Problem { file: Manifest::file_name(manifest.generation), section: None, entries: None, message: e.to_string() });
+        problems.push(Problem {
+            file: Manifest::file_name(manifest.generation),
+            section: None,
+            entries: None,
+            message: e.to_string(),
+        });
     }
     Ok(problems)
 }

@@ -102,7 +102,13 @@ impl Writer {
     ///
     /// # Errors
     /// `Argument` naming the first bad row and column; `Io` if a write fails, after which only `discard` is left.
-    pub fn add(&mut self, keys: KeyRows, values: ValueRows, document: Option<&str>, metadata: Option<&str>) -> Result<Range<u64>> {
+    pub fn add(
+        &mut self,
+        keys: KeyRows,
+        values: ValueRows,
+        document: Option<&str>,
+        metadata: Option<&str>,
+    ) -> Result<Range<u64>> {
         if self.failed {
             return Err(failed_before(&self.base.manifest));
         }
@@ -112,7 +118,9 @@ impl Writer {
         values.check(manifest.values, manifest.max_value)?;
         let start = self.next_id();
         let end = start.checked_add(n as u64).filter(|&end| end <= i64::MAX as u64);
-        let end = end.ok_or_else(|| Error::Argument(format!("expected at most {} entries, found {n} more than {start}", i64::MAX)))?;
+        let end = end.ok_or_else(|| {
+            Error::Argument(format!("expected at most {} entries, found {n} more than {start}", i64::MAX))
+        })?;
         let new_document = self.check_document(document, metadata)?;
         if n == 0 && document.is_none() {
             return Ok(start..end);
@@ -148,15 +156,21 @@ impl Writer {
             serde_json::from_str::<serde::de::IgnoredAny>(text)
                 .map_err(|e| Error::Argument(format!("metadata: expected JSON, found {e}; nothing was added")))?;
             if name.is_none() {
-                return Err(Error::Argument("metadata: expected a document name with it, found none; nothing was added".into()));
+                return Err(Error::Argument(
+                    "metadata: expected a document name with it, found none; nothing was added".into(),
+                ));
             }
         }
         let too_long = |text: Option<&str>| text.is_some_and(|t| u32::try_from(t.len()).is_err());
         if too_long(name) || too_long(metadata) || name == Some("") {
-            return Err(Error::Argument("document: expected a name and metadata of 1 to 4294967295 bytes; nothing was added".into()));
+            return Err(Error::Argument(
+                "document: expected a name and metadata of 1 to 4294967295 bytes; nothing was added".into(),
+            ));
         }
         if self.documents == u32::MAX {
-            return Err(Error::Argument("expected at most 4294967295 documents between commits; commit first. Nothing was added".into()));
+            return Err(Error::Argument(
+                "expected at most 4294967295 documents between commits; commit first. Nothing was added".into(),
+            ));
         }
         match &self.last {
             Some(last) if last.name.as_deref() == name => {
@@ -239,7 +253,8 @@ impl Writer {
         segment.begin_as(SectionKind::Values, value_element(self.base.manifest.values))?;
         self.values.drain(&mut segment)?;
         segment.end()?;
-        for (kind, spill) in [(SectionKind::Documents, &mut self.records), (SectionKind::DocumentText, &mut self.text)] {
+        for (kind, spill) in [(SectionKind::Documents, &mut self.records), (SectionKind::DocumentText, &mut self.text)]
+        {
             segment.begin(kind)?;
             spill.drain(&mut segment)?;
             segment.end()?;
@@ -314,7 +329,10 @@ fn check_keys(d: usize, keys: &KeyRows, key_type: KeyType) -> Result<()> {
         KeyRows::F16(x) => x.iter().position(|v| !v.is_finite()).map(|i| (i, x[i].to_f32())),
     };
     if let Some((i, found)) = bad {
-        return Err(Error::Argument(format!("{}: expected a finite number, found {found}; nothing was added", place(i))));
+        return Err(Error::Argument(format!(
+            "{}: expected a finite number, found {found}; nothing was added",
+            place(i)
+        )));
     }
     if let (KeyRows::F32(x), KeyType::Float16) = (keys, key_type)
         && let Some(i) = x.iter().position(|v| v.abs() >= F16_OVERFLOW)
