@@ -100,6 +100,12 @@ struct Envelope {
     crc32c: String,
 }
 
+/// CRC32C of version and body, in hexadecimal.
+fn checksum([major, minor]: [u16; 2], body: &[u8]) -> String {
+    let version = crc32c::crc32c_append(crc32c::crc32c(&major.to_le_bytes()), &minor.to_le_bytes());
+    format!("{:08x}", crc32c::crc32c_append(version, body))
+}
+
 impl Manifest {
     /// Name of the manifest of a generation.
     pub fn file_name(generation: u64) -> String {
@@ -175,7 +181,7 @@ impl Manifest {
                 body.len()
             )));
         }
-        let found = format!("{:08x}", crc32c::crc32c(body));
+        let found = checksum(envelope.format, body);
         if found != envelope.crc32c {
             return Err(damaged(format!("expected CRC32C {}, found {found}", envelope.crc32c)));
         }
@@ -196,7 +202,7 @@ impl Manifest {
             knnlm: "manifest".into(),
             format: [FORMAT_MAJOR, FORMAT_MINOR],
             bytes: body.len() as u64,
-            crc32c: format!("{:08x}", crc32c::crc32c(&body)),
+            crc32c: checksum([FORMAT_MAJOR, FORMAT_MINOR], &body),
         };
         let mut bytes = serde_json::to_vec(&envelope).map_err(broken)?;
         bytes.push(b'\n');

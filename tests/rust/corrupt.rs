@@ -73,7 +73,7 @@ fn change_manifest(folder: &TempDir, change: impl FnOnce(&mut serde_json::Value)
 }
 
 fn write_manifest(folder: &TempDir, major: u16, body: &str) {
-    let crc = crc32c::crc32c(body.as_bytes());
+    let crc = crc32c::crc32c(&[&major.to_le_bytes(), &[0, 0], body.as_bytes()].concat());
     let text = format!(
         "{{\"knnlm\":\"manifest\",\"format\":[{major},0],\"bytes\":{},\"crc32c\":\"{crc:08x}\"}}\n{body}",
         body.len()
@@ -277,7 +277,7 @@ fn wrong_element_type() {
     refused_data(
         |b| {
             let t = table(b).0;
-            b[t + 4] = 1
+            b[t + 4] = 0
         },
         &["section Keys", "F16"],
     );
@@ -333,7 +333,7 @@ fn checksum_index_that_is_wrong() {
 fn a_file_of_another_store() {
     let (folder, other) = (sample(), tempdir().expect("folder"));
     let store = Datastore::create(other.path(), &keeping(3, KeyType::Float16)).expect("create");
-    let keys = vec![0.5; 13 * 3];
+    let keys = [0.5; 13 * 3];
     store
         .add(
             knnlm::keys::KeyRows::F32(&keys[..27]),
