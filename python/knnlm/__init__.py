@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from knnlm.datastore import StoreError as StoreError
     from knnlm.entries import DocumentInfo as DocumentInfo
     from knnlm.entries import Entries as Entries
+    from knnlm.knn_lm import KNNLM as KNNLM
     from knnlm.neighbours import Neighbours as Neighbours
     from knnlm.neighbours import Searchable as Searchable
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 # Public name → module that has it.
 _HOME = {
+    "KNNLM": "knn_lm",
     "Datastore": "datastore",
     "DocumentInfo": "entries",
     "Entries": "entries",
@@ -32,6 +34,7 @@ _HOME = {
 }
 
 __all__ = [
+    "KNNLM",
     "Datastore",
     "DocumentInfo",
     "Entries",
