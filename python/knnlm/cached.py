@@ -85,12 +85,16 @@ class Cached:
         out = np.full((len(ks), len(self)), np.nan)
         if not self.k:
             return out
-        starts = [0, *ks[:-1]]
+        spans = [slice(a, b) for a, b in zip([0, *ks[:-1]], ks, strict=True)]
+
+        def sums(x: NDArray[np.float32]) -> NDArray[np.float64]:
+            """Sum of the nearest k, (r, len(ks)); NumPy adds a row in pairs, so float32 loses nothing that matters."""
+            return np.stack([x[:, span].sum(1) for span in spans], axis=1, dtype=np.float64).cumsum(1)
+
         for rows in self._rows():
             weights = self._weights(rows, temperature, ks[-1])  # (r, k)
-            total = np.add.reduceat(weights, starts, axis=1, dtype=np.float32).cumsum(1, dtype=np.float64)  # (r, ks)
-            hits = np.where(self.match[rows, : ks[-1]], weights, np.float32(0))
-            hit = np.add.reduceat(hits, starts, axis=1, dtype=np.float32).cumsum(1, dtype=np.float64)
+            total = sums(weights)
+            hit = sums(weights * self.match[rows, : ks[-1]])
             with np.errstate(divide="ignore", invalid="ignore"):
                 log_p = np.log(np.minimum(hit / total, 1.0))  # 0 / 0 = NaN: no neighbour
             out[:, rows] = log_p.T

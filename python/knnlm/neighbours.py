@@ -125,8 +125,9 @@ def merge(parts: Sequence[Neighbours], k: int | None = None) -> tuple[Neighbours
     if k < 1:
         raise ValueError(f"k: expected at least 1, found {k}")
     dtype = np.result_type(*[part.values for part in parts])
+    ones = np.array(missing_value(dtype), dtype)
     distances = np.concatenate([part.distances for part in parts], axis=-1)
-    values = np.concatenate([np.where(p.found, p.values, missing_value(dtype)).astype(dtype) for p in parts], axis=-1)
+    values = np.concatenate([np.where(p.found, p.values.astype(dtype), ones) for p in parts], axis=-1)
     ids = np.concatenate([part.ids for part in parts], axis=-1)
     stores = np.concatenate([np.full(part.ids.shape, s, np.int64) for s, part in enumerate(parts)], axis=-1)
     stores[ids == MISSING] = MISSING

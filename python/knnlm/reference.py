@@ -113,12 +113,8 @@ class BruteForceStore:
 
 def p_knn(distances: ArrayLike, values: ArrayLike, vocabulary: int, temperature: float, metric: str = "l2") -> Vector:
     """p_kNN over the whole vocabulary for one query (equation 2); all zero if nothing was found."""
-    sign = 1.0 if metric == "ip" else -1.0
-    found = [
-        (sign * d / temperature, v)
-        for d, v in zip(np.asarray(distances), np.asarray(values), strict=True)
-        if np.isfinite(d)
-    ]
+    scores = np.asarray(distances, np.float64) * ((1.0 if metric == "ip" else -1.0) / temperature)
+    found = [(score, value) for score, value in zip(scores, np.asarray(values), strict=True) if np.isfinite(score)]
     top = max((score for score, _ in found), default=0.0)
     total = sum(math.exp(score - top) for score, _ in found)
     p = np.zeros(vocabulary)

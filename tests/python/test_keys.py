@@ -1,0 +1,181 @@
+"""Keys and log-probabilities of documents: equal to one token at a time, in corpus order, within bounded batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny_lm import Doc, texts, tiny
+
+from knnlm.capture import REPRESENTATIONS, Capture
+from knnlm.identity import KeySpec
+from knnlm.keys import LOGIT_ROWS, TokenDocument, dump, iterate, target_log_p
+from knnlm.reference import BruteForceStore
+from knnlm.windows import plan
+
+
+def one_token_at_a_time(loaded, tokens, window, context):
+    """log p and key of each token, from a forward pass of its own over what its window lets it see."""
+    log_p, keys = [], []
+    inputs = [loaded.tokenizer.bos_id, *tokens.tolist()]
+    with torch.inference_mode(), Capture(loaded.model) as capture:
+        for w in plan(len(tokens), window, context):
+            for t in range(w.score_from, w.stop):
+                logits = loaded.model(torch.tensor([inputs[w.start : t + 1]])).logits[0, -1].double()
+                log_p.append(float(logits.log_softmax(-1)[inputs[t + 1]]))
+                keys.append(capture.keys[0, -1].numpy())
+    return np.array(log_p), np.array(keys)
+
+
+@pytest.mark.parametrize(("window", "context"), [(24, 12), (24, 0), (7, 3), (5, 4)])
+@pytest.mark.parametrize("batch_tokens", [None, 8, 100])
+def test_equals_one_token_at_a_time(window, context, batch_tokens):
+    loaded = tiny()
+    loaded.model.eval()
+    documents = texts()
+    chunks = list(
+        iterate(loaded, documents, window=window, context=context, key_dtype="float32", batch_tokens=batch_tokens)
+    )
+    assert [c.index for c in chunks] == sorted(c.index for c in chunks)
+    for index, document in enumerate(documents):
+        mine = [c for c in chunks if c.index == index]
+        tokens = loaded.tokenizer.encode(document.text)
+        assert [c.start for c in mine] == np.cumsum([0, *(len(c.tokens) for c in mine)])[: len(mine)].tolist()
+        assert [c.last for c in mine] == [False] * (len(mine) - 1) + [True] * bool(mine)
+        if not mine:
+            assert not len(tokens)
+            continue
+        np.testing.assert_array_equal(np.concatenate([c.tokens for c in mine]), tokens)
+        log_p, keys = one_token_at_a_time(loaded, tokens, window, context)
+        np.testing.assert_allclose(np.concatenate([c.log_p for c in mine]), log_p, atol=2e-5)
+        np.testing.assert_allclose(np.concatenate([c.key for c in mine]), keys, atol=2e-5)
+
+
+def test_every_representation_from_one_pass():
+    loaded = tiny()
+    names = [(r, layer) for r in REPRESENTATIONS for layer in (-1, -2)]
+    together = list(iterate(loaded, texts(), captures=names, batch_tokens=64))
+    for name in names:
+        alone = list(iterate(loaded, texts(), captures=[name], batch_tokens=64))
+        for a, b in zip(together, alone, strict=True):
+            np.testing.assert_array_equal(a.keys[name], b.key)
+            assert b.key.dtype == np.float16
+
+
+def test_features_and_large_vocabularies():
+    torch.manual_seed(0)
+    logits = 5 * torch.randn(2 * LOGIT_ROWS + 3, 11)
+    targets = torch.randint(0, 11, (len(logits),))
+    log_p, extra = target_log_p(logits, targets, ("entropy", "max"))
+    full = logits.double().log_softmax(-1)
+    np.testing.assert_allclose(log_p, full.gather(1, targets[:, None])[:, 0], atol=1e-5)
+    np.testing.assert_allclose(extra["max"], full.amax(-1), atol=1e-5)
+    np.testing.assert_allclose(extra["entropy"], -(full.exp() * full).sum(-1), atol=1e-5)
+
+
+def test_bfloat16_is_close():
+    loaded = tiny()
+    plain = np.concatenate([c.log_p for c in iterate(loaded, texts())])
+    fast = np.concatenate([c.log_p for c in iterate(loaded, texts(), dtype=torch.bfloat16)])
+    assert plain.dtype == fast.dtype == np.float32
+    np.testing.assert_allclose(fast, plain, atol=0.1)
+    assert np.abs(fast - plain).max() > 0
+
+
+def test_memory_does_not_grow_with_the_corpus():
+    loaded = tiny()
+    read = 0
+
+    def endless():
+        nonlocal read
+        for i in range(10**9):
+            read += 1
+            yield Doc(f"doc {i}", "abc " * 10)
+
+    chunks = iterate(loaded, endless(), batch_tokens=80)
+    for _ in range(5):
+        next(chunks)
+    assert read < 100
+
+
+def test_the_model_is_left_as_it_was():
+    loaded = tiny()
+    loaded.model.train()
+    chunks = iterate(loaded, texts())
+    next(chunks)
+    chunks.close()
+    assert loaded.model.training
+    assert not any(m._forward_pre_hooks for m in loaded.model.modules())
+
+
+class Writes:
+    """A store that notes its calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple] = []
+        self.commits = 0
+
+    def add(self, keys, values, document=None, metadata=None):
+        self.calls.append((np.array(keys), np.array(values), document, metadata))
+
+    def commit(self):
+        self.commits += 1
+
+
+def test_dump_writes_whole_documents_in_order():
+    loaded = tiny()
+    documents = [*texts(), Doc("same", "ab"), Doc("same", "cd", {"n": 2}), Doc("long", "abc " * 60, {"n": 3})]
+    store = BruteForceStore(16)
+    seen = []
+    result = dump(loaded, documents, store, batch_tokens=24, progress=lambda *a: seen.append(a), total=1000)
+    lengths = [len(d.text) for d in documents]
+    assert (result.tokens, result.documents, result.empty_documents) == (sum(lengths), 8, 1)
+    assert [d.stop - d.start for d in store.documents()] == [n for n in lengths if n]
+    assert [d.name for d in store.documents()][-3:] == ["same", "same (2)", "long"]
+    assert store.documents()[-1].metadata == {"n": 3}
+    text = "".join(d.text for d in documents)
+    assert loaded.tokenizer.decode(store.values(0, len(store))) == text
+    assert seen[-1] == ("dump", len(text), 1000)
+    plain = np.concatenate([c.log_p for c in iterate(loaded, documents)])
+    assert result.lm_perplexity == pytest.approx(np.exp(-plain.mean()), rel=1e-4)
+
+
+def test_an_interrupted_dump_publishes_nothing():
+    store = Writes()
+
+    def interrupted():
+        yield Doc("a", "abc " * 50)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        dump(tiny(), interrupted(), store, batch_tokens=24)
+    assert store.calls
+    assert store.commits == 0
+    dump(tiny(), [Doc("a", "abc")], store, keys=KeySpec(key_dtype="float32"))
+    assert store.commits == 1
+    assert store.calls[-1][0].dtype == np.float32
+
+
+def test_tokens_may_be_given():
+    loaded = tiny()
+    text = "abc abd."
+    a = next(iterate(loaded, [Doc("a", text)]))
+    b = next(iterate(loaded, [TokenDocument("a", loaded.tokenizer.encode(text))]))
+    np.testing.assert_array_equal(a.key, b.key)
+
+
+def test_what_cannot_be_done_is_said():
+    loaded = tiny()
+    with pytest.raises(ValueError, match="at most 24"):
+        next(iterate(loaded, texts(), window=25))
+    with pytest.raises(ValueError, match="context < window"):
+        next(iterate(loaded, texts(), window=8, context=8))
+    with pytest.raises(ValueError, match="float16 or float32"):
+        next(iterate(loaded, texts(), key_dtype="int8"))
+    with pytest.raises(ValueError, match="outside the model's vocabulary"):
+        next(iterate(loaded, [TokenDocument("a", np.array([1, 99], np.uint32))]))
+    with torch.no_grad():
+        loaded.model.blocks[-1].ffn_norm.bias.fill_(1e5)
+    with pytest.raises(ValueError, match="65504"):
+        next(iterate(loaded, [Doc("a", "abc")]))
+    assert np.isfinite(next(iterate(loaded, [Doc("a", "abc")], key_dtype="float32")).key).all()
