@@ -19,7 +19,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Entries of one lists segment: its ids are 32-bit numbers relative to its first.
-const LISTS_LIMIT: u64 = 1 << 32;
+const LISTS_LIMIT: u64 = u32::MAX as u64;
 
 /// What the caller may choose about a build.
 #[derive(Clone, Debug, Default)]
@@ -112,6 +112,8 @@ impl Build<'_> {
         let same = |codebook: &Codebook| {
             let nlist = params.nlist.filter(|&n| n != codebook.nlist());
             let code = match params.code {
+                // 4-bit codes are padded to whole units of 8 sub-quantisers.
+                CodeChoice::Pq { m, bits: 4 } if (m.next_multiple_of(8), 4) == (codebook.m(), codebook.bits()) => None,
                 CodeChoice::Pq { m, bits } if (m, bits) != (codebook.m(), codebook.bits()) => Some((m, bits)),
                 _ => None,
             };

@@ -249,7 +249,7 @@ impl Manifest {
         let mut next = 0u64;
         for lists in &self.lists {
             let end = lists.first_id.checked_add(lists.entries).filter(|&end| end <= self.entries);
-            if lists.first_id != next || end.is_none() || lists.entries > 1 << 32 {
+            if lists.first_id != next || end.is_none() || lists.entries > u64::from(u32::MAX) {
                 return Err(format!(
                     "{}: expected ids from {next} up to {}, found {} from {}",
                     lists.name.file, self.entries, lists.entries, lists.first_id

@@ -59,10 +59,8 @@ pub(crate) fn verify(folder: &Folder, manifest: &Manifest) -> Result<Vec<Problem
         check_file(folder, name, SegmentKind::Codebook, |_| None, &mut problems);
     }
     for lists in &manifest.lists {
-        let per_entry = |number| {
-            let kinds = [SectionKind::ListIds, SectionKind::Codes, SectionKind::Factors, SectionKind::SecondCodes];
-            kinds.into_iter().any(|k| k as u32 == number).then_some((0, lists.entries))
-        };
+        // Codes lie in blocks that are padded list by list: a range of entries would mislead.
+        let per_entry = |number| (number == SectionKind::ListIds as u32).then_some((0, lists.entries));
         if let Some(file) = check_file(folder, &lists.name, SegmentKind::Lists, per_entry, &mut problems) {
             check_list_ids(&file, lists.entries, &mut problems);
         }

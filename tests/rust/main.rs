@@ -1,7 +1,9 @@
 //! Integration tests of the crate.
 
+mod built;
 mod corrupt;
 mod failing_disk;
 mod failures;
+mod golden;
 mod store;
 mod store_support;

@@ -22,9 +22,10 @@ pub fn keeping(dim: usize, keys: KeyType) -> Options {
     Options { keep_keys: Some(keys), ..options(dim) }
 }
 
-/// Key of entry `id`: exact in f16.
+/// Key of entry `id`: exact in f16, no two alike.
 pub fn key(dim: usize, id: u64) -> Vec<f32> {
-    (0..dim as u64).map(|j| ((id * 7 + j * 13 + id * j) % 101) as f32 / 4.0 - 12.0).collect()
+    let mix = |x: u64| (x ^ x >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    (0..dim as u64).map(|j| (mix(mix(id * 131 + j + 1)) >> 40) as u32 % 97).map(|x| x as f32 / 4.0 - 12.0).collect()
 }
 
 /// Value of entry `id`.
