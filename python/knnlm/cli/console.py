@@ -44,7 +44,7 @@ class Command(click.Command):
             _end(ctx, _one_line(error), 1)
 
 
-class Failure(Exception):
+class ProblemsError(Exception):
     """The command worked but its answer is bad, such as problems found by `verify`."""
 
 
@@ -52,7 +52,7 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, click.ClickException):
         return error.format_message()
     text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, OSError | ValueError | Failure | MemoryError) or type(error).__module__.startswith("knnlm"):
+    if isinstance(error, OSError | ValueError | ProblemsError | MemoryError) or type(error).__module__.startswith("knnlm"):
         return text
     return f"{type(error).__name__}: {text} (--debug shows where)"
 
@@ -102,7 +102,9 @@ def plain(value: Any) -> Any:
 
 def table(title: str | None, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     """A table on standard output; columns after the first are aligned to the right."""
-    drawn = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    drawn = Table(
+        title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0)
+    )
     for index, column in enumerate(columns):
         drawn.add_column(column, justify="left" if index == 0 else "right", no_wrap=index > 0)
     for row in rows:

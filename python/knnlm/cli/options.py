@@ -41,7 +41,9 @@ def text_options(command: F) -> F:
     """Options that say how input text is read; `Texts` collects them."""
     for option in reversed(
         (
-            click.option("--text-field", default="text", show_default=True, help="Field of JSONL input that holds text."),
+            click.option(
+                "--text-field", default="text", show_default=True, help="Field of JSONL input that holds text."
+            ),
             click.option(
                 "--split-documents",
                 metavar="PATTERN",
@@ -61,13 +63,17 @@ def window_options(command: F) -> F:
     """Options of running the model over text: window, context, batch."""
     for option in reversed(
         (
-            click.option("--window", type=click.IntRange(min=1), help="Tokens fed at once.  [default: the model's most]"),
+            click.option(
+                "--window", type=click.IntRange(min=1), help="Tokens fed at once.  [default: the model's most]"
+            ),
             click.option(
                 "--context",
                 type=click.IntRange(min=0),
                 help="Earlier tokens that each scored token sees at least.  [default: half the window]",
             ),
-            click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Windows at a time."),
+            click.option(
+                "--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Windows at a time."
+            ),
         )
     ):
         command = option(command)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from knnlm.cli.console import Command, Failure, duration, note, print_json
+from knnlm.cli.console import Command, ProblemsError, duration, note, print_json
 from knnlm.cli.options import as_json
 
 
@@ -38,5 +38,5 @@ def command(store: Path, as_json: bool) -> None:
     for problem in problems:
         click.echo(problem)
     if problems:
-        raise Failure(f"{len(problems)} problems found in {store}")
+        raise ProblemsError(f"{len(problems)} problems found in {store}")
     note(f"{store}: sound, {entries:,} entries read in {duration(seconds)}")

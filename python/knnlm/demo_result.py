@@ -1,0 +1,209 @@
+"""What the demo measured, what it claims of it, and how both are shown: terminal table, JSON, report."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from knnlm.plots import Line, Plot
+from knnlm.report import Case, Check, Report, Row, TokenRow, change, number, percent, share, visible
+
+# What must hold for the demo to have shown its point.
+ADAPTED_GAIN = 0.30  # quantised against the LM alone, language reference
+IN_DOMAIN_GAIN = 0.05  # the same, docstrings
+QUANTISED_LOSS = 0.02  # quantised against exact
+SHUFFLED_SHARE = 1 / 3  # of the gain, at most, with shuffled values
+
+_ROWS = {
+    "lm": "language model alone",
+    "exact": "kNN-LM, exact keys",
+    "quantised": "kNN-LM, quantised keys",
+    "shuffled": "kNN-LM, the same store, values shuffled",
+    "ngram": "5-gram of the model's training text",
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Validation perplexity (y) against a setting (x)."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """One case of the demo.
+
+    Attributes:
+        perplexity: token perplexity on the test text, by the names "lm", "exact", "quantised", "shuffled", "ngram".
+        tokens_per_second: the same names; model and search together.
+        bytes_per_entry: of the store on disk, by what they hold, and their "total".
+        overlap: share of the test tokens in a 13-gram that the store has too.
+        curves: by the names "lambda", "temperature", "k", "size".
+        seconds: by the names "dump", "build", "tune", "evaluate".
+    """
+
+    name: str
+    text: str
+    entries: int
+    store_documents: int
+    tokens: int
+    documents: int
+    perplexity: Mapping[str, float]
+    tokens_per_second: Mapping[str, float]
+    lambda_: float
+    temperature: float
+    k: int
+    bytes_per_entry: Mapping[str, float]
+    overlap: float
+    valid_lm: float
+    curves: Mapping[str, Curve]
+    seconds: Mapping[str, float]
+    examples: Sequence[TokenRow] = ()
+
+    def gain(self, name: str) -> float:
+        """Relative change of the perplexity against the LM alone; negative is better."""
+        return self.perplexity[name] / self.perplexity["lm"] - 1
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """Both cases, and how they were made."""
+
+    in_domain: CaseResult
+    adapted: CaseResult
+    made: Mapping[str, Mapping[str, str]]
+    seconds: float
+    report: str = ""
+    validation_curve: Curve = field(default_factory=lambda: Curve([], []))
+
+    def cases(self) -> tuple[CaseResult, CaseResult]:
+        """In-domain first."""
+        return self.in_domain, self.adapted
+
+    def checks(self) -> list[Check]:
+        """The demo's claims with what was measured."""
+        inside, adapted = self.in_domain, self.adapted
+        found = [
+            _at_least(f"adapted: perplexity at least {percent(ADAPTED_GAIN, 0)} lower", adapted, ADAPTED_GAIN),
+            _at_least(f"in domain: perplexity at least {percent(IN_DOMAIN_GAIN, 0)} lower", inside, IN_DOMAIN_GAIN),
+        ]
+        for case, name in ((inside, "in domain"), (adapted, "adapted")):
+            loss = case.perplexity["quantised"] / case.perplexity["exact"] - 1
+            found.append(
+                Check(f"{name}: quantised within {percent(QUANTISED_LOSS, 0)} of exact", change(loss), loss <= QUANTISED_LOSS)
+            )
+            part = case.gain("shuffled") / case.gain("quantised") if case.gain("quantised") < 0 else float("inf")
+            found.append(
+                Check(f"{name}: shuffled values get less than a third of the gain", percent(part), part < SHUFFLED_SHARE)
+            )
+        lm, ngram = inside.perplexity["lm"], inside.perplexity["ngram"]
+        found.append(
+            Check(
+                "in domain: the model alone beats the 5-gram of its training text",
+                f"{number(lm)} against {number(ngram)}, {change(lm / ngram - 1)}",
+                lm < ngram,
+            )
+        )
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything as plain numbers, for machines and for tests."""
+        result = asdict(self)
+        result["checks"] = [asdict(check) for check in self.checks()]
+        for key, case in (("in_domain", self.in_domain), ("adapted", self.adapted)):
+            result[key]["change"] = {name: case.gain(name) for name in case.perplexity}
+        return result
+
+
+def _at_least(claim: str, case: CaseResult, gain: float) -> Check:
+    return Check(claim, change(case.gain("quantised")), case.gain("quantised") <= -gain)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what made the numbers."""
+    names = ("knnlm", "torch", "tokenizers", "numpy")
+    return {"Python": platform.python_version(), **{name: version(name) for name in names}, "machine": platform.machine()}
+
+
+def as_report(result: DemoResult) -> Report:
+    """The HTML report of a demo run."""
+    adapted, inside = result.adapted, result.in_domain
+    summary = (
+        f"A small decoder trained on the docstrings of Python's standard library meets the language reference, which it "
+        f"never saw. A datastore of {adapted.entries:,} entries, no training, changes its perplexity on held-out topics "
+        f"from {number(adapted.perplexity['lm'])} to {number(adapted.perplexity['quantised'])} "
+        f"({change(adapted.gain('quantised'))}); on held-out docstrings a store of its own training text changes it "
+        f"from {number(inside.perplexity['lm'])} to {number(inside.perplexity['quantised'])} "
+        f"({change(inside.gain('quantised'))})."
+    )
+    return Report("kNN-LM on Python's own documentation", summary, [_case(c) for c in result.cases()], result.checks(), result.made)
+
+
+def _case(case: CaseResult) -> Case:
+    rows = [
+        Row(
+            label,
+            case.perplexity[name],
+            None if name == "lm" else case.gain(name),
+            case.tokens_per_second.get(name),
+            emphasis=name == "quantised",
+        )
+        for name, label in _ROWS.items()
+    ]
+    return Case(case.name, case.text, rows, _facts(case), list(_plots(case)), case.examples)
+
+
+def _facts(case: CaseResult) -> dict[str, str]:
+    held = ", ".join(f"{name} {value:.1f}" for name, value in case.bytes_per_entry.items() if name != "total")
+    return {
+        "scored": f"{case.tokens:,} test tokens of {case.documents} documents",
+        "store": f"{case.entries:,} entries of {case.store_documents} documents",
+        "chosen on validation text": f"λ {case.lambda_:.2f}, T {case.temperature:.4g}, k {case.k}",
+        "bytes per entry on disk": f"{case.bytes_per_entry['total']:.1f} ({held})",
+        "test tokens in a 13-gram of the store": percent(case.overlap, 2),
+        "seconds": ", ".join(f"{name} {value:.1f}" for name, value in case.seconds.items()),
+    }
+
+
+def _plots(case: CaseResult) -> Iterator[Plot]:
+    level = ("language model alone", case.valid_lm)
+    for key, title, label, chosen, log_x in (
+        ("lambda", "Weight of the neighbours", "λ", case.lambda_, False),
+        ("k", "Number of neighbours", "k", float(case.k), True),
+        ("temperature", "Temperature", "T", case.temperature, True),
+        ("size", "Size of the store", "entries", None, True),
+    ):
+        if key in case.curves:
+            curve = case.curves[key]
+            yield Plot(title, label, [Line("kNN-LM", curve.x, curve.y)], log_x=log_x, level=level, chosen=chosen)
+
+
+def as_terminal(result: DemoResult) -> RenderableType:
+    """The result table, a few tokens with their neighbours, and the claims, for rich."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("")
+    for case in result.cases():
+        table.add_column(case.name, justify="right")
+        table.add_column("change", justify="right")
+        table.add_column("tok/s", justify="right")
+    for name, label in _ROWS.items():
+        cells = []
+        for case in result.cases():
+            speed = case.tokens_per_second.get(name)
+            cells += [number(case.perplexity[name]), "" if name == "lm" else change(case.gain(name)), number(speed)]
+        table.add_row(label, *cells, style="bold" if name == "quantised" else "")
+    table.add_section()
+    for label in _facts(result.adapted):
+        if label not in ("seconds",):
+            table.add_row(label, *(cell for case in result.cases() for cell in (_facts(case)[label], "", "")))
+    return table
