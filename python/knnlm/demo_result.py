@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -100,11 +99,17 @@ class DemoResult:
         for case, name in ((inside, "in domain"), (adapted, "adapted")):
             loss = case.perplexity["quantised"] / case.perplexity["exact"] - 1
             found.append(
-                Check(f"{name}: quantised within {percent(QUANTISED_LOSS, 0)} of exact", change(loss), loss <= QUANTISED_LOSS)
+                Check(
+                    f"{name}: quantised within {percent(QUANTISED_LOSS, 0)} of exact",
+                    change(loss),
+                    loss <= QUANTISED_LOSS,
+                )
             )
             part = case.gain("shuffled") / case.gain("quantised") if case.gain("quantised") < 0 else float("inf")
             found.append(
-                Check(f"{name}: shuffled values get less than a third of the gain", percent(part), part < SHUFFLED_SHARE)
+                Check(
+                    f"{name}: shuffled values get less than a third of the gain", percent(part), part < SHUFFLED_SHARE
+                )
             )
         lm, ngram = inside.perplexity["lm"], inside.perplexity["ngram"]
         found.append(
@@ -132,7 +137,11 @@ def _at_least(claim: str, case: CaseResult, gain: float) -> Check:
 def versions() -> dict[str, str]:
     """Versions of what made the numbers."""
     names = ("knnlm", "torch", "tokenizers", "numpy")
-    return {"Python": platform.python_version(), **{name: version(name) for name in names}, "machine": platform.machine()}
+    return {
+        "Python": platform.python_version(),
+        **{name: version(name) for name in names},
+        "machine": platform.machine(),
+    }
 
 
 def as_report(result: DemoResult) -> Report:
@@ -146,7 +155,13 @@ def as_report(result: DemoResult) -> Report:
         f"from {number(inside.perplexity['lm'])} to {number(inside.perplexity['quantised'])} "
         f"({change(inside.gain('quantised'))})."
     )
-    return Report("kNN-LM on Python's own documentation", summary, [_case(c) for c in result.cases()], result.checks(), result.made)
+    return Report(
+        "kNN-LM on Python's own documentation",
+        summary,
+        [_case(c) for c in result.cases()],
+        result.checks(),
+        result.made,
+    )
 
 
 def _case(case: CaseResult) -> Case:
@@ -189,21 +204,86 @@ def _plots(case: CaseResult) -> Iterator[Plot]:
 
 
 def as_terminal(result: DemoResult) -> RenderableType:
-    """The result table, a few tokens with their neighbours, and the claims, for rich."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("")
+    """The result table, what was chosen, a few tokens with their neighbours, and the claims, for rich."""
+    parts: list[RenderableType] = [_result_table(result), "", _facts_table(result)]
     for case in result.cases():
-        table.add_column(case.name, justify="right")
-        table.add_column("change", justify="right")
-        table.add_column("tok/s", justify="right")
+        parts += ["", Text(f"Where predictions come from: {case.name}", style="bold")]
+        parts += [example for token in case.examples[:2] for example in ("", _example(token))]
+    parts += ["", _check_table(result.checks())]
+    if result.report:
+        parts += ["", Text(f"Report with plots and more neighbours: {result.report}")]
+    return Group(*parts)
+
+
+def _table() -> Table:
+    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+
+
+def _result_table(result: DemoResult) -> Table:
+    table = _table()
+    table.add_column("test perplexity")
+    for case in result.cases():
+        table.add_column(case.name, justify="right", no_wrap=True)
+        table.add_column("change", justify="right", no_wrap=True)
+        table.add_column("tok/s", justify="right", no_wrap=True)
     for name, label in _ROWS.items():
         cells = []
         for case in result.cases():
-            speed = case.tokens_per_second.get(name)
-            cells += [number(case.perplexity[name]), "" if name == "lm" else change(case.gain(name)), number(speed)]
+            cells += [
+                number(case.perplexity[name]),
+                "" if name == "lm" else change(case.gain(name)),
+                number(case.tokens_per_second.get(name)),
+            ]
         table.add_row(label, *cells, style="bold" if name == "quantised" else "")
-    table.add_section()
-    for label in _facts(result.adapted):
-        if label not in ("seconds",):
-            table.add_row(label, *(cell for case in result.cases() for cell in (_facts(case)[label], "", "")))
     return table
+
+
+def _facts_table(result: DemoResult) -> Table:
+    table = _table()
+    table.add_column("")
+    for case in result.cases():
+        table.add_column(case.name)
+    facts = [_facts(case) for case in result.cases()]
+    for label in facts[0]:
+        table.add_row(label, *(column[label] for column in facts))
+    return table
+
+
+def _example(token: TokenRow) -> RenderableType:
+    line = Text(_tail(token.before, 60), no_wrap=True, overflow="ellipsis")
+    line.append(visible(token.token), style="bold reverse")
+    line.append(_head(token.after, 30), style="dim")
+    chances = Text(
+        f"{token.document}: p_LM {share(token.p_lm)}, p_kNN {share(token.p_knn)}, p {share(token.p)}", style="dim"
+    )
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), header_style="dim", show_header=False)
+    table.add_column("text", no_wrap=True, overflow="ellipsis")
+    table.add_column("document", no_wrap=True, overflow="ellipsis", style="dim")
+    table.add_column("distance", justify="right", no_wrap=True)
+    table.add_column("share", justify="right", no_wrap=True)
+    for near in token.neighbours[:3]:
+        text = Text(_tail(near.before, 36))
+        text.append(visible(near.token), style="bold green" if near.right else "bold")
+        text.append(_head(near.after, 12), style="dim")
+        table.add_row(text, near.document, f"distance {number(near.distance)}", f"share {share(near.share)}")
+    return Group(line, chances, table)
+
+
+def _check_table(checks: Sequence[Check]) -> Table:
+    table = _table()
+    table.add_column("claim")
+    table.add_column("measured", justify="right", no_wrap=True)
+    table.add_column("holds")
+    for check in checks:
+        table.add_row(check.claim, check.measured, Text("yes", "green") if check.holds else Text("no", "bold red"))
+    return table
+
+
+def _tail(text: str, length: int) -> str:
+    flat = " ".join(text.split()) + (" " if text[-1:].isspace() else "")
+    return flat if len(flat) <= length else "…" + flat[-length:]
+
+
+def _head(text: str, length: int) -> str:
+    flat = (" " if text[:1].isspace() else "") + " ".join(text.split())
+    return flat if len(flat) <= length else flat[:length] + "…"

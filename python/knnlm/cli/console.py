@@ -52,7 +52,9 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, click.ClickException):
         return error.format_message()
     text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, OSError | ValueError | ProblemsError | MemoryError) or type(error).__module__.startswith("knnlm"):
+    if isinstance(error, OSError | ValueError | ProblemsError | MemoryError) or type(error).__module__.startswith(
+        "knnlm"
+    ):
         return text
     return f"{type(error).__name__}: {text} (--debug shows where)"
 

@@ -1,0 +1,5 @@
+"""`python -m knnlm.cli`, the same as `knnlm`."""
+
+from knnlm.cli import main
+
+main(prog_name="knnlm")

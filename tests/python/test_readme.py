@@ -1,0 +1,64 @@
+"""The README's marked code blocks run, in its order, in a folder with a little text."""
+
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from knnlm.cli import main
+from knnlm.stdlib_text import language_reference
+
+README = Path(__file__).parents[2] / "README.md"
+BLOCK = re.compile(r"<!-- test: ([^\n]*) -->\n```(sh|python)\n(.*?)```", re.DOTALL)
+SHORTER = {"--seconds 600": "--steps 2 --d-model 32 --layers 2 --heads 2 --context 64 --batch 2 --vocab-size 300"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A working folder as the README's reader has it: books/, tuning.txt, held-out.txt."""
+    path = tmp_path_factory.mktemp("readme")
+    text = language_reference()
+    (path / "books").mkdir()
+    for number, document in enumerate(text.train[:4]):
+        (path / "books" / f"{number}.txt").write_text(document.text[:3000], encoding="utf-8")
+    (path / "tuning.txt").write_text(text.valid[0].text[:1500], encoding="utf-8")
+    (path / "held-out.txt").write_text(text.test[0].text[:1500], encoding="utf-8")
+    before = Path.cwd()
+    os.chdir(path)
+    yield path
+    os.chdir(before)
+
+
+def blocks() -> list[tuple[str, str, str]]:
+    return BLOCK.findall(README.read_text(encoding="utf-8"))
+
+
+def test_there_is_something_to_run() -> None:
+    assert [language for _, language, _ in blocks()].count("python") >= 2
+    assert [language for _, language, _ in blocks()].count("sh") >= 1
+
+
+@pytest.mark.parametrize(("what", "language", "code"), blocks())
+def test_block(folder: Path, what: str, language: str, code: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if language == "python":
+        exec(compile(code, str(README), "exec"), {"__name__": "__readme__"})
+        assert capsys.readouterr().out.strip()
+        return
+    for long, short in SHORTER.items():
+        assert long in code
+        code = code.replace(long, short)
+    for line in code.strip().splitlines():
+        program, *arguments = shlex.split(line)
+        assert program == "knnlm"
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, f"{line}\n{result.output}"
+    assert (folder / "neighbours.html").stat().st_size > 1000
+
+
+def test_links_to_files_lead_somewhere() -> None:
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", README.read_text(encoding="utf-8")):
+        assert (README.parent / target).exists(), target
