@@ -47,7 +47,7 @@ class CaseResult:
         tokens_per_second: the same names; model and search together.
         bytes_per_entry: of the store on disk, by what they hold, and their "total".
         overlap: share of the test tokens in a 13-gram that the store has too.
-        curves: by the names "lambda", "temperature", "k", "size".
+        curves: by the names "lambda_", "temperature", "k", "size".
         seconds: by the names "dump", "build", "tune", "evaluate".
     """
 
@@ -148,9 +148,9 @@ def as_report(result: DemoResult) -> Report:
     """The HTML report of a demo run."""
     adapted, inside = result.adapted, result.in_domain
     summary = (
-        f"A small decoder trained on the docstrings of Python's standard library meets the language reference, which it "
-        f"never saw. A datastore of {adapted.entries:,} entries, no training, changes its perplexity on held-out topics "
-        f"from {number(adapted.perplexity['lm'])} to {number(adapted.perplexity['quantised'])} "
+        "A small decoder trained on the docstrings of Python's standard library meets the language reference, which "
+        f"it never saw. A datastore of {adapted.entries:,} entries, no training, changes its perplexity on held-out "
+        f"topics from {number(adapted.perplexity['lm'])} to {number(adapted.perplexity['quantised'])} "
         f"({change(adapted.gain('quantised'))}); on held-out docstrings a store of its own training text changes it "
         f"from {number(inside.perplexity['lm'])} to {number(inside.perplexity['quantised'])} "
         f"({change(inside.gain('quantised'))})."
@@ -193,7 +193,7 @@ def _facts(case: CaseResult) -> dict[str, str]:
 def _plots(case: CaseResult) -> Iterator[Plot]:
     level = ("language model alone", case.valid_lm)
     for key, title, label, chosen, log_x in (
-        ("lambda", "Weight of the neighbours", "λ", case.lambda_, False),
+        ("lambda_", "Weight of the neighbours", "λ", case.lambda_, False),
         ("k", "Number of neighbours", "k", float(case.k), True),
         ("temperature", "Temperature", "T", case.temperature, True),
         ("size", "Size of the store", "entries", None, True),

@@ -71,18 +71,9 @@ def _draw(plot: Plot, palette: _Palette) -> Figure:
         if plot.level is not None:
             axes.axhline(plot.level[1], color=palette.ink, linewidth=1.0, linestyle=(0, (4, 3)), label=plot.level[0])
         if plot.chosen is not None and plot.lines:
-            near = min(
-                zip(plot.lines[0].x, plot.lines[0].y, strict=True), key=lambda point: abs(point[0] - plot.chosen)
-            )
-            axes.plot(
-                [near[0]],
-                [near[1]],
-                marker="o",
-                markersize=8,
-                color=palette.lines[0],
-                fillstyle="none",
-                linestyle="none",
-            )
+            chosen, first = plot.chosen, plot.lines[0]
+            near = min(zip(first.x, first.y, strict=True), key=lambda point: abs(point[0] - chosen))
+            axes.plot(*near, "o", markersize=8, fillstyle="none", color=palette.lines[0])
         if plot.log_x:
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_locator(LogLocator(base=2, numticks=8))

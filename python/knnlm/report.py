@@ -10,7 +10,10 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from knnlm.inspection import NeighbourRow, TokenRow
 from knnlm.plots import Plot, as_svg
+
+__all__ = ["Case", "Check", "NeighbourRow", "Report", "Row", "TokenRow", "render", "write"]
 
 
 @dataclass(frozen=True)
@@ -30,33 +33,6 @@ class Row:
     change: float | None = None
     tokens_per_second: float | None = None
     emphasis: bool = False
-
-
-@dataclass(frozen=True)
-class NeighbourRow:
-    """One neighbour of a token: the stored text around it, where it is from and what it weighs (share, 0 to 1)."""
-
-    before: str
-    token: str
-    after: str
-    document: str
-    distance: float
-    share: float
-    right: bool
-
-
-@dataclass(frozen=True)
-class TokenRow:
-    """One held-out token, the text before and after it, its probability three ways, and its nearest neighbours."""
-
-    before: str
-    token: str
-    after: str
-    document: str
-    p_lm: float
-    p_knn: float
-    p: float
-    neighbours: Sequence[NeighbourRow]
 
 
 @dataclass(frozen=True)
