@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from knnlm.identity import package_version
 from knnlm.plots import Line, Plot
 from knnlm.report import Case, Check, Report, Row, TokenRow, change, number, percent, share, visible
 
@@ -136,9 +137,10 @@ def _at_least(claim: str, case: CaseResult, gain: float) -> Check:
 
 def versions() -> dict[str, str]:
     """Versions of what made the numbers."""
-    names = ("knnlm", "torch", "tokenizers", "numpy")
+    names = ("torch", "tokenizers", "numpy")
     return {
         "Python": platform.python_version(),
+        "knnlm": package_version(),
         **{name: version(name) for name in names},
         "machine": platform.machine(),
     }
@@ -256,16 +258,16 @@ def _example(token: TokenRow) -> RenderableType:
     chances = Text(
         f"{token.document}: p_LM {share(token.p_lm)}, p_kNN {share(token.p_knn)}, p {share(token.p)}", style="dim"
     )
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), header_style="dim", show_header=False)
-    table.add_column("text", no_wrap=True, overflow="ellipsis")
-    table.add_column("document", no_wrap=True, overflow="ellipsis", style="dim")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), header_style="dim")
+    table.add_column("nearest stored text", no_wrap=True, overflow="ellipsis", width=52)
+    table.add_column("document", no_wrap=True, overflow="ellipsis", style="dim", max_width=28)
     table.add_column("distance", justify="right", no_wrap=True)
     table.add_column("share", justify="right", no_wrap=True)
     for near in token.neighbours[:3]:
         text = Text(_tail(near.before, 36))
         text.append(visible(near.token), style="bold green" if near.right else "bold")
         text.append(_head(near.after, 12), style="dim")
-        table.add_row(text, near.document, f"distance {number(near.distance)}", f"share {share(near.share)}")
+        table.add_row(text, near.document, number(near.distance), share(near.share))
     return Group(line, chances, table)
 
 

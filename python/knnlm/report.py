@@ -13,7 +13,7 @@ from markupsafe import Markup
 from knnlm.inspection import NeighbourRow, TokenRow
 from knnlm.plots import Plot, as_svg
 
-__all__ = ["Case", "Check", "NeighbourRow", "Report", "Row", "TokenRow", "render", "write"]
+__all__ = ["Case", "Check", "NeighbourRow", "Report", "Row", "TokenRow", "render", "token_page", "write"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,11 @@ def write(report: Report, path: Path) -> Path:
     """Renders the report to `path` and returns it."""
     path.write_text(render(report), encoding="utf-8")
     return path
+
+
+def token_page(title: str, facts: Mapping[str, str], rows: Sequence[TokenRow]) -> str:
+    """Tokens with their neighbours in context, as one self-contained HTML page."""
+    return environment().get_template("inspect.html").render(title=title, facts=facts, rows=rows)
 
 
 def environment() -> Environment:

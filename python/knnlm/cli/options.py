@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from knnlm.cli.console import report_reading, size
+from knnlm.cli.console import report_reading
 
 if TYPE_CHECKING:
     from knnlm.documents import Document
@@ -105,6 +105,24 @@ def key_options(command: F) -> F:
     return command
 
 
+def mixing_options(command: F) -> F:
+    """Options of searching and mixing that stand above what the store remembers."""
+    for option in reversed(
+        (
+            click.option("--lambda", "lambda_", type=click.FloatRange(0, 1), help="Weight of the neighbours."),
+            click.option("--temperature", type=click.FloatRange(0, min_open=True), help="T of p_kNN."),
+            click.option("--k", type=click.IntRange(min=1), help="Neighbours.  [default of all three: as tuned]"),
+            click.option(
+                "--nprobe", type=click.IntRange(min=1), help="Lists scanned per query.  [default: the store's]"
+            ),
+            click.option("--rerank", type=click.Choice(("none", "keys")), help="Score candidates again with raw keys."),
+            click.option("--exact", is_flag=True, help="Scan all raw keys instead of the index."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 @dataclass
 class Texts:
     """Input text: sources and how to read them. Keeps account of what was skipped or repaired."""
@@ -121,11 +139,14 @@ class Texts:
         self.report = ReadReport()
 
     def __iter__(self) -> Iterator[Document]:
-        from knnlm.documents import SPLIT_PATTERNS, read_documents
+        from knnlm.documents import read_documents
 
-        pattern = SPLIT_PATTERNS.get(self.split_documents or "", self.split_documents)
         documents = read_documents(
-            self.sources, text_field=self.text_field, split_pattern=pattern, split=self.split, report=self.report
+            self.sources,
+            text_field=self.text_field,
+            split_pattern=self.split_documents,
+            split=self.split,
+            report=self.report,
         )
         for count, document in enumerate(documents, start=1):
             yield document
@@ -157,14 +178,3 @@ class Texts:
             "skipped": [list(pair) for pair in self.report.skipped],
             "notes": [list(pair) for pair in self.report.notes],
         }
-
-    def __str__(self) -> str:
-        return f"{self.report.documents} documents, {size(self.report.bytes)}"
-
-
-def use_threads(count: int | None) -> None:
-    """Limits torch to `count` threads."""
-    if count is not None:
-        import torch
-
-        torch.set_num_threads(count)

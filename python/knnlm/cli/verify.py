@@ -17,7 +17,7 @@ from knnlm.cli.options import as_json
 def command(store: Path, as_json: bool) -> None:
     """Check every byte of STORE against its checksums and its own rules.
 
-    Prints one line per problem and exits with 1 if there is any.
+    Prints one line per problem and exits with 1 if there is any. A store that is too damaged to open is checked too.
 
     \b
     Example:
@@ -25,10 +25,10 @@ def command(store: Path, as_json: bool) -> None:
     """
     from knnlm.datastore import Datastore
 
+    if not store.exists():
+        raise FileNotFoundError(f"expected a store at {store}, found nothing there")
     started = time.perf_counter()
-    with Datastore.open(store) as opened:
-        problems = opened.verify()
-        entries = len(opened)
+    problems = Datastore.verify_path(store)
     seconds = time.perf_counter() - started
     if as_json:
         print_json({"store": str(store), "sound": not problems, "problems": problems, "seconds": seconds})
@@ -38,5 +38,5 @@ def command(store: Path, as_json: bool) -> None:
     for problem in problems:
         click.echo(problem)
     if problems:
-        raise ProblemsError(f"{len(problems)} problems found in {store}")
-    note(f"{store}: sound, {entries:,} entries read in {duration(seconds)}")
+        raise ProblemsError(f"{len(problems)} problem{'s' if len(problems) > 1 else ''} found in {store}")
+    note(f"{store}: sound, every byte read in {duration(seconds)}")

@@ -1,0 +1,205 @@
+"""`knnlm build`: an index for a dumped store, or a whole store from text."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from knnlm.cli.console import Command, duration, note, print_json, refuse_existing, size
+from knnlm.cli.options import (
+    Texts,
+    as_json,
+    device,
+    key_options,
+    overwrite,
+    seed,
+    text_options,
+    threads,
+    window_options,
+)
+from knnlm.cli.work import count_tokens, dump_to, is_store, key_spec, load, open_store, whole_folder
+
+if TYPE_CHECKING:
+    from knnlm.datastore import Datastore
+
+# The 2020 paper's index and settings; its λ is for WikiText-103, `tune` finds yours.
+PAPER = {"nlist": 4096, "code": (64, 8)}
+PAPER_SETTINGS = {"lambda_": 0.25, "temperature": 1.0, "k": 1024, "nprobe": 32, "rerank": "none"}
+
+
+def _code(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+    """A product quantiser as (M, BITS), or the word small."""
+    if value is None or value == "small":
+        return value
+    try:
+        m, bits = (int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"expected two numbers such as 64,8, or small, found {value!r}") from None
+    return m, bits
+
+
+@click.command("build", cls=Command)
+@click.argument("source", nargs=-1, required=True)
+@click.option("--model", help="Model folder or Hugging Face name: SOURCE is text then.")
+@click.option("--out", type=click.Path(path_type=Path), help="Output folder of a store made from text.")
+@click.option("--preset", type=click.Choice(("paper", "small")), help="paper: IVF4096, PQ 64 × 8 bit, nprobe 32, "
+              "k 1024, T 1. small: the least bytes.")  # fmt: skip
+@click.option("--nlist", type=click.IntRange(min=1), help="Number of lists.  [default: by the number of entries]")
+@click.option(
+    "--code",
+    metavar="M,BITS|small",
+    callback=_code,
+    help="Code of an entry: M parts of BITS bits, or the least bytes.  [default: for quality]",
+)
+@click.option("--retrain", is_flag=True, help="Learn lists and codes again for a store that has an index.")
+@click.option("--dry-run", is_flag=True, help="Only say how many tokens, minutes, and bytes on disk and in memory.")
+@text_options
+@key_options
+@window_options
+@seed
+@device
+@threads
+@overwrite
+@as_json
+def command(
+    source: tuple[str, ...],
+    model: str | None,
+    out: Path | None,
+    preset: str | None,
+    nlist: int | None,
+    code: Any,
+    retrain: bool,
+    dry_run: bool,
+    text_field: str,
+    split_documents: str | None,
+    split: str,
+    max_documents: int | None,
+    key: str,
+    layer: int,
+    keys: str,
+    window: int | None,
+    context: int | None,
+    batch_tokens: int | None,
+    seed: int,
+    device: str | None,
+    threads: int | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Index a store that `knnlm dump` wrote, or make an indexed store from text.
+
+    \b
+    Examples:
+      knnlm build store
+      knnlm build books/ --model model --out store
+      knnlm build books/ --model model --dry-run
+    """
+    from knnlm.progress import Progress
+
+    index = _index_options(preset, nlist, code)
+    options = {**index, "seed": seed, "threads": threads, "retrain": retrain}
+    with Progress(json=as_json) as progress:
+        if model is None:
+            path = _single_store(source, out)
+            if dry_run:
+                from knnlm.cli.estimate import of_store
+
+                _show_estimate(of_store(path, index, threads), as_json)
+                return
+            store, extra = open_store(path), {}
+            with store:
+                if store.is_built and not retrain and not overwrite and store.info()["indexed"] == len(store):
+                    raise click.UsageError(f"{path} has an index of all its entries: add --retrain to learn a new one")
+                extra = _build(store, options, preset, progress)
+        else:
+            texts = Texts(source, text_field, split_documents, split, max_documents)
+            spec = key_spec(key, layer, keys, window, context)
+            if dry_run:
+                from knnlm.cli.estimate import of_text
+
+                loaded = load(model, device, threads)
+                estimate = of_text(loaded, texts.read(), spec, keys, index, batch_tokens, threads, progress)
+                _show_estimate(estimate, as_json)
+                texts.finish()
+                return
+            if out is None:
+                raise click.UsageError("a store made from text needs a place: --out FOLDER")
+            refuse_existing(out, overwrite)
+            path = out
+            with whole_folder(out, overwrite) as partial:
+                loaded = load(model, device, threads)
+                documents = texts.read()
+                total = count_tokens(loaded, documents, progress)
+                free = shutil.disk_usage(out.parent).free
+                store, written = dump_to(partial, loaded, documents, spec, keys, model, batch_tokens, progress, total)
+                with store:
+                    extra = {
+                        "tokens": written.tokens,
+                        "dump_seconds": written.seconds,
+                        "lm_perplexity": written.lm_perplexity,
+                        "free_bytes_before": free,
+                        **_build(store, options, preset, progress),
+                        "read": texts.summary(),
+                    }
+            texts.finish()
+    if as_json:
+        print_json({"store": str(path), **extra})
+        return
+    note(
+        f"{path}: {extra['entries']:,} entries indexed in {duration(extra['build_seconds'])}, {size(extra['bytes'])}, "
+        f"{extra['bytes_per_entry']:.1f} bytes per entry of which {extra['search_bytes_per_entry']:.1f} are searched"
+    )
+
+
+def _index_options(preset: str | None, nlist: int | None, code: Any) -> dict[str, Any]:
+    """nlist and code, from the preset unless they are given."""
+    chosen: dict[str, Any] = {"nlist": None, "code": None}
+    if preset == "paper":
+        chosen.update(PAPER)
+    elif preset == "small":
+        chosen["code"] = "small"
+    return {"nlist": nlist or chosen["nlist"], "code": code or chosen["code"]}
+
+
+def _single_store(source: tuple[str, ...], out: Path | None) -> Path:
+    if len(source) == 1 and is_store(Path(source[0])):
+        if out is not None:
+            raise click.UsageError("--out is for a store made from text; a store is indexed where it is")
+        return Path(source[0])
+    if len(source) == 1 and not Path(source[0]).exists():
+        raise click.UsageError(f"expected a store or text, found nothing at {source[0]}")
+    raise click.UsageError(f"expected one store, found {', '.join(source)}; to build from text add --model")
+
+
+def _build(store: Datastore, options: dict[str, Any], preset: str | None, progress: Any) -> dict[str, Any]:
+    started = time.perf_counter()
+    store.build(progress=lambda stage, done, total: progress(f"index: {stage}", done, total), **options)
+    seconds = time.perf_counter() - started
+    if preset == "paper":
+        settings = {**PAPER_SETTINGS, "k": min(1024, max(1, len(store)))}
+        store.set_attributes({**store.attributes, "tuned": {**settings, "preset": "paper"}})
+    info = store.info()
+    names = ("bytes", "bytes_per_entry", "search_bytes_per_entry", "nlist", "code", "generation")
+    return {"entries": len(store), "build_seconds": seconds, **{name: info[name] for name in names}}
+
+
+def _show_estimate(estimate: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(estimate)
+        return
+    from knnlm.cli.console import facts
+
+    facts(
+        {
+            "tokens": f"{estimate['tokens']:,} in {estimate['documents']:,} documents",
+            "time": f"about {duration(estimate['seconds'])} (keys {duration(estimate['dump_seconds'])}, "
+            f"index {duration(estimate['build_seconds'])}), from {estimate['sample_tokens']:,} sample tokens",
+            "disk": f"about {size(estimate['disk_bytes'])}, {size(estimate['peak_disk_bytes'])} while building; "
+            f"{size(estimate['free_bytes'])} are free",
+            "memory": f"about {size(estimate['memory_bytes'])}",
+        }
+    )

@@ -1,0 +1,81 @@
+"""`knnlm dump`: the keys of a text, raw and unindexed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from knnlm.cli.console import Command, duration, note, print_json, size
+from knnlm.cli.options import Texts, as_json, device, key_options, out, overwrite, text_options, threads, window_options
+from knnlm.cli.work import count_tokens, dump_to, key_spec, load, whole_folder
+
+
+@click.command("dump", cls=Command)
+@click.argument("text", nargs=-1, required=True)
+@click.option("--model", required=True, help="Model folder or Hugging Face name.")
+@out
+@text_options
+@key_options
+@window_options
+@device
+@threads
+@overwrite
+@as_json
+def command(
+    text: tuple[str, ...],
+    model: str,
+    out: Path,
+    text_field: str,
+    split_documents: str | None,
+    split: str,
+    max_documents: int | None,
+    key: str,
+    layer: int,
+    keys: str,
+    window: int | None,
+    context: int | None,
+    batch_tokens: int | None,
+    device: str | None,
+    threads: int | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Run MODEL over TEXT and write (key, next token) of every token to a store, unindexed.
+
+    TEXT is files, folders, globs, .gz, JSONL or hf:NAME. `knnlm build STORE` indexes the result.
+
+    \b
+    Example:
+      knnlm dump books/ --model model --out store
+    """
+    from knnlm.progress import Progress
+
+    texts = Texts(text, text_field, split_documents, split, max_documents)
+    with Progress(json=as_json) as progress, whole_folder(out, overwrite) as partial:
+        loaded = load(model, device, threads)
+        documents = texts.read()
+        total = count_tokens(loaded, documents, progress)
+        spec = key_spec(key, layer, keys, window, context)
+        store, written = dump_to(partial, loaded, documents, spec, keys, model, batch_tokens, progress, total)
+        with store:
+            info = store.info()
+    texts.finish()
+    if as_json:
+        print_json(
+            {
+                "store": str(out),
+                "tokens": written.tokens,
+                "documents": written.documents,
+                "empty_documents": written.empty_documents,
+                "seconds": written.seconds,
+                "lm_perplexity": written.lm_perplexity,
+                "bytes": info["bytes"],
+                "read": texts.summary(),
+            }
+        )
+        return
+    note(
+        f"{out}: {written.tokens:,} entries of {written.documents:,} documents, {size(info['bytes'])}, "
+        f"in {duration(written.seconds)}; not indexed yet: knnlm build {out}"
+    )

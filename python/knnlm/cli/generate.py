@@ -1,0 +1,95 @@
+"""`knnlm generate`: text from the model and the store together, or from the model alone."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from knnlm.cli.console import Command, print_json
+from knnlm.cli.options import as_json, device, mixing_options, model, seed, threads
+from knnlm.cli.work import load_for, open_store
+
+
+@click.command("generate", cls=Command)
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option("--prompt", help="Text to continue.  [default: standard input]")
+@model
+@mixing_options
+@click.option("--max-tokens", type=click.IntRange(min=1), default=100, show_default=True, help="Tokens to generate.")
+@click.option(
+    "--sampling-temperature",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="0 takes the likeliest token; 1 draws from the mixture.",
+)
+@click.option("--top-k", type=click.IntRange(min=1), help="Draw from so many likeliest tokens only.")
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Draw from the likeliest with so much mass.")
+@click.option("--without-store", is_flag=True, help="Use the model alone, for comparison.")
+@seed
+@device
+@threads
+@as_json
+def command(
+    store: Path,
+    prompt: str | None,
+    model: str | None,
+    lambda_: float | None,
+    temperature: float | None,
+    k: int | None,
+    nprobe: int | None,
+    rerank: str | None,
+    exact: bool,
+    max_tokens: int,
+    sampling_temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    without_store: bool,
+    seed: int,
+    device: str | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Continue a prompt with the model and STORE together.
+
+    \b
+    Examples:
+      knnlm generate store --prompt "It was a"
+      echo "It was a" | knnlm generate store --sampling-temperature 0.8 --top-p 0.95 --seed 3
+    """
+    from knnlm.knn_lm import KNNLM
+
+    if prompt is None:
+        if sys.stdin.isatty():
+            raise click.UsageError("expected a prompt: --prompt TEXT, or text on standard input")
+        prompt = sys.stdin.read().rstrip("\n")
+    with open_store(store) as opened:
+        loaded = load_for(opened, model, device, threads)
+        lm = KNNLM(
+            loaded,
+            None if without_store else opened,
+            lambda_=lambda_,
+            temperature=temperature,
+            k=k,
+            nprobe=nprobe,
+            rerank=rerank,
+            exact=exact or None,
+            threads=threads,
+        )
+        pieces = []
+        if not as_json:
+            click.echo(prompt, nl=False)
+        for piece in lm.stream(
+            prompt, max_tokens=max_tokens, temperature=sampling_temperature, top_k=top_k, top_p=top_p, seed=seed
+        ):
+            pieces.append(piece)
+            if not as_json:
+                click.echo(piece, nl=False)
+                sys.stdout.flush()
+    if as_json:
+        settings = None if without_store else lm.settings.to_dict()
+        print_json({"prompt": prompt, "text": "".join(pieces), "settings": settings, "seed": seed})
+        return
+    click.echo()

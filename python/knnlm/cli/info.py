@@ -1,0 +1,73 @@
+"""`knnlm info`: what a store holds, how it was made and where its bytes are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from knnlm.cli.console import Command, facts, print_json, size, table
+from knnlm.cli.options import as_json
+from knnlm.cli.work import open_store
+
+
+@click.command("info", cls=Command)
+@click.argument("store", type=click.Path(path_type=Path))
+@as_json
+def command(store: Path, as_json: bool) -> None:
+    """What STORE holds, how it was made, and where its bytes are.
+
+    \b
+    Example:
+      knnlm info store
+    """
+    with open_store(store) as opened:
+        info = opened.info()
+    if as_json:
+        print_json(info)
+        return
+    facts(_pairs(info))
+    click.echo()
+    n = max(1, int(info["n"]))
+    rows = [[name, size(count), f"{count / n:.2f}"] for name, count in info["sections"].items()]
+    rows.append(["all files", size(info["bytes"]), f"{info['bytes_per_entry']:.2f}"])
+    table(None, ["section", "bytes", "per entry"], rows)
+
+
+def _pairs(info: dict[str, Any]) -> dict[str, str]:
+    attributes = info.get("attributes") or {}
+    pairs = {
+        "store": f"{info['path']}, generation {info['generation']}, format {info['format']}",
+        "entries": f"{info['n']:,} in {info['documents']:,} documents",
+        "keys": f"dimension {info['dim']}, {info['metric']}, raw keys kept: {info['keep_keys'] or 'no'}",
+        "values": f"{info['value_dtype']}, at most {info['max_value']}" if info["max_value"] else info["value_dtype"],
+    }
+    if info["code"]:
+        code = info["code"]
+        pairs["index"] = (
+            f"{info['nlist']:,} lists of {info['shortest_list']:,} to {info['longest_list']:,} entries "
+            f"({info['mean_list']:,.0f} on average), "
+            f"codes of {code['bytes']} bytes ({code['m']} × {code['bits']} bit), "
+            f"nprobe {info['default_nprobe']}"
+        )
+        pairs["not indexed"] = f"{info['n'] - info['indexed']:,} entries, searched exactly"
+        pairs["searched"] = f"{info['search_bytes_per_entry']:.1f} bytes per entry"
+    else:
+        pairs["index"] = "none: every search scans all keys; knnlm build makes one"
+    if "model" in attributes:
+        pairs["model"] = f"{attributes['model'].get('name')} ({attributes['model'].get('fingerprint', '')[:12]}…)"
+        pairs["key"] = (
+            f"{attributes.get('representation')} of layer {attributes.get('layer')}, "
+            f"window {attributes.get('window')}, context {attributes.get('context')}"
+        )
+    tuned = attributes.get("tuned")
+    if tuned:
+        pairs["settings"] = ", ".join(
+            f"{'λ' if name == 'lambda_' else name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in tuned.items()
+            if not isinstance(value, dict | list)
+        )
+    else:
+        pairs["settings"] = f"not tuned; T {info['default_temperature'] or 1:.4g} from the store's own distances"
+    return pairs

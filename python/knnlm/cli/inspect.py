@@ -1,0 +1,106 @@
+"""`knnlm inspect`: each token of a text with its neighbours in context, in the terminal and as an HTML page."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import click
+
+from knnlm.cli.console import Command, note, print_json, refuse_existing, terminal
+from knnlm.cli.options import Texts, as_json, device, mixing_options, model, overwrite, text_options, threads
+from knnlm.cli.work import load_for, open_store
+
+
+@click.command("inspect", cls=Command)
+@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("text", nargs=-1)
+@click.option("--string", help="Inspect this text instead of files.")
+@model
+@mixing_options
+@click.option("--neighbours", type=click.IntRange(min=1), default=5, show_default=True, help="Shown for each token.")
+@click.option("--first", type=click.IntRange(min=0), default=0, show_default=True, help="First token shown.")
+@click.option("--tokens", type=click.IntRange(min=1), default=20, show_default=True, help="Tokens shown of each text.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write a page to this file instead of the table.")
+@text_options
+@device
+@threads
+@overwrite
+@as_json
+def command(
+    store: Path,
+    text: tuple[str, ...],
+    string: str | None,
+    model: str | None,
+    lambda_: float | None,
+    temperature: float | None,
+    k: int | None,
+    nprobe: int | None,
+    rerank: str | None,
+    exact: bool,
+    neighbours: int,
+    first: int,
+    tokens: int,
+    html: Path | None,
+    text_field: str,
+    split_documents: str | None,
+    split: str,
+    max_documents: int | None,
+    device: str | None,
+    threads: int | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Show where each prediction of TEXT comes from: its nearest neighbours in STORE, in context.
+
+    \b
+    Examples:
+      knnlm inspect store --string "It was a bright cold day"
+      knnlm inspect store held-out.txt --first 100 --tokens 50 --html neighbours.html
+    """
+    from knnlm.inspection import rows, to_table
+    from knnlm.knn_lm import KNNLM, Text
+
+    if (string is None) == (not text):
+        raise click.UsageError("expected text to inspect: files, or --string TEXT")
+    if html is not None:
+        refuse_existing(html, overwrite)
+    texts = Texts(text, text_field, split_documents, split, max_documents or 1)
+    shown = []
+    with open_store(store) as opened:
+        loaded = load_for(opened, model, device, threads)
+        lm = KNNLM(
+            loaded,
+            opened,
+            lambda_=lambda_,
+            temperature=temperature,
+            k=k,
+            nprobe=nprobe,
+            rerank=rerank,
+            exact=exact or None,
+            threads=threads,
+        )
+        documents: list[Any] = [Text("string", string)] if string is not None else texts.read()
+        for document in documents:
+            explained = lm.explain(document)
+            positions = islice(range(first, len(explained)), tokens)
+            shown += list(rows(explained, loaded.tokenizer, positions, neighbours=neighbours, left=24, right=6))
+        settings = lm.settings
+    texts.finish()
+    if not shown:
+        raise ValueError(f"expected tokens from position {first} on, found a shorter text")
+    if as_json:
+        print_json({"store": str(store), "settings": settings.to_dict(), "tokens": [asdict(row) for row in shown]})
+    elif html is None:
+        terminal().print(to_table(shown))
+    if html is not None:
+        from knnlm.report import token_page
+
+        facts = {
+            "store": str(store),
+            "settings": f"λ {settings.lambda_:.3f}, T {settings.temperature:.4g}, k {settings.k}",
+        }
+        html.write_text(token_page(f"Neighbours in {store.name}", facts, shown), encoding="utf-8")
+        note(f"{html}: {len(shown)} tokens with their neighbours")

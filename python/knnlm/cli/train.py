@@ -1,0 +1,165 @@
+"""`knnlm train`: a language model from text."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from knnlm.cli.console import Command, duration, note, print_json
+from knnlm.cli.options import Texts, as_json, device, out, overwrite, seed, text_options, threads
+
+if TYPE_CHECKING:
+    from knnlm.documents import Document
+    from knnlm.tokens import Tokenizer
+
+HELD_OUT = 20  # one document of so many is held out for validation
+
+
+@click.command("train", cls=Command)
+@click.argument("text", nargs=-1, required=True)
+@out
+@click.option("--valid", multiple=True, help="Validation text.  [default: one document in 20 of TEXT]")
+@click.option("--tokenizer", default="bpe", show_default=True, help="bpe, words, or a saved tokenizer.")
+@click.option("--vocab-size", type=click.IntRange(min=2), default=8192, show_default=True, help="Of a new tokenizer.")
+@click.option("--d-model", type=click.IntRange(min=8), default=384, show_default=True, help="Width of the model.")
+@click.option("--layers", type=click.IntRange(min=1), default=6, show_default=True, help="Layers of the model.")
+@click.option("--heads", type=click.IntRange(min=1), default=6, show_default=True, help="Attention heads.")
+@click.option("--context", type=click.IntRange(min=2), default=256, show_default=True, help="Longest input, tokens.")
+@click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.1, show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), help="Stop after so many steps.")
+@click.option("--seconds", type=click.FloatRange(min=1), help="Stop after so many seconds.  [default: 600]")
+@click.option("--batch-tokens", type=click.IntRange(min=1), default=4096, show_default=True, help="Tokens of a step.")
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True)
+@click.option("--resume", is_flag=True, help="Go on with an interrupted training in the output folder.")
+@text_options
+@seed
+@device
+@threads
+@overwrite
+@as_json
+def command(
+    text: tuple[str, ...],
+    out: Path,
+    valid: tuple[str, ...],
+    tokenizer: str,
+    vocab_size: int,
+    d_model: int,
+    layers: int,
+    heads: int,
+    context: int,
+    dropout: float,
+    steps: int | None,
+    seconds: float | None,
+    batch_tokens: int,
+    learning_rate: float,
+    resume: bool,
+    text_field: str,
+    split_documents: str | None,
+    split: str,
+    max_documents: int | None,
+    seed: int,
+    device: str | None,
+    threads: int | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Train a decoder-only transformer on TEXT and leave it in a folder for the other commands.
+
+    Ctrl-C stops the training; --resume goes on with it.
+
+    \b
+    Example:
+      knnlm train books/ --out model --seconds 600
+      knnlm train wiki.train.tokens --valid wiki.valid.tokens --tokenizer words --split-documents wikitext --out model
+    """
+    if out.exists() and any(out.iterdir()) and not (overwrite or resume):
+        raise click.UsageError(f"output {out} exists already: choose another name, or add --overwrite or --resume")
+    import torch
+
+    from knnlm.models import pick_device
+    from knnlm.progress import Progress
+    from knnlm.train import TrainConfig
+    from knnlm.train import train as fit
+    from knnlm.transformer import TransformerConfig, TransformerLM
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    texts = Texts(text, text_field, split_documents, split, max_documents)
+    documents = texts.read()
+    if valid:
+        held_out = Texts(valid, text_field, split_documents, split).read()
+    else:
+        documents, held_out = hold_out(documents)
+    if overwrite and not resume and out.exists():
+        shutil.rmtree(out)
+    words = _tokenizer(tokenizer, documents, vocab_size, out if resume else None)
+    torch.manual_seed(seed)
+    config = TransformerConfig(words.vocab_size, d_model, layers, heads, context=context, dropout=dropout)
+    model = TransformerLM(config).to(pick_device(device))
+    budget = TrainConfig(
+        max_steps=steps,
+        max_seconds=600.0 if steps is None and seconds is None else seconds,
+        batch_tokens=batch_tokens,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    with Progress(json=as_json) as progress:
+        result = fit(model, words, documents, held_out, out, budget, resume=resume, progress=progress)
+    texts.finish()
+    if result.interrupted:
+        note(f"stopped after {result.steps:,} steps; go on with --resume")
+        raise KeyboardInterrupt
+    if as_json:
+        print_json(
+            {
+                "model": str(out),
+                "parameters": sum(parameter.numel() for parameter in model.parameters()),
+                "vocabulary": words.vocab_size,
+                "steps": result.steps,
+                "tokens": result.tokens,
+                "seconds": result.seconds,
+                "valid_perplexity": result.best,
+                "curve": result.curve,
+                "read": texts.summary(),
+            }
+        )
+        return
+    note(
+        f"{out}: {result.steps:,} steps, {result.tokens:,} tokens in {duration(result.seconds)}, "
+        f"validation perplexity {result.best:.2f}"
+    )
+
+
+def hold_out(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
+    """Train and validation documents, by a hash of the name; of few documents, the last part of the longest."""
+    train: list[Document] = []
+    valid: list[Document] = []
+    for document in documents:
+        bucket = int.from_bytes(hashlib.sha256(document.name.encode()).digest()[:4], "little") % HELD_OUT
+        (valid if bucket == 0 else train).append(document)
+    if valid and train:
+        return train, valid
+    longest = max(documents, key=lambda document: len(document.text))
+    cut = longest.text.rfind("\n", 0, len(longest.text) * (HELD_OUT - 1) // HELD_OUT) + 1
+    cut = cut or len(longest.text) * (HELD_OUT - 1) // HELD_OUT
+    train = [replace(d, text=d.text[:cut]) if d is longest else d for d in documents]
+    return train, [replace(longest, name=f"{longest.name} (end)", text=longest.text[cut:])]
+
+
+def _tokenizer(kind: str, documents: Sequence[Document], vocab_size: int, resumed: Path | None) -> Tokenizer:
+    from knnlm.tokens import Tokenizer
+
+    if resumed is not None and (resumed / "tokenizer.json").is_file():
+        return Tokenizer.load(resumed)
+    texts = (document.text for document in documents)
+    if kind == "bpe":
+        return Tokenizer.train_bpe(texts, vocab_size)
+    if kind == "words":
+        return Tokenizer.train_words(texts, vocab_size)
+    return Tokenizer.load(kind)

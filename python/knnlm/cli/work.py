@@ -1,0 +1,160 @@
+"""What several commands do: load a model, open a store, write a store whole or not at all, count tokens."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from knnlm.cli.console import refuse_existing
+
+if TYPE_CHECKING:
+    from knnlm.datastore import Datastore
+    from knnlm.documents import Document
+    from knnlm.identity import KeySpec
+    from knnlm.keys import DumpResult
+    from knnlm.models import LoadedModel
+    from knnlm.progress import Progress
+
+
+def is_store(path: Path) -> bool:
+    """Whether the folder has a store's manifest."""
+    return path.is_dir() and any(path.glob("manifest-*.json"))
+
+
+def open_store(path: Path) -> Datastore:
+    """The store at `path`; raises FileNotFoundError with what to do where there is none."""
+    from knnlm.datastore import Datastore
+
+    if not path.exists():
+        raise FileNotFoundError(f"expected a store at {path}, found nothing there: make one with knnlm build")
+    return Datastore.open(path)
+
+
+def load(name: str, device: str | None, threads: int | None) -> LoadedModel:
+    """The model by folder or Hugging Face name, on `device`, torch limited to `threads`."""
+    import torch
+
+    from knnlm.models import load_model
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return load_model(name, device)
+
+
+def load_for(store: Datastore, name: str | None, device: str | None, threads: int | None) -> LoadedModel:
+    """The given model, or the one that the store remembers; refuses one that did not write the store.
+
+    Raises:
+        click.UsageError: none is given and none is remembered, or it is gone.
+        IdentityError: the model, tokenizer or representation is another.
+    """
+    from knnlm.identity import check
+
+    if name is None:
+        name = (store.attributes.get("model") or {}).get("source")
+        if name is None:
+            raise click.UsageError(f"the store {store.path} remembers no model: give it with --model")
+        if os.path.isabs(name) and not Path(name).exists():
+            raise click.UsageError(f"the model {name} that the store remembers is gone: give it with --model")
+    loaded = load(name, device, threads)
+    check(store, loaded)
+    return loaded
+
+
+def attributes_of(loaded: LoadedModel, source: str, keys: KeySpec) -> dict[str, Any]:
+    """What a new store remembers: model, tokenizer and keys, and where the model was."""
+    from knnlm.identity import describe
+
+    attributes = describe(loaded, keys)
+    attributes["model"]["source"] = str(Path(source).resolve()) if Path(source).is_dir() else source
+    return attributes
+
+
+def key_spec(key: str, layer: int, keys: str, window: int | None, context: int | None) -> KeySpec:
+    """The options of a command as `KeySpec`; codes are made from float32 where raw keys are not kept."""
+    from knnlm.identity import KeySpec
+
+    return KeySpec(key, layer, window, context, "float32" if keys == "none" else keys)
+
+
+def key_width(loaded: LoadedModel, keys: KeySpec) -> int:
+    """Dimension of the model's keys, from running it on one token."""
+    from knnlm.keys import TokenDocument, iterate
+
+    probe = TokenDocument("", np.zeros(1, np.uint32))
+    chunks = iterate(loaded, [probe], captures=[(keys.representation, keys.layer)], key_dtype="float32")
+    return int(next(chunks).key.shape[1])
+
+
+def count_tokens(loaded: LoadedModel, documents: Sequence[Document], progress: Progress) -> int:
+    """Tokens of all documents."""
+    total = 0
+    characters = sum(len(document.text) for document in documents)
+    done = 0
+    task = progress.track("count tokens", characters, "characters")
+    for document in documents:
+        total += len(loaded.tokenizer.encode(document.text))
+        done += len(document.text)
+        task.update(done)
+    return total
+
+
+def dump_to(
+    path: Path,
+    loaded: LoadedModel,
+    documents: Iterable[Document],
+    keys: KeySpec,
+    kept: str,
+    source: str,
+    batch_tokens: int | None,
+    progress: Progress,
+    total: int,
+) -> tuple[Datastore, DumpResult]:
+    """A new store at `path` with the keys of the documents, unindexed."""
+    from knnlm.datastore import Datastore
+    from knnlm.keys import dump
+
+    keys = keys.resolved(loaded.context)
+    store = Datastore.create(
+        path,
+        dim=key_width(loaded, keys),
+        keep_keys=None if kept == "none" else kept,  # type: ignore[arg-type]
+        max_value=int(loaded.tokenizer.vocab_size) - 1,
+        attributes=attributes_of(loaded, source, keys),
+    )
+    try:
+        progress.track("dump", total, "tok")
+        return store, dump(
+            loaded, documents, store, keys=keys, batch_tokens=batch_tokens, progress=progress, total=total
+        )
+    except BaseException:
+        store.discard()
+        store.close()
+        raise
+
+
+@contextmanager
+def whole_folder(out: Path, overwrite: bool) -> Iterator[Path]:
+    """A sibling folder that becomes `out` at the end, or is removed on any error or Ctrl-C."""
+    refuse_existing(out, overwrite)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        if out.exists():
+            old = out.with_name(f".{out.name}.{os.getpid()}.old")
+            out.rename(old)
+            partial.rename(out)
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        else:
+            partial.rename(out)
+    finally:
+        if partial.exists():
+            shutil.rmtree(partial)
