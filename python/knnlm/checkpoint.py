@@ -120,7 +120,7 @@ def load_state(folder: Path, model: TransformerLM, optimizer: torch.optim.Optimi
     named = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
     _copy_weights(model, named, path)
     for name, parameter in model.named_parameters():
-        for key in ("step", "exp_avg", "exp_avg_sq"):
+        for key in ("step", "exp_avg", "exp_avg_sq", "momentum"):
             if (value := tensors.get(f"optimizer.{key}.{name}")) is not None:
                 optimizer.state[parameter][key] = value.to(parameter.device) if key != "step" else value
     torch.set_rng_state(tensors["generator.cpu"])

@@ -153,6 +153,7 @@ def _train(folder: Path, corpus: Corpus, settings: DemoSettings, progress: Progr
         max_steps=settings.steps,
         max_seconds=settings.seconds if settings.steps is None else None,
         batch_tokens=settings.batch_tokens,
+        optimizer="muon",  # the budget is short
         learning_rate=settings.learning_rate,
         valid_seconds=max(10.0, settings.seconds / 5),
         valid_tokens=settings.scored,

@@ -25,6 +25,7 @@ import torch
 from knnlm.checkpoint import STATE_FILE, load_state, save_model, save_state
 from knnlm.cross_entropy import IGNORE, cross_entropy, sampled_cross_entropy
 from knnlm.documents import Document
+from knnlm.muon import Muon
 from knnlm.tokens import Tokenizer
 from knnlm.transformer import TransformerLM
 
@@ -39,6 +40,7 @@ class TrainConfig:
     max_steps: int | None = None
     max_seconds: float | None = None
     batch_tokens: int = 4096  # tokens of one step
+    optimizer: str = "adamw"  # or "muon", for short runs: it needs a third of the steps
     learning_rate: float = 1e-3  # at the top of the schedule
     final_rate: float = 0.02  # of learning_rate, at the end of the cosine
     warmup: float = 0.03  # part of the budget with a rising learning rate
@@ -59,6 +61,8 @@ class TrainConfig:
         """Refuse a run without end or without steps."""
         if self.max_steps is None and self.max_seconds is None:
             raise ValueError("expected max_steps or max_seconds, found neither: the training would never end")
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f"optimizer: expected adamw or muon, found {self.optimizer!r}")
         if self.batch_tokens < 1 or self.learning_rate <= 0 or self.valid_steps == 0:
             raise ValueError(f"batch_tokens, learning_rate and valid_steps must be positive, found {self}")
 
@@ -144,8 +148,12 @@ def validate(
     return math.exp(loss / max(count, 1))
 
 
-def make_optimizer(model: TransformerLM, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; only matrices decay."""
+def make_optimizer(model: TransformerLM, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW, only matrices decay; or Muon on the matrices of the blocks."""
+    if config.optimizer == "muon":
+        hidden = [p for p in model.blocks.parameters() if p.dim() == 2]
+        others = [p for p in model.parameters() if all(p is not q for q in hidden)]
+        return Muon(hidden, others, lr=config.learning_rate)
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
