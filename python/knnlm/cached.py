@@ -64,6 +64,16 @@ class Cached:
         """Neighbours kept for each token."""
         return int(self.distances.shape[1])
 
+    @property
+    def temperature(self) -> float:
+        """T before tuning: the store's, else the store's rule on these neighbours, median(d_k - d_1) / 6, else 1."""
+        if self.default_temperature is not None:
+            return self.default_temperature
+        d = self.distances[:: max(1, len(self) // 4096)]
+        d = d[np.isfinite(d).all(axis=1)].astype(np.float64)
+        gap = float(np.median(np.abs(d[:, -1] - d[:, 0]))) if d.size else 0.0
+        return gap / 6 if gap > 0 else 1.0
+
     def shuffled(self) -> Cached:
         """The same text against the store with its values permuted; raises ValueError if that was not cached."""
         if self.match_shuffled is None:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
+import numpy as np
+
 DEFAULT_LAMBDA = 0.25
 """The paper's best weight on WikiText-103; used until `tune` has found a better one."""
 
@@ -158,11 +160,28 @@ def settings_of(store: Any, **given: Any) -> Settings:
     return settings
 
 
-def default_temperature(store: Any) -> float:
-    """The T that a store proposes from its own distances; 1 where it proposes none (an empty store, a cache)."""
+def stored_temperature(store: Any) -> float | None:
+    """The T that a store proposes, None where it proposes none (no index yet, a cache)."""
     info = getattr(store, "info", None)
     found = info().get("default_temperature") if callable(info) else getattr(store, "default_temperature", None)
-    return float(found) if found is not None and found > 0 else 1.0
+    return float(found) if found is not None and found > 0 else None
+
+
+def default_temperature(store: Any) -> float:
+    """T for a store that was not tuned: what it proposes, else the same rule on a sample of its keys, else 1.
+
+    The rule is median(d_k - d_1) / 6 over stored keys with their own entries left out, k = n / 10 up to 1024: the last
+    neighbour then weighs exp(-6) of the first.
+    """
+    proposed = stored_temperature(store)
+    n = len(store)
+    if proposed is not None or n < 2 or not hasattr(store, "keys"):
+        return proposed or 1.0
+    ids = np.unique(np.linspace(0, n - 1, 64).astype(np.int64))
+    queries = np.concatenate([np.asarray(store.keys(int(i), int(i) + 1), np.float32) for i in ids])
+    near = store.search(queries, max(1, min(1024, n // 10)), exclude=np.stack([ids, ids + 1], axis=1))
+    gap = float(np.median(np.abs(near.distances[:, -1] - near.distances[:, 0])))
+    return gap / 6 if np.isfinite(gap) and gap > 0 else 1.0
 
 
 def _short(value: Any) -> str:

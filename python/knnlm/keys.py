@@ -228,24 +228,34 @@ class _Runner:
         with autocast:
             logits = self.model(torch.from_numpy(inputs).to(self.device)).logits  # (B, T, v)
             keys = self.capture.by_name if self.capture is not None else {}  # (B, T, d) each
+        stored = {name: self._to_numpy(key, batch) for name, key in keys.items()}
+        scored: list[tuple[Tensor, dict[str, Tensor]]] = []
         for row, job in enumerate(batch):
             start, stop, score_from = job.window
-            at = slice(score_from - start, stop - start)
-            targets = torch.from_numpy(job.tokens[score_from:stop].astype(np.int64)).to(self.device)
-            if int(targets.max()) >= logits.shape[-1]:
+            targets = job.tokens[score_from:stop].astype(np.int64)
+            if targets.max() >= logits.shape[-1]:
                 raise ValueError(
-                    f"document {job.document.name!r}: token {int(targets.max())} is outside the model's vocabulary of "
+                    f"document {job.document.name!r}: token {targets.max()} is outside the model's vocabulary of "
                     f"{logits.shape[-1]}; use the model's own tokenizer"
                 )
-            log_p, extra = target_log_p(logits[row, at], targets, self.features)
-            own = {name: self._to_numpy(key[row, at], job) for name, key in keys.items()}
-            job.result = (log_p.cpu().numpy(), {k: v.cpu().numpy() for k, v in extra.items()}, own)
+            rows = logits[row, score_from - start : stop - start]
+            scored.append(target_log_p(rows, torch.from_numpy(targets).to(self.device), self.features))
+        # One copy from the device for the whole batch.
+        log_p = torch.cat([own for own, _ in scored]).cpu().numpy()
+        extra = {name: torch.cat([own[name] for _, own in scored]).cpu().numpy() for name in self.features}
+        at = 0
+        for row, job in enumerate(batch):
+            start, stop, score_from = job.window
+            span, at = slice(at, at + stop - score_from), at + stop - score_from
+            own = {name: key[row, score_from - start : stop - start] for name, key in stored.items()}
+            job.result = (log_p[span], {name: column[span] for name, column in extra.items()}, own)
 
-    def _to_numpy(self, key: Tensor, job: _Job) -> NDArray[Any]:
+    def _to_numpy(self, key: Tensor, batch: list[_Job]) -> NDArray[Any]:
         stored = key.to(self.key_dtype)
         if not bool(torch.isfinite(stored).all()):
             why = "the model gave NaN or Inf" if not bool(torch.isfinite(key).all()) else "float16 ends at 65504"
-            raise ValueError(f"document {job.document.name!r}: a key is not finite ({why}); try key_dtype='float32'")
+            names = ", ".join(sorted({repr(job.document.name) for job in batch})[:4])
+            raise ValueError(f"a key is not finite ({why}) in one of {names}; try key_dtype='float32'")
         return stored.cpu().numpy()
 
 
@@ -282,8 +292,9 @@ def dump(
 ) -> DumpResult:
     """Write every (key, next token) of the documents to a store; what is published is published at the end.
 
-    store: anything with `add(keys, values, document=, metadata=)`; its `commit()`, if it has one, is called once, after
-    the last document, so an interrupted dump publishes nothing. keys: how keys are made (`KeySpec`).
+    store: anything with `add(keys, values, document=, metadata=)`; its `commit()`, if it has one, is called before the
+    first and after the last document, and `discard()` where something goes wrong between, Ctrl-C included, so an
+    interrupted dump publishes nothing. keys: how keys are made (`KeySpec`).
     """
     spec = (keys or KeySpec()).resolved(loaded.context)
     started = time.perf_counter()
@@ -302,18 +313,27 @@ def dump(
         progress=None if progress is None else lambda _, done, total: progress("dump", done, total),
         total=total,
     )
+    commit, discard = (getattr(store, name, None) for name in ("commit", "discard"))
+    if callable(commit):
+        commit()  # what was added before is not part of this dump
     name, repeats = "", 0
-    for chunk in chunks:
-        if chunk.start == 0:
-            # A store extends the document that has the last name; two documents of one name are still two.
-            repeats = repeats + 1 if chunk.document.name == name else 1
-            name = chunk.document.name
-        stored = name if repeats == 1 else f"{name} ({repeats})"
-        store.add(chunk.key, chunk.tokens, document=stored, metadata=None if chunk.start else chunk.document.metadata)
-        tokens += len(chunk.tokens)
-        documents_seen += chunk.last
-        log_p += float(chunk.log_p.sum(dtype=np.float64))
-    if callable(commit := getattr(store, "commit", None)):
+    try:
+        for chunk in chunks:
+            if chunk.start == 0:
+                # A store extends the document that has the last name; two documents of one name are still two.
+                repeats = repeats + 1 if chunk.document.name == name else 1
+                name = chunk.document.name
+            stored = name if repeats == 1 else f"{name} ({repeats})"
+            metadata = None if chunk.start else chunk.document.metadata
+            store.add(chunk.key, chunk.tokens, document=stored, metadata=metadata)
+            tokens += len(chunk.tokens)
+            documents_seen += chunk.last
+            log_p += float(chunk.log_p.sum(dtype=np.float64))
+    except BaseException:
+        if callable(discard):
+            discard()
+        raise
+    if callable(commit):
         commit()
     return DumpResult(tokens, documents_seen, offered.count - documents_seen, time.perf_counter() - started, log_p)
 

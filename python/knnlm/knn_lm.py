@@ -25,17 +25,6 @@ class Text:
     metadata: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """A module and its tokenizer, where they did not come from `load_model`."""
-
-    model: Any
-    tokenizer: Any
-    fingerprint: str
-    context: int
-    name: str
-
-
 class KNNLM:
     """A language model that looks up what followed similar contexts.
 
@@ -236,22 +225,16 @@ def as_loaded(model: Any, tokenizer: Any = None) -> Loaded:
 
     Raises TypeError if there is no tokenizer.
     """
-    if hasattr(model, "model") and hasattr(model, "tokenizer") and hasattr(model, "fingerprint"):
-        if tokenizer is None:
-            loaded: Loaded = model
-            return loaded
-        return _Loaded(model.model, as_tokenizer(tokenizer), model.fingerprint, model.context, model.name)
+    if hasattr(model, "model") and hasattr(model, "tokenizer") and tokenizer is None:
+        loaded: Loaded = model
+        return loaded
+    from knnlm.models import LoadedModel, read_model_context
+
+    module: Any = model.model if hasattr(model, "fingerprint") else model
     if tokenizer is None:
         raise TypeError(f"a {type(model).__name__} needs its tokenizer: KNNLM(model, datastore, tokenizer=...)")
-    from knnlm.models import fingerprint_of
-
-    config = getattr(model, "config", None)
-    names = ("context", "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
-    lengths = [int(n) for name in names if isinstance(n := getattr(config, name, None), int)]
-    if not lengths:
-        raise ValueError(f"{type(model).__name__}: its config names no context length; use load_model")
-    name = getattr(config, "_name_or_path", "") or type(model).__name__
-    return _Loaded(model, as_tokenizer(tokenizer), fingerprint_of(model), lengths[0], name)
+    name = getattr(model, "name", None) or getattr(getattr(module, "config", None), "_name_or_path", "")
+    return LoadedModel(module, as_tokenizer(tokenizer), read_model_context(module), name or type(module).__name__)
 
 
 def as_tokenizer(tokenizer: Any) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnlm.cached import Cached, Evaluation, evaluation
-from knnlm.identity import KeySpec, Loaded, Settings, check, default_temperature, key_spec, settings_of
+from knnlm.identity import KeySpec, Loaded, Settings, check, key_spec, settings_of, stored_temperature
 from knnlm.interpolate import mix
 from knnlm.neighbours import Searchable
 
@@ -185,7 +185,7 @@ def neighbours_of(
         match_shuffled=joined.get("match_shuffled"),
         values=joined.get("values"),
         features={n.removeprefix("features."): a for n, a in joined.items() if n.startswith("features.")},
-        default_temperature=default_temperature(store),
+        default_temperature=stored_temperature(store),
         model_seconds=model_seconds,
         search_seconds=search_seconds,
         excluded_documents=excluded,
@@ -263,14 +263,14 @@ def excluded_ranges(span: tuple[int, int] | None, exclude: str, start: int, coun
 
 def mixed_log_p(cached: Cached, settings: Settings) -> NDArray[np.floating[Any]]:
     """log p of each token under the mixture, (n,). T: None = the cache's default; k: None = all that are cached."""
-    temperature = settings.temperature if settings.temperature is not None else cached.default_temperature or 1.0
+    temperature = settings.temperature if settings.temperature is not None else cached.temperature
     k = min(cached.k, settings.k or cached.k)
     return mix(cached.log_p_lm, cached.log_p_knn(temperature, k), settings.lambda_)
 
 
 def score(cached: Cached, settings: Settings) -> Evaluation:
     """Evaluate cached neighbours with one lambda, T and k: arithmetic only."""
-    temperature = settings.temperature if settings.temperature is not None else cached.default_temperature or 1.0
+    temperature = settings.temperature if settings.temperature is not None else cached.temperature
     used = {
         **cached.settings,
         "lambda_": settings.lambda_,

@@ -92,6 +92,10 @@ class BruteForceStore:
             )
         return Neighbours(distances, values, ids, self.metric)
 
+    def keys(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Keys of a range of ids."""
+        return self._keys[start:stop]
+
     def values(self, start: int, stop: int) -> NDArray[Any]:
         """Values of a range of ids."""
         return self._values[start:stop]

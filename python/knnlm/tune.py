@@ -112,7 +112,7 @@ def tune(
     lm = np.asarray(cached.log_p_lm, np.float64)
     lm_mean = float(lm.mean())
     ks = powers_of_two(cached.k) if ks is None else sorted({min(k, cached.k) for k in ks})
-    centre = cached.default_temperature or median_spread(cached)
+    centre = cached.temperature
     if temperature is not None:
         grid = [float(temperature)]
     elif temperatures is not None:
@@ -199,14 +199,6 @@ def _perplexity(lm: Vector, knn: Vector, weight: float) -> float:
 
     with np.errstate(over="ignore"):
         return float(np.exp(-np.mean(mix(lm, knn, weight))))
-
-
-def median_spread(cached: Cached) -> float:
-    """Median over tokens of the gap between the nearest and the middle neighbour: a first T without a store's own."""
-    d = cached.distances[:: max(1, len(cached) // 4096)].astype(np.float64)
-    d = d[np.isfinite(d).all(axis=1)]
-    spread = float(np.median(np.abs(d[:, d.shape[1] // 2] - d[:, 0]))) if d.size else 0.0
-    return spread if spread > 0 else 1.0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,174 @@
+"""Generation: samplers, seeds, windows and KV caches, with and without a store."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny_lm import Doc, TinyLoaded, texts, tiny
+
+from knnlm.generate import GREEDY, Reader, Sampling, draw, generate, kept
+from knnlm.identity import KeySpec, Settings, describe
+from knnlm.interpolate import mix_full
+from knnlm.keys import TokenDocument, dump, iterate
+from knnlm.reference import BruteForceStore
+
+
+def stored(loaded, documents, dim=16):
+    store = BruteForceStore(dim)
+    dump(loaded, documents, store, keys=KeySpec(key_dtype="float32"))
+    store.set_attributes(describe(loaded, KeySpec()))
+    return store
+
+
+def test_kept_tokens():
+    log_p = np.log([0.1, 0.4, 0.2, 0.2, 0.1])
+    assert kept(log_p, GREEDY)[0].tolist() == [1]
+    assert kept(log_p, Sampling(top_k=3))[0].tolist() == [1, 2, 3]
+    assert kept(log_p, Sampling(top_p=0.6))[0].tolist() == [1, 2]
+    assert kept(log_p, Sampling(top_p=0.61))[0].tolist() == [1, 2, 3]
+    assert kept(log_p, Sampling(top_p=1e-9))[0].tolist() == [1]
+    tokens, p = kept(log_p, Sampling(temperature=0.5))
+    assert tokens.tolist() == [1, 2, 3, 0, 4]
+    np.testing.assert_allclose(p, np.array([16, 4, 4, 1, 1]) / 26)
+    tokens, p = kept([-np.inf, 0.0, -np.inf], Sampling(temperature=3))
+    assert (tokens.tolist(), p.tolist()) == ([1], [1.0])
+    with pytest.raises(ValueError, match="positive probability"):
+        kept([-np.inf, -np.inf], GREEDY)
+
+
+def test_draws_follow_the_distribution():
+    p = np.array([0.5, 0.3, 0.15, 0.05])
+    rng = np.random.default_rng(0)
+    counts = np.bincount([draw(np.log(p), Sampling(), rng) for _ in range(4000)], minlength=4) / 4000
+    np.testing.assert_allclose(counts, p, atol=0.03)
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": -1}, {"top_k": 0}, {"top_p": 0}, {"top_p": 1.5}])
+def test_impossible_samplers(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Sampling(**wrong)
+
+
+def test_greedy_follows_the_mixture_over_many_windows():
+    loaded = tiny()
+    store = stored(loaded, texts())
+    settings = Settings(0.5, 2.0, 6)
+    prompt = loaded.tokenizer.encode("abc")
+    out = list(generate(loaded, prompt, store=store, settings=settings, max_tokens=60))
+    assert len(out) == 60
+    # Scoring the generated text as a document must give each token the same probability, and name it the best.
+    tokens = np.concatenate([prompt, [t.id for t in out]]).astype(np.uint32)
+    chunks = list(iterate(loaded, [TokenDocument("out", tokens)], key_dtype="float32"))
+    log_p_lm = np.concatenate([c.log_p for c in chunks])[3:]
+    keys = np.concatenate([c.key for c in chunks])[3:]
+    np.testing.assert_allclose([t.log_p_lm for t in out], log_p_lm, atol=1e-4)
+    near = store.search(keys, 6)
+    for t, step in enumerate(out):
+        row = np.full((1, 30), -np.inf)
+        row[0, step.id] = log_p_lm[t]
+        mixed = mix_full(row, near[t : t + 1], 2.0, 0.5)[0, step.id]
+        assert step.log_p == pytest.approx(mixed, abs=1e-3)
+
+
+def test_seeds():
+    loaded = tiny()
+    prompt = loaded.tokenizer.encode("ab")
+
+    def run(seed):
+        return [t.id for t in generate(loaded, prompt, max_tokens=20, sampling=Sampling(seed=seed))]
+
+    assert run(1) == run(1)
+    assert run(1) != run(2)
+
+
+def test_stop_and_bad_prompts():
+    loaded = tiny()
+    greedy = [t.id for t in generate(loaded, [1, 2], max_tokens=9)]
+    stopped = [t.id for t in generate(loaded, [1, 2], max_tokens=9, stop={greedy[4]})]
+    assert stopped == greedy[: greedy.index(greedy[4])]
+    assert list(generate(loaded, [], max_tokens=2))
+    with pytest.raises(ValueError, match="0 to 29"):
+        next(generate(loaded, [30]))
+
+
+def test_lambda_ends():
+    loaded = tiny()
+    store = stored(loaded, [Doc("a", "abcdefgh" * 3)])
+    alone = [t.id for t in generate(loaded, [2, 3], max_tokens=12)]
+    assert [t.id for t in generate(loaded, [2, 3], store=store, settings=Settings(0.0, 1.0, 4), max_tokens=12)] == alone
+    retrieved = set(store.values(0, len(store)).tolist())
+    ones = list(generate(loaded, [2, 3], store=store, settings=Settings(1.0, 1.0, 4), max_tokens=12))
+    assert {t.id for t in ones} <= retrieved
+    copied = generate(loaded, [], store=store, settings=Settings(1.0, 1.0, 1), max_tokens=24)
+    assert loaded.tokenizer.decode([t.id for t in copied]) == "abcdefgh" * 3
+
+
+def test_hooks_are_removed_even_when_abandoned():
+    loaded = tiny()
+    stream = generate(loaded, [1], store=stored(loaded, texts()))
+    next(stream)
+    stream.close()
+    assert not any(m._forward_pre_hooks for m in loaded.model.modules())
+
+
+def with_cache(kind):
+    """A model with a KV cache of its own: ours, or one of Hugging Face."""
+    torch.manual_seed(0)
+    if kind == "TransformerLM":
+        transformer = pytest.importorskip("knnlm.transformer")
+        config = transformer.TransformerConfig(vocab_size=30, d_model=16, n_layers=2, n_heads=2, context=24)
+        model = transformer.TransformerLM(config)
+    else:
+        transformers = pytest.importorskip("transformers")
+        sizes = {"vocab_size": 30, "bos_token_id": 0, "eos_token_id": 0}
+        if kind == "GPT2":
+            config = transformers.GPT2Config(**sizes, n_embd=16, n_layer=2, n_head=2, n_positions=24)
+        else:
+            config = transformers.LlamaConfig(
+                **sizes,
+                hidden_size=16,
+                intermediate_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                num_key_value_heads=2,
+                max_position_embeddings=24,
+            )
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    return TinyLoaded(model.eval(), tiny().tokenizer)
+
+
+@pytest.mark.parametrize("kind", ["TransformerLM", "GPT2", "Llama"])
+def test_kv_cache_changes_nothing(kind, monkeypatch):
+    loaded = with_cache(kind)
+    lengths = []
+    forward = loaded.model.forward
+    reader = Reader(loaded, KeySpec(window=20, context=6))
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 30, 50).tolist()
+    with torch.inference_mode():
+        logits, keys = [], []
+        for token in tokens:
+            a, key = reader.read()
+            logits.append(a.log_softmax(-1).numpy())
+            keys.append(key[0])
+            lengths.append(reader._fed - reader._start)
+            reader.extend([token])
+    reader.close()
+    assert loaded.model.forward == forward
+    chunks = list(
+        iterate(loaded, [TokenDocument("x", np.array(tokens, np.uint32))], window=20, context=6, key_dtype="float32")
+    )
+    np.testing.assert_allclose(
+        np.array(logits)[np.arange(50), tokens], np.concatenate([c.log_p for c in chunks]), atol=1e-4
+    )
+    np.testing.assert_allclose(np.array(keys), np.concatenate([c.key for c in chunks]), atol=1e-4)
+    assert max(lengths) == 20
+
+
+def test_cached_steps_feed_one_token():
+    loaded = with_cache("TransformerLM")
+    fed = []
+    loaded.model.register_forward_pre_hook(lambda _, args: fed.append(args[0].shape[1]))
+    list(generate(loaded, [1, 2, 3], max_tokens=5))
+    assert fed == [4, 1, 1, 1, 1]

@@ -1,0 +1,175 @@
+"""Perplexity of documents with a store: against the reference, with exclusion, controls and the words of a text."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tiny_lm import Doc, texts, tiny
+
+from knnlm import reference
+from knnlm.identity import IdentityError, KeySpec, Settings, check, describe
+from knnlm.keys import dump, iterate
+from knnlm.perplexity import StoredTexts, cache_name, evaluate, excluded_ranges, mixed_log_p, neighbours_of, score
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return tiny()
+
+
+def stored(loaded, documents, **keys):
+    store = reference.BruteForceStore(16)
+    spec = KeySpec(**keys)
+    dump(loaded, documents, store, keys=spec)
+    store.set_attributes(describe(loaded, spec))
+    return store
+
+
+HELD_OUT = [Doc("held out", "abcd abcd bade."), Doc("empty", ""), Doc("more", "face a cab. " * 5)]
+SCORED = [HELD_OUT[0], HELD_OUT[2]]  # a document without tokens leaves no trace
+
+
+def test_equals_the_reference(loaded):
+    store = stored(loaded, texts())
+    settings = Settings(0.4, 3.0, 9)
+    result = evaluate(loaded, HELD_OUT, store, settings)
+    sums = []
+    for document in SCORED:
+        log_p = [0.0]
+        for chunk in iterate(loaded, [document], key_dtype="float32"):
+            near = store.search(chunk.key, 9)
+            for t in range(len(chunk.tokens)):
+                p_knn = reference.p_knn(near.distances[t], near.values[t], 30, 3.0)[chunk.tokens[t]]
+                log_p.append(np.log(0.4 * p_knn + 0.6 * np.exp(chunk.log_p[t])))
+        sums.append(-np.sum(log_p))
+    np.testing.assert_allclose(result.document_nll, sums, rtol=1e-5)
+    np.testing.assert_array_equal(result.document_tokens, [15, 60])
+    np.testing.assert_array_equal(result.document_words, [3, 15])
+    assert result.perplexity == pytest.approx(np.exp(np.sum(sums) / 75), rel=1e-5)
+    assert result.word_perplexity == pytest.approx(np.exp(np.sum(sums) / 18), rel=1e-5)
+    assert result.tokens_per_second > 0
+    assert (result.settings["k"], result.settings["temperature"], result.settings["window"]) == (9, 3.0, 24)
+
+
+def test_lambda_zero_is_the_lm_bit_for_bit(loaded):
+    store = stored(loaded, texts())
+    cached = neighbours_of(loaded, HELD_OUT, store, k=4)
+    plain = np.concatenate([c.log_p for c in iterate(loaded, HELD_OUT)])
+    assert mixed_log_p(cached, Settings(0.0, 1.0, 4)).tobytes() == plain.tobytes()
+    result = score(cached, Settings(0.0, 1.0, 4))
+    assert result.perplexity == result.lm_perplexity
+
+
+def test_text_of_the_store_is_scored_without_itself(loaded):
+    documents = texts()
+    store = stored(loaded, documents)
+    own = store.documents()[2]
+    document = next(d for d in documents if d.name == own.name)
+    for exclude, hidden in (("document", (own.start, own.stop)), ("entry", None), ("none", (0, 0))):
+        cached = neighbours_of(loaded, [document], store, k=len(store), exclude=exclude)
+        count = np.isfinite(cached.distances).sum(1)
+        left_out = 1 if hidden is None else hidden[1] - hidden[0]
+        assert (count == len(store) - left_out).all()
+        assert cached.excluded_documents == (exclude != "none")
+        nearest_is_itself = cached.distances[:, 0] < 1e-4
+        assert nearest_is_itself.all() == (exclude == "none")
+    renamed = neighbours_of(loaded, [Doc("other name", document.text)], store, k=3)
+    assert renamed.excluded_documents == 1
+    changed = neighbours_of(loaded, [Doc(document.name, document.text[:-1] + ",")], store, k=3)
+    assert changed.excluded_documents == 0
+    with pytest.raises(ValueError, match="exclude"):
+        neighbours_of(loaded, [document], store, k=3, exclude="self")
+
+
+def test_own_entries_are_found_by_position(loaded):
+    store = stored(loaded, [Doc("a", "abc"), Doc("b", "abcd" * 9), Doc("a", "abca")])
+    texts_ = StoredTexts(store)
+    encode = loaded.tokenizer.encode
+    assert texts_.find("a", encode("abca")) == (39, 43)
+    assert texts_.find("unknown", encode("abc")) == (0, 3)
+    assert texts_.find("b", encode("abcd" * 8)) is None
+    np.testing.assert_array_equal(excluded_ranges((39, 43), "entry", 1, 2), [[40, 41], [41, 42]])
+    assert excluded_ranges(None, "entry", 1, 2) is None
+
+
+def test_shuffled_control_keeps_distances_and_token_counts(loaded):
+    store = stored(loaded, texts())
+    cached = neighbours_of(loaded, HELD_OUT, store, k=len(store), shuffle_seed=3, keep_values=True)
+    shuffled = cached.shuffled()
+    np.testing.assert_array_equal(shuffled.distances, cached.distances)
+    # With every entry retrieved, both stores hold each token equally often.
+    np.testing.assert_array_equal(shuffled.match.sum(1), cached.match.sum(1))
+    assert (shuffled.match != cached.match).any()
+    np.testing.assert_array_equal(cached.match, cached.values == cached.tokens[:, None])
+
+
+def test_cache_and_features_beside_the_neighbours(loaded):
+    store = stored(loaded, texts())
+    cached = neighbours_of(
+        loaded, HELD_OUT, store, k=2, cache_thetas=[0.1, 1.0], cache_size=20, features=["entropy"], batch_tokens=24
+    )
+    at = 0
+    for document in HELD_OUT:
+        for chunk in iterate(loaded, [document], key_dtype="float32", features=["entropy"]):
+            expected = reference.continuous_cache(chunk.key, chunk.tokens, 30, 0.1, 20)
+            p = expected[np.arange(len(chunk.tokens)), chunk.tokens]
+            got = cached.features[cache_name(0.1)][at : at + len(p)]
+            np.testing.assert_allclose(np.exp(np.nan_to_num(got, nan=-np.inf)), p, atol=1e-4)
+            assert np.isnan(got[0])
+            np.testing.assert_allclose(
+                cached.features["entropy"][at : at + len(p)], chunk.features["entropy"], atol=1e-4
+            )
+            at += len(p)
+    assert at == len(cached)
+
+
+def test_batches_do_not_change_the_answer(loaded):
+    store = stored(loaded, texts())
+    a = neighbours_of(loaded, HELD_OUT, store, k=5, batch_tokens=24)
+    b = neighbours_of(loaded, HELD_OUT, store, k=5, batch_tokens=4096)
+    np.testing.assert_allclose(a.distances, b.distances, atol=1e-3)
+    np.testing.assert_array_equal(a.tokens, b.tokens)
+
+
+def test_an_empty_text_and_an_empty_store(loaded):
+    store = stored(loaded, texts())
+    assert np.isnan(evaluate(loaded, [Doc("empty", "")], store).perplexity)
+    empty = reference.BruteForceStore(16)
+    result = evaluate(loaded, HELD_OUT, empty, Settings(0.9, 1.0, 4))
+    assert result.perplexity == pytest.approx(result.lm_perplexity, rel=1e-6)
+    assert result.retrieved == 0
+
+
+def test_the_default_settings_of_a_store(loaded):
+    store = stored(loaded, texts())
+    store.set_attributes({**store.attributes, "tuned": {"lambda_": 0.6, "temperature": 2.5, "k": 7}})
+    result = evaluate(loaded, HELD_OUT, store)
+    assert [result.settings[name] for name in ("lambda_", "temperature", "k")] == [0.6, 2.5, 7]
+    assert evaluate(loaded, HELD_OUT, store, Settings(0.1)).settings["k"] == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fingerprint": "another"}, "model weights"),
+        ({"tokenizer": "letters2"}, "tokenizer"),
+        ({"representation": "block-output"}, "key representation.*ffn-input.*block-output"),
+        ({"layer": -2}, "layer"),
+    ],
+)
+def test_a_store_of_another_model_is_refused(loaded, change, message):
+    store = stored(loaded, texts())
+    other = tiny()
+    spec = None
+    if "fingerprint" in change:
+        other.fingerprint = change["fingerprint"]
+    elif "tokenizer" in change:
+        other.tokenizer.fingerprint = change["tokenizer"]
+    else:
+        spec = KeySpec(**change)
+    with pytest.raises(IdentityError, match=f"does not belong.*{message}.*dump the store again"):
+        check(store, other, spec)
+    with pytest.raises(IdentityError):
+        evaluate(other, HELD_OUT, store, keys=spec)
+    check(store, loaded)
+    check(reference.BruteForceStore(16), other, spec)  # made by hand: nothing to compare
