@@ -88,6 +88,14 @@ impl Datastore {
         let attributes = parse_attributes(options.attributes.as_deref().unwrap_or("{}"))?;
         let folder = Folder::new(path, files);
         folder.create_dir()?;
+        let foreign = folder.names()?.into_iter().find(|name| name != LOCK && !name.ends_with(TEMPORARY));
+        if let (None, Some(name)) = (Manifest::newest(&folder)?, foreign) {
+            return Err(Error::State(format!(
+                "{}: expected an empty folder or a store, found {name:?}; choose another folder (other files are never removed)",
+                path.display()
+            )));
+        }
+        let lock = folder.lock()?;
         let newest = Manifest::newest(&folder)?;
         if newest.is_some() && !options.overwrite {
             return Err(Error::State(format!(
@@ -95,16 +103,8 @@ impl Datastore {
                 path.display()
             )));
         }
-        let foreign = folder.names()?.into_iter().find(|name| name != LOCK && !name.ends_with(TEMPORARY));
-        if let (None, Some(name)) = (newest, foreign) {
-            return Err(Error::State(format!(
-                "{}: expected an empty folder or a store, found {name:?}; choose another folder (other files are never removed)",
-                path.display()
-            )));
-        }
-        let lock = folder.lock()?;
         // Replacing a store is a new generation that names none of the old files: as atomic as any other.
-        let generation = Manifest::newest(&folder)?.map_or(1, |newest| newest + 1);
+        let generation = newest.map_or(1, |newest| newest + 1);
         let manifest = Manifest {
             generation,
             metric: options.metric,

@@ -171,3 +171,49 @@ impl SectionSink for SegmentWriter {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sections::SectionSource;
+    use crate::store::files::Disk;
+    use crate::store::segment::SegmentFile;
+    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    fn bytes(seed: u64, length: usize) -> Vec<u8> {
+        (0..length as u64).map(|i| (i.wrapping_add(seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+        #[test]
+        fn sections_come_back_aligned_whatever_their_lengths(
+            lengths in prop::collection::vec(prop_oneof![0usize..200, (CHUNK as usize - 2)..(CHUNK as usize + 2)], 0..6),
+            piece in 1usize..100_000,
+            seed: u64,
+        ) {
+            let folder = tempfile::tempdir().expect("folder");
+            let path = folder.path();
+            let folder = Folder::new(path, Arc::new(Disk));
+            let kinds = [SectionKind::Codes, SectionKind::Factors, SectionKind::Parameters, SectionKind::Derived, SectionKind::Documents];
+            let sections: Vec<_> = kinds.into_iter().zip(&lengths).map(|(kind, &n)| (kind, bytes(seed, n))).collect();
+            let mut writer = SegmentWriter::create(&folder, "lists-00000001.seg", SegmentKind::Lists).expect("create");
+            for (kind, bytes) in &sections {
+                writer.begin(*kind).expect("begin");
+                bytes.chunks(piece).for_each(|piece| writer.write(piece).expect("write"));
+                writer.end().expect("end");
+            }
+            let name = writer.finish().expect("finish");
+            prop_assert_eq!(std::fs::read_dir(path).expect("list").count(), 1);
+            let file = SegmentFile::open(path, &name, SegmentKind::Lists).expect("open");
+            for (kind, bytes) in &sections {
+                let found = file.section(*kind).expect("section");
+                prop_assert!(found == &bytes[..]);
+                prop_assert_eq!(found.as_ptr() as usize % ALIGNMENT as usize, 0);
+            }
+            prop_assert!(file.section(SectionKind::Words).is_err());
+            prop_assert_eq!(file.verify(), vec![]);
+        }
+    }
+}

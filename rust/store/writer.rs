@@ -325,8 +325,8 @@ fn check_keys(d: usize, keys: &KeyRows, key_type: KeyType) -> Result<()> {
     const F16_OVERFLOW: f32 = 65_520.0;
     let place = |i: usize| format!("key of row {}, column {}", i / d, i % d);
     let bad = match keys {
-        KeyRows::F32(x) => x.iter().position(|v| !v.is_finite()).map(|i| (i, x[i])),
-        KeyRows::F16(x) => x.iter().position(|v| !v.is_finite()).map(|i| (i, x[i].to_f32())),
+        KeyRows::F32(x) => first(x, |v| !v.is_finite()).map(|i| (i, x[i])),
+        KeyRows::F16(x) => first(x, |v| !v.is_finite()).map(|i| (i, x[i].to_f32())),
     };
     if let Some((i, found)) = bad {
         return Err(Error::Argument(format!(
@@ -335,7 +335,7 @@ fn check_keys(d: usize, keys: &KeyRows, key_type: KeyType) -> Result<()> {
         )));
     }
     if let (KeyRows::F32(x), KeyType::Float16) = (keys, key_type)
-        && let Some(i) = x.iter().position(|v| v.abs() >= F16_OVERFLOW)
+        && let Some(i) = first(x, |v| v.abs() >= F16_OVERFLOW)
     {
         return Err(Error::Argument(format!(
             "{}: expected at most 65504 in size (float16), found {}; scale the keys, or create the store with keep_keys=\"float32\". Nothing was added",
@@ -344,4 +344,11 @@ fn check_keys(d: usize, keys: &KeyRows, key_type: KeyType) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// Place of the first element that is bad. Whole chunks are tested without an early end, which vectorises.
+fn first<T: Copy>(x: &[T], is_bad: impl Fn(T) -> bool) -> Option<usize> {
+    const CHUNK: usize = 1024;
+    let chunk = x.chunks(CHUNK).position(|chunk| chunk.iter().fold(false, |any, &v| any | is_bad(v)))?;
+    x[chunk * CHUNK..].iter().position(|&v| is_bad(v)).map(|i| chunk * CHUNK + i)
 }
