@@ -1,8 +1,8 @@
 """Checkpoints without pickle: weights for users, and the whole state of a training run for resuming it.
 
 A model folder holds ``config.json`` (with ``"model_type": "knnlm-transformer"``), ``model.safetensors`` and
-``tokenizer.json``. ``training.safetensors`` beside them holds weights, moments of the optimiser, generator states, and in
-its header the JSON state: one file, replaced by one rename, so a kill never leaves halves of two states.
+``tokenizer.json``. ``training.safetensors`` beside them holds weights, moments of the optimiser, generator states, and
+in its header the JSON state: one file, replaced by one rename, so a kill never leaves halves of two states.
 """
 
 from __future__ import annotations

@@ -7,9 +7,10 @@ With tens of thousands of word types most of the time goes into the softmax. `sa
 
     Z = Σ_head e^z + Σ_{targets of the batch} e^z + (rest / sample) · Σ_{sampled rest} e^z
 
-exactly for the frequent types (the head) and for the batch's own targets, by a uniform sample for the rest: importance
-sampling as in Bengio and Senécal (2003) and Jean et al. (2015, arXiv 1412.2007), with the proposal stratified so that
-the variance comes from rare types only. Ids are taken to be in order of frequency, as `Tokenizer.train_words` makes them.
+exactly for the frequent types (the head) and for the batch's own targets, by a uniform sample for the rest:
+importance sampling as in Bengio and Senécal (2003) and Jean et al. (2015, arXiv 1412.2007), with the proposal
+stratified so that the variance comes from rare types only. Ids are taken to be in order of frequency, as
+`Tokenizer.train_words` makes them; for merges of BPE the order is close enough.
 """
 
 from __future__ import annotations

@@ -1,32 +1,298 @@
-"""Files, folders, globs, JSONL and Hugging Face data sets in, documents out."""
+"""Files, folders, globs, JSONL and Hugging Face data sets in, documents out.
+
+A source is read lazily and in a fixed order. What cannot be read as text is skipped and said so in a `ReadReport`;
+what was changed on the way (bytes that are no UTF-8, a byte-order mark, CRLF) is noted there. Names are relative to the
+source that was given, so a store says nothing about the machine it was made on. Next: `tokens.py` turns text to ids.
+"""
 
 from __future__ import annotations
 
+import glob
+import gzip
+import importlib
+import json
+import os
 import re
-from dataclasses import dataclass
-from typing import Any
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 SPLIT_PATTERNS = {
+    # a level-1 title alone between two lines of one blank; formulas also begin with " = "
     "wikitext": r"(?:(?<=\A \n)|(?<=\n \n)) = [^=].* = $(?=\n \n)",
     "pep": r"^PEP: \d+$",
     "chapter": r"^(?:CHAPTER|Chapter|ADVENTURE|BOOK|Book) (?:[IVXLC]+|\d+)\b.*$|^[IVXL]+\. +[A-Z].*$",
     "markdown": r"^# .*$",
 }
+"""Ready patterns for ``split_pattern``, by name."""
+
+_JSONL = (".jsonl", ".ndjson")
+_GLOB = re.compile(r"[*?\[]")
+_LISTED = 20  # lines of one kind in a report
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text with a name."""
+    """One text with a name that is unique among those read together."""
 
     name: str
     text: str
     metadata: dict[str, Any] | None = None
 
 
-def split_text(text: str, pattern: str) -> list[str]:
-    starts = [m.start() for m in re.finditer(pattern, text, re.MULTILINE)]
+@dataclass
+class ReadReport:
+    """What was read, and what was not; filled while `read_documents` is iterated."""
+
+    documents: int = 0
+    bytes: int = 0  # of UTF-8 text in these documents
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # name, reason
+    notes: list[tuple[str, str]] = field(default_factory=list)  # name, what was changed
+
+    def lines(self) -> list[str]:
+        """The report for people: one line of totals, then the first of each kind."""
+        out = [f"read {self.documents:,} documents, {self.bytes:,} bytes of text"]
+        for kind, entries in (("skipped", self.skipped), ("note", self.notes)):
+            out += [f"{kind}: {name}: {reason}" for name, reason in entries[:_LISTED]]
+            if len(entries) > _LISTED:
+                out.append(f"{kind}: and {len(entries) - _LISTED:,} more")
+        return out
+
+
+def read_documents(
+    sources: Sequence[str | Path],
+    *,
+    text_field: str = "text",
+    split_pattern: str | None = None,
+    split: str = "train",
+    report: ReadReport | None = None,
+) -> Iterator[Document]:
+    """Read all documents of ``sources``, in order; inside a folder or glob in order of path.
+
+    A source is a file, a folder (searched through, hidden files left out), a glob, or ``hf:NAME[:config]`` for a
+    Hugging Face data set (a hub name or a local folder), of which ``split`` is read. ``.gz`` is unpacked. ``.jsonl``
+    and ``.ndjson`` hold one object a line, with the text in ``text_field`` and the other fields as metadata. Any other
+    file is one document; with ``split_pattern`` (a key of `SPLIT_PATTERNS` or a regular expression) every line that
+    matches starts a new one. Raises FileNotFoundError for a source that is not there, ValueError for a bad pattern or
+    a missing column, ImportError where a data set is asked for without the package that reads it. Anything else is
+    skipped and reported.
+    """
+    report = ReadReport() if report is None else report
+    pattern = None if split_pattern is None else _compile(split_pattern)
+    names = _Names()
+    if isinstance(sources, (str, Path)):
+        raise TypeError(f"expected a list of sources, found one: {sources!r}")
+    for source in sources:
+        if str(source).startswith("hf:"):
+            found = _read_data_set(str(source)[3:], text_field, split, names, report)
+        else:
+            found = _read_paths(source, text_field, pattern, names, report)
+        for document in found:
+            report.documents += 1
+            report.bytes += len(document.text.encode("utf-8", "surrogatepass"))
+            yield document
+
+
+def split_text(text: str, pattern: str | re.Pattern[str]) -> list[str]:
+    """Cut ``text`` in front of every line that matches; joined, the parts are the text.
+
+    White space in front of the first match belongs to the first part.
+    """
+    found = _compile(pattern).finditer(text) if isinstance(pattern, str) else pattern.finditer(text)
+    starts = [match.start() for match in found]
     if not starts or text[: starts[0]].strip():
         starts.insert(0, 0)
+    starts[0] = 0
+    return [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True) if a < b]
+
+
+def decode_text(data: bytes) -> tuple[str | None, list[str]]:
+    """Text of a file's bytes and what was done to get it; None with the reason where it is no text."""
+    notes = []
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        text = data.decode("utf-16", "replace")
+        notes.append("UTF-16 with a byte-order mark, converted")
     else:
-        starts[0] = 0
-    return [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
+        if b"\0" in data:
+            return None, ["binary (it has a zero byte)"]
+        if data.startswith(b"\xef\xbb\xbf"):
+            data = data[3:]
+            notes.append("byte-order mark removed")
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError:
+            text = data.decode("utf-8", "replace")
+            count = text.count("\ufffd") - data.count(b"\xef\xbf\xbd")
+            notes.append(f"{count:,} invalid UTF-8 sequences replaced by U+FFFD")
+    if "\r\n" in text:
+        notes.append(f"{text.count(chr(13) + chr(10)):,} CRLF line ends turned into LF")
+        text = text.replace("\r\n", "\n")
+    if not text.strip():
+        return None, ["empty"]
+    return text, notes
+
+
+class _Names:
+    """Gives every file a name of its own; numbers after ``#`` are left to the parts of a file."""
+
+    def __init__(self) -> None:
+        self._used: set[str] = set()
+
+    def take(self, wanted: str) -> str:
+        base = wanted = re.sub(r"#(\d+)$", r"# \1", wanted)
+        number = 1
+        while base in self._used:
+            number += 1
+            base = f"{wanted} ({number})"
+        self._used.add(base)
+        return base
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(SPLIT_PATTERNS.get(pattern, pattern), re.MULTILINE)
+    except re.error as error:
+        raise ValueError(
+            f"expected a regular expression or one of {', '.join(SPLIT_PATTERNS)} to split documents, "
+            f"found {pattern!r}: {error}"
+        ) from error
+
+
+def _paths(source: str | Path) -> Iterable[tuple[Path, str]]:
+    """Files of a source in fixed order, each with its name relative to the source."""
+    path = Path(source)
+    if path.is_dir():
+        found = []
+        for folder, inner, files in os.walk(path):
+            inner[:] = [name for name in inner if not name.startswith(".")]
+            found += [Path(folder) / name for name in files if not name.startswith(".")]
+        named = [(file, file.relative_to(path).as_posix()) for file in found]
+    elif path.is_file():
+        named = [(path, path.name)]
+    elif _GLOB.search(str(source)):
+        fixed = Path(*_before_wildcards(path))
+        files = (Path(name) for name in glob.glob(str(source), recursive=True))
+        named = [(file, file.relative_to(fixed).as_posix()) for file in files if file.is_file()]
+        if not named:
+            raise FileNotFoundError(f"expected files that match {source}, found none")
+    else:
+        raise FileNotFoundError(f"expected a file, folder, glob or hf:NAME, found nothing at {source}")
+    return sorted(named, key=lambda item: item[1])
+
+
+def _before_wildcards(path: Path) -> Iterator[str]:
+    for part in path.parts[:-1]:
+        if _GLOB.search(part):
+            return
+        yield part
+
+
+def _read_paths(
+    source: str | Path, text_field: str, pattern: re.Pattern[str] | None, names: _Names, report: ReadReport
+) -> Iterator[Document]:
+    for path, relative in _paths(source):
+        name = names.take(relative)
+        suffix = Path(path.stem if path.suffix == ".gz" else path.name).suffix
+        try:
+            with _open(path) as file:
+                if suffix in _JSONL:
+                    yield from _read_lines(file, name, text_field, report)
+                else:
+                    yield from _read_text(file.read(), name, pattern, report)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            report.skipped.append((name, f"damaged gzip data: {error}"))
+        except OSError as error:  # no permission, a device, gone since it was listed
+            report.skipped.append((name, f"cannot be read: {error.strerror or error}"))
+
+
+def _open(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+
+
+def _read_text(data: bytes, name: str, pattern: re.Pattern[str] | None, report: ReadReport) -> Iterator[Document]:
+    text, notes = decode_text(data)
+    if text is None:
+        report.skipped.append((name, notes[0]))
+        return
+    report.notes += [(name, note) for note in notes]
+    if pattern is None:
+        yield Document(name, text)
+        return
+    for number, part in enumerate(split_text(text, pattern), 1):
+        title = next((line.strip() for line in part.split("\n", 8) if line.strip()), "")
+        yield Document(f"{name}#{number}", part, {"title": title[:200]})
+
+
+def _read_lines(file: BinaryIO, name: str, text_field: str, report: ReadReport) -> Iterator[Document]:
+    empty = True
+    for number, raw in enumerate(file, 1):
+        if not raw.strip():
+            continue
+        empty = False
+        line_name = f"{name}#{number}"
+        try:
+            row = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except (ValueError, RecursionError) as error:
+            report.skipped.append((line_name, f"no JSON: {str(error)[:200]}"))
+            continue
+        document = _from_row(row, line_name, text_field)
+        if isinstance(document, str):
+            report.skipped.append((line_name, document))
+        else:
+            yield document
+    if empty:
+        report.skipped.append((name, "empty"))
+
+
+def _from_row(row: Any, name: str, text_field: str) -> Document | str:
+    """A document from one JSON object, or the reason why it is none."""
+    if not isinstance(row, dict):
+        return f"expected an object, found {type(row).__name__}"
+    text = row.get(text_field)
+    if not isinstance(text, str):
+        found = f"{type(text).__name__}" if text_field in row else f"only {', '.join(map(str, list(row)[:8]))}"
+        return f"expected text in the field {text_field!r}, found {found}"
+    text = text.encode("utf-8", "replace").decode("utf-8")  # JSON can hold lone surrogates, which no tokenizer takes
+    if not text.strip():
+        return "empty"
+    rest = {key: value for key, value in row.items() if key != text_field and _is_json(value)}
+    return Document(name, text, rest or None)
+
+
+def _is_json(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_is_json(item) for item in value)
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_json(item) for key, item in value.items())
+    return value is None or isinstance(value, (str, int, float, bool))
+
+
+def _read_data_set(name: str, text_field: str, split: str, names: _Names, report: ReadReport) -> Iterator[Document]:
+    try:
+        datasets: Any = importlib.import_module("datasets")
+    except ImportError as error:
+        raise ImportError(f"hf:{name} needs Hugging Face datasets: pip install 'knnlm[hf]'") from error
+    where, _, config = name.partition(":")
+    folder = Path(where)
+    saved = folder.is_dir() and any((folder / f).is_file() for f in ("dataset_info.json", "dataset_dict.json"))
+    if saved:
+        rows = datasets.load_from_disk(where)
+        if hasattr(rows, "keys"):
+            if split not in rows:
+                raise ValueError(f"expected the split {split!r} in hf:{name}, found {', '.join(rows.keys())}")
+            rows = rows[split]
+    else:
+        rows = datasets.load_dataset(where, config or None, split=split, streaming=True)
+    columns = rows.column_names
+    if columns is not None and text_field not in columns:
+        raise ValueError(f"expected the column {text_field!r} in hf:{name}, found {', '.join(columns)}")
+    shown = folder.resolve().name if folder.exists() else where
+    base = names.take(f"{shown}/{config}/{split}" if config else f"{shown}/{split}")
+    for number, row in enumerate(rows, 1):
+        document = _from_row(row, f"{base}#{number}", text_field)
+        if isinstance(document, str):
+            report.skipped.append((f"{base}#{number}", document))
+        else:
+            yield document

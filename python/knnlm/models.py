@@ -1,7 +1,7 @@
 """One way to load a language model: our checkpoint folder, or any causal LM of Hugging Face.
 
-Everything behind this file sees a module whose output has ``.logits`` (B, T, v), a `Tokenizer`, the context length, and a
-fingerprint that ties a store to the weights that made its keys. Next: `capture.py` hooks the module.
+Everything behind this file sees a module whose output has ``.logits`` (B, T, v), a `Tokenizer`, the context length,
+and a fingerprint that ties a store to the weights that made its keys. Next: `capture.py` hooks the module.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ class Progress:
     """``with Progress() as p: p("dump", 5, 100)``: a bar per stage with rate and time left.
 
     The object is itself a callable ``progress(stage, done, total)``, the form that every long operation of the package
-    takes; ``total`` 0 means unknown. On a terminal it draws bars, in a pipe or log it prints a line every ten seconds and
-    one at the end of a stage, and with ``json=True`` or ``quiet=True`` nothing.
+    takes; ``total`` 0 means unknown. On a terminal it draws bars, in a pipe or log it prints a line every ten seconds
+    and one at the end of a stage, and with ``json=True`` or ``quiet=True`` nothing.
     """
 
     def __init__(self, json: bool = False, quiet: bool = False, console: Console | None = None) -> None:

@@ -1,9 +1,9 @@
 r"""Text to token ids and back: byte-level BPE, white-space words, or any Hugging Face `tokenizer.json`.
 
 Word level is the protocol of WikiText: split at white space, every "\n" is the token ``<eos>``, whatever is not in the
-vocabulary is ``<unk>``; ids are in order of frequency. Byte-level BPE loses nothing. Long texts are encoded in pieces cut
-in front of white space, where the GPT-2 pre-tokenizer splits anyway, so the ids are those of the whole text.
-Next: `keys.py` feeds the ids to the model.
+vocabulary is ``<unk>``; ids are in order of frequency. Byte-level BPE loses nothing. Long texts are encoded in pieces,
+cut where the pre-tokenizer splits anyway, so the ids are those of the whole text. The text of a document is data: a
+special token written in it is encoded as the characters that it is. Next: `keys.py` feeds the ids to the model.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ END_OF_TEXT = (
     "[SEP]",
     "[EOS]",
 )
-_BREAK = re.compile(r"(?<=\S)\s")
+_BEFORE_SPACE = re.compile(r"(?<=\S)\s")
+_BETWEEN_WORDS = re.compile(r"(?<=[^\W\d_]) (?=[^\W\d_])")  # GPT-4's rule also glues line ends to marks before them
 _WORD = re.compile(r"\n|[^\S\n]*(\S+)")
 
 
@@ -53,11 +54,16 @@ def count_words(text: str) -> int:
     return len(text.split()) + text.count("\n")
 
 
-def pieces(text: str, length: int = PIECE, longest: int = LONGEST_PIECE) -> Iterator[str]:
-    """Cut ``text`` in front of white space into pieces of about ``length`` characters; joined they are the text."""
+def pieces(
+    text: str, cut: re.Pattern[str] = _BEFORE_SPACE, length: int = PIECE, longest: int = LONGEST_PIECE
+) -> Iterator[str]:
+    """Cut ``text`` where ``cut`` matches into pieces of about ``length`` characters; joined they are the text.
+
+    Where nothing matches the piece ends after ``longest`` characters: a line without white space is cut inside a word.
+    """
     start = 0
     while len(text) - start > length:
-        found = _BREAK.search(text, start + length, min(start + longest, len(text)))
+        found = cut.search(text, start + length, min(start + longest, len(text)))
         stop = found.start() if found else min(start + longest, len(text))
         yield text[start:stop]
         start = stop
@@ -121,7 +127,11 @@ class Tokenizer(ABC):
             raise ValueError(f"expected a JSON object in {file}, found {type(data).__name__}")
         if "format" in data and str(data["format"]).startswith("knnlm-"):
             words = data.get("words")
-            if data["format"] != WORDS_FORMAT or not isinstance(words, list):
+            if (
+                data["format"] != WORDS_FORMAT
+                or not isinstance(words, list)
+                or not all(isinstance(w, str) for w in words)
+            ):
                 raise ValueError(
                     f"expected format {WORDS_FORMAT} with a list of words in {file}, found {data['format']}"
                 )
@@ -197,7 +207,7 @@ class WordTokenizer(Tokenizer):
         """Ids of ``text``, ``(L,)`` uint32."""
         get, unk, eos = self._ids.get, self.unk_id, self.bos_id
         parts = []
-        for piece in pieces(text):
+        for piece in pieces(text, longest=len(text)):
             lines = piece.split("\n")
             ids = [get(word, unk) for word in lines[0].split()]
             for line in lines[1:]:
@@ -248,11 +258,8 @@ class BackendTokenizer(Tokenizer):
                 f"expected one of {', '.join(END_OF_TEXT)} in the vocabulary to feed in front of a document, found none"
             )
         self.bos_id = bos_id
-        kind = json.loads(backend.to_str())
-        pre = kind.get("pre_tokenizer") or {}
-        self._cuttable = (
-            pre.get("type") == "ByteLevel" and not pre.get("add_prefix_space") and not kind.get("normalizer")
-        )
+        backend.encode_special_tokens = True
+        self._cut = _safe_cut(json.loads(backend.to_str()))
 
     @property
     def vocab_size(self) -> int:
@@ -269,7 +276,7 @@ class BackendTokenizer(Tokenizer):
         return super().fingerprint
 
     def _encodings(self, text: str, *, fast: bool) -> Iterator[tuple[str, Any]]:
-        parts = pieces(text) if self._cuttable else iter([text] if text else [])
+        parts = iter([text] if text else []) if self._cut is None else pieces(text, self._cut)
         encode = self._backend.encode_batch_fast if fast else self._backend.encode_batch
         while batch := list(islice(parts, 64)):
             yield from zip(batch, encode(batch, add_special_tokens=False), strict=True)
@@ -297,10 +304,27 @@ class BackendTokenizer(Tokenizer):
     def token_text(self, id: int) -> str:
         r"""The token's text with control characters escaped; bytes that are no whole character as ``<0xE2>``."""
         text = self._backend.decode([int(id)], skip_special_tokens=False)
+        raw = self._backend.id_to_token(int(id)) or ""
+        if raw.startswith("▁") and not text.startswith(" "):
+            text = " " + text  # SentencePiece decoders drop the first space of a text
         if "\ufffd" in text:
-            raw = self._backend.id_to_token(int(id)) or ""
             text = "".join(f"<0x{_BYTE_OF[c]:02X}>" if c in _BYTE_OF else c for c in raw)
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _safe_cut(tokenizer: dict[str, Any]) -> re.Pattern[str] | None:
+    """Where a text may be cut without changing its ids; None where that is not known to be safe."""
+    normalizer, pre = tokenizer.get("normalizer"), tokenizer.get("pre_tokenizer") or {}
+    if any(" " in token.get("content", "") for token in tokenizer.get("added_tokens", [])):
+        return None
+    if normalizer is not None and normalizer.get("type") != "NFC":
+        return None
+    steps = pre.get("pretokenizers", [pre])
+    if not steps or steps[-1].get("type") != "ByteLevel" or steps[-1].get("add_prefix_space"):
+        return None
+    if len(steps) == 1:
+        return _BEFORE_SPACE if steps[0].get("use_regex", True) else None
+    return _BETWEEN_WORDS if all(step.get("type") in ("Split", "Digits") for step in steps[:-1]) else None
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -1,0 +1,143 @@
+"""models.py: our folders and Hugging Face models made here load through one function."""
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from knnlm.checkpoint import save_model
+from knnlm.models import fingerprint, load_model, pick_device, read_model_context
+from knnlm.tokens import Tokenizer
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+TEXT = "the cat sat on the mat\nand the dog sat on the cat\n" * 4
+
+
+@pytest.fixture(scope="module")
+def hugging_face(tmp_path_factory):
+    """Folders of a random GPT-2 and a random Llama with the same small BPE tokenizer."""
+    transformers = pytest.importorskip("transformers")
+    root = tmp_path_factory.mktemp("hf")
+    tokenizer = Tokenizer.train_bpe([TEXT], 280)
+    sizes = {"vocab_size": tokenizer.vocab_size, "bos_token_id": 0, "eos_token_id": 0}
+    configs = {
+        "gpt2": transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=48, **sizes),
+        "llama": transformers.LlamaConfig(
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=64,
+            **sizes,
+        ),
+    }
+    for name, config in configs.items():
+        torch.manual_seed(0)
+        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(root / name)
+        fast = transformers.PreTrainedTokenizerFast(
+            tokenizer_object=__import__("tokenizers").Tokenizer.from_str(tokenizer.to_json()),
+            bos_token="<|endoftext|>",
+            eos_token="<|endoftext|>",
+        )
+        fast.save_pretrained(root / name)
+    return root
+
+
+def test_our_folder_loads(tiny_model, tiny_tokenizer, tmp_path):
+    save_model(tmp_path / "mine", tiny_model, tiny_tokenizer)
+    loaded = load_model(tmp_path / "mine", device="cpu")
+    ids = torch.arange(8)[None]
+    assert torch.equal(loaded.model(ids).logits, tiny_model(ids).logits)
+    assert (loaded.context, loaded.name, loaded.device.type) == (32, "mine", "cpu")
+    assert loaded.tokenizer.fingerprint == tiny_tokenizer.fingerprint
+    assert loaded.fingerprint == fingerprint(tiny_model)
+    assert load_model(tmp_path / "mine", device="cpu", dtype="bfloat16").model.lm_head.weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("name", "context"), [("gpt2", 48), ("llama", 64)])
+def test_hugging_face_model_loads(hugging_face, name, context):
+    loaded = load_model(hugging_face / name, device="cpu")
+    assert (loaded.context, loaded.name) == (context, name)
+    assert not loaded.model.training
+    ids = loaded.tokenizer.encode(TEXT)
+    assert loaded.tokenizer.decode(ids) == TEXT
+    assert loaded.tokenizer.bos_id == 0
+    with torch.no_grad():
+        logits = loaded.model(torch.from_numpy(ids.astype(np.int64))[None, :20]).logits
+    assert logits.shape == (1, 20, loaded.tokenizer.vocab_size)
+    assert len(loaded.fingerprint) == 64
+    assert loaded.fingerprint == load_model(hugging_face / name, device="cpu").fingerprint
+
+
+def test_fingerprint_sees_bytes_names_shapes_and_types():
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    first = fingerprint(model)
+    assert fingerprint(model) == first
+    variants = [nn.Linear(3, 2), nn.Linear(3, 2).bfloat16(), nn.Linear(2, 3), nn.Sequential(nn.Linear(3, 2))]
+    for variant in variants:
+        with torch.no_grad():
+            for target, source in zip(variant.parameters(), model.parameters(), strict=True):
+                target.copy_(source.reshape(target.shape) if target.numel() == source.numel() else source[:1].sum())
+    assert fingerprint(variants[0]) == first  # equal bytes in another object
+    with torch.no_grad():
+        variants[0].weight[1, 2] = torch.nextafter(variants[0].weight[1, 2], torch.tensor(9.0))
+    assert len({first, *(fingerprint(variant) for variant in variants)}) == 5
+
+
+def test_fingerprint_does_not_depend_on_memory_layout():
+    model, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    with torch.no_grad():
+        other.bias.copy_(model.bias)
+        other.weight = nn.Parameter(model.weight.T.contiguous().T)
+    assert not other.weight.is_contiguous()
+    assert fingerprint(other) == fingerprint(model)
+
+
+def test_missing_transformers_says_what_to_install(monkeypatch, tmp_path):
+    def refuse(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", refuse)
+    with pytest.raises(ImportError, match=r"some/model is not a folder.*pip install 'knnlm\[hf\]'"):
+        load_model("some/model")
+
+
+def test_folder_without_a_model_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"expected config\.json"):
+        load_model(tmp_path)
+
+
+def test_a_name_that_nothing_has_is_said():
+    pytest.importorskip("transformers")
+    with pytest.raises(OSError, match=r"expected a causal language model.*no-such-model-here"):
+        load_model("no-such-model-here")
+
+
+def test_tokenizer_of_another_model_is_refused(tiny_model, tmp_path):
+    save_model(tmp_path, tiny_model, Tokenizer.train_bpe([TEXT], 280))
+    with pytest.raises(ValueError, match="do not belong together"):
+        load_model(tmp_path)
+
+
+def test_unknown_type_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="found 'int8'"):
+        load_model(tmp_path, dtype="int8")
+
+
+def test_damaged_configuration_is_a_value_error(tmp_path):
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "knnlm-transformer", "vocab_size": 9, "d_model": 7})
+    )
+    with pytest.raises(ValueError, match="multiple of 2"):
+        load_model(tmp_path)
+
+
+def test_device_and_context_defaults():
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device().type == ("cuda" if torch.cuda.is_available() else pick_device().type)
+    assert read_model_context(nn.Linear(1, 1)) == 2048
