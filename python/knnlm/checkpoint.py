@@ -119,10 +119,12 @@ def load_state(folder: Path, model: TransformerLM, optimizer: torch.optim.Optimi
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     named = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
     _copy_weights(model, named, path)
-    for name, parameter in model.named_parameters():
-        for key in ("step", "exp_avg", "exp_avg_sq", "momentum"):
-            if (value := tensors.get(f"optimizer.{key}.{name}")) is not None:
-                optimizer.state[parameter][key] = value.to(parameter.device) if key != "step" else value
+    parameters = dict(model.named_parameters())
+    for label, value in tensors.items():
+        kind, _, rest = label.partition(".")
+        key, _, name = rest.partition(".")
+        if kind == "optimizer" and name in parameters:
+            optimizer.state[parameters[name]][key] = value if key == "step" else value.to(parameters[name].device)
     torch.set_rng_state(tensors["generator.cpu"])
     if "generator.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["generator.cuda"])

@@ -85,7 +85,7 @@ def sampled_cross_entropy(
     v = weight.shape[0]
     if head + sample >= v:
         return cross_entropy(hidden, weight, targets, chunk)
-    mine = targets[targets >= head].unique()
+    mine = targets[targets >= head].unique()  # type: ignore[no-untyped-call]
     free = torch.ones(v, dtype=torch.bool, device=weight.device)
     free[:head] = False
     free[mine] = False

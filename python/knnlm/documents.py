@@ -173,8 +173,8 @@ def _paths(source: str | Path) -> Iterable[tuple[Path, str]]:
         named = [(path, path.name)]
     elif _GLOB.search(str(source)):
         fixed = Path(*_before_wildcards(path))
-        files = (Path(name) for name in glob.glob(str(source), recursive=True))
-        named = [(file, file.relative_to(fixed).as_posix()) for file in files if file.is_file()]
+        matches = (Path(name) for name in glob.glob(str(source), recursive=True))
+        named = [(file, file.relative_to(fixed).as_posix()) for file in matches if file.is_file()]
         if not named:
             raise FileNotFoundError(f"expected files that match {source}, found none")
     else:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -35,8 +35,8 @@ class LoadedModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the weights, see `fingerprint`; computed once."""
-        return fingerprint(self.model)
+        """SHA-256 of the weights, see `fingerprint_of`; computed once."""
+        return fingerprint_of(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -44,7 +44,7 @@ class LoadedModel:
         return next(self.model.parameters()).device
 
 
-def fingerprint(model: nn.Module) -> str:
+def fingerprint_of(model: nn.Module) -> str:
     """SHA-256, hexadecimal, over name, shape, dtype and bytes of every parameter in order of name.
 
     Independent of device, file format and folder. Converting to another dtype changes it, as it changes the keys.
@@ -53,7 +53,7 @@ def fingerprint(model: nn.Module) -> str:
     def digest(item: tuple[str, nn.Parameter]) -> bytes:
         name, parameter = item
         value = parameter.detach().cpu().contiguous()
-        raw = hashlib.sha256(value.reshape(-1).view(torch.uint8).numpy())  # lets go of the GIL
+        raw = hashlib.sha256(cast(Any, value.reshape(-1).view(torch.uint8).numpy()))  # lets go of the GIL
         return f"{name} {tuple(value.shape)} {value.dtype} {raw.hexdigest()}\n".encode()
 
     parameters = sorted(model.named_parameters())

@@ -268,7 +268,7 @@ class BackendTokenizer(Tokenizer):
 
     def to_json(self) -> str:
         """The `tokenizer.json` of the library."""
-        return self._backend.to_str()  # type: ignore[no-any-return]
+        return self._backend.to_str()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -299,7 +299,7 @@ class BackendTokenizer(Tokenizer):
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ``ids``, special tokens included."""
-        return self._backend.decode([int(i) for i in ids], skip_special_tokens=False)  # type: ignore[no-any-return]
+        return self._backend.decode([int(i) for i in ids], skip_special_tokens=False)
 
     def token_text(self, id: int) -> str:
         r"""The token's text with control characters escaped; bytes that are no whole character as ``<0xE2>``."""

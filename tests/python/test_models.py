@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from knnlm.checkpoint import save_model
-from knnlm.models import fingerprint, load_model, pick_device, read_model_context
+from knnlm.models import fingerprint_of, load_model, pick_device, read_model_context
 from knnlm.tokens import Tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -54,7 +54,7 @@ def test_our_folder_loads(tiny_model, tiny_tokenizer, tmp_path):
     assert torch.equal(loaded.model(ids).logits, tiny_model(ids).logits)
     assert (loaded.context, loaded.name, loaded.device.type) == (32, "mine", "cpu")
     assert loaded.tokenizer.fingerprint == tiny_tokenizer.fingerprint
-    assert loaded.fingerprint == fingerprint(tiny_model)
+    assert loaded.fingerprint == fingerprint_of(tiny_model)
     assert load_model(tmp_path / "mine", device="cpu", dtype="bfloat16").model.lm_head.weight.dtype == torch.bfloat16
 
 
@@ -76,17 +76,17 @@ def test_hugging_face_model_loads(hugging_face, name, context):
 def test_fingerprint_sees_bytes_names_shapes_and_types():
     torch.manual_seed(0)
     model = nn.Linear(3, 2)
-    first = fingerprint(model)
-    assert fingerprint(model) == first
+    first = fingerprint_of(model)
+    assert fingerprint_of(model) == first
     variants = [nn.Linear(3, 2), nn.Linear(3, 2).bfloat16(), nn.Linear(2, 3), nn.Sequential(nn.Linear(3, 2))]
     for variant in variants:
         with torch.no_grad():
             for target, source in zip(variant.parameters(), model.parameters(), strict=True):
                 target.copy_(source.reshape(target.shape) if target.numel() == source.numel() else source[:1].sum())
-    assert fingerprint(variants[0]) == first  # equal bytes in another object
+    assert fingerprint_of(variants[0]) == first  # equal bytes in another object
     with torch.no_grad():
         variants[0].weight[1, 2] = torch.nextafter(variants[0].weight[1, 2], torch.tensor(9.0))
-    assert len({first, *(fingerprint(variant) for variant in variants)}) == 5
+    assert len({first, *(fingerprint_of(variant) for variant in variants)}) == 5
 
 
 def test_fingerprint_does_not_depend_on_memory_layout():
@@ -95,7 +95,7 @@ def test_fingerprint_does_not_depend_on_memory_layout():
         other.bias.copy_(model.bias)
         other.weight = nn.Parameter(model.weight.T.contiguous().T)
     assert not other.weight.is_contiguous()
-    assert fingerprint(other) == fingerprint(model)
+    assert fingerprint_of(other) == fingerprint_of(model)
 
 
 def test_missing_transformers_says_what_to_install(monkeypatch, tmp_path):

@@ -114,7 +114,8 @@ def test_training_learns_the_tiny_language(tiny_corpus, tiny_tokenizer, tmp_path
     assert validate(best, tokens, tiny_tokenizer.bos_id, None, False) == pytest.approx(result.best, rel=1e-4)
 
 
-def test_killed_and_resumed_equals_uninterrupted(tiny_corpus, tiny_tokenizer, tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_killed_and_resumed_equals_uninterrupted(tiny_corpus, tiny_tokenizer, tmp_path, optimizer):
     train_docs, valid_docs = tiny_corpus
 
     class KillError(Exception):
@@ -125,13 +126,17 @@ def test_killed_and_resumed_equals_uninterrupted(tiny_corpus, tiny_tokenizer, tm
             raise KillError
 
     whole = fresh(tiny_tokenizer)
-    expected = train(whole, tiny_tokenizer, train_docs, valid_docs, tmp_path / "whole", config(max_steps=25))
-    options = config(max_steps=25, save_seconds=0.0)
+    expected = train(
+        whole, tiny_tokenizer, train_docs, valid_docs, tmp_path / "whole", config(max_steps=25, optimizer=optimizer)
+    )
+    options = config(max_steps=25, save_seconds=0.0, optimizer=optimizer)
     with pytest.raises(KillError):
         train(fresh(tiny_tokenizer), tiny_tokenizer, train_docs, valid_docs, tmp_path / "cut", options, progress=kill)
     torch.manual_seed(123)  # another process has another generator state
     second = TransformerLM(whole.config)
-    result = train(second, tiny_tokenizer, train_docs, valid_docs, tmp_path / "cut", config(max_steps=25))
+    result = train(
+        second, tiny_tokenizer, train_docs, valid_docs, tmp_path / "cut", config(max_steps=25, optimizer=optimizer)
+    )
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(second)[name]), name
     strip = [{k: v for k, v in point.items() if k != "seconds"} for point in result.curve]
