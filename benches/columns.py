@@ -7,6 +7,7 @@ token) instead, because lambda, temperature and k are chosen later.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import sys
@@ -201,7 +202,7 @@ def neighbours(store: Any, split: Split, k: int, name: str, shuffled: NDArray[An
     about = json.loads(done.read_text())
     distances, match, wrong = (np.load(folder / f"{part}.npy", mmap_mode="r") for part in parts)
     return Cached(
-        split.log_p_lm,
+        split.log_p_lm.astype(np.float32),
         distances,
         match,
         metric=store.metric,
@@ -209,6 +210,21 @@ def neighbours(store: Any, split: Split, k: int, name: str, shuffled: NDArray[An
         match_shuffled=wrong,
         default_temperature=about["temperature"],
         search_seconds=about["seconds"],
+    )
+
+
+def head(cached: Cached, split: Split) -> Cached:
+    """The neighbours of a shorter split: its documents are the first ones."""
+    n = len(split)
+    wrong = cached.match_shuffled
+    return dataclasses.replace(
+        cached,
+        log_p_lm=cached.log_p_lm[:n],
+        distances=cached.distances[:n],
+        match=cached.match[:n],
+        match_shuffled=None if wrong is None else wrong[:n],
+        offsets=split.offsets,
+        search_seconds=cached.search_seconds * n / max(1, len(cached)),
     )
 
 

@@ -23,6 +23,7 @@ from knnlm.keys import dump, iterate
 from knnlm.models import load_model
 from knnlm.tokens import count_words
 from knnlm.train import TrainConfig, train
+from knnlm.transformer import TransformerLM
 
 
 @dataclass(frozen=True)
@@ -178,11 +179,13 @@ class LanguageModel:
                 max_seconds=seconds, learning_rate=rate, seed=seed, valid_seconds=1e9, save_seconds=1e9
             )
             fresh = load_model(self.path)
+            if not isinstance(fresh.model, TransformerLM):
+                raise SystemExit(f"expected one of our own models to train on, found {type(fresh.model).__name__}")
             result = train(fresh.model, fresh.tokenizer, documents, valid, place, config, resume=False)
             done.write_text(json.dumps({"steps": result.steps, "seconds": result.seconds, "tokens": result.tokens}))
         return LanguageModel(place, self.spec, self.dtype is not None)
 
 
 def facts(store: Datastore) -> dict[str, Any]:
-    """What a record says of a store: its own account without the folder and without what Python had it remember."""
-    return {name: value for name, value in store.info().items() if name not in ("path", "attributes")}
+    """What a record says of a store: its own account without folder, files and attributes."""
+    return {name: value for name, value in store.info().items() if name not in ("path", "attributes", "files")}

@@ -5,9 +5,9 @@
 
 The second form is for a MODEL that was trained on other text. Every weight, temperature and k is chosen on validation
 documents; test documents are scored once with those. Each row has the 95 % paired bootstrap interval by document
-against the LM. Exact search costs n x d multiplications a token, so it scores only the first --limit test tokens (whole
-documents in a fixed random order) and has its own LM row to compare with. Whatever is expensive is kept in WORK, under
-names that change with the model, the text and the options.
+against the LM. Exact search costs n x d multiplications a token, so it has a table of its own for the first --limit
+test tokens (whole documents in a fixed random order), tuned on as many validation tokens. Whatever is expensive is kept
+in WORK, under names that change with the model, the text and the options.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ class Component:
     seconds: float
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def head(self, tokens: int) -> Component:
-        """The same for the first test tokens only."""
-        share = tokens / max(1, len(self.test))
-        return dataclasses.replace(self, test=self.test[:tokens], seconds=self.seconds * share)
+    def head(self, valid: int, test: int) -> Component:
+        """The same for the first tokens of both splits only."""
+        share = test / max(1, len(self.test))
+        return dataclasses.replace(self, valid=self.valid[:valid], test=self.test[:test], seconds=self.seconds * share)
 
     def row(self, name: str | None = None) -> Row:
         """This model alone."""
@@ -79,7 +79,7 @@ def mixed(name: str, *components: Component) -> Row:
 
 
 def knn(valid: Cached, test: Cached) -> Component:
-    """p_kNN with lambda, temperature and k tuned on validation."""
+    """p_kNN with lambda, temperature and k tuned on validation; `found`: share of test targets among the neighbours."""
     tuned = tune(valid)
     pair = [cached.log_p_knn(tuned.temperature, tuned.k) for cached in (valid, test)]
     settings = {"lambda": tuned.lambda_, "T": tuned.temperature, "k": tuned.k}
@@ -183,13 +183,14 @@ def table(entries: Sequence[dict[str, Any]]) -> str:
 
 
 def brief(settings: dict[str, Any]) -> str:
-    """Settings in one cell."""
+    """Settings in one cell: the weights of a mixture, else the numbers of the model itself."""
+    shown = settings.get("weights", settings)
     parts = []
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            parts.append(f"{name} ({brief(value)})")
-        elif not isinstance(value, list):
-            parts.append(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}")
+    for name, value in shown.items():
+        if isinstance(value, float):
+            parts.append(f"{name} {value:.0f}" if value >= 10 else f"{name} {value:.2g}")
+        elif not isinstance(value, (list, dict)):
+            parts.append(f"{name} {value}")
     return ", ".join(parts)
 
 
@@ -212,7 +213,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--order", type=int, default=5, help="of the n-gram model")
     parser.add_argument("--tuning-tokens", type=int, default=20_000, help="validation tokens, in whole documents")
     parser.add_argument("--test-tokens", type=int, help="test tokens, in whole documents (default: all)")
-    parser.add_argument("--limit", type=int, default=20_000, help="test tokens scored with exact search; 0: none")
+    parser.add_argument("--limit", type=int, default=20_000, help="tokens of test and validation for exact search")
     parser.add_argument("--learning-rates", type=float, nargs="*", default=[1e-4, 5e-4], help="of the LM trained on")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)
@@ -264,9 +265,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     if args.limit:
         log("exact search")
-        part = test.head(columns.documents_within(test.document_tokens, args.limit))
-        exact = knn(*(columns.neighbours(store, s, args.k, "exact", shuffled, exact=True) for s in (valid, part)))
-        base, right, running = (c.head(len(part)) for c in (base, right, running))
+        part_valid, part = (s.head(columns.documents_within(s.document_tokens, args.limit)) for s in (valid, test))
+        exact = knn(*(columns.neighbours(store, s, args.k, "exact", shuffled, exact=True) for s in (part_valid, part)))
+        right = knn(columns.head(found[0], part_valid), columns.head(found[1], part))
+        base, running = (c.head(len(part_valid), len(part)) for c in (base, running))
         rows = [
             base.row(),
             knn_row("LM + kNN (quantised)", base, right),
@@ -275,7 +277,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             mixed("LM + kNN (exact) + cache", base, exact, running),
         ]
         entries = report(part, rows)
-        heading = f"## Exact search: the first {len(part):,} of those tokens, {len(part.names)} documents\n"
+        heading = (
+            f"## Exact search: the first {len(part):,} of those tokens, {len(part.names)} documents\n\n"
+            f"All rows of this table tuned on {len(part_valid):,} validation tokens.\n"
+        )
         sections += [heading, table(entries)]
         record["exact"] = entries
 
@@ -299,14 +304,22 @@ def set_up(record: dict[str, Any], valid: Split, n: int) -> str:
     """What the numbers hold for, in prose."""
     store = record["store"]
     return (
-        f"Model: {record['model']['text']}. Store: {n:,} entries, {store['search_bytes_per_entry']:.1f} bytes an entry "
-        f"read by quantised search, {store['bytes_per_entry']:.1f} on disk with the raw float16 keys; "
-        f"dump {store['dump_seconds']:.0f} s, build {store['build_seconds']:.0f} s. Tuned on {len(valid):,} validation "
-        f"tokens in {len(valid.names)} documents. {100 * record['overlap_13gram']:.2f} % of the test tokens lie in a "
-        "13-gram of the store. Intervals: change of the perplexity against the LM of the same table, 10,000 paired "
-        "bootstrap samples of documents. Tokens/s: model, search and mixing one after the other; an n-gram alone needs "
-        "no model.\n"
+        f"Model: {record['model']['text']}.\n\n"
+        f"Store: {n:,} entries, {store['search_bytes_per_entry']:.1f} bytes per entry read by quantised search, "
+        f"{store['bytes_per_entry']:.1f} on disk with the raw float16 keys; dump {store['dump_seconds']:.0f} s, build "
+        f"{store['build_seconds']:.0f} s; {store['nlist']} lists, {store['default_nprobe']} scanned by default.\n\n"
+        f"Tuned on {len(valid):,} validation tokens in {len(valid.names)} documents; cache: {cache_text(record)}. "
+        f"{100 * record['overlap_13gram']:.2f} % of the test tokens lie in a 13-gram of the store. Intervals: change of "
+        "the perplexity against the LM of the same table, 10,000 paired bootstrap samples of documents. Tokens/s: model, "
+        "search and mixing one after the other; an n-gram alone needs no model. Settings: weights of a mixture, found "
+        "on validation by EM; for LM + kNN lambda, temperature and k, and the share of targets among the neighbours.\n"
     )
+
+
+def cache_text(record: dict[str, Any]) -> str:
+    """The chosen cache."""
+    (chosen,) = (e["settings"]["cache"] for e in record["test"] if e["system"] == "LM + cache")
+    return f"{chosen['metric']}, the last {chosen['size']} pairs, theta {chosen['theta']:.3g}"
 
 
 def trained_on(

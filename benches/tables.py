@@ -56,7 +56,7 @@ def header() -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": commit(),
         "machine": machine(),
-        "command": shlex.join(["python", *relative(sys.argv)]),
+        "command": shlex.join(["python", *relative([str(Path(sys.argv[0]).resolve()), *sys.argv[1:]])]),
     }
 
 
