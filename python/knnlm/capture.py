@@ -71,6 +71,10 @@ def _is_norm(module: nn.Module) -> bool:
     return "norm" in type(module).__name__.lower()
 
 
+class _AllCapturedError(Exception):
+    """Leaves a forward pass once nothing more is wanted from it."""
+
+
 class Capture:
     """Keeps the inputs of chosen modules while the model runs, several representations from one forward pass.
 
@@ -101,6 +105,7 @@ class Capture:
         self._after_blocks = False
         self._paused = False
         self._final_norm: nn.Module | None = None
+        self._stop = False
         try:
             self._attach(model)
         except BaseException:
@@ -174,6 +179,8 @@ class Capture:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if not self._paused:
                 keep(module, _first_tensor(args, kwargs).detach())
+                if self._stop and len(self._kept) == len(self.names):
+                    raise _AllCapturedError
 
         self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
 
@@ -214,6 +221,19 @@ class Capture:
             finally:
                 self._paused = False
         return x.reshape(self._batch, -1, x.shape[-1])  # (B, T, d); OPT's feed-forward reads (B T, d)
+
+    def run(self, model: nn.Module, input_ids: Tensor) -> None:
+        """Run the model only until every key is there: the head, half the work of a small model, is left out.
+
+        input_ids: (B, T) int64. Read `keys` or `by_name` afterwards.
+        """
+        self._stop = True
+        try:
+            model(input_ids)
+        except _AllCapturedError:
+            pass
+        finally:
+            self._stop = False
 
     @property
     def keys(self) -> Tensor:

@@ -36,7 +36,7 @@ class TokenDocument:
 class Chunk:
     """A run of consecutive tokens of one document, in corpus order.
 
-    tokens: (m,) uint32, the values.  log_p: (m,) float32, log p_LM of each.  keys: (m, d) per capture.
+    tokens: (m,) uint32, the values.  keys: (m, d) per capture.  log_p: (m,) float32, log p_LM of each, or NaN.
     features: what was asked for, (m,) float32 each: "entropy" (nats) and "max" (largest log-probability) of p_LM.
     """
 
@@ -64,12 +64,6 @@ class DumpResult:
     documents: int
     empty_documents: int
     seconds: float
-    log_p_lm: float
-
-    @property
-    def lm_perplexity(self) -> float:
-        """Perplexity of the LM on the dumped text."""
-        return float(np.exp(-self.log_p_lm / max(1, self.tokens)))
 
 
 @dataclass
@@ -92,6 +86,7 @@ def iterate(
     key_dtype: str = "float16",
     batch_tokens: int | None = None,
     features: Sequence[str] = (),
+    scores: bool = True,
     dtype: torch.dtype | None = None,
     progress: Progress | None = None,
     total: int = 0,
@@ -101,7 +96,8 @@ def iterate(
     documents: objects with `name`, `metadata` and `text` (or `tokens`, (L,) integers); context never crosses their
     borders, and an empty one gives nothing. window, context: tokens; defaults: the model's context, and half of that.
     captures: none, one or several (representation, layer), all from one forward pass. batch_tokens: positions per
-    forward pass; default: what keeps its logits near half a gigabyte. dtype: torch.bfloat16 runs the model under
+    forward pass; default: what keeps its logits near half a gigabyte. scores: whether log p_LM is wanted; without it
+    the model stops at the last key, before its head. dtype: torch.bfloat16 runs the model under
     autocast. progress(stage, done, total) counts tokens. Memory: one pool of batches, whatever the corpus holds.
     Raises ValueError for a window that the model cannot read and for keys that float16 cannot hold.
     """
@@ -112,7 +108,9 @@ def iterate(
         raise ValueError(f"features: expected 'entropy' or 'max', found {sorted(unknown)}")
     if batch_tokens is None:
         batch_tokens = max(window, min(4096, 2**27 // int(loaded.tokenizer.vocab_size)))
-    run = _Runner(loaded, captures, key_dtype, features, dtype)
+    if not scores and (features or not captures):
+        raise ValueError("scores=False gives keys only: expected captures and no features")
+    run = _Runner(loaded, captures, key_dtype, features, dtype, scores)
     done = 0
     with run:
         pool: list[_Job] = []
@@ -166,7 +164,9 @@ class _Runner:
         key_dtype: str,
         features: Sequence[str],
         dtype: torch.dtype | None,
+        scores: bool,
     ) -> None:
+        self.scores = scores
         self.model = loaded.model
         self.device = next(self.model.parameters()).device
         self.bos = int(loaded.tokenizer.bos_id)
@@ -225,14 +225,22 @@ class _Runner:
             fed = job.tokens[max(0, start - 1) : stop - 1]
             inputs[row, stop - start - len(fed) : stop - start] = fed
         autocast = nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
+        ids = torch.from_numpy(inputs).to(self.device)  # (B, T)
+        logits: Tensor | None = None
         with autocast:
-            logits = self.model(torch.from_numpy(inputs).to(self.device)).logits  # (B, T, v)
+            if self.scores or self.capture is None:
+                logits = self.model(ids).logits  # (B, T, v)
+            else:
+                self.capture.run(self.model, ids)
             keys = self.capture.by_name if self.capture is not None else {}  # (B, T, d) each
         stored = {name: self._to_numpy(key, batch) for name, key in keys.items()}
         scored: list[tuple[Tensor, dict[str, Tensor]]] = []
         for row, job in enumerate(batch):
             start, stop, score_from = job.window
             targets = job.tokens[score_from:stop].astype(np.int64)
+            if logits is None:
+                scored.append((torch.full((len(targets),), torch.nan), {}))
+                continue
             if targets.max() >= logits.shape[-1]:
                 raise ValueError(
                     f"document {job.document.name!r}: token {targets.max()} is outside the model's vocabulary of "
@@ -299,7 +307,6 @@ def dump(
     spec = (keys or KeySpec()).resolved(loaded.context)
     started = time.perf_counter()
     tokens = documents_seen = 0
-    log_p = 0.0
     offered = _Counted(documents)
     chunks = iterate(
         loaded,
@@ -309,6 +316,7 @@ def dump(
         context=spec.context,
         key_dtype=spec.key_dtype,
         batch_tokens=batch_tokens,
+        scores=False,
         dtype=dtype,
         progress=None if progress is None else lambda _, done, total: progress("dump", done, total),
         total=total,
@@ -328,14 +336,13 @@ def dump(
             store.add(chunk.key, chunk.tokens, document=stored, metadata=metadata)
             tokens += len(chunk.tokens)
             documents_seen += chunk.last
-            log_p += float(chunk.log_p.sum(dtype=np.float64))
     except BaseException:
         if callable(discard):
             discard()
         raise
     if callable(commit):
         commit()
-    return DumpResult(tokens, documents_seen, offered.count - documents_seen, time.perf_counter() - started, log_p)
+    return DumpResult(tokens, documents_seen, offered.count - documents_seen, time.perf_counter() - started)
 
 
 class _Counted:

@@ -140,7 +140,6 @@ def command(
                     extra = {
                         "tokens": written.tokens,
                         "dump_seconds": written.seconds,
-                        "lm_perplexity": written.lm_perplexity,
                         "free_bytes_before": free,
                         **_build(store, options, preset, progress),
                         "read": texts.summary(),

@@ -69,7 +69,6 @@ def command(
                 "documents": written.documents,
                 "empty_documents": written.empty_documents,
                 "seconds": written.seconds,
-                "lm_perplexity": written.lm_perplexity,
                 "bytes": info["bytes"],
                 "read": texts.summary(),
             }
