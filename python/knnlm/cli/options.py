@@ -72,7 +72,7 @@ def window_options(command: F) -> F:
                 help="Earlier tokens that each scored token sees at least.  [default: half the window]",
             ),
             click.option(
-                "--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Windows at a time."
+                "--batch-tokens", type=click.IntRange(min=1), help="Tokens fed at a time.  [default: by the vocabulary]"
             ),
         )
     ):

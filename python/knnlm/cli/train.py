@@ -31,11 +31,22 @@ HELD_OUT = 20  # one document of so many is held out for validation
 @click.option("--layers", type=click.IntRange(min=1), default=6, show_default=True, help="Layers of the model.")
 @click.option("--heads", type=click.IntRange(min=1), default=6, show_default=True, help="Attention heads.")
 @click.option("--context", type=click.IntRange(min=2), default=256, show_default=True, help="Longest input, tokens.")
-@click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.1, show_default=True)
+@click.option(
+    "--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.1, show_default=True, help="While training."
+)
 @click.option("--steps", type=click.IntRange(min=1), help="Stop after so many steps.")
 @click.option("--seconds", type=click.FloatRange(min=1), help="Stop after so many seconds.  [default: 600]")
 @click.option("--batch-tokens", type=click.IntRange(min=1), default=4096, show_default=True, help="Tokens of a step.")
-@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True)
+@click.option(
+    "--learning-rate", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True, help="At its highest."
+)
+@click.option(
+    "--optimizer",
+    type=click.Choice(("adamw", "muon")),
+    default="adamw",
+    show_default=True,
+    help="muon learns faster when time is short; it wants --learning-rate 3e-3.",
+)
 @click.option("--resume", is_flag=True, help="Go on with an interrupted training in the output folder.")
 @text_options
 @seed
@@ -58,6 +69,7 @@ def command(
     seconds: float | None,
     batch_tokens: int,
     learning_rate: float,
+    optimizer: str,
     resume: bool,
     text_field: str,
     split_documents: str | None,
@@ -107,6 +119,7 @@ def command(
         max_seconds=600.0 if steps is None and seconds is None else seconds,
         batch_tokens=batch_tokens,
         learning_rate=learning_rate,
+        optimizer=optimizer,
         seed=seed,
     )
     with Progress(json=as_json) as progress:

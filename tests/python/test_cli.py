@@ -1,0 +1,383 @@
+"""Every command on a model trained in seconds: results, JSON, refusals, exit codes, Ctrl-C, nothing half-written."""
+
+import gzip
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from knnlm.cli import main
+from knnlm.cli.console import duration, plain, size
+from knnlm.cli.train import hold_out
+from knnlm.datastore import Datastore
+from knnlm.documents import Document
+
+COMMANDS = ["demo", "train", "dump", "build", "tune", "eval", "generate", "inspect", "info", "verify"]
+WORDS = ["the", "store", "keeps", "a", "key", "for", "every", "token", "and", "value", "is", "that", "follows", "text"]
+
+
+def sentence(seed: int, length: int = 300) -> str:
+    """A text with a little structure: words by a linear congruence, a new line now and then."""
+    state, out = seed, []
+    for i in range(length):
+        state = (state * 1103515245 + 12345) % 2**31
+        out.append(WORDS[(state >> 16) % len(WORDS)] + ("\n" if i % 12 == 11 else ""))
+    return " ".join(out)
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """books/ (3 files, one empty), valid.txt, test.txt."""
+    folder = tmp_path_factory.mktemp("texts")
+    (folder / "books").mkdir()
+    for number in range(2):
+        (folder / "books" / f"{number}.txt").write_text(sentence(number))
+    (folder / "books" / "empty.txt").write_text("")
+    (folder / "valid.txt").write_text(sentence(7))
+    (folder / "test.txt").write_text(sentence(8))
+    return folder
+
+
+def run(*arguments: Any, code: int = 0, stdin: str | None = None) -> Result:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
+    assert result.exit_code == code, f"{result.output}\n{result.stderr}\n{result.exception!r}"
+    return result
+
+
+def run_json(*arguments: Any, code: int = 0) -> dict[str, Any]:
+    """The result of a command with --json: standard output is one JSON object and nothing else."""
+    found = json.loads(run(*arguments, "--json", code=code).stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.fixture(scope="session")
+def model(texts: Path) -> Path:
+    path = texts / "model"
+    trained = run_json(
+        "train", texts / "books", "--out", path, "--valid", texts / "valid.txt", "--steps", 4, "--vocab-size", 300,
+        "--d-model", 16, "--layers", 2, "--heads", 2, "--context", 32, "--batch-tokens", 256, "--optimizer", "muon",
+        "--learning-rate", 0.003, "--threads", 1,
+    )  # fmt: skip
+    assert trained["steps"] == 4
+    assert trained["valid_perplexity"] < 300
+    assert [name for name, _ in trained["read"]["skipped"]] == ["empty.txt"] or trained["read"]["skipped"]
+    return path
+
+
+@pytest.fixture(scope="session")
+def built(texts: Path, model: Path) -> Path:
+    path = texts / "store"
+    found = run_json("build", texts / "books", "--model", model, "--out", path)
+    assert found["entries"] == found["tokens"] > 600
+    assert found["bytes_per_entry"] > found["search_bytes_per_entry"] > 0
+    return path
+
+
+@pytest.fixture
+def store(built: Path, tmp_path: Path) -> Path:
+    """A copy to change."""
+    return Path(shutil.copytree(built, tmp_path / "store"))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example_and_explains_every_option(name: str) -> None:
+    text = run(name, "--help").output
+    assert "Example" in text
+    assert f"knnlm {name}" in text
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.name
+
+
+def test_the_program_lists_its_commands_without_loading_them() -> None:
+    text = run("--help").output
+    assert all(f"\n  {name} " in text for name in COMMANDS)
+    assert "unknown" in run("unknown", code=2).output
+
+
+def test_dump_writes_raw_keys_and_build_indexes_them(texts: Path, model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    dumped = run_json("dump", texts / "books", "--model", model, "--out", path, "--keys", "float32")
+    assert dumped["documents"] == 2
+    assert run_json("info", path)["nlist"] is None
+    with Datastore.open(path) as store:
+        assert len(store) == dumped["tokens"]
+        assert not store.is_built
+    assert "--retrain" not in run("build", path).stderr
+    assert run_json("info", path)["nlist"] >= 1
+    assert "--retrain" in run("build", path, code=2).stderr
+    assert run_json("build", path, "--retrain", "--code", "8,8", "--nlist", 2)["nlist"] == 2
+
+
+def test_presets(texts: Path, model: Path, tmp_path: Path) -> None:
+    run("dump", texts / "books", "--model", model, "--out", tmp_path / "store")
+    shutil.copytree(tmp_path / "store", tmp_path / "small")
+    small = run_json("build", tmp_path / "small", "--preset", "small")
+    found = run_json("build", tmp_path / "store", "--preset", "paper", "--code", "16,8", "--nlist", 4)
+    assert found["code"]["m"] == 16
+    assert found["code"]["bits"] == 8
+    assert small["code"]["bytes"] < found["code"]["bytes"]
+    tuned = run_json("info", tmp_path / "store")["attributes"]["tuned"]
+    assert tuned["nprobe"] == 32
+    assert tuned["temperature"] == 1.0
+    assert tuned["k"] == min(1024, found["entries"])
+
+
+def test_dry_run_estimates_and_writes_nothing(texts: Path, model: Path, built: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    found = run_json("build", texts / "books", "--model", model, "--out", tmp_path / "new", "--dry-run")
+    assert found["tokens"] == run_json("info", built)["n"]
+    assert found["seconds"] > 0
+    real = sum(file.stat().st_size for file in built.rglob("*") if file.is_file())
+    assert 0.3 * real < found["disk_bytes"] < 3 * real
+    assert found["memory_bytes"] > 0
+    assert sorted(tmp_path.rglob("*")) == before
+    run("dump", texts / "books", "--model", model, "--out", tmp_path / "store")
+    assert "tokens" in run("build", tmp_path / "store", "--dry-run").output
+    assert run_json("info", tmp_path / "store")["nlist"] is None
+
+
+def test_tune_saves_and_eval_uses_it(texts: Path, store: Path) -> None:
+    tuned = run_json("tune", store, texts / "valid.txt", "--k", 64)
+    assert tuned["perplexity"] <= tuned["lm_perplexity"]
+    assert all(Path(path).read_text().startswith("<?xml") for path in tuned["plots"])
+    assert len(tuned["plots"]) == 3
+    found = run_json("eval", store, texts / "test.txt")
+    assert found["settings"]["lambda_"] == pytest.approx(tuned["lambda_"])
+    assert found["settings"]["temperature"] == pytest.approx(tuned["temperature"])
+    assert found["settings"]["k"] == tuned["k"]
+    assert found["tokens"] > 300
+    alone = run_json("eval", store, texts / "test.txt", "--lambda", 0)
+    assert alone["perplexity"] == alone["lm_perplexity"] == pytest.approx(found["lm_perplexity"])
+    exact = run_json("eval", store, texts / "test.txt", "--exact", "--temperature", 5, "--k", 16)
+    assert exact["settings"]["exact"] is True
+    assert "perplexity" in run("eval", store, texts / "test.txt").stdout
+
+
+def test_eval_warns_of_text_that_the_store_has(texts: Path, store: Path) -> None:
+    result = run("eval", store, texts / "books" / "0.txt")
+    assert "are in the store" in result.stderr
+    assert "100.0 %" in result.stderr
+    assert run_json("eval", store, texts / "books" / "0.txt")["overlap_13gram"] == 1.0
+    assert "13" not in run("eval", store, texts / "test.txt").stderr
+
+
+def test_another_model_is_refused(texts: Path, store: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    run(
+        "train", texts / "books", "--out", other, "--steps", 1, "--vocab-size", 300, "--d-model", 16, "--layers", 2,
+        "--heads", 2, "--context", 32, "--batch-tokens", 256, "--seed", 1,
+    )  # fmt: skip
+    for command in ("eval", "tune"):
+        result = run(command, store, texts / "test.txt", "--model", other, code=1)
+        assert "does not belong to this model" in result.stderr
+        assert "Traceback" not in result.stderr
+    error = run_json("eval", store, texts / "test.txt", "--model", other, code=1)
+    assert "does not belong" in error["error"]
+
+
+def test_generate_is_the_same_for_a_seed_and_continues_the_prompt(store: Path) -> None:
+    first = run_json("generate", store, "--prompt", "the store", "--max-tokens", 8, "--sampling-temperature", 1)
+    again = run_json("generate", store, "--prompt", "the store", "--max-tokens", 8, "--sampling-temperature", 1)
+    assert first["text"] == again["text"] != ""
+    printed = run("generate", store, "--prompt", "the store", "--max-tokens", 8, "--sampling-temperature", 1).stdout
+    assert printed.rstrip("\n") == "the store" + first["text"].rstrip("\n")
+    piped = run("generate", store, "--max-tokens", 8, "--without-store", stdin="the store\n").stdout
+    assert piped.startswith("the store")
+
+
+def test_inspect_shows_neighbours_in_context(texts: Path, store: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    found = run_json("inspect", store, "--string", "the store keeps a key", "--neighbours", 2, "--tokens", 3)
+    assert len(found["tokens"]) == 3
+    near = found["tokens"][1]["neighbours"]
+    assert len(near) == 2
+    assert near[0]["document"].endswith(".txt")
+    assert near[0]["distance"] <= near[1]["distance"]
+    assert 0 < near[0]["share"] <= 1
+    assert "p_kNN" in run("inspect", store, texts / "test.txt", "--tokens", 2).stdout
+    run("inspect", store, texts / "test.txt", "--tokens", 2, "--html", page)
+    assert page.read_text().count("<section") == 2
+    assert "--overwrite" in run("inspect", store, texts / "test.txt", "--html", page, code=2).stderr
+    run("inspect", store, code=2)
+
+
+def test_info(store: Path) -> None:
+    found = run_json("info", store)
+    on_disk = sum(file.stat().st_size for file in store.rglob("*") if file.suffix == ".seg")
+    assert found["bytes"] == on_disk
+    text = run("info", store).stdout
+    for shown in ("entries", "bytes", "per entry", "model", "ffn-input", f"{found['n']:,}"):
+        assert shown in text
+
+
+def test_verify_lists_damage(store: Path) -> None:
+    assert run_json("verify", store)["sound"] is True
+    assert "sound" in run("verify", store).stderr
+    segment = max(store.glob("*.seg"), key=lambda file: file.stat().st_size)
+    data = bytearray(segment.read_bytes())
+    data[len(data) // 2] ^= 1
+    segment.write_bytes(data)
+    result = run("verify", store, code=1)
+    assert segment.name in result.stdout
+    found = run_json("verify", store, code=1)
+    assert found["sound"] is False
+    assert found["problems"]
+
+
+def test_existing_output_is_refused_without_overwrite(texts: Path, model: Path, store: Path) -> None:
+    before = {file.name: file.read_bytes() for file in store.iterdir()}
+    for command in ("dump", "build"):
+        assert "--overwrite" in run(command, texts / "books", "--model", model, "--out", store, code=2).stderr
+    assert "--overwrite" in run("train", texts / "books", "--out", model, code=2).stderr
+    assert "--overwrite" in run("demo", "--out", store, code=2).stderr
+    assert {file.name: file.read_bytes() for file in store.iterdir()} == before
+    run("dump", texts / "books" / "0.txt", "--model", model, "--out", store, "--overwrite")
+    assert run_json("info", store)["documents"] == 1
+    assert [file.name for file in store.parent.iterdir()] == ["store"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["info", "nowhere"], 1, "nothing there"),
+        (["verify", "nowhere"], 1, "nothing there"),
+        (["eval", "nowhere", "text"], 1, "nothing there"),
+        (["build", "nowhere"], 2, "found nothing"),
+        (["build", "."], 2, "--model"),
+        (["build", "text", "--model", "nowhere"], 2, "--out"),
+        (["build", "nowhere", "--code", "64"], 2, "two numbers"),
+        (["dump", "text", "--model", "nowhere"], 2, "--out"),
+        (["train", "nowhere", "--out", "model"], 1, "nowhere"),
+        (["info"], 2, "STORE"),
+        (["eval", "store", "text", "--lambda", "1.5"], 2, "1.5"),
+    ],
+)
+def test_errors_are_one_clear_line(
+    arguments: list[str], code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments, code=code)
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback() -> None:
+    assert "Traceback" in run("info", "nowhere", "--debug", code=1).stderr
+
+
+def test_a_model_that_is_gone_is_a_usage_error(texts: Path, store: Path) -> None:
+    with Datastore.open(store) as opened:
+        attributes = opened.attributes
+        attributes["model"]["source"] = str(store / "gone")
+        opened.set_attributes(attributes)
+    assert "--model" in run("eval", store, texts / "test.txt", code=2).stderr
+
+
+@pytest.mark.parametrize("command", ["dump", "build"])
+def test_ctrl_c_leaves_nothing_half_written(
+    command: str, texts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original: Callable[..., range] = Datastore.add
+    calls = []
+
+    def interrupted(self: Datastore, *arguments: Any, **options: Any) -> range:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(Datastore, "add", interrupted)
+    result = run(command, texts / "books", "--model", model, "--out", tmp_path / "store", code=130)
+    assert len(calls) == 2
+    assert "interrupted" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_overwrite_keeps_the_old_store(
+    texts: Path, model: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {file.name: file.read_bytes() for file in store.iterdir()}
+
+    def full(self: Datastore, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Datastore, "build", full)
+    result = run("build", texts / "books", "--model", model, "--out", store, "--overwrite", code=1)
+    assert "No space left" in result.stderr
+    assert {file.name: file.read_bytes() for file in store.iterdir()} == before
+    assert [file.name for file in store.parent.iterdir()] == ["store"]
+
+
+def test_input_of_every_kind_and_what_was_skipped(texts: Path, model: Path, tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "a.txt.gz", "wt") as file:
+        file.write(sentence(1, 40))
+    lines = [json.dumps({"body": sentence(number, 30)}) for number in range(3)]
+    (tmp_path / "b.jsonl").write_text("\n".join(lines))
+    (tmp_path / "c.txt").write_text(f"# one\n{sentence(3, 20)}\n# two\n{sentence(4, 20)}\n")
+    (tmp_path / "d.bin").write_bytes(bytes(range(256)) * 8)
+    (tmp_path / "e.txt").write_bytes(b"\xef\xbb\xbfthe key\r\nthe value \xff\r\n")
+
+    def dump(*sources: Any) -> Result:
+        return run("dump", *sources, "--model", model, "--out", tmp_path / "store", "--overwrite")
+
+    def documents() -> int:
+        return int(run_json("info", tmp_path / "store")["documents"])
+
+    dump(tmp_path / "a.txt.gz")
+    assert documents() == 1
+    dump(tmp_path / "b.jsonl", "--text-field", "body")
+    assert documents() == 3
+    dump(tmp_path / "c.txt", "--split-documents", "markdown")
+    assert documents() == 2
+    dump(tmp_path / "c.txt", "--split-documents", "^# two", "--max-documents", 1)
+    assert documents() == 1
+    result = dump(tmp_path / "*.[tb][xi][tn]")
+    assert documents() == 2
+    assert "d.bin" in result.stderr
+    assert "e.txt" in result.stderr
+
+
+def test_an_interrupted_training_resumes(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from knnlm import train
+
+    original = train._Run.step
+
+    def interrupted(self: Any, *arguments: Any) -> None:
+        if self.result.steps == 2:
+            raise KeyboardInterrupt
+        original(self, *arguments)
+
+    options = (
+        "train", texts / "books", "--out", tmp_path / "model", "--steps", 4, "--vocab-size", 300, "--d-model", 16,
+        "--layers", 1, "--heads", 2, "--context", 32, "--batch-tokens", 256, "--optimizer", "muon",
+    )  # fmt: skip
+    monkeypatch.setattr(train._Run, "step", interrupted)
+    assert "--resume" in run(*options, code=130).stderr
+    monkeypatch.setattr(train._Run, "step", original)
+    assert run_json(*options, "--resume")["steps"] == 4
+
+
+def test_hold_out_is_disjoint_and_never_empty() -> None:
+    many = [Document(f"{number}.txt", "text") for number in range(200)]
+    train, valid = hold_out(many)
+    assert sorted(train + valid, key=lambda d: d.name) == sorted(many, key=lambda d: d.name)
+    assert 1 <= len(valid) < 30
+    train, valid = hold_out([Document("0.txt", "line\n" * 100), Document("1.txt", "x")])
+    assert "".join(d.text for d in train if d.name == "0.txt") + valid[0].text == "line\n" * 100
+    assert valid[0].text
+
+
+def test_numbers_for_people_and_machines() -> None:
+    assert [size(n) for n in (0, 999, 1500, 2_500_000)] == ["0 B", "999 B", "1.5 kB", "2.5 MB"]
+    assert [duration(s) for s in (0.42, 12, 185, 7800)] == ["0.4 s", "12 s", "3 min 5 s", "2 h 10 min"]
+    assert plain({"a": float("inf"), "b": Path("x"), 3: (1, None)}) == {"a": "inf", "b": "x", "3": [1, None]}
