@@ -53,7 +53,7 @@ def test_a_module_gives_its_docstrings_and_no_code(tmp_path: Path) -> None:
     documents = corpus.train + corpus.valid + corpus.test
     assert [document.name for document in documents] == ["docstrings/package"]
     assert documents[0].text == (
-        f"package\n{body.strip()}\n\npackage.A\nThe class.\n\n  Indented.\n\npackage.A.m\nThe method.\n"
+        f"package\n{body.strip()}\n\npackage.A\nThe class.\n\nIndented.\n\npackage.A.m\nThe method.\n"
     )
 
 
