@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from knnlm.entries import DocumentInfo as DocumentInfo
     from knnlm.entries import Entries as Entries
     from knnlm.knn_lm import KNNLM as KNNLM
+    from knnlm.models import load_model as load_model
     from knnlm.neighbours import Neighbours as Neighbours
     from knnlm.neighbours import Searchable as Searchable
 
@@ -31,6 +32,7 @@ _HOME = {
     "Neighbours": "neighbours",
     "Searchable": "neighbours",
     "StoreError": "datastore",
+    "load_model": "models",
 }
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "Searchable",
     "StoreError",
     "__version__",
+    "load_model",
 ]
 
 
