@@ -4,6 +4,7 @@ use crate::Error;
 use pyo3::create_exception;
 use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyOSError, PyValueError};
 use pyo3::prelude::*;
+use std::io::ErrorKind;
 
 create_exception!(
     knnlm,
@@ -26,13 +27,24 @@ impl From<Error> for PyErr {
             Error::State(_) => StoreError::new_err(message),
             Error::Format { .. } => FormatError::new_err(message),
             // OSError called with a number chooses its subclass: PermissionError, FileNotFoundError …
-            Error::Io { path, action, source } => match source.raw_os_error() {
+            Error::Io { path, action, source } => match errno(&source) {
                 Some(number) => PyOSError::new_err((number, format!("{action}: {}", system_message(&source)), path)),
-                None => PyErr::from(std::io::Error::new(source.kind(), message)),
+                None => PyOSError::new_err(message),
             },
             Error::Interrupted => PyKeyboardInterrupt::new_err(()),
         }
     }
+}
+
+/// The system's number; for an error that the core made itself, the one that POSIX and Windows' C library agree on.
+fn errno(error: &std::io::Error) -> Option<i32> {
+    error.raw_os_error().or(match error.kind() {
+        ErrorKind::NotFound => Some(2),
+        ErrorKind::PermissionDenied => Some(13),
+        ErrorKind::AlreadyExists => Some(17),
+        ErrorKind::StorageFull => Some(28),
+        _ => None,
+    })
 }
 
 /// The system's text without the number, which `OSError` prints itself.

@@ -1,5 +1,11 @@
 //! Python binding: the extension module `knnlm._core`. The only place that names PyO3.
 
+mod arrays;
+mod call;
+mod datastore;
+mod error;
+mod options;
+
 use crate::simd::Isa;
 use pyo3::prelude::*;
 
@@ -9,6 +15,9 @@ use pyo3::prelude::*;
 fn core_module(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("DEBUG", cfg!(debug_assertions))?;
+    module.add("StoreError", module.py().get_type::<error::StoreError>())?;
+    module.add("FormatError", module.py().get_type::<error::FormatError>())?;
+    module.add_class::<datastore::Datastore>()?;
     module.add_function(wrap_pyfunction!(instruction_sets, module)?)?;
     Ok(())
 }

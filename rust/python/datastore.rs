@@ -1,0 +1,309 @@
+//! `knnlm._core.Datastore`: each method borrows its arrays, calls the core once and converts what comes back.
+
+use super::arrays::{KeyArray, ValueArray, ranges, value_array};
+use super::call::call;
+use super::options::{Code, key_type, metric, rerank, value_type};
+use crate::index::Params;
+use crate::search::Request;
+use crate::store::{self, BuildOptions, Options, ValueType};
+use crate::{Error, Metric};
+use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadonlyArray2};
+use pyo3::prelude::*;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Distances, values and ids of a search, or values, documents and positions of entries.
+type Columns<'py, A, B> = (Bound<'py, A>, Bound<'py, PyAny>, Bound<'py, B>);
+
+/// A store on disk.
+#[pyclass(frozen, module = "knnlm._core")]
+pub struct Datastore {
+    core: Mutex<Option<Arc<store::Datastore>>>,
+    path: PathBuf,
+    /// The process that opened it. A forked child may read, but what is being written belongs to its parent.
+    process: u32,
+}
+
+impl Datastore {
+    fn new(core: store::Datastore) -> Datastore {
+        let path = core.path().to_path_buf();
+        Datastore { core: Mutex::new(Some(Arc::new(core))), path, process: std::process::id() }
+    }
+
+    fn reader(&self) -> crate::Result<Arc<store::Datastore>> {
+        let core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        core.clone().ok_or_else(|| Error::State(format!("{}: the store is closed; open it again", self.path.display())))
+    }
+
+    fn writer(&self) -> crate::Result<Arc<store::Datastore>> {
+        if self.process != std::process::id() {
+            return Err(Error::State(format!(
+                "{}: expected to write from process {}, which opened the store, found its forked child {}; open it again in this process",
+                self.path.display(),
+                self.process,
+                std::process::id()
+            )));
+        }
+        self.reader()
+    }
+}
+
+#[pymethods]
+impl Datastore {
+    #[staticmethod]
+    #[pyo3(signature = (path, *, dim, metric, keep_keys, value_dtype, max_value, attributes, overwrite))]
+    #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
+    fn create(
+        py: Python<'_>,
+        path: PathBuf,
+        dim: usize,
+        metric: &str,
+        keep_keys: Option<&str>,
+        value_dtype: &str,
+        max_value: Option<u64>,
+        attributes: String,
+        overwrite: bool,
+    ) -> PyResult<Datastore> {
+        let options = Options {
+            dim,
+            metric: self::metric(metric)?,
+            keep_keys: keep_keys.map(key_type).transpose()?,
+            values: value_type(value_dtype)?,
+            max_value,
+            attributes: Some(attributes),
+            overwrite,
+        };
+        call(py, None, |_| store::Datastore::create(&path, &options)).map(Datastore::new)
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (path, *, verify = false, generation = None))]
+    fn open(py: Python<'_>, path: PathBuf, verify: bool, generation: Option<u64>) -> PyResult<Datastore> {
+        let core = call(py, None, |_| {
+            if verify {
+                refuse_damaged(&path)?;
+            }
+            let core = store::Datastore::open(&path)?;
+            match generation.filter(|&wanted| wanted != core.generation()) {
+                None => Ok(core),
+                Some(wanted) => Err(Error::State(format!(
+                    "{}: expected generation {wanted}, found {}: the store was changed and the old files are gone; open the path for the newest",
+                    path.display(),
+                    core.generation()
+                ))),
+            }
+        })?;
+        Ok(Datastore::new(core))
+    }
+
+    #[staticmethod]
+    fn verify_path(py: Python<'_>, path: PathBuf) -> PyResult<Vec<String>> {
+        call(py, None, |_| Ok(lines(store::Datastore::verify_path(&path)?)))
+    }
+
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let core = self.core.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let ours = self.process == std::process::id();
+        call(py, None, |_| {
+            if let Some(core) = core.filter(|_| ours) {
+                core.discard();
+            }
+            Ok(())
+        })
+    }
+
+    fn check_open(&self) -> PyResult<()> {
+        self.reader()?;
+        Ok(())
+    }
+
+    fn add(
+        &self,
+        py: Python<'_>,
+        keys: KeyArray,
+        values: ValueArray,
+        document: Option<String>,
+        metadata: Option<String>,
+    ) -> PyResult<(u64, u64)> {
+        let (core, keys, values) = (self.writer()?, keys.rows()?, values.rows()?);
+        let ids = call(py, None, |_| core.add(keys, values, document.as_deref(), metadata.as_deref()))?;
+        Ok((ids.start, ids.end))
+    }
+
+    fn commit(&self, py: Python<'_>) -> PyResult<()> {
+        let core = self.writer()?;
+        call(py, None, |_| core.commit())
+    }
+
+    fn discard(&self, py: Python<'_>) -> PyResult<()> {
+        let core = self.writer()?;
+        call(py, None, |_| {
+            core.discard();
+            Ok(())
+        })
+    }
+
+    #[pyo3(signature = (*, seed, nlist, code, retrain, threads, progress))]
+    #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
+    fn build(
+        &self,
+        py: Python<'_>,
+        seed: u64,
+        nlist: Option<usize>,
+        code: Option<Code>,
+        retrain: bool,
+        threads: Option<usize>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<()> {
+        let core = self.writer()?;
+        let params = Params { nlist, code: Code::choice(code)?, seed };
+        let options = BuildOptions { params, retrain, threads };
+        call(py, progress.as_ref(), |reporter| {
+            core.build(&options, &|stage, done, total| reporter.report(stage, done, total), reporter.cancel())
+        })
+    }
+
+    fn set_attributes(&self, py: Python<'_>, attributes: String) -> PyResult<()> {
+        let core = self.writer()?;
+        call(py, None, |_| core.set_attributes(&attributes))
+    }
+
+    #[pyo3(signature = (queries, k, *, nprobe, rerank, exact, exclude, threads))]
+    #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
+    fn search<'py>(
+        &self,
+        py: Python<'py>,
+        queries: PyReadonlyArray2<'_, f32>,
+        k: usize,
+        nprobe: Option<usize>,
+        rerank: Option<&str>,
+        exact: bool,
+        exclude: Option<PyReadonlyArray2<'_, i64>>,
+        threads: Option<usize>,
+    ) -> PyResult<Columns<'py, PyArray1<f32>, PyArray1<i64>>> {
+        let (core, queries) = (self.reader()?, queries.as_slice()?);
+        let exclude = exclude.as_ref().map(ranges).transpose()?;
+        let request =
+            Request { k, nprobe, rerank: self::rerank(rerank)?, exact, exclude: exclude.as_deref(), isa: None };
+        let found = call(py, None, |reporter| core.search(queries, &request, threads, reporter.cancel()))?;
+        Ok((found.distances.into_pyarray(py), value_array(py, found.values), found.ids.into_pyarray(py)))
+    }
+
+    fn get<'py>(
+        &self,
+        py: Python<'py>,
+        ids: PyReadonlyArray1<'_, i64>,
+    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<i64>>)> {
+        let (core, ids) = (self.reader()?, ids.as_slice()?);
+        let found = call(py, None, |_| core.get(ids))?;
+        Ok((value_array(py, found.values), found.documents.into_pyarray(py), found.positions.into_pyarray(py)))
+    }
+
+    fn reconstruct<'py>(&self, py: Python<'py>, ids: PyReadonlyArray1<'_, i64>) -> PyResult<Bound<'py, PyArray1<f32>>> {
+        let (core, ids) = (self.reader()?, ids.as_slice()?);
+        Ok(call(py, None, |_| core.reconstruct(ids))?.into_pyarray(py))
+    }
+
+    fn keys<'py>(&self, py: Python<'py>, start: u64, stop: u64) -> PyResult<Bound<'py, PyArray1<f32>>> {
+        let core = self.reader()?;
+        Ok(call(py, None, |_| core.keys(start..stop))?.into_pyarray(py))
+    }
+
+    fn values<'py>(&self, py: Python<'py>, start: u64, stop: u64) -> PyResult<Bound<'py, PyAny>> {
+        let core = self.reader()?;
+        Ok(value_array(py, call(py, None, |_| core.values(start..stop))?))
+    }
+
+    /// Without a thread of its own: one record of a mapped table, asked for a hundred thousand times.
+    fn document(&self, index: u64) -> PyResult<(Option<String>, u64, u64, Option<String>)> {
+        let document = self.reader()?.document(index)?;
+        Ok((document.name, document.start, document.end, document.metadata))
+    }
+
+    fn find_document(&self, name: &str) -> PyResult<Option<u64>> {
+        Ok(self.reader()?.find_document(name)?)
+    }
+
+    fn info(&self, py: Python<'_>) -> PyResult<String> {
+        let core = self.reader()?;
+        call(py, None, |_| {
+            serde_json::to_string(&core.info()?).map_err(|e| Error::State(format!("cannot write info as JSON: {e}")))
+        })
+    }
+
+    fn verify(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        let core = self.reader()?;
+        call(py, None, |_| Ok(lines(core.verify()?)))
+    }
+
+    #[getter]
+    fn document_count(&self) -> PyResult<u64> {
+        Ok(self.reader()?.documents())
+    }
+
+    #[getter]
+    fn attributes(&self) -> PyResult<String> {
+        Ok(self.reader()?.attributes())
+    }
+
+    #[getter]
+    fn n(&self) -> PyResult<u64> {
+        Ok(self.reader()?.len())
+    }
+
+    #[getter]
+    fn dim(&self) -> PyResult<usize> {
+        Ok(self.reader()?.dim())
+    }
+
+    #[getter]
+    fn metric(&self) -> PyResult<&'static str> {
+        Ok(match self.reader()?.metric() {
+            Metric::L2 => "l2",
+            Metric::Ip => "ip",
+        })
+    }
+
+    #[getter]
+    fn value_dtype(&self) -> PyResult<&'static str> {
+        Ok(match self.reader()?.snapshot().manifest.values {
+            ValueType::Uint32 => "uint32",
+            ValueType::Uint64 => "uint64",
+        })
+    }
+
+    #[getter]
+    fn path(&self) -> &OsStr {
+        self.path.as_os_str()
+    }
+
+    #[getter]
+    fn generation(&self) -> PyResult<u64> {
+        Ok(self.reader()?.generation())
+    }
+
+    #[getter]
+    fn is_built(&self) -> PyResult<bool> {
+        Ok(self.reader()?.is_built())
+    }
+
+    #[getter]
+    fn closed(&self) -> bool {
+        self.reader().is_err()
+    }
+}
+
+fn lines(problems: Vec<store::Problem>) -> Vec<String> {
+    problems.iter().map(ToString::to_string).collect()
+}
+
+/// Reads every byte of a store.
+fn refuse_damaged(path: &Path) -> crate::Result<()> {
+    let problems = store::Datastore::verify_path(path)?;
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let message = format!("expected a sound store, found damage: {}", lines(problems).join("; "));
+    Err(Error::Format { path: path.to_path_buf(), message })
+}
