@@ -10,6 +10,7 @@ import json
 import operator
 import os
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,9 @@ from knnlm.neighbours import Neighbours
 __all__ = ["Datastore", "DocumentInfo", "Documents", "Entries", "FormatError", "StoreError"]
 
 MAX_ID = 2**63 - 1
+
+if _core.DEBUG:
+    warnings.warn("knnlm was compiled without optimisation and is slow; run `make build`", RuntimeWarning, stacklevel=2)
 
 
 class Datastore:

@@ -56,8 +56,7 @@ pub fn value_array<'py>(py: Python<'py>, values: Values) -> Bound<'py, PyAny> {
 
 /// Half-open id ranges of an array `(q, 2)`.
 pub fn ranges(array: &PyReadonlyArray2<'_, i64>) -> Result<Vec<Range<u64>>> {
-    let bound = |id: i64| {
-        u64::try_from(id).map_err(|_| Error::Argument(format!("exclude: expected ids from 0, found {id}")))
-    };
+    let bound =
+        |id: i64| u64::try_from(id).map_err(|_| Error::Argument(format!("exclude: expected ids from 0, found {id}")));
     array.as_array().rows().into_iter().map(|row| Ok(bound(row[0])?..bound(row[1])?)).collect()
 }

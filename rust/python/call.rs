@@ -1,4 +1,4 @@
-//! Every call into the core: interpreter lock released, Ctrl-C answered, progress reported, errors mapped.
+//! Calls into the core: interpreter lock released, Ctrl-C answered, progress reported, errors mapped.
 //!
 //! The core works on a thread of its own. The calling thread sleeps beside it and wakes every tenth of a second to ask
 //! Python for signals (only the main thread gets any) and to hand on progress; so callbacks run on the caller's thread
@@ -62,9 +62,8 @@ pub fn call<T: Send>(
             let mut done = false;
             while !done {
                 let guard = shared.lock().unwrap_or_else(PoisonError::into_inner);
-                let (mut guard, _) = wake
-                    .wait_timeout_while(guard, TICK, |shared| !shared.done)
-                    .unwrap_or_else(PoisonError::into_inner);
+                let (mut guard, _) =
+                    wake.wait_timeout_while(guard, TICK, |shared| !shared.done).unwrap_or_else(PoisonError::into_inner);
                 done = guard.done;
                 let stages = std::mem::take(&mut guard.stages);
                 drop(guard);
@@ -80,6 +79,11 @@ pub fn call<T: Send>(
         Some(exception) => Err(exception),
         None => Ok(outcome?),
     }
+}
+
+/// [`call`] for work that is over before anybody could press Ctrl-C: on the calling thread, which saves starting one.
+pub fn brief<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
+    Ok(py.detach(work)?)
 }
 
 /// Signals and callbacks, with the interpreter lock.

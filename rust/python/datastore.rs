@@ -1,7 +1,7 @@
 //! `knnlm._core.Datastore`: each method borrows its arrays, calls the core once and converts what comes back.
 
 use super::arrays::{KeyArray, ValueArray, ranges, value_array};
-use super::call::call;
+use super::call::{brief, call};
 use super::options::{Code, key_type, metric, rerank, value_type};
 use crate::index::Params;
 use crate::search::Request;
@@ -13,8 +13,10 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Distances, values and ids of a search, or values, documents and positions of entries.
-type Columns<'py, A, B> = (Bound<'py, A>, Bound<'py, PyAny>, Bound<'py, B>);
+type Floats<'py> = Bound<'py, PyArray1<f32>>;
+type Integers<'py> = Bound<'py, PyArray1<i64>>;
+/// An array in the type of the store's values.
+type ValuesOut<'py> = Bound<'py, PyAny>;
 
 /// A store on disk.
 #[pyclass(frozen, module = "knnlm._core")]
@@ -105,7 +107,7 @@ impl Datastore {
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let core = self.core.lock().unwrap_or_else(PoisonError::into_inner).take();
         let ours = self.process == std::process::id();
-        call(py, None, |_| {
+        brief(py, || {
             if let Some(core) = core.filter(|_| ours) {
                 core.discard();
             }
@@ -138,7 +140,7 @@ impl Datastore {
 
     fn discard(&self, py: Python<'_>) -> PyResult<()> {
         let core = self.writer()?;
-        call(py, None, |_| {
+        brief(py, || {
             core.discard();
             Ok(())
         })
@@ -181,7 +183,7 @@ impl Datastore {
         exact: bool,
         exclude: Option<PyReadonlyArray2<'_, i64>>,
         threads: Option<usize>,
-    ) -> PyResult<Columns<'py, PyArray1<f32>, PyArray1<i64>>> {
+    ) -> PyResult<(Floats<'py>, ValuesOut<'py>, Integers<'py>)> {
         let (core, queries) = (self.reader()?, queries.as_slice()?);
         let exclude = exclude.as_ref().map(ranges).transpose()?;
         let request =
@@ -194,25 +196,25 @@ impl Datastore {
         &self,
         py: Python<'py>,
         ids: PyReadonlyArray1<'_, i64>,
-    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<i64>>)> {
+    ) -> PyResult<(ValuesOut<'py>, Integers<'py>, Integers<'py>)> {
         let (core, ids) = (self.reader()?, ids.as_slice()?);
-        let found = call(py, None, |_| core.get(ids))?;
+        let found = brief(py, || core.get(ids))?;
         Ok((value_array(py, found.values), found.documents.into_pyarray(py), found.positions.into_pyarray(py)))
     }
 
-    fn reconstruct<'py>(&self, py: Python<'py>, ids: PyReadonlyArray1<'_, i64>) -> PyResult<Bound<'py, PyArray1<f32>>> {
+    fn reconstruct<'py>(&self, py: Python<'py>, ids: PyReadonlyArray1<'_, i64>) -> PyResult<Floats<'py>> {
         let (core, ids) = (self.reader()?, ids.as_slice()?);
         Ok(call(py, None, |_| core.reconstruct(ids))?.into_pyarray(py))
     }
 
-    fn keys<'py>(&self, py: Python<'py>, start: u64, stop: u64) -> PyResult<Bound<'py, PyArray1<f32>>> {
+    fn keys<'py>(&self, py: Python<'py>, start: u64, stop: u64) -> PyResult<Floats<'py>> {
         let core = self.reader()?;
         Ok(call(py, None, |_| core.keys(start..stop))?.into_pyarray(py))
     }
 
-    fn values<'py>(&self, py: Python<'py>, start: u64, stop: u64) -> PyResult<Bound<'py, PyAny>> {
+    fn values<'py>(&self, py: Python<'py>, start: u64, stop: u64) -> PyResult<ValuesOut<'py>> {
         let core = self.reader()?;
-        Ok(value_array(py, call(py, None, |_| core.values(start..stop))?))
+        Ok(value_array(py, brief(py, || core.values(start..stop))?))
     }
 
     /// Without a thread of its own: one record of a mapped table, asked for a hundred thousand times.
@@ -227,7 +229,7 @@ impl Datastore {
 
     fn info(&self, py: Python<'_>) -> PyResult<String> {
         let core = self.reader()?;
-        call(py, None, |_| {
+        brief(py, || {
             serde_json::to_string(&core.info()?).map_err(|e| Error::State(format!("cannot write info as JSON: {e}")))
         })
     }
