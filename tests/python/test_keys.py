@@ -139,7 +139,6 @@ def test_dump_writes_whole_documents_in_order():
     text = "".join(d.text for d in documents)
     assert loaded.tokenizer.decode(store.values(0, len(store))) == text
     assert seen[-1] == ("dump", len(text), 1000)
-    plain = np.concatenate([c.log_p for c in iterate(loaded, documents)])
 
 
 def test_an_interrupted_dump_publishes_nothing():
