@@ -179,7 +179,7 @@ class Capture:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if not self._paused:
                 keep(module, _first_tensor(args, kwargs).detach())
-                if self._stop and len(self._kept) == len(self.names):
+                if self._stop and self._complete():
                     raise _AllCapturedError
 
         self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
@@ -203,6 +203,10 @@ class Capture:
             self._kept[name] = x
 
         return keep
+
+    def _complete(self) -> bool:
+        needs_norm = any(name[0] == "normed-output" for name in self.names)
+        return len(self._kept) == len(self.names) and (self._final_norm is not None or not needs_norm)
 
     def _finish(self, name: CaptureName) -> Tensor:
         if name not in self._kept:
