@@ -311,8 +311,9 @@ def set_up(record: dict[str, Any], valid: Split, n: int) -> str:
         f"Tuned on {len(valid):,} validation tokens in {len(valid.names)} documents; cache: {cache_text(record)}. "
         f"{100 * record['overlap_13gram']:.2f} % of the test tokens lie in a 13-gram of the store. Intervals: change "
         "of the perplexity against the LM of the same table, 10,000 paired bootstrap samples of documents. Tokens/s: "
-        "model, search and mixing one after the other; an n-gram alone needs no model. Settings: weights of a mixture, found "
-        "on validation by EM; for LM + kNN lambda, temperature and k, and the share of targets among the neighbours.\n"
+        "model, search and mixing one after the other; an n-gram alone needs no model. Settings: weights of a mixture, "
+        "found on validation by EM; for LM + kNN lambda, temperature and k, and the share of targets among the "
+        "neighbours.\n"
     )
 
 
