@@ -26,6 +26,7 @@ from knnlm.datastore import Datastore
 from knnlm.demo_result import CaseResult, Curve, DemoResult, as_report, versions
 from knnlm.documents import Document
 from knnlm.identity import KeySpec, Settings, describe
+from knnlm.index_progress import index_progress
 from knnlm.inspection import TokenRow, explain, rows
 from knnlm.keys import dump
 from knnlm.models import LoadedModel, load_model, pick_device
@@ -33,14 +34,13 @@ from knnlm.neighbours import Neighbours
 from knnlm.ngram import KneserNey
 from knnlm.overlap import overlap_13gram
 from knnlm.perplexity import Evaluation, neighbours_of, score
+from knnlm.progress import Progress
 from knnlm.report import write
 from knnlm.stdlib_text import Corpus, docstrings, language_reference
 from knnlm.tokens import Tokenizer
 from knnlm.train import TrainConfig, train
 from knnlm.transformer import TransformerConfig, TransformerLM
 from knnlm.tune import Tuned, best_lambda, tune
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,7 @@ def _fill(parts: _Parts, name: str, documents: Sequence[Document], path: Path, s
     store.build(
         seed=settings.seed,
         threads=settings.threads,
-        progress=lambda stage, done, total: parts.progress(f"{name}: index ({stage})", done, total),
+        progress=index_progress(parts.progress, f"{name}: index"),
     )
     seconds["build"] = time.perf_counter() - started
     return store
@@ -280,8 +280,9 @@ def _neighbours(parts: _Parts, stage: str, documents: Sequence[Document], store:
     )
 
 
-def _named(parts: _Parts, name: str) -> Progress:
-    return lambda _, done, total: parts.progress(name, done, total)
+def _named(parts: _Parts, name: str) -> Callable[[str, int, int], None]:
+    task = parts.progress.track(name, unit="tok")
+    return lambda _, done, total: task.update(done, total)
 
 
 def _settings(tuned: Tuned) -> Settings:
@@ -310,9 +311,10 @@ class _FirstEntries:
 def _size_curve(parts: _Parts, name: str, valid: Sequence[Document], store: Datastore, tuned: Tuned) -> Curve:
     """Validation perplexity with the first part of the entries, T and k as tuned, λ chosen anew for each."""
     x, y = [], []
-    for part in parts.settings.sizes:
-        count = math.ceil(part * len(store))
-        cached = _neighbours(parts, f"{name}: {count:,} entries", valid, _FirstEntries(store, count), exclude="none")
+    sizes = [math.ceil(part * len(store)) for part in parts.settings.sizes]
+    for count in sizes:
+        stage = f"{name}: validation, {count:,} entries"
+        cached = _neighbours(parts, stage, valid, _FirstEntries(store, count), exclude="none")
         log_p_knn = cached.log_p_knn(tuned.temperature, min(tuned.k, cached.k))
         x.append(float(count))
         y.append(math.exp(-best_lambda(cached.log_p_lm, log_p_knn)[1]))

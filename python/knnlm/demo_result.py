@@ -177,7 +177,7 @@ def _case(case: CaseResult) -> Case:
         )
         for name, label in _ROWS.items()
     ]
-    return Case(case.name, case.text, rows, _facts(case), list(_plots(case)), case.examples)
+    return Case(case.name.capitalize(), case.text, rows, _facts(case), list(_plots(case)), case.examples)
 
 
 def _facts(case: CaseResult) -> dict[str, str]:

@@ -20,7 +20,7 @@ _A, _B, _C = 3.4445, -4.7750, 2.0315  # fastest growth of small singular values;
 
 def orthogonalise(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
     """About U Vᵀ of ``matrix`` = U S Vᵀ, ``(m, n)``, in its own type; singular values end between 0.7 and 1.2."""
-    x = matrix / (matrix.norm() + 1e-7)
+    x: torch.Tensor = matrix / (matrix.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
     if tall:  # the Gram matrix of the shorter side is the smaller one
         x = x.T

@@ -76,7 +76,7 @@ def _draw(plot: Plot, palette: _Palette) -> Figure:
             axes.plot(*near, "o", markersize=8, fillstyle="none", color=palette.lines[0])
         if plot.log_x:
             axes.set_xscale("log", base=2)
-            axes.xaxis.set_major_locator(LogLocator(base=2, numticks=8))
+            axes.xaxis.set_major_locator(LogLocator(base=2, numticks=6))
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
         else:
@@ -130,4 +130,4 @@ def _short(value: float) -> str:
     """A number as an axis shows it: 1,024 or 0.25, never 1.0e+03."""
     if value >= 1 and abs(value - round(value)) < 1e-6:
         return f"{value:,.0f}"
-    return f"{value:.3g}"
+    return f"{value:.2g}"

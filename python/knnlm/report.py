@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -93,7 +94,9 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(number=number, percent=percent, change=change, share=share, visible=visible, svg=_svg)
+    made.filters.update(
+        number=number, percent=percent, change=change, share=share, visible=visible, opening=opening, svg=_svg
+    )
     return made
 
 
@@ -127,6 +130,11 @@ def visible(text: str) -> str:
     """A token as a reader can see it: line ends and tabs drawn, a lone space shown."""
     drawn = text.replace("\n", "⏎").replace("\t", "⇥")
     return drawn if drawn.strip() else drawn.replace(" ", "␣")
+
+
+def opening(text: str) -> str:
+    """Context as it is shown: blank lines at its start tell nothing, and runs of them inside are one."""
+    return re.sub(r"\n[ \t]*(\n[ \t]*)+\n", "\n\n", text).lstrip("\n")
 
 
 def _svg(plot: Plot) -> Markup:

@@ -7,7 +7,21 @@ from pathlib import Path
 import pytest
 
 from knnlm.plots import Line, Plot, as_svg, save
-from knnlm.report import Case, Check, NeighbourRow, Report, Row, TokenRow, change, number, render, share, visible, write
+from knnlm.report import (
+    Case,
+    Check,
+    NeighbourRow,
+    Report,
+    Row,
+    TokenRow,
+    change,
+    number,
+    opening,
+    render,
+    share,
+    visible,
+    write,
+)
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}
 
@@ -113,3 +127,4 @@ def test_changes_and_shares() -> None:
     assert share(0.5) == "50.0 %"
     assert visible(" ") == "␣"
     assert visible("a\n") == "a⏎"
+    assert opening("\n\n  a\n\n \n\nb ") == "  a\n\nb "

@@ -175,8 +175,10 @@ def _single_store(source: tuple[str, ...], out: Path | None) -> Path:
 
 
 def _build(store: Datastore, options: dict[str, Any], preset: str | None, progress: Any) -> dict[str, Any]:
+    from knnlm.index_progress import index_progress
+
     started = time.perf_counter()
-    store.build(progress=lambda stage, done, total: progress(f"index: {stage}", done, total), **options)
+    store.build(progress=index_progress(progress, "index"), **options)
     seconds = time.perf_counter() - started
     if preset == "paper":
         settings = {**PAPER_SETTINGS, "k": min(1024, max(1, len(store)))}
