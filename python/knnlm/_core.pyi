@@ -6,6 +6,8 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = ["DEBUG", "Datastore", "FormatError", "StoreError", "__version__", "instruction_sets"]
+
 __version__: str
 DEBUG: bool
 
