@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +33,7 @@ from knnlm.tokens import Tokenizer
 from knnlm.transformer import TransformerLM
 
 ProgressCallback = Callable[[str, int, int], None]
-Crop = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]  # inputs (t,), targets (t,)
+Crop = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]  # inputs (t,), targets (t,)
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class TrainConfig:
             raise ValueError(f"optimizer: expected adamw or muon, found {self.optimizer!r}")
         if self.batch_tokens < 1 or self.learning_rate <= 0 or self.valid_steps == 0:
             raise ValueError(f"batch_tokens, learning_rate and valid_steps must be positive, found {self}")
+        if self.sampled_head > 0 and self.sampled_rest < 1:
+            raise ValueError("sampled_rest must be positive with sampled_head: without rare types the loss is biased")
 
 
 @dataclass
@@ -75,18 +80,16 @@ class TrainResult:
     seconds: float = 0.0
     tokens: int = 0  # tokens trained on, repeats counted
     best: float = math.inf  # validation perplexity of model.safetensors, on valid_tokens tokens
-    final: float = math.inf  # the same weights on all validation tokens, non-overlapping windows
     interrupted: bool = False
     curve: list[dict[str, float]] = field(default_factory=list)
 
 
 def crops(tokens: npt.NDArray[np.uint32], bos_id: int, context: int, phase: int = 0) -> Iterator[Crop]:
     """Cut one document into inputs and targets of at most ``context`` tokens; the first crop has ``phase`` fewer."""
-    targets = tokens.astype(np.int64)
-    inputs = np.concatenate([np.array([bos_id], dtype=np.int64), targets[:-1]])
+    fed = np.concatenate([np.array([bos_id], dtype=np.uint32), tokens])
     start, stop = 0, context - phase
-    while start < len(targets):
-        yield inputs[start:stop], targets[start:stop]
+    while start < len(tokens):
+        yield fed[start : min(stop, len(tokens))], fed[start + 1 : stop + 1]
         start, stop = stop, stop + context
 
 
@@ -280,6 +283,25 @@ class _Run:
         self.started = time.monotonic()
 
 
+class _StopRequest:
+    """Ctrl-C asks to stop after the step in progress, so that no half step is saved; the second one interrupts."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._main = threading.current_thread() is threading.main_thread()
+        if self._main:
+            self._previous = signal.signal(signal.SIGINT, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def restore(self) -> None:
+        """Give Ctrl-C its former meaning back."""
+        if self._main:
+            signal.signal(signal.SIGINT, self._previous)
+
+
 def train(
     model: TransformerLM,
     tokenizer: Tokenizer,
@@ -293,8 +315,8 @@ def train(
     """Train ``model`` and leave the best weights in ``out_dir``, ready for `load_model`.
 
     ``progress(stage, done, total)`` counts steps, or seconds where only ``max_seconds`` is set. With ``resume`` a state
-    found in ``out_dir`` is continued; its budget counts the time or steps spent before. Ctrl-C saves the state and
-    returns with ``interrupted`` set. Afterwards ``model`` holds the last weights, not the best ones.
+    found in ``out_dir`` is continued; its budget counts the time or steps spent before. Ctrl-C ends the step, saves
+    the state and returns with ``interrupted`` set. Afterwards ``model`` holds the last weights, not the best ones.
     """
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -303,10 +325,11 @@ def train(
         run.restore()
     model.train()
     last_save = time.monotonic()
+    stop = _StopRequest()
     try:
-        while run.done < 1.0:
+        while run.done < 1.0 and not stop.asked:
             for group in run.epoch_batches()[run.position :]:
-                if (done := run.done) >= 1.0:
+                if (done := run.done) >= 1.0 or stop.asked:
                     break
                 run.step(group, done)
                 run.position += 1
@@ -325,11 +348,13 @@ def train(
                     last_save = time.monotonic()
             else:
                 run.epoch, run.position = run.epoch + 1, 0
-        if not run.result.curve or run.result.curve[-1]["step"] != run.result.steps:
+        if not stop.asked and (not run.result.curve or run.result.curve[-1]["step"] != run.result.steps):
             run.validate()
-    except KeyboardInterrupt:
-        run.result.interrupted = True
+    except KeyboardInterrupt:  # a second Ctrl-C, or one in another thread or in `progress`
+        stop.asked = True
+    finally:
+        stop.restore()
+    run.result.interrupted = stop.asked
     run.save()
-    result = run.result
-    result.seconds = run.seconds
-    return result
+    run.result.seconds = run.seconds
+    return run.result

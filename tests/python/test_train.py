@@ -1,7 +1,9 @@
 """train.py and checkpoint.py: it learns, it resumes to the same bits, it survives Ctrl-C, files are checked."""
 
+import itertools
 import json
 import math
+import signal
 
 import numpy as np
 import pytest
@@ -71,8 +73,8 @@ def test_validation_scores_each_token_of_each_document_once(tiny_model):
     total = 0.0
     for document in tokens:
         for x, y in crops(document, 1, 32):
-            log_p = tiny_model(torch.from_numpy(x)[None]).logits[0].log_softmax(-1)
-            total -= float(log_p[torch.arange(len(y)), torch.from_numpy(y)].sum().detach())
+            log_p = tiny_model(torch.from_numpy(x.astype(np.int64))[None]).logits[0].log_softmax(-1)
+            total -= float(log_p[torch.arange(len(y)), torch.from_numpy(y.astype(np.int64))].sum().detach())
     assert validate(tiny_model, tokens, 1, None, False) == pytest.approx(math.exp(total / 46), rel=1e-5)
 
 
@@ -170,6 +172,23 @@ def test_ctrl_c_saves_and_the_next_call_goes_on(tiny_corpus, tiny_tokenizer, tmp
     assert not again.interrupted
 
 
+def test_a_real_ctrl_c_finishes_its_step_and_the_rest_gives_the_same_bits(tiny_corpus, tiny_tokenizer, tmp_path):
+    whole = fresh(tiny_tokenizer)
+    train(whole, tiny_tokenizer, *tiny_corpus, tmp_path / "whole", config())
+    before = signal.getsignal(signal.SIGINT)
+    cut = fresh(tiny_tokenizer)
+    cut.blocks[1].register_forward_hook(
+        lambda *_: signal.raise_signal(signal.SIGINT) if cut.training and next(count) == 4 else None
+    )
+    count = itertools.count()
+    result = train(cut, tiny_tokenizer, *tiny_corpus, tmp_path / "cut", config())
+    assert (result.steps, result.interrupted) == (5, True)
+    assert signal.getsignal(signal.SIGINT) is before
+    second = fresh(tiny_tokenizer)
+    train(second, tiny_tokenizer, *tiny_corpus, tmp_path / "cut", config())
+    assert all(torch.equal(value, weights(second)[name]) for name, value in weights(whole).items())
+
+
 def test_without_resume_training_starts_anew(tiny_corpus, tiny_tokenizer, tmp_path):
     train(fresh(tiny_tokenizer), tiny_tokenizer, *tiny_corpus, tmp_path, config(max_steps=3))
     result = train(fresh(tiny_tokenizer), tiny_tokenizer, *tiny_corpus, tmp_path, config(max_steps=2), resume=False)
@@ -216,6 +235,10 @@ def test_a_run_without_end_is_refused():
         TrainConfig()
     with pytest.raises(ValueError, match="must be positive"):
         TrainConfig(max_steps=1, batch_tokens=0)
+    with pytest.raises(ValueError, match="sampled_rest must be positive"):
+        TrainConfig(max_steps=1, sampled_head=10)
+    with pytest.raises(ValueError, match="adamw or muon, found 'sgd'"):
+        TrainConfig(max_steps=1, optimizer="sgd")
 
 
 def test_no_tokens_is_an_error(tiny_tokenizer, tiny_corpus, tmp_path):

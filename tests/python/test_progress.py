@@ -1,0 +1,52 @@
+"""progress.py: bars on a terminal, lines in a log, silence for machines."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from knnlm import progress
+from knnlm.progress import Progress
+
+
+def test_lines_where_stderr_is_no_terminal(monkeypatch, capsys):
+    clock = iter(float(second) for second in range(0, 1000, 4))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with Progress(console=Console(file=io.StringIO())) as p:
+        for done in range(0, 101, 10):
+            p("dump", done, 100)
+        p.track("build", 3, unit="lists").advance(3)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-2].startswith("dump: 100/100, ")
+    assert lines[-1].startswith("build: 3/3 lists, ")
+    assert lines[-1].endswith(" lists/s")
+    assert 3 < len(lines) < 12  # one line each ten seconds, not one each call
+    assert any("s left" in line for line in lines)
+
+
+@pytest.mark.parametrize("option", ["json", "quiet"])
+def test_silence(option, capsys):
+    with Progress(**{option: True}) as p:
+        p("dump", 1, 2)
+        p.track("x", 3).update(3)
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_bars_on_a_terminal():
+    file = io.StringIO()
+    with Progress(console=Console(file=file, force_terminal=True, width=120)) as p:
+        task = p.track("dump", 2000, unit="tok")
+        task.advance(500)
+        task.advance(1500)
+        assert task.done == 2000
+        p("unknown length", 7, 0)
+    text = file.getvalue()
+    assert "dump" in text
+    assert "2,000/2,000 tok" in text
+    assert "unknown length" in text
+
+
+def test_an_error_passes_through():
+    with pytest.raises(RuntimeError, match="inside"), Progress(quiet=True):
+        raise RuntimeError("inside")
