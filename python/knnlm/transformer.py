@@ -188,6 +188,7 @@ class TransformerLM(nn.Module):
             x = block(x, rotary, cache)  # (B, T, d)
         return self.final_norm(x)  # type: ignore[no-any-return]
 
-    def forward(self, input_ids: torch.Tensor, cache: KVCache | None = None) -> LMOutput:
-        """Logits of the token after each position."""
-        return LMOutput(self.lm_head(self.hidden(input_ids, cache)), cache)  # (B, T, v)
+    def forward(self, input_ids: torch.Tensor, cache: KVCache | None = None, logits_to_keep: int = 0) -> LMOutput:
+        """Logits of the token after each position, or after the last ``logits_to_keep`` of them."""
+        kept = self.hidden(input_ids, cache)[:, -logits_to_keep:]  # (B, T, d), and 0 keeps all
+        return LMOutput(self.lm_head(kept), cache)  # (B, T, v)
