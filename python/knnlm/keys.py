@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -74,6 +75,11 @@ class _Job:
     window: Window
     last: bool
     result: tuple[NDArray[Any], dict[str, NDArray[Any]], dict[CaptureName, NDArray[Any]]] | None = None
+
+    @property
+    def head(self) -> int:
+        """Positions at the start of the window that are context only."""
+        return self.window.score_from - self.window.start
 
 
 def iterate(
@@ -174,6 +180,7 @@ class _Runner:
         self.key_dtype = torch.float16 if key_dtype == "float16" else torch.float32
         self.capture = Capture(self.model, self.captures) if self.captures else None
         self.was_training = self.model.training
+        self.skips_logits = "logits_to_keep" in inspect.signature(self.model.forward).parameters
 
     def __enter__(self) -> _Runner:
         self.model.eval()
@@ -185,12 +192,13 @@ class _Runner:
         self.model.train(self.was_training)
 
     def pool(self, jobs: list[_Job], batch_tokens: int) -> Iterator[Chunk]:
-        """Run a pool of windows, longest first, and give the results in corpus order."""
-        order = sorted(jobs, key=lambda job: job.window.start - job.window.stop)
+        """Run a pool of windows, those with the same unscored head and of similar length together; results in order."""
+        order = sorted(jobs, key=lambda job: (job.head, job.window.start - job.window.stop))
         at = 0
         while at < len(order):
             longest = order[at].window.stop - order[at].window.start
             batch = order[at : at + max(1, batch_tokens // longest)]
+            batch = [job for job in batch if job.head == batch[0].head]
             self._batch(batch, longest)
             at += len(batch)
         at = 0
@@ -224,16 +232,20 @@ class _Runner:
             start, stop, _ = job.window
             fed = job.tokens[max(0, start - 1) : stop - 1]
             inputs[row, stop - start - len(fed) : stop - start] = fed
+        head = batch[0].head
+        # The output embedding is the dearest matrix of a small model: spare it the positions that are context only.
+        options = {"logits_to_keep": longest - head} if head and self.skips_logits else {}
         autocast = nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
         ids = torch.from_numpy(inputs).to(self.device)  # (B, T)
         logits: Tensor | None = None
         with autocast:
             if self.scores or self.capture is None:
-                logits = self.model(ids).logits  # (B, T, v)
+                logits = self.model(ids, **options).logits  # (B, T', v)
             else:
                 self.capture.run(self.model, ids)
             keys = self.capture.by_name if self.capture is not None else {}  # (B, T, d) each
-        stored = {name: self._to_numpy(key, batch) for name, key in keys.items()}
+        skipped = 0 if logits is None else longest - logits.shape[1]
+        stored = {name: self._to_numpy(key[:, head:], batch) for name, key in keys.items()}
         scored: list[tuple[Tensor, dict[str, Tensor]]] = []
         for row, job in enumerate(batch):
             start, stop, score_from = job.window
@@ -246,7 +258,7 @@ class _Runner:
                     f"document {job.document.name!r}: token {targets.max()} is outside the model's vocabulary of "
                     f"{logits.shape[-1]}; use the model's own tokenizer"
                 )
-            rows = logits[row, score_from - start : stop - start]
+            rows = logits[row, score_from - start - skipped : stop - start - skipped]
             scored.append(target_log_p(rows, torch.from_numpy(targets).to(self.device), self.features))
         # One copy from the device for the whole batch.
         log_p = torch.cat([own for own, _ in scored]).cpu().numpy()
@@ -255,7 +267,7 @@ class _Runner:
         for row, job in enumerate(batch):
             start, stop, score_from = job.window
             span, at = slice(at, at + stop - score_from), at + stop - score_from
-            own = {name: key[row, score_from - start : stop - start] for name, key in stored.items()}
+            own = {name: key[row, : stop - score_from] for name, key in stored.items()}
             job.result = (log_p[span], {name: column[span] for name, column in extra.items()}, own)
 
     def _to_numpy(self, key: Tensor, batch: list[_Job]) -> NDArray[Any]:

@@ -62,6 +62,24 @@ def test_every_representation_from_one_pass():
             assert b.key.dtype == np.float16
 
 
+def test_logits_of_context_are_not_computed():
+    transformer = pytest.importorskip("knnlm.transformer")
+    torch.manual_seed(0)
+    loaded = tiny()
+    loaded.model = transformer.TransformerLM(
+        transformer.TransformerConfig(vocab_size=30, d_model=16, n_layers=2, n_heads=2, context=24)
+    )
+    loaded.model.eval()
+    rows = []
+    loaded.model.lm_head.register_forward_hook(lambda _, __, out: rows.append(out.shape[0] * out.shape[1]))
+    text = "abcdefgh" * 12
+    (chunk,) = iterate(loaded, [Doc("a", text)], window=24, context=12, key_dtype="float32")
+    assert sum(rows) == len(text)
+    log_p, keys = one_token_at_a_time(loaded, loaded.tokenizer.encode(text), 24, 12)
+    np.testing.assert_allclose(chunk.log_p, log_p, atol=2e-5)
+    np.testing.assert_allclose(chunk.key, keys, atol=2e-5)
+
+
 def test_features_and_large_vocabularies():
     torch.manual_seed(0)
     logits = 5 * torch.randn(2 * LOGIT_ROWS + 3, 11)
