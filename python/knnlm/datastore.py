@@ -262,18 +262,23 @@ class Datastore:
                 found = ranges[int(np.argmax(ranges[:, 0] > ranges[:, 1]))].tolist()
                 raise ValueError(f"exclude must have start <= stop in each range, found {found}")
         count = _integer(k, "k", 1, 2**32)
-        self._publish()
+        present = min(count, max(len(self), 1))  # the core makes room for k: what cannot be there is added below
         distances, values, ids = self._core.search(
             rows,
-            count,
+            present,
             nprobe=_optional(nprobe, "nprobe"),
             rerank=rerank,
             exact=exact,
             exclude=ranges,
             threads=_optional(threads, "threads"),
         )
-        shape = (*lead, count)
-        return Neighbours(distances.reshape(shape), values.reshape(shape), ids.reshape(shape), self.metric)
+        nowhere = np.inf if self.metric == "l2" else -np.inf
+        return Neighbours(
+            _widened(distances.reshape(*lead, present), count, nowhere),
+            _widened(values.reshape(*lead, present), count, np.iinfo(values.dtype).max),
+            _widened(ids.reshape(*lead, present), count, -1),
+            self.metric,
+        )
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -440,6 +445,15 @@ def _integer(x: Any, what: str, low: int, high: int) -> int:
     if not low <= number <= high:
         raise ValueError(f"{what} must be from {low} to {high}, found {number}")
     return number
+
+
+def _widened(columns: NDArray[Any], k: int, missing: float) -> NDArray[Any]:
+    """Give `(..., present)` columns the width `k`."""
+    if columns.shape[-1] == k:
+        return columns
+    wide = np.full((*columns.shape[:-1], k), missing, columns.dtype)
+    wide[..., : columns.shape[-1]] = columns
+    return wide
 
 
 def _optional(x: Any, what: str) -> int | None:

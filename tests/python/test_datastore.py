@@ -167,6 +167,16 @@ def test_queries_take_any_leading_shape(built):
     assert store.search([], 4).ids.shape == (0, 4)
 
 
+def test_k_far_beyond_n_costs_no_more_than_the_answer(tmp_path):
+    with Datastore.create(tmp_path / "s", dim=64) as store:
+        store.add(np.eye(64), np.arange(64))
+        found = store.search(np.ones((2, 64)), 10**6)
+        assert found.ids.shape == (2, 10**6)
+        assert ((found.ids >= 0).sum(1) == 64).all()
+        with pytest.raises((MemoryError, ValueError)):
+            store.search(np.ones((2**13, 64)), 2**32)  # half a petabyte
+
+
 def test_documents_and_places(built):
     store, _, values = built
     documents = store.documents()
