@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import subprocess
 import sys
 from importlib.metadata import requires, version
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import knnlm
+import knnlm.datastore
 from knnlm import _core
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +53,10 @@ def test_one_version():
         f"## {knnlm.__version__}" in (ROOT / "CHANGELOG.md").read_text()
         or "## Unreleased" in (ROOT / "CHANGELOG.md").read_text()
     )
+
+
+def test_example_of_the_datastore():
+    assert doctest.testmod(knnlm.datastore) == (0, 3)
 
 
 def test_instruction_sets_start_with_the_portable_one():
