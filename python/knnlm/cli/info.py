@@ -63,11 +63,21 @@ def _pairs(info: dict[str, Any]) -> dict[str, str]:
         )
     tuned = attributes.get("tuned")
     if tuned:
-        pairs["settings"] = ", ".join(
-            f"{'λ' if name == 'lambda_' else name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in tuned.items()
-            if not isinstance(value, dict | list)
+        names = {"lambda_": "λ", "temperature": "T", "k": "k", "nprobe": "nprobe", "rerank": "rerank", "exact": "exact"}
+        used = ", ".join(
+            f"{label} {_short(tuned[name])}" for name, label in names.items() if tuned.get(name) is not None
         )
+        origin = f"preset {tuned['preset']}" if "preset" in tuned else "tuned"
+        pairs["settings"] = f"{used} ({origin})"
+        if "lm_perplexity" in tuned:
+            pairs["tuned on"] = (
+                f"{tuned['tokens']:,} tokens: perplexity {tuned['perplexity']:.2f}, "
+                f"the model alone {tuned['lm_perplexity']:.2f}"
+            )
     else:
         pairs["settings"] = f"not tuned; T {info['default_temperature'] or 1:.4g} from the store's own distances"
     return pairs
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

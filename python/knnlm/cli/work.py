@@ -45,6 +45,8 @@ def load(name: str, device: str | None, threads: int | None) -> LoadedModel:
 
     if threads is not None:
         torch.set_num_threads(threads)
+    if name.startswith((".", "/", "~")) and not Path(name).exists():  # a name on the hub never looks like this
+        raise FileNotFoundError(f"expected a model folder, found nothing at {name}")
     return load_model(name, device)
 
 
