@@ -125,8 +125,10 @@ def with_cache(kind):
         if kind == "GPT2":
             config = transformers.GPT2Config(**sizes, n_embd=16, n_layer=2, n_head=2, n_positions=24)
         else:
-            config = transformers.LlamaConfig(
+            extra = {"head_dim": 8, "final_logit_softcapping": 0.5} if kind == "Gemma2" else {}
+            config = getattr(transformers, f"{kind}Config")(
                 **sizes,
+                **extra,
                 hidden_size=16,
                 intermediate_size=32,
                 num_hidden_layers=2,
@@ -138,7 +140,7 @@ def with_cache(kind):
     return TinyLoaded(model.eval(), tiny().tokenizer)
 
 
-@pytest.mark.parametrize("kind", ["TransformerLM", "GPT2", "Llama"])
+@pytest.mark.parametrize("kind", ["TransformerLM", "GPT2", "Llama", "Gemma2"])
 def test_kv_cache_changes_nothing(kind, monkeypatch):
     loaded = with_cache(kind)
     lengths = []
@@ -164,6 +166,19 @@ def test_kv_cache_changes_nothing(kind, monkeypatch):
     )
     np.testing.assert_allclose(np.array(keys), np.concatenate([c.key for c in chunks]), atol=1e-4)
     assert max(lengths) == 20
+
+
+def test_the_mixture_of_capped_logits_sums_to_one():
+    # Gemma 2 caps its logits after the output embedding: a mixture made before that would not be a distribution.
+    loaded = with_cache("Gemma2")
+    store = stored(loaded, texts())
+    reader = Reader(loaded, KeySpec())
+    reader.extend([3, 4, 5])
+    logits, key = reader.read()
+    reader.close()
+    assert logits.abs().max() <= 0.5
+    mixed = mix_full(logits.log_softmax(-1).numpy()[None], store.search(key, 8), 2.0, 0.4)
+    assert np.exp(mixed).sum() == pytest.approx(1, abs=1e-6)
 
 
 def test_cached_steps_feed_one_token():
