@@ -1,5 +1,6 @@
 //! One test per way in which a file can be wrong. Opening and searching never panic, verify finds every flipped bit.
 
+use crate::forge::{change_manifest, seal, table, u32_at, u64_at, write_manifest};
 use crate::store_support::{add, keeping};
 use knnlm::Error;
 use knnlm::search::Request;
@@ -29,60 +30,6 @@ fn manifest(folder: &TempDir) -> PathBuf {
     folder.path().join("manifest-00000003.json")
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"))
-}
-
-/// Byte of the section table and number of its entries.
-fn table(bytes: &[u8]) -> (usize, usize) {
-    let footer = bytes.len() - 64;
-    (u64_at(bytes, footer) as usize, u32_at(bytes, footer + 8) as usize)
-}
-
-/// Makes all checksums above the sections agree again, so that only the change itself is wrong.
-fn seal(folder: &TempDir, bytes: &mut [u8]) {
-    let footer = bytes.len() - 64;
-    let header_crc = crc32c::crc32c(&bytes[..60]);
-    bytes[60..64].copy_from_slice(&header_crc.to_le_bytes());
-    let table_crc = crc32c::crc32c(&bytes[table(bytes).0.min(footer)..footer]);
-    bytes[footer + 12..footer + 16].copy_from_slice(&table_crc.to_le_bytes());
-    let footer_crc = crc32c::crc32c(&bytes[footer..footer + 52]);
-    bytes[footer + 52..footer + 56].copy_from_slice(&footer_crc.to_le_bytes());
-    std::fs::write(data(folder), &*bytes).expect("write");
-    change_manifest(folder, |body| {
-        let record = body["data"]
-            .as_array_mut()
-            .expect("data")
-            .iter_mut()
-            .find(|d| d["file"] == "data-00000002.seg")
-            .expect("record");
-        record["crc32c"] = table_crc.into();
-        record["bytes"] = bytes.len().into();
-    });
-}
-
-/// Edits the JSON of the manifest and gives it a right envelope.
-fn change_manifest(folder: &TempDir, change: impl FnOnce(&mut serde_json::Value)) {
-    let text = std::fs::read_to_string(manifest(folder)).expect("read");
-    let (_, body) = text.split_once('\n').expect("two parts");
-    let mut body: serde_json::Value = serde_json::from_str(body).expect("JSON");
-    change(&mut body);
-    write_manifest(folder, 1, &serde_json::to_string(&body).expect("JSON"));
-}
-
-fn write_manifest(folder: &TempDir, major: u16, body: &str) {
-    let crc = crc32c::crc32c(&[&major.to_le_bytes(), &[0, 0], body.as_bytes()].concat());
-    let text = format!(
-        "{{\"knnlm\":\"manifest\",\"format\":[{major},0],\"bytes\":{},\"crc32c\":\"{crc:08x}\"}}\n{body}",
-        body.len()
-    );
-    std::fs::write(manifest(folder), text).expect("write");
-}
-
 /// Opening fails with a `Format` error that says all `words`.
 fn refused(path: &Path, words: &[&str]) {
     let error = Datastore::open(path).expect_err("damaged");
@@ -98,13 +45,13 @@ fn refused_data(change: impl FnOnce(&mut Vec<u8>), words: &[&str]) {
     let folder = sample();
     let mut bytes = std::fs::read(data(&folder)).expect("read");
     change(&mut bytes);
-    seal(&folder, &mut bytes);
+    seal(folder.path(), "data-00000002.seg", &mut bytes);
     refused(folder.path(), words);
 }
 
 fn refused_manifest(change: impl FnOnce(&mut serde_json::Value), words: &[&str]) {
     let folder = sample();
-    change_manifest(&folder, change);
+    change_manifest(folder.path(), change);
     refused(folder.path(), words);
 }
 
@@ -204,14 +151,14 @@ fn newer_minor_version_with_an_unknown_section_opens() {
     let folder = sample();
     let mut bytes = std::fs::read(data(&folder)).expect("read");
     bytes[10] = 7;
-    seal(&folder, &mut bytes);
+    seal(folder.path(), "data-00000002.seg", &mut bytes);
     Datastore::open(folder.path()).expect("minor versions are compatible");
 }
 
 #[test]
 fn newer_manifest_version() {
     let folder = sample();
-    write_manifest(&folder, 2, "{}");
+    write_manifest(folder.path(), 2, "{}");
     refused(folder.path(), &["manifest-00000003.json", "2.0", "newer"]);
 }
 
@@ -412,7 +359,7 @@ fn document_records_that_point_outside() {
     for (at, number) in [(16, u64::MAX), (16, 1 << 20), (24, u64::from(u32::MAX)), (0, u64::MAX)] {
         let mut bytes = whole.clone();
         bytes[records + at..records + at + 8].copy_from_slice(&number.to_le_bytes());
-        seal(&folder, &mut bytes);
+        seal(folder.path(), "data-00000002.seg", &mut bytes);
         let store = Datastore::open(folder.path()).expect("opens");
         assert!(matches!(store.document(0), Err(Error::Format { .. })));
         let _ = (store.document_of(&[0, 12]), store.get(&[0, 5]), store.find_document("first"));
