@@ -99,6 +99,10 @@ impl<'a> Codebook<'a> {
         let derived = floats(SectionKind::Derived, derived)?;
         let (mean, rest) = derived.split_at(d);
         let (norms, panels) = rest.split_at(p.nlist.next_multiple_of(TILE_LANES));
+        // A list that does not exist must never be the nearest.
+        if let Some(found) = norms[p.nlist..].iter().find(|&&x| x != f32::INFINITY) {
+            return Err(wrong("norms", "padding of +∞".into(), found.to_string()));
+        }
         let rotation = Rotation::new(d, p.seed);
         Ok(Codebook { parameters: p, centroids, words, mean, norms, panels, rotation })
     }
