@@ -3,9 +3,10 @@
 //! Everything goes to new files; one manifest makes them the next generation. A build that fails or is interrupted
 //! leaves the store as it was.
 
-use super::datastore::{Datastore, keys_not_kept};
+use super::datastore::Datastore;
 use super::documents::{DocumentTable, NAMED, Record};
 use super::files::Folder;
+use super::lookup::keys_not_kept;
 use super::manifest::{DataRecord, ListsRecord, Manifest, collect};
 use super::segment::{SegmentFile, SegmentKind, SegmentName};
 use super::segment_writer::SegmentWriter;

@@ -3,11 +3,10 @@
 //! All methods take `&self`. Readers work on a [`Snapshot`], which writers never change; a writer holds the lock of the
 //! folder from its first `add` until `commit` or `discard`.
 
-use super::documents::Document;
 use super::files::{Disk, Files, Folder, LOCK, TEMPORARY};
 use super::manifest::{KeyType, MAX_DIM, Manifest, ValueType, collect};
 use super::snapshot::Snapshot;
-use super::values::{ValueRows, Values};
+use super::values::ValueRows;
 use super::verify::{Problem, verify};
 use super::writer::Writer;
 use crate::keys::KeyRows;
@@ -35,17 +34,6 @@ pub struct Options {
     pub attributes: Option<String>,
     /// Replace a store that is there.
     pub overwrite: bool,
-}
-
-/// Values and places of some entries. Ids that do not exist have an all-ones value and no document.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entries {
-    /// Values.
-    pub values: Values,
-    /// Numbers of their documents, −1 = missing.
-    pub documents: Vec<i64>,
-    /// Positions in their documents, −1 = missing.
-    pub positions: Vec<i64>,
 }
 
 /// A writer with the lock that it holds.
@@ -305,100 +293,6 @@ impl Datastore {
         outcome
     }
 
-    /// Values, documents and positions of entries; −1 and other ids that do not exist give missing ones.
-    pub fn get(&self, ids: &[i64]) -> Result<Entries> {
-        let snapshot = self.snapshot();
-        let mut out = Entries {
-            values: snapshot.values_of(ids)?,
-            documents: Vec::with_capacity(ids.len()),
-            positions: Vec::with_capacity(ids.len()),
-        };
-        let mut last: Option<(u64, Document)> = None; // neighbours in a list of ids often share a document
-        for &id in ids {
-            let known = u64::try_from(id).ok().filter(|&id| id < snapshot.manifest.entries);
-            let (document, position) = match (known, &last) {
-                (None, _) => (-1, -1),
-                (Some(id), Some((index, d))) if (d.start..d.end).contains(&id) => {
-                    (*index as i64, (id - d.start) as i64)
-                }
-                (Some(id), _) => match snapshot.document_of(id)? {
-                    None => (-1, -1),
-                    Some(index) => {
-                        let document = snapshot.document(index)?;
-                        let position = id.saturating_sub(document.start) as i64;
-                        last = Some((index, document));
-                        (index as i64, position)
-                    }
-                },
-            };
-            out.documents.push(document);
-            out.positions.push(position);
-        }
-        Ok(out)
-    }
-
-    /// Raw keys of a range of ids as f32, row-major.
-    ///
-    /// # Errors
-    /// `Argument` for a range that does not exist; `State` where raw keys are not kept.
-    pub fn keys(&self, ids: Range<u64>) -> Result<Vec<f32>> {
-        let snapshot = self.snapshot();
-        snapshot.check_range(&ids)?;
-        let d = snapshot.manifest.dim;
-        let blocks = snapshot.key_blocks(&ids)?;
-        let found: u64 = blocks.iter().map(|b| b.n() as u64).sum();
-        if found != ids.end - ids.start {
-            return Err(keys_not_kept(&snapshot, "raw keys"));
-        }
-        let mut out = vec![0f32; found as usize * d];
-        let mut rows = out.chunks_exact_mut(d);
-        for block in &blocks {
-            for (i, row) in (0..block.n()).zip(&mut rows) {
-                block.read_row(i, row);
-            }
-        }
-        Ok(out)
-    }
-
-    /// Values of a range of ids.
-    ///
-    /// # Errors
-    /// `Argument` for a range that does not exist.
-    pub fn values(&self, ids: Range<u64>) -> Result<Values> {
-        let snapshot = self.snapshot();
-        snapshot.check_range(&ids)?;
-        let mut out = Values::with_capacity(snapshot.manifest.values, (ids.end - ids.start) as usize);
-        for (segment, rows) in snapshot.pieces(&ids) {
-            out.extend(segment.values()?, rows);
-        }
-        Ok(out)
-    }
-
-    /// Number of documents.
-    pub fn documents(&self) -> u64 {
-        self.snapshot().manifest.documents()
-    }
-
-    /// Document number `index`.
-    pub fn document(&self, index: u64) -> Result<Document> {
-        self.snapshot().document(index)
-    }
-
-    /// Number of the document of a name.
-    pub fn find_document(&self, name: &str) -> Result<Option<u64>> {
-        self.snapshot().find_document(name)
-    }
-
-    /// Numbers of the documents that ids lie in, −1 for ids that do not exist.
-    pub fn document_of(&self, ids: &[i64]) -> Result<Vec<i64>> {
-        let snapshot = self.snapshot();
-        let find = |&id: &i64| match u64::try_from(id) {
-            Ok(id) => Ok(snapshot.document_of(id)?.map_or(-1, |index| index as i64)),
-            Err(_) => Ok(-1),
-        };
-        ids.iter().map(find).collect()
-    }
-
     /// Reads every byte of this generation and lists what is wrong.
     pub fn verify(&self) -> Result<Vec<Problem>> {
         verify(&self.folder, &self.snapshot().manifest)
@@ -412,48 +306,6 @@ impl Datastore {
             None => Snapshot::open(&folder).map(|_| Vec::new()),
         }
     }
-}
-
-impl Snapshot {
-    pub(crate) fn check_range(&self, ids: &Range<u64>) -> Result<()> {
-        if ids.start > ids.end || ids.end > self.manifest.entries {
-            return Err(Error::Argument(format!(
-                "expected ids within 0 .. {}, found {} .. {}",
-                self.manifest.entries, ids.start, ids.end
-            )));
-        }
-        Ok(())
-    }
-
-    /// Values of ids; all ones for ids that do not exist.
-    pub(crate) fn values_of(&self, ids: &[i64]) -> Result<Values> {
-        let mut out = Values::with_capacity(self.manifest.values, ids.len());
-        let mut last: Option<(Range<u64>, ValueRows)> = None;
-        for &id in ids {
-            let id = u64::try_from(id).unwrap_or(u64::MAX);
-            if !last.as_ref().is_some_and(|(range, _)| range.contains(&id)) {
-                last = match self.segment_of(id) {
-                    Some(s) => Some((s.first_id..s.first_id + s.entries, s.values()?)),
-                    None => {
-                        out.push(None);
-                        continue;
-                    }
-                };
-            }
-            if let Some((range, rows)) = &last {
-                out.push(Some(rows.get((id - range.start) as usize)));
-            }
-        }
-        Ok(out)
-    }
-}
-
-/// Why raw keys are missing, and what to do.
-pub(crate) fn keys_not_kept(snapshot: &Snapshot, what: &str) -> Error {
-    Error::State(format!(
-        "{what}: expected raw keys of all {} entries, found a store built with keep_keys=None, which dropped them; create it with keep_keys=\"float16\" or \"float32\"",
-        snapshot.manifest.entries
-    ))
 }
 
 fn parse_attributes(text: &str) -> Result<Box<RawValue>> {

@@ -1,6 +1,7 @@
 //! Search of an opened store: hands mapped sections to [`crate::search`] and adds the values.
 
-use super::datastore::{Datastore, keys_not_kept};
+use super::datastore::Datastore;
+use super::lookup::keys_not_kept;
 use super::snapshot::Snapshot;
 use super::values::Values;
 use crate::Result;
