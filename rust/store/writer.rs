@@ -299,8 +299,8 @@ pub(crate) fn value_element(value_type: ValueType) -> Element {
 
 fn failed_before(manifest: &Manifest) -> Error {
     Error::State(format!(
-        "an earlier write failed, what was added since generation {} ({} entries) is lost; free the cause, discard() and add it again",
-        manifest.generation, manifest.entries
+        "an earlier write failed: what was added after the {} entries of generation {} is lost; free the cause, discard() and add it again",
+        manifest.entries, manifest.generation
     ))
 }
 
