@@ -5,7 +5,7 @@
 //! | [`Kernels::score_tile`] | scores of ≤ 12 rows against 32 packed keys, with a limit per row | no (FMA) |
 //! | [`Kernels::l2_f32`] … [`Kernels::ip_f16`] | one direct distance or inner product | yes |
 //! | [`Kernels::scan4`], [`Kernels::scan8`] | scan of coded blocks, keeping what a limit lets pass | yes |
-//! | [`portable`] | transform, encoding, tables, counting, packing | yes |
+//! | `portable` | transform, encoding, tables, counting, packing | yes |
 //!
 //! `scalar.rs` defines every answer; `parity.rs` compares.
 
