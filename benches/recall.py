@@ -1,4 +1,4 @@
-"""How much recall@k for how many queries a second, and how much of the store is scanned for it: ours beside FAISS IVF-PQ.
+"""How much recall@k for how many queries a second, and how much of the store is scanned for it, beside FAISS IVF-PQ.
 
     python benches/recall.py --keys keys.npy --queries queries.npy --work FOLDER --out benches/record/recall-NAME.md
     python benches/recall.py … --metric ip --norm-spread 10
@@ -94,7 +94,6 @@ def main() -> None:
     store.build(seed=0, threads=a.threads)
     built = time.perf_counter() - started
     info = store.info()
-    index = info["index"]
 
     started = time.perf_counter()
     truth = store.search(queries, k=K, exact=True)
@@ -118,15 +117,15 @@ def main() -> None:
 
     lists = Lists(path)
     rows: list[dict[str, Any]] = []
-    default = index["default_nprobe"]
+    default = info["default_nprobe"]
     for nprobe in sorted({*a.nprobe, default}):
         for rerank in ("none", "keys"):
             found = store.search(queries, k=K, nprobe=nprobe, rerank=rerank, threads=a.threads).ids
             rows.append(
                 {
-                    "system": f"knnlm nlist {index['nlist']}, nprobe {nprobe}{' (default)' * (nprobe == default)}, "
+                    "system": f"knnlm nlist {info['nlist']}, nprobe {nprobe}{' (default)' * (nprobe == default)}, "
                     f"rerank {rerank}",
-                    "code_bytes": index["code_bytes"],
+                    "code_bytes": info["code"]["bytes"],
                     "recall": recall(found, truth.ids),
                     "scanned": lists.scanned(queries, nprobe) / n,
                     "run": lambda p=nprobe, r=rerank: store.search(queries, k=K, nprobe=p, rerank=r, threads=a.threads),
