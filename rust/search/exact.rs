@@ -9,7 +9,7 @@ use super::select::Nearest;
 use super::sweep::{PanelBuffer, Sieve, block_lanes, sweep};
 use super::{Found, Pool};
 use crate::keys::{KeyBlock, KeyRows};
-use crate::simd::{Kernels, TILE_LANES};
+use crate::simd::{Kernels, TILE_LANES, prefetch};
 use crate::{Error, Metric, Result};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +20,9 @@ const DIRECT_QUERIES: usize = 3;
 const QUERY_TILE: usize = 1024;
 /// Rows per task, so that positions fit 32 bits.
 const MOST_ROWS: usize = 1 << 30;
+
+/// Rows that are asked for ahead of their turn.
+const AHEAD: usize = 8;
 
 /// A range of rows of several key blocks, counted through.
 pub struct Rows<'k> {
@@ -79,6 +82,33 @@ impl<'k> Rows<'k> {
         let b = self.blocks.partition_point(|b| b.first_id <= id).checked_sub(1)?;
         let i = usize::try_from(id - self.blocks[b].first_id).ok()?;
         (i < self.blocks[b].n()).then(|| self.starts[b] + i)
+    }
+
+    /// Writes the direct scores of `rows` to `found`, asking the memory for rows ahead of their turn.
+    pub fn score_all(
+        &self,
+        kernels: &Kernels,
+        metric: Metric,
+        query: &[f32],
+        rows: impl Iterator<Item = usize> + Clone,
+        found: &mut Found,
+    ) {
+        let mut ahead = rows.clone();
+        ahead.by_ref().take(AHEAD).for_each(|row| self.prefetch(row));
+        for (row, found) in rows.zip(found) {
+            ahead.next().into_iter().for_each(|row| self.prefetch(row));
+            found.0 = self.score(kernels, metric, query, row);
+        }
+    }
+
+    /// Asks the memory for a row that will be scored soon.
+    pub fn prefetch(&self, row: usize) {
+        let (block, i) = self.locate(row);
+        let span = i * block.d..(i + 1) * block.d;
+        match block.rows {
+            KeyRows::F32(x) => prefetch(&x[span]),
+            KeyRows::F16(x) => prefetch(&x[span]),
+        }
     }
 
     /// Direct score of a row: squared L2, or the negated inner product.
@@ -243,22 +273,15 @@ impl Job<'_, '_> {
             sieve.widen();
             sweep(self.kernels, &rows, &packed.view(d, scale), &mut sieve);
         }
-        let Margins { margins, .. } = sieve;
-        Ok(margins
-            .into_iter()
-            .zip(self.queries.chunks_exact(d))
-            .map(|(margin, query)| {
-                let entries = margin.nearest.entries().iter();
-                let mut found: Found = entries
-                    .map(|&p| {
-                        let row = self.range.start + p as usize;
-                        (self.rows.score(self.kernels, self.metric, query, row), self.rows.id(row))
-                    })
-                    .collect();
-                super::best(&mut found, self.k);
-                found
-            })
-            .collect())
+        (0..sieve.margins.len()).for_each(|query| sieve.cut(query));
+        let finished = sieve.margins.iter().zip(self.queries.chunks_exact(d)).map(|(margin, query)| {
+            let mut found: Found = margin.nearest.entries().iter().map(|&p| (0.0, self.id(p))).collect();
+            let rows = margin.nearest.entries().iter().map(|&p| self.range.start + p as usize);
+            self.rows.score_all(self.kernels, self.metric, query, rows, &mut found);
+            super::best(&mut found, self.k);
+            found
+        });
+        Ok(finished.collect())
     }
 }
 
@@ -308,7 +331,7 @@ impl Margins<'_, '_> {
         margin.kth = super::select::kth_smallest(job.kernels, margin.nearest.scores(), job.k);
         margin.limit = margin.kth + slack;
         margin.nearest.drop_above(margin.limit);
-        if margin.nearest.len() > 2 * job.k + 1024 {
+        if margin.nearest.len() > job.k + job.k / 2 + 1024 {
             let norm = if job.metric == Metric::L2 { margin.norm } else { 0.0 };
             let q = &job.queries[query * job.d..(query + 1) * job.d];
             margin.nearest.rescore(|p| job.rows.score(job.kernels, job.metric, q, job.range.start + p as usize) - norm);
@@ -325,7 +348,7 @@ impl Sieve for Margins<'_, '_> {
     }
 
     fn take(&mut self, row: usize, first: usize, scores: &[f32; TILE_LANES], hits: u32) {
-        if self.margins[row].nearest.len() + TILE_LANES > 4 * self.job.k + 4096 {
+        if self.margins[row].nearest.len() + TILE_LANES > 2 * self.job.k + 2048 {
             self.cut(row);
         }
         let (job, limit) = (self.job, self.margins[row].limit);

@@ -220,12 +220,13 @@ fn approximate(
 /// Scores candidates with their raw keys, in the order of their ids: that is how the keys lie.
 fn rescore(kernels: &Kernels, metric: Metric, rows: &exact::Rows, query: &[f32], found: &mut Found) -> Result<()> {
     found.sort_unstable_by_key(|f| f.1);
-    for f in found {
-        let row = rows.find(f.1).ok_or_else(|| {
+    let mut at = Vec::with_capacity(found.len());
+    for f in found.iter() {
+        at.push(rows.find(f.1).ok_or_else(|| {
             Error::State(format!("rerank=\"keys\": the raw key of entry {} is missing; verify the store", f.1))
-        })?;
-        f.0 = rows.score(kernels, metric, query, row);
+        })?);
     }
+    rows.score_all(kernels, metric, query, at.iter().copied(), found);
     Ok(())
 }
 

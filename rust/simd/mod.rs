@@ -25,10 +25,13 @@ mod neon;
 #[cfg(test)]
 mod parity;
 mod portable;
+#[allow(unsafe_code)]
+mod prefetch;
 pub mod scalar;
 
 use half::f16;
 pub use isa::Isa;
+pub use prefetch::prefetch;
 
 /// Keys of a panel and entries of a block.
 pub const LANES: usize = 16;

@@ -1,0 +1,115 @@
+//! How fast is each kernel on each instruction set of this CPU? Every answer is compared with the scalar one first.
+//!
+//! `cargo bench --bench kernels`; `-- --test` runs each once. Sizes are those of a store of 384-dimensional keys.
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use half::f16;
+use knnlm::simd::{FACTOR_BYTES, Isa, Kernels, LANES, ScanQuery, TILE_LANES, TILE_ROWS, Tile};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use std::hint::black_box;
+
+const D: usize = 384;
+const M: usize = 128;
+const BLOCKS: usize = 64;
+
+fn kernels() -> Vec<Kernels> {
+    Isa::ALL.into_iter().filter_map(Kernels::of).collect()
+}
+
+fn scalar() -> Kernels {
+    Kernels::of(Isa::Scalar).expect("plain Rust runs everywhere")
+}
+
+fn reals(seed: u64, n: usize) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..n).map(|_| rng.next_u32() as f32 / 2f32.powi(31) - 1.0).collect()
+}
+
+/// Runs `work` for every instruction set; `same` tells whether its result equals the scalar one.
+fn compare<T>(
+    c: &mut Criterion,
+    name: &str,
+    each: Throughput,
+    work: impl Fn(Kernels) -> T,
+    same: impl Fn(&T, &T) -> bool,
+) {
+    let want = work(scalar());
+    let mut group = c.benchmark_group(name);
+    group.throughput(each);
+    for k in kernels() {
+        assert!(same(&work(k), &want), "{name}: {:?} differs from scalar", k.isa());
+        group.bench_function(BenchmarkId::from_parameter(k.isa().name()), |b| b.iter(|| black_box(work(k))));
+    }
+    group.finish();
+}
+
+/// Elements: multiply-adds.
+fn product(c: &mut Criterion) {
+    let (rows, panels, offsets) = (reals(1, TILE_ROWS * D), reals(2, TILE_LANES * D), reals(3, TILE_LANES));
+    let work = |k: Kernels| {
+        let mut tile = Tile::default();
+        k.score_tile(&rows, D, &panels, &offsets, -2.0, &[0.0; TILE_ROWS], &mut tile);
+        tile.scores[3][5]
+    };
+    compare(c, "score_tile", Throughput::Elements((TILE_ROWS * TILE_LANES * D) as u64), work, |a, b| {
+        (a - b).abs() < 1e-2
+    });
+}
+
+/// Elements: keys.
+fn direct(c: &mut Criterion) {
+    let (a, b) = (reals(4, D), reals(5, D));
+    let half: Vec<f16> = b.iter().map(|&x| f16::from_f32(x)).collect();
+    compare(c, "l2_f16", Throughput::Elements(1), |k| k.l2_f16(&a, &half), |a, b| a == b);
+    compare(c, "ip_f32", Throughput::Elements(1), |k| k.ip_f32(&a, &b), |a, b| a == b);
+}
+
+/// Elements: keys. The limit lets one in a hundred or so pass, as in a search.
+fn scans(c: &mut Criterion) {
+    let mut rng = ChaCha8Rng::seed_from_u64(6);
+    let table: Vec<u8> = (0..M * 16).map(|_| (rng.next_u32() % 128) as u8).collect();
+    let floats = reals(7, 64 * 256);
+    for (name, code_bytes) in [("scan4 64 bytes", M / 2), ("scan8 64 bytes", 64)] {
+        let mut blocks = Vec::new();
+        for _ in 0..BLOCKS {
+            blocks.extend((0..code_bytes * LANES).map(|_| rng.next_u32() as u8));
+            blocks.extend_from_slice(bytemuck::cast_slice(&[1f32; 2 * LANES]));
+        }
+        assert_eq!(blocks.len(), BLOCKS * (code_bytes * LANES + FACTOR_BYTES));
+        let work = |k: Kernels| {
+            let (mut scores, mut entries) = ([0f32; BLOCKS * LANES], [0u32; BLOCKS * LANES]);
+            let found = if name.starts_with("scan4") {
+                let query = ScanQuery { table: &table[..], scale: 1.0, bias: 0.0, base: 0.0, limit: 7200.0 };
+                k.scan4(&blocks, &query, 0, &mut scores, &mut entries)
+            } else {
+                let query = ScanQuery { table: &floats[..], scale: 1.0, bias: 0.0, base: 0.0, limit: -10.0 };
+                k.scan8(&blocks, &query, 0, &mut scores, &mut entries)
+            };
+            (found, entries[0], scores[0])
+        };
+        compare(c, name, Throughput::Elements((BLOCKS * LANES) as u64), work, |a, b| a == b);
+    }
+}
+
+/// Elements: vectors of 256 (transform), vectors of 384 (encoding, tables).
+fn portable(c: &mut Criterion) {
+    let (x, words) = (reals(8, D), reals(9, D * 16));
+    let transform = |k: Kernels| {
+        let mut x = x[..256].to_vec();
+        k.hadamard(&mut x);
+        x
+    };
+    compare(c, "hadamard 256", Throughput::Elements(1), transform, |a, b| a == b);
+    let encode = |k: Kernels| {
+        let mut codes = vec![0u8; M];
+        k.encode::<16>(&x, D / M, &words, &mut codes);
+        codes
+    };
+    compare(c, "encode 4 bits", Throughput::Elements(1), encode, |a, b| a == b);
+    let values = reals(10, 4096);
+    compare(c, "count_at_most 4096", Throughput::Elements(4096), |k| k.count_at_most(&values, 0.1), |a, b| a == b);
+}
+
+criterion_group!(benches, product, direct, scans, portable);
+criterion_main!(benches);
