@@ -11,6 +11,7 @@ use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::prelude::*;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 type Floats<'py> = Bound<'py, PyArray1<f32>>;
@@ -82,9 +83,9 @@ impl Datastore {
     #[staticmethod]
     #[pyo3(signature = (path, *, verify = false, generation = None))]
     fn open(py: Python<'_>, path: PathBuf, verify: bool, generation: Option<u64>) -> PyResult<Datastore> {
-        let core = call(py, None, |_| {
+        let core = call(py, None, |reporter| {
             if verify {
-                refuse_damaged(&path)?;
+                refuse_damaged(&path, reporter.cancel())?;
             }
             let core = store::Datastore::open(&path)?;
             match generation.filter(|&wanted| wanted != core.generation()) {
@@ -101,7 +102,7 @@ impl Datastore {
 
     #[staticmethod]
     fn verify_path(py: Python<'_>, path: PathBuf) -> PyResult<Vec<String>> {
-        call(py, None, |_| Ok(lines(store::Datastore::verify_path(&path)?)))
+        call(py, None, |reporter| Ok(lines(store::Datastore::verify_path_unless(&path, reporter.cancel())?)))
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {
@@ -236,7 +237,7 @@ impl Datastore {
 
     fn verify(&self, py: Python<'_>) -> PyResult<Vec<String>> {
         let core = self.reader()?;
-        call(py, None, |_| Ok(lines(core.verify()?)))
+        call(py, None, |reporter| Ok(lines(core.verify_unless(reporter.cancel())?)))
     }
 
     #[getter]
@@ -301,8 +302,8 @@ fn lines(problems: Vec<store::Problem>) -> Vec<String> {
 }
 
 /// Reads every byte of a store.
-fn refuse_damaged(path: &Path) -> crate::Result<()> {
-    let problems = store::Datastore::verify_path(path)?;
+fn refuse_damaged(path: &Path, cancel: &AtomicBool) -> crate::Result<()> {
+    let problems = store::Datastore::verify_path_unless(path, cancel)?;
     if problems.is_empty() {
         return Ok(());
     }

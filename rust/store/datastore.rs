@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// What a store is created with.
@@ -295,14 +296,24 @@ impl Datastore {
 
     /// Reads every byte of this generation and lists what is wrong.
     pub fn verify(&self) -> Result<Vec<Problem>> {
-        verify(&self.folder, &self.snapshot().manifest)
+        self.verify_unless(&AtomicBool::new(false))
+    }
+
+    /// [`Self::verify`] that ends with `Interrupted` once `cancel` is set.
+    pub fn verify_unless(&self, cancel: &AtomicBool) -> Result<Vec<Problem>> {
+        verify(&self.folder, &self.snapshot().manifest, cancel)
     }
 
     /// [`Self::verify`] for a store that may be too damaged to open.
     pub fn verify_path(path: &Path) -> Result<Vec<Problem>> {
+        Datastore::verify_path_unless(path, &AtomicBool::new(false))
+    }
+
+    /// [`Self::verify_path`] that ends with `Interrupted` once `cancel` is set.
+    pub fn verify_path_unless(path: &Path, cancel: &AtomicBool) -> Result<Vec<Problem>> {
         let folder = Folder::new(path, Arc::new(Disk));
         match Manifest::newest(&folder)? {
-            Some(generation) => verify(&folder, &Manifest::read(&folder, generation)?),
+            Some(generation) => verify(&folder, &Manifest::read(&folder, generation)?, cancel),
             None => Snapshot::open(&folder).map(|_| Vec::new()),
         }
     }

@@ -11,6 +11,7 @@ use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 #[cfg(target_endian = "big")]
 compile_error!("stores are little-endian and mapped without conversion; big-endian machines are not supported");
@@ -156,8 +157,8 @@ impl SegmentFile {
         self.sections.iter().find(|s| s.number == kind as u32)
     }
 
-    /// Reads every byte and lists what is damaged.
-    pub fn verify(&self) -> Vec<Damage> {
+    /// Reads every byte and lists what is damaged; gives up once `cancel` is set.
+    pub fn verify(&self, cancel: &AtomicBool) -> Vec<Damage> {
         let mut damages = Vec::new();
         let mut end = HEADER as usize;
         for section in &self.sections {
@@ -188,6 +189,9 @@ impl SegmentFile {
             // `read_table` has checked that these lie in the section.
             let sums = checksums.get(first..first + 4 * count).unwrap_or(&[]);
             for (i, (chunk, sum)) in bytes.chunks(CHUNK as usize).zip(sums.chunks_exact(4)).enumerate() {
+                if cancel.load(Ordering::Relaxed) {
+                    return damages;
+                }
                 let (expected, found) = (u32_at(sum, 0), crc32c::crc32c(chunk));
                 if expected != found {
                     let start = i as u64 * CHUNK;

@@ -180,6 +180,7 @@ mod tests {
     use crate::store::segment::SegmentFile;
     use proptest::prelude::*;
     use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
 
     fn bytes(seed: u64, length: usize) -> Vec<u8> {
         (0..length as u64).map(|i| (i.wrapping_add(seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
@@ -213,7 +214,7 @@ mod tests {
                 prop_assert_eq!(found.as_ptr() as usize % ALIGNMENT as usize, 0);
             }
             prop_assert!(file.section(SectionKind::Words).is_err());
-            prop_assert_eq!(file.verify(), vec![]);
+            prop_assert_eq!(file.verify(&AtomicBool::new(false)), vec![]);
         }
     }
 }

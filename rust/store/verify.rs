@@ -5,9 +5,10 @@ use super::files::Folder;
 use super::manifest::{DataRecord, Manifest};
 use super::segment::{Damage, SegmentFile, SegmentKind, SegmentName};
 use super::snapshot::Snapshot;
-use crate::Result;
 use crate::sections::SectionKind;
+use crate::{Error, Result};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// One thing that is wrong with a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +36,8 @@ impl std::fmt::Display for Problem {
     }
 }
 
-/// Checks all files of a manifest.
-pub(crate) fn verify(folder: &Folder, manifest: &Manifest) -> Result<Vec<Problem>> {
+/// Checks all files of a manifest, unless `cancel` is set.
+pub(crate) fn verify(folder: &Folder, manifest: &Manifest, cancel: &AtomicBool) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     if let Err(e) = Manifest::read(folder, manifest.generation) {
         problems.push(Problem {
@@ -51,17 +52,17 @@ pub(crate) fn verify(folder: &Folder, manifest: &Manifest) -> Result<Vec<Problem
             let rows = number == SectionKind::Values as u32 || number == SectionKind::Keys as u32;
             rows.then_some((data.first_id, data.entries))
         };
-        if let Some(file) = check_file(folder, &data.name, SegmentKind::Data, per_entry, &mut problems) {
+        if let Some(file) = check_file(folder, &data.name, SegmentKind::Data, per_entry, cancel, &mut problems)? {
             check_documents(&file, data, &mut problems);
         }
     }
     if let Some(name) = &manifest.codebook {
-        check_file(folder, name, SegmentKind::Codebook, |_| None, &mut problems);
+        check_file(folder, name, SegmentKind::Codebook, |_| None, cancel, &mut problems)?;
     }
     for lists in &manifest.lists {
         // Codes lie in blocks that are padded list by list: a range of entries would mislead.
         let per_entry = |number| (number == SectionKind::ListIds as u32).then_some((0, lists.entries));
-        if let Some(file) = check_file(folder, &lists.name, SegmentKind::Lists, per_entry, &mut problems) {
+        if let Some(file) = check_file(folder, &lists.name, SegmentKind::Lists, per_entry, cancel, &mut problems)? {
             check_list_ids(&file, lists.entries, &mut problems);
         }
     }
@@ -86,16 +87,20 @@ fn check_file(
     name: &SegmentName,
     kind: SegmentKind,
     per_entry: impl Fn(u32) -> Option<(u64, u64)>,
+    cancel: &AtomicBool,
     problems: &mut Vec<Problem>,
-) -> Option<SegmentFile> {
+) -> Result<Option<SegmentFile>> {
     let file = match SegmentFile::open(folder.path(), name, kind) {
         Ok(file) => file,
         Err(e) => {
             problems.push(Problem { file: name.file.clone(), section: None, entries: None, message: e.to_string() });
-            return None;
+            return Ok(None);
         }
     };
-    let damages = file.verify();
+    let damages = file.verify(cancel);
+    if cancel.load(Ordering::Relaxed) {
+        return Err(Error::Interrupted);
+    }
     let sound = damages.is_empty();
     for Damage { section, message } in damages {
         let entries = section.as_ref().and_then(|s| {
@@ -106,7 +111,7 @@ fn check_file(
         });
         problems.push(Problem { file: name.file.clone(), section: section.map(|s| s.name), entries, message });
     }
-    sound.then_some(file)
+    Ok(sound.then_some(file))
 }
 
 /// Records follow each other without gaps, names are found where the records have them.

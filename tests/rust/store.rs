@@ -7,6 +7,7 @@ use knnlm::keys::KeyRows;
 use knnlm::store::{Datastore, Document, KeyType, Options, ValueRows, ValueType, Values};
 use proptest::prelude::*;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use tempfile::tempdir;
 
 fn document(name: Option<&str>, start: u64, end: u64, metadata: Option<&str>) -> Document {
@@ -305,4 +306,15 @@ proptest! {
         prop_assert_eq!(documents(&store), want);
         prop_assert_eq!(Datastore::verify_path(folder.path()).expect("verify"), vec![]);
     }
+}
+
+#[test]
+fn verify_ends_when_it_is_told_to() {
+    let folder = tempdir().expect("folder");
+    let store = Datastore::create(folder.path(), &options(5)).expect("create");
+    add(&store, 3, None, None).expect("add");
+    store.commit().expect("commit");
+    let stopped = AtomicBool::new(true);
+    assert!(matches!(store.verify_unless(&stopped), Err(Error::Interrupted)));
+    assert!(matches!(Datastore::verify_path_unless(folder.path(), &stopped), Err(Error::Interrupted)));
 }
