@@ -19,7 +19,7 @@ from corpora import CORPORA
 
 from knnlm.checkpoint import read_model
 from knnlm.tokens import Tokenizer
-from knnlm.train import TrainConfig, train, validate
+from knnlm.train import TrainConfig, bf16_is_fast, train, validate
 from knnlm.transformer import TransformerConfig, TransformerLM
 
 
