@@ -14,7 +14,9 @@ from knnlm.stdlib_text import language_reference
 
 README = Path(__file__).parents[2] / "README.md"
 BLOCK = re.compile(r"<!-- test: ([^\n]*) -->\n```(sh|python)\n(.*?)```", re.DOTALL)
-SHORTER = {"--seconds 600": "--steps 2 --d-model 32 --layers 2 --heads 2 --context 64 --batch-tokens 256 --vocab-size 300"}
+SHORTER = {
+    "--seconds 600": "--steps 2 --d-model 32 --layers 2 --heads 2 --context 64 --batch-tokens 256 --vocab-size 300"
+}
 
 
 @pytest.fixture(scope="module")
