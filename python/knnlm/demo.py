@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -243,7 +244,8 @@ def _case(parts: _Parts, name: str, text: str, corpus: Corpus, path: Path) -> Ca
 def _fill(parts: _Parts, name: str, documents: Sequence[Document], path: Path, seconds: dict[str, float]) -> Datastore:
     """Dumps the documents to a new store and indexes it."""
     loaded, settings = parts.loaded, parts.settings
-    keys = KeySpec().resolved(loaded.context)
+    # A quarter of the window as least context runs the model over 4/3 of the text, half of it over twice the text.
+    keys = KeySpec(context=settings.context // 4).resolved(loaded.context)
     store = Datastore.create(
         path,
         dim=settings.d_model,
@@ -253,15 +255,19 @@ def _fill(parts: _Parts, name: str, documents: Sequence[Document], path: Path, s
         overwrite=True,
     )
     total = sum(len(loaded.tokenizer.encode(document.text)) for document in documents)
-    written = dump(loaded, documents, store, keys=keys, progress=_named(parts, f"{name}: keys"), total=total)
-    seconds["dump"] = written.seconds
-    started = time.perf_counter()
-    store.build(
-        seed=settings.seed,
-        threads=settings.threads,
-        progress=index_progress(parts.progress, f"{name}: index"),
-    )
-    seconds["build"] = time.perf_counter() - started
+    try:
+        written = dump(loaded, documents, store, keys=keys, progress=_named(parts, f"{name}: keys"), total=total)
+        seconds["dump"] = written.seconds
+        started = time.perf_counter()
+        store.build(
+            seed=settings.seed, threads=settings.threads, progress=index_progress(parts.progress, f"{name}: index")
+        )
+        seconds["build"] = time.perf_counter() - started
+    except BaseException:  # Ctrl-C above all: half a store is worth nothing
+        store.discard()
+        store.close()
+        shutil.rmtree(path, ignore_errors=True)
+        raise
     return store
 
 

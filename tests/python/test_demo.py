@@ -15,6 +15,7 @@ from knnlm.datastore import Datastore
 from knnlm.demo import _FirstEntries, first_tokens
 from knnlm.demo_result import CaseResult, Curve, DemoResult
 from knnlm.documents import Document
+from knnlm.stdlib_text import language_reference
 from knnlm.tokens import Tokenizer
 
 
@@ -85,6 +86,18 @@ def test_it_is_not_run_over_its_own_output(folder: Path, printed: str) -> None:
     refused = CliRunner().invoke(main, ["demo", "--out", str(folder)])
     assert refused.exit_code == 2
     assert "--overwrite" in refused.stderr
+
+
+def test_ctrl_c_leaves_no_half_written_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: Datastore, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Datastore, "build", interrupted)
+    monkeypatch.setattr("knnlm.demo.docstrings", language_reference)  # quicker to read
+    arguments = ["demo", "--out", str(tmp_path / "out"), "--steps", "1", "--scored", "200", "--documents", "2"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 130
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model"]
 
 
 def test_first_tokens_cuts_the_last_document() -> None:
