@@ -18,16 +18,21 @@ import torch
 _A, _B, _C = 3.4445, -4.7750, 2.0315  # fastest growth of small singular values; the large ones end in 0.7 … 1.2
 
 
-def orthogonalise(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """About U Vᵀ of ``matrix`` = U S Vᵀ, ``(m, n)``, in its own type; singular values end between 0.7 and 1.2."""
+def orthogonalise(matrix: torch.Tensor, steps: int = 5, bf16: bool = False) -> torch.Tensor:
+    """About U Vᵀ of ``matrix`` = U S Vᵀ, ``(m, n)``; singular values end between 0.7 and 1.2.
+
+    ``bf16``: multiply in bfloat16, for which the iteration was made; pays where the machine does it in hardware.
+    """
     x: torch.Tensor = matrix / (matrix.norm() + 1e-7)
+    if bf16:
+        x = x.bfloat16()
     tall = x.shape[0] > x.shape[1]
     if tall:  # the Gram matrix of the shorter side is the smaller one
         x = x.T
     for _ in range(steps):
         gram = x @ x.T  # (s, s), s = min(m, n)
         x = _A * x + (_B * gram + _C * gram @ gram) @ x
-    return x.T if tall else x
+    return (x.T if tall else x).to(matrix.dtype)
 
 
 class Muon(torch.optim.Optimizer):
@@ -44,6 +49,7 @@ class Muon(torch.optim.Optimizer):
         momentum: μ.
         betas: of AdamW.
         weight_decay: of the hidden matrices, multiplied by their learning rate.
+        bf16: see `orthogonalise`.
     """
 
     def __init__(
@@ -55,10 +61,12 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 0.05,
+        bf16: bool = False,
     ) -> None:
         groups = [{"params": list(hidden), "hidden": True}, {"params": list(others), "hidden": False}]
         super().__init__(groups, {"lr": lr})
         self.ratio, self.momentum, self.betas, self.weight_decay = ratio, momentum, betas, weight_decay
+        self.bf16 = bf16
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -79,7 +87,7 @@ class Muon(torch.optim.Optimizer):
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(weight)
         momentum = state["momentum"].mul_(self.momentum).add_(gradient)
-        direction = orthogonalise(gradient.add(momentum, alpha=self.momentum))  # Nesterov
+        direction = orthogonalise(gradient.add(momentum, alpha=self.momentum), bf16=self.bf16)  # Nesterov
         rate = lr * self.ratio
         weight.mul_(1 - rate * self.weight_decay)
         weight.add_(direction, alpha=-rate * max(1.0, weight.shape[0] / weight.shape[1]) ** 0.5)

@@ -156,7 +156,8 @@ def make_optimizer(model: TransformerLM, config: TrainConfig) -> torch.optim.Opt
     if config.optimizer == "muon":
         hidden = [p for p in model.blocks.parameters() if p.dim() == 2]
         others = [p for p in model.parameters() if all(p is not q for q in hidden)]
-        return Muon(hidden, others, lr=config.learning_rate)
+        bf16 = bf16_is_fast(hidden[0].device) if config.bf16 is None else config.bf16
+        return Muon(hidden, others, lr=config.learning_rate, bf16=bf16)
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]

@@ -18,6 +18,7 @@ def test_singular_values_become_alike_and_directions_stay(shape: tuple[int, int]
     off = u.T @ result @ vh.T - torch.diag(values)
     assert off.abs().max() < 1e-3
     assert s.max() / s.min() > 1.5  # they were not alike before
+    torch.testing.assert_close(orthogonalise(matrix, bf16=True), result, rtol=0.1, atol=0.03)
 
 
 def test_parameters_outside_the_blocks_follow_adamw() -> None:
