@@ -43,6 +43,9 @@ from knnlm.train import TrainConfig, train
 from knnlm.transformer import TransformerConfig, TransformerLM
 from knnlm.tune import Tuned, best_lambda, tune
 
+PARTS = 16
+"""Documents at least, if there are so many, that validation and test tokens are taken from."""
+
 
 @dataclass(frozen=True)
 class DemoSettings:
@@ -169,16 +172,25 @@ def _train(folder: Path, corpus: Corpus, settings: DemoSettings, progress: Progr
 
 
 def first_tokens(documents: Sequence[Document], tokenizer: Tokenizer, count: int) -> list[Document]:
-    """The first documents, the last one cut, so that they have about `count` tokens."""
+    """The beginnings of documents, `count` tokens in all, of at least `PARTS` documents if there are so many.
+
+    Few whole documents would be a poor sample: one that resembles the store would decide the result.
+    """
+    encoded = [tokenizer.encode_with_offsets(document.text) for document in documents]
+    lengths = np.array([len(tokens) for tokens, _ in encoded])
+    most = math.ceil(count / PARTS)
+    while np.minimum(lengths, most).sum() < min(count, lengths.sum()):
+        most = math.ceil(1.1 * most)
     chosen, left = [], count
-    for document in documents:
+    for document, (tokens, offsets) in zip(documents, encoded, strict=True):
+        take = min(most, left, len(tokens))
+        if take < len(tokens):
+            document = replace(document, text=document.text[: int(offsets[take - 1, 1])])
+        if take > 0:
+            chosen.append(document)
+        left -= take
         if left <= 0:
             break
-        tokens, offsets = tokenizer.encode_with_offsets(document.text)
-        if len(tokens) > left:
-            document = replace(document, text=document.text[: int(offsets[left - 1, 1])])
-        chosen.append(document)
-        left -= len(tokens)
     return chosen
 
 
@@ -343,7 +355,9 @@ def _examples(
     parts.progress(f"{name}: examples", 0, 1)
     found = explain(parts.loaded, store, document, settings)
     parts.progress(f"{name}: examples", 1, 1)
-    words = np.array([any(c.isalpha() for c in parts.loaded.tokenizer.token_text(int(t))) for t in found.tokens])
+    # A piece of a character or white space shows a reader nothing.
+    texts = [parts.loaded.tokenizer.decode([int(token)]) for token in found.tokens]
+    words = np.array(["\ufffd" not in text and any(c.isalpha() for c in text) for text in texts])  # (L,)
     gain = np.where(words, found.p - found.p_lm, 0.0)  # (L,)
     best: list[int] = []
     for position in np.argsort(-gain).tolist():

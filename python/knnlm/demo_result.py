@@ -282,7 +282,7 @@ def _check_table(checks: Sequence[Check]) -> Table:
 
 
 def _tail(text: str, length: int) -> str:
-    flat = " ".join(text.split()) + (" " if text[-1:].isspace() else "")
+    flat = " ".join(text.lstrip("\ufffd").split()) + (" " if text[-1:].isspace() else "")
     return flat if len(flat) <= length else "…" + flat[-length:]
 
 

@@ -133,8 +133,8 @@ def visible(text: str) -> str:
 
 
 def opening(text: str) -> str:
-    """Context as it is shown: blank lines at its start tell nothing, and runs of them inside are one."""
-    return re.sub(r"\n[ \t]*(\n[ \t]*)+\n", "\n\n", text).lstrip("\n")
+    """Context as it is shown: without blank lines or half a character at its start, runs of blank lines as one."""
+    return re.sub(r"\n[ \t]*(\n[ \t]*)+\n", "\n\n", text).lstrip("\n\ufffd")
 
 
 def _svg(plot: Plot) -> Markup:

@@ -100,15 +100,17 @@ def test_ctrl_c_leaves_no_half_written_store(tmp_path: Path, monkeypatch: pytest
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model"]
 
 
-def test_first_tokens_cuts_the_last_document() -> None:
-    tokenizer = Tokenizer.train_bpe(["one two three four"] * 3, 260)
-    documents = [Document("a", "one two "), Document("b", "three four"), Document("c", "five")]
-    lengths = [len(tokenizer.encode(document.text)) for document in documents]
-    chosen = first_tokens(documents, tokenizer, lengths[0] + 3)
-    assert [document.name for document in chosen] == ["a", "b"]
-    assert documents[1].text.startswith(chosen[1].text)
-    assert sum(len(tokenizer.encode(document.text)) for document in chosen) == lengths[0] + 3
-    assert first_tokens(documents, tokenizer, 10_000) == documents
+def test_the_scored_text_is_of_many_documents_and_as_long_as_asked() -> None:
+    tokenizer = Tokenizer.train_bpe(["one two three four five six"] * 3, 260)
+    documents = [Document(str(number), "one two three four five six " * (number % 7)) for number in range(40)]
+    whole = sum(len(tokenizer.encode(document.text)) for document in documents)
+    for count in (1, 30, 300, whole):
+        chosen = first_tokens(documents, tokenizer, count)
+        assert sum(len(tokenizer.encode(document.text)) for document in chosen) == count
+        assert len(chosen) >= min(10, count)
+        texts = {document.name: document.text for document in documents}
+        assert all(texts[document.name].startswith(document.text) for document in chosen)
+    assert first_tokens(documents, tokenizer, 2 * whole) == [document for document in documents if document.text]
 
 
 def test_first_entries_finds_what_a_smaller_store_would(tmp_path: Path) -> None:
