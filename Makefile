@@ -16,7 +16,7 @@ format:  ## rewrite the sources in the house style
 	ruff check --fix --quiet .
 	ruff format --quiet .
 
-lint: lint-rust lint-python  ## every check that does not run the program; warnings are errors
+lint: lint-python lint-rust  ## every check that does not run the program; warnings are errors
 
 lint-rust:
 	cargo fmt --check
