@@ -77,7 +77,7 @@ def main() -> None:
     scores = {}
     for split in ("valid", "test"):
         tokens = [tokenizer.encode(d.text) for d in getattr(corpus, split)]
-        scores[split] = round(validate(best, tokens, tokenizer.bos_id, None, False), 3)
+        scores[split] = round(validate(best, tokens, tokenizer.bos_id, None, bf16_is_fast(torch.device("cpu"))), 3)
     summary = {"corpus": a.corpus, "steps": result.steps, "seconds": round(result.seconds), "tokens": result.tokens}
     (a.out / "result.json").write_text(json.dumps(summary | {"perplexity": scores}))
     print(json.dumps(summary | {"perplexity": scores}), flush=True)
