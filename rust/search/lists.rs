@@ -88,6 +88,13 @@ impl Scan<'_, '_> {
         Ok(found)
     }
 
+    /// Number of entries in the lists that each query scans.
+    pub fn scanned(&self) -> Result<Vec<u64>> {
+        let (probes, _) = self.prepare()?;
+        let in_list = |list: u32| self.lists.iter().map(|l| l.list_len(list as usize) as u64).sum::<u64>();
+        Ok(probes.iter().map(|probes| probes.iter().map(|p| in_list(p.list)).sum()).collect())
+    }
+
     /// Lists and tables of each query.
     fn prepare(&self) -> Result<(Vec<Vec<Probe>>, Vec<Tables>)> {
         let (book, d) = (self.codebook, self.codebook.d());

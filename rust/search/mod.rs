@@ -39,7 +39,7 @@ pub enum Rerank {
     /// Estimated distances are the answer.
     #[default]
     None,
-    /// The best candidates (at least 2 k) are scored with their raw keys.
+    /// The best candidates, 2 k and at least k + 128, are scored with their raw keys.
     Keys,
 }
 
@@ -107,6 +107,31 @@ pub fn search(corpus: &Corpus, queries: &[f32], request: &Request, pool: &Pool, 
     Ok(hits)
 }
 
+/// Number of entries that an approximate search looks at, for each query: those of its `nprobe` lists, and those in no list.
+///
+/// # Errors
+/// As [`search`].
+pub fn entries_scanned(corpus: &Corpus, queries: &[f32], nprobe: Option<usize>) -> Result<Vec<u64>> {
+    let kernels = check(corpus, queries, &Request { k: 1, nprobe, ..Request::default() })?;
+    let waiting = corpus.unindexed.iter().map(|b| b.n() as u64).sum::<u64>();
+    let Some((codebook, lists)) = &corpus.index else {
+        return Ok(vec![waiting; queries.len() / corpus.d]);
+    };
+    let scan = lists::Scan {
+        kernels: &kernels,
+        codebook,
+        lists,
+        queries,
+        k: 1,
+        nprobe: nprobe.unwrap_or(codebook.default_nprobe()).min(codebook.nlist()),
+        exclude: None,
+        part: 0,
+        parts: 1,
+        cancel: &AtomicBool::new(false),
+    };
+    Ok(scan.scanned()?.into_iter().map(|n| n + waiting).collect())
+}
+
 /// Refuses what cannot be searched; gives the kernels.
 fn check(corpus: &Corpus, queries: &[f32], request: &Request) -> Result<Kernels> {
     let argument = |message: String| Err(Error::Argument(message));
@@ -166,7 +191,10 @@ fn approximate(
         return Ok(vec![Found::new(); q]);
     };
     let rows = exact::Rows::new(&corpus.keys);
-    let candidates = if request.rerank == Rerank::Keys { request.k.saturating_mul(2) } else { request.k };
+    let candidates = match request.rerank {
+        Rerank::None => request.k,
+        Rerank::Keys => request.k.saturating_mul(2).max(request.k.saturating_add(128)),
+    };
     let entries = lists.iter().map(Lists::len).sum::<usize>();
     let nprobe = request.nprobe.unwrap_or(codebook.default_nprobe()).min(codebook.nlist());
     let tile = QUERY_TILE.min(q.div_ceil(pool.threads()));

@@ -215,6 +215,22 @@ fn tiny_and_identical_stores_work() {
 }
 
 #[test]
+fn wide_keys_and_large_k_work() {
+    for (n, d, k) in [(200, 8192, 10), (9000, 8, 4096), (300, 1, 5), (300, 3, 300)] {
+        let keys = clustered(n, d, 10, 1.0, 11);
+        let block = KeyBlock { first_id: 0, d, rows: KeyRows::F32(&keys) };
+        let built = build(&[block], Metric::L2, &Params::default(), 2);
+        let corpus = corpus(&built, &[block], Metric::L2);
+        let queries = clustered(6, d, 10, 1.0, 12);
+        let exact = run(&corpus, &queries, &Request { exact: true, ..ask(k) }, 2);
+        let found = run(&corpus, &queries, &Request { rerank: Rerank::Keys, ..ask(k) }, 2);
+        assert!(recall(&found, &exact, k) > 0.9, "n={n} d={d} k={k}: {}", recall(&found, &exact, k));
+        let all = entries_scanned(&corpus, &queries, Some(usize::MAX)).expect("counts");
+        assert!(all.iter().all(|&s| s == n as u64));
+    }
+}
+
+#[test]
 fn empty_store_answers_all_missing() {
     let corpus = Corpus { d: 4, metric: Metric::Ip, keys: vec![], index: None, unindexed: vec![] };
     let hits = run(&corpus, &[0.0; 8], &ask(3), 2);
