@@ -1,7 +1,8 @@
 //! A store on disk: numbered manifests and immutable, memory-mapped segment files.
 //!
-//! [`Datastore`] is what callers use: `add` streams entries to a data segment, `build` has [`crate::index`] write codebook and lists segments; a [`Manifest`] names the files of one generation and is
-//! switched by one rename; a [`Snapshot`] is one generation opened. The bytes are described below.
+//! [`Datastore`] is what callers use: `add` streams entries to a data segment, `build` has [`crate::index`] write
+//! codebook and lists segments; a [`Manifest`] names the files of one generation and is switched by one rename; a
+//! [`Snapshot`] is one generation opened. The bytes are described below.
 //!
 #![doc = include_str!("../../docs/format.md")]
 
