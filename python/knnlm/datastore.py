@@ -238,7 +238,7 @@ class Datastore:
             queries: `(..., dim)` finite floats.
             k: neighbours per query, 1 or more; where the store has fewer, the rest is missing.
             nprobe: lists to scan; more is slower and finds more.
-            rerank: `"keys"` scores candidates again with raw keys, `"none"` does not; by default what the store says.
+            rerank: `"keys"` scores candidates again with raw keys; None or `"none"` does not.
             exact: scan all raw keys instead of the index.
             exclude: `(..., 2)` integers: a half-open range of ids per query that must not come back.
             threads: by default one per core; never changes the answer.

@@ -275,7 +275,12 @@ impl Manifest {
 /// Failures are left to the next writer (Windows refuses to remove a mapped file).
 pub fn collect(folder: &Folder, current: &Manifest) {
     let wanted = current.files();
-    for name in folder.names().unwrap_or_default() {
+    let names = folder.names().unwrap_or_default();
+    if names.iter().filter_map(|name| Manifest::generation_of(name)).any(|g| g > current.generation) {
+        // A newer generation names files that this one does not know: it was published, but could not be opened here.
+        return;
+    }
+    for name in names {
         let old = Manifest::generation_of(&name).is_some_and(|generation| generation < current.generation);
         let orphan = is_segment_name(&name) && !wanted.contains(&name.as_str());
         if old || orphan || is_temporary_name(&name) {
@@ -299,3 +304,38 @@ fn is_temporary_name(name: &str) -> bool {
 
 /// Stems of the files that hold values and documents until their segment is finished.
 pub(crate) const SPILL_NAMES: [&str; 3] = ["values", "documents", "text"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::files::Disk;
+    use crate::store::{Datastore, Options};
+    use std::sync::Arc;
+
+    #[test]
+    fn an_older_generation_collects_nothing() {
+        let dir = tempfile::tempdir().expect("folder");
+        let options = Options {
+            dim: 2,
+            metric: crate::Metric::L2,
+            keep_keys: None,
+            values: ValueType::Uint32,
+            max_value: None,
+            attributes: None,
+            overwrite: false,
+        };
+        let path = dir.path().join("store");
+        let mine = Datastore::create(&path, &options).expect("create").snapshot().manifest.clone();
+        let folder = Folder::new(&path, Arc::new(Disk));
+        let newer = path.join(format!("manifest-{:08}.json", mine.generation + 1));
+        let data = path.join(format!("data-{:08}.seg", mine.generation + 1));
+        for file in [&newer, &data] {
+            std::fs::write(file, b"published by somebody else").expect("write");
+        }
+        collect(&folder, &mine);
+        assert!(newer.exists() && data.exists());
+        std::fs::remove_file(&newer).expect("remove");
+        collect(&folder, &mine);
+        assert!(!data.exists(), "an orphan of no generation goes");
+    }
+}

@@ -285,6 +285,28 @@ def test_a_model_that_is_gone_is_a_usage_error(texts: Path, store: Path) -> None
 
 
 @pytest.mark.parametrize("command", ["dump", "build"])
+def test_overwrite_never_removes_what_is_not_ours(texts: Path, model: Path, tmp_path: Path, command: str) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years of work")
+    result = run(command, texts / "books", "--model", model, "--out", precious, "--overwrite", code=2)
+    assert "thesis.txt" in result.stderr
+    assert (precious / "thesis.txt").read_text() == "years of work"
+    result = run("train", texts / "books", "--out", precious, "--steps", 1, "--overwrite", code=2)
+    assert (precious / "thesis.txt").read_text() == "years of work"
+    result = run(command, texts / "books", "--model", model, "--out", model, "--overwrite", code=2)
+    assert "input" in result.stderr
+    assert (model / "model.safetensors").is_file()
+
+
+def test_more_lists_than_tokens_is_known_before_the_dump(texts: Path, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "store"
+    result = run("build", texts / "books", "--model", model, "--out", out, "--preset", "paper", code=2)
+    assert "4,096 lists" in result.stderr
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("command", ["dump", "build"])
 def test_ctrl_c_leaves_nothing_half_written(
     command: str, texts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,7 +112,7 @@ def command(
                 return
             store, extra = open_store(path), {}
             with store:
-                if store.is_built and not retrain and not overwrite and store.info()["indexed"] == len(store):
+                if store.is_built and not retrain and store.info()["indexed"] == len(store):
                     raise click.UsageError(f"{path} has an index of all its entries: add --retrain to learn a new one")
                 extra = _build(store, options, preset, progress)
         else:
@@ -130,10 +130,15 @@ def command(
                 raise click.UsageError("a store made from text needs a place: --out FOLDER")
             refuse_existing(out, overwrite)
             path = out
-            with whole_folder(out, overwrite) as partial:
+            with whole_folder(out, overwrite, (*source, model)) as partial:
                 loaded = load(model, device, threads)
                 documents = texts.read()
                 total = count_tokens(loaded, documents, progress)
+                if (index["nlist"] or 1) > total:
+                    raise click.UsageError(
+                        f"the text has {total:,} tokens, fewer than the {index['nlist']:,} lists asked for: "
+                        "leave out --nlist or the preset, or add text"
+                    )
                 free = shutil.disk_usage(out.parent).free
                 store, written = dump_to(partial, loaded, documents, spec, keys, model, batch_tokens, progress, total)
                 with store:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import traceback
 from collections.abc import Iterable, Mapping
@@ -154,3 +155,24 @@ def refuse_existing(path: Path, overwrite: bool, what: str = "output") -> None:
     """Raises a usage error if `path` is there and `--overwrite` is not given."""
     if path.exists() and not overwrite:
         raise click.UsageError(f"{what} {path} exists already: choose another name or add --overwrite")
+
+
+OURS = re.compile(
+    r"manifest-\d+\.json|(data|codebook|lists)-[\d-]+\.seg|lock|.*\.tmp"  # a store
+    r"|config\.json|curve\.json|tokenizer\.json|(model|training)\.safetensors"  # a model
+)
+
+
+def refuse_foreign(folder: Path, inputs: Iterable[Path | str] = ()) -> None:
+    """Raises a usage error if replacing `folder` would remove what knnlm did not write, or an input."""
+    if folder.exists() and not folder.is_dir():
+        raise click.UsageError(f"{folder} is a file: --overwrite replaces only stores and models")
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.is_dir() or not OURS.fullmatch(path.name):
+            raise click.UsageError(
+                f"{folder} holds {path.name}, which is not of a store or model: --overwrite would lose it; "
+                "move it away or choose another name"
+            )
+    for source in inputs:
+        if folder.resolve() in (Path(source).resolve(), *Path(source).resolve().parents):
+            raise click.UsageError(f"--overwrite of {folder} would remove the input {source}; choose another name")

@@ -52,7 +52,7 @@ def command(
     from knnlm.progress import Progress
 
     texts = Texts(text, text_field, split_documents, split, max_documents)
-    with Progress(json=as_json) as progress, whole_folder(out, overwrite) as partial:
+    with Progress(json=as_json) as progress, whole_folder(out, overwrite, (*text, model)) as partial:
         loaded = load(model, device, threads)
         documents = texts.read()
         total = count_tokens(loaded, documents, progress)

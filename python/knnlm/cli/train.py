@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from knnlm.cli.console import Command, duration, note, print_json
+from knnlm.cli.console import Command, duration, note, print_json, refuse_foreign
 from knnlm.cli.options import Texts, as_json, device, out, overwrite, seed, text_options, threads
 
 if TYPE_CHECKING:
@@ -108,8 +108,6 @@ def command(
         held_out = Texts(valid, text_field, split_documents, split).read()
     else:
         documents, held_out = hold_out(documents)
-    if overwrite and not resume and out.exists():
-        shutil.rmtree(out)
     words = _tokenizer(tokenizer, documents, vocab_size, out if resume else None)
     torch.manual_seed(seed)
     config = TransformerConfig(words.vocab_size, d_model, layers, heads, context=context, dropout=dropout)
@@ -122,6 +120,9 @@ def command(
         optimizer=optimizer,
         seed=seed,
     )
+    if overwrite and not resume and out.exists():
+        refuse_foreign(out, (*text, *valid))
+        shutil.rmtree(out)
     with Progress(json=as_json) as progress:
         result = fit(model, words, documents, held_out, out, budget, resume=resume, progress=progress)
     texts.finish()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from knnlm.cli.console import refuse_existing
+from knnlm.cli.console import refuse_existing, refuse_foreign
 
 if TYPE_CHECKING:
     from knnlm.datastore import Datastore
@@ -143,9 +143,10 @@ def dump_to(
 
 
 @contextmanager
-def whole_folder(out: Path, overwrite: bool) -> Iterator[Path]:
+def whole_folder(out: Path, overwrite: bool, inputs: Iterable[Path | str] = ()) -> Iterator[Path]:
     """A sibling folder that becomes `out` at the end, or is removed on any error or Ctrl-C."""
     refuse_existing(out, overwrite)
+    refuse_foreign(out, inputs)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
@@ -154,7 +155,7 @@ def whole_folder(out: Path, overwrite: bool) -> Iterator[Path]:
             old = out.with_name(f".{out.name}.{os.getpid()}.old")
             out.rename(old)
             partial.rename(out)
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
+            shutil.rmtree(old)
         else:
             partial.rename(out)
     finally:
