@@ -15,7 +15,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from knnlm.progress import Progress
 from knnlm.report import write
 from knnlm.stdlib_text import Corpus, docstrings, language_reference
 from knnlm.tokens import Tokenizer
-from knnlm.train import TrainConfig, train
+from knnlm.train import TrainConfig, bf16_is_fast, train
 from knnlm.transformer import TransformerConfig, TransformerLM
 from knnlm.tune import Tuned, best_lambda, tune
 
@@ -55,7 +55,7 @@ class DemoSettings:
         seconds: time for training the model; the rest takes about as long again.
         steps: train for so many steps instead, the same result on every run of a machine.
         scored: test tokens of each case, and validation tokens.
-        sizes: parts of the store for the plot of perplexity against its size.
+        sizes: parts of the store for the plot of perplexity against its size, on a quarter of the validation tokens.
     """
 
     seconds: float = 100.0
@@ -70,7 +70,7 @@ class DemoSettings:
     batch_tokens: int = 1024
     learning_rate: float = 3e-3
     k: int = 1024
-    sizes: Sequence[float] = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
+    sizes: Sequence[float] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
     train_documents: int | None = None  # None: all
     device: str | None = None
     threads: int | None = None
@@ -84,7 +84,7 @@ class _Parts:
     loaded: LoadedModel
     ngram: KneserNey
     progress: Progress
-    seconds: dict[str, float] = field(default_factory=dict)
+    dtype: torch.dtype | None  # bfloat16 where the machine multiplies it: half the time for all that the model reads
 
 
 def run(out: Path, settings: DemoSettings, progress: Progress) -> DemoResult:
@@ -109,7 +109,8 @@ def run(out: Path, settings: DemoSettings, progress: Progress) -> DemoResult:
     tokenizer = loaded.tokenizer
     ngram = KneserNey(5).fit([tokenizer.encode(document.text) for document in corpus.train], tokenizer.vocab_size)
     progress("5-gram", 1, 1)
-    parts = _Parts(settings, loaded, ngram, progress)
+    dtype = torch.bfloat16 if bf16_is_fast(loaded.device) else None
+    parts = _Parts(settings, loaded, ngram, progress, dtype)
     in_domain = _case(
         parts,
         "in domain",
@@ -206,8 +207,8 @@ def _case(parts: _Parts, name: str, text: str, corpus: Corpus, path: Path) -> Ca
         tuned = tune(cached)
         tuned_shuffled = tune(cached.shuffled())
         store.set_attributes({**store.attributes, "tuned": {**tuned.to_dict(), "rerank": "none"}})
-        curves = {key: Curve(curve.x, curve.perplexity) for key, curve in tuned.curves.items()}
-        curves["size"] = _size_curve(parts, name, valid, store, tuned)
+        curves = {key: Curve(curve.x, curve.perplexity, tuned.lm_perplexity) for key, curve in tuned.curves.items()}
+        curves["size"] = _size_curve(parts, name, corpus, store, tuned)
         seconds["tune and plots"] = time.perf_counter() - started
 
         started = time.perf_counter()
@@ -268,7 +269,15 @@ def _fill(parts: _Parts, name: str, documents: Sequence[Document], path: Path, s
     )
     total = sum(len(loaded.tokenizer.encode(document.text)) for document in documents)
     try:
-        written = dump(loaded, documents, store, keys=keys, progress=_named(parts, f"{name}: keys"), total=total)
+        written = dump(
+            loaded,
+            documents,
+            store,
+            keys=keys,
+            dtype=parts.dtype,
+            progress=_named(parts, f"{name}: keys"),
+            total=total,
+        )
         seconds["dump"] = written.seconds
         started = time.perf_counter()
         store.build(
@@ -292,6 +301,7 @@ def _neighbours(parts: _Parts, stage: str, documents: Sequence[Document], store:
         k=min(parts.settings.k, len(store)),
         rerank=None if options.get("exact") else "none",  # raw keys are kept for the exact row, and not used otherwise
         threads=parts.settings.threads,
+        dtype=parts.dtype,
         progress=_named(parts, stage),
         total=total,
         **options,
@@ -326,17 +336,20 @@ class _FirstEntries:
         return self._store.search(queries, k, exclude=rest, **options)
 
 
-def _size_curve(parts: _Parts, name: str, valid: Sequence[Document], store: Datastore, tuned: Tuned) -> Curve:
-    """Validation perplexity with the first part of the entries, T and k as tuned, λ chosen anew for each."""
+def _size_curve(parts: _Parts, name: str, corpus: Corpus, store: Datastore, tuned: Tuned) -> Curve:
+    """Validation perplexity with the first part of the entries, T and k as tuned, λ chosen anew."""
+    documents = first_tokens(corpus.valid, parts.loaded.tokenizer, parts.settings.scored // 4)
     x, y = [], []
-    sizes = [math.ceil(part * len(store)) for part in parts.settings.sizes]
-    for count in sizes:
-        stage = f"{name}: validation, {count:,} entries"
-        cached = _neighbours(parts, stage, valid, _FirstEntries(store, count), exclude="none")
+    alone = float("nan")
+    for part in parts.settings.sizes:
+        count = math.ceil(part * len(store))
+        stage = f"{name}: {count:,} entries"
+        cached = _neighbours(parts, stage, documents, _FirstEntries(store, count), exclude="none")
         log_p_knn = cached.log_p_knn(tuned.temperature, min(tuned.k, cached.k))
         x.append(float(count))
         y.append(math.exp(-best_lambda(cached.log_p_lm, log_p_knn)[1]))
-    return Curve([*x, float(len(store))], [*y, tuned.perplexity])
+        alone = math.exp(-float(cached.log_p_lm.mean(dtype=np.float64)))
+    return Curve(x, y, alone)
 
 
 def _ngram(parts: _Parts, documents: Sequence[Document]) -> tuple[float, float]:
@@ -353,7 +366,7 @@ def _examples(
     settings = replace(_settings(tuned), rerank="none", threads=parts.settings.threads)
     document = max(test[:4], key=lambda candidate: len(candidate.text))
     parts.progress(f"{name}: examples", 0, 1)
-    found = explain(parts.loaded, store, document, settings)
+    found = explain(parts.loaded, store, document, settings, dtype=parts.dtype)
     parts.progress(f"{name}: examples", 1, 1)
     # A piece of a character or white space shows a reader nothing.
     texts = [parts.loaded.tokenizer.decode([int(token)]) for token in found.tokens]
@@ -396,7 +409,7 @@ def _made(
             "size": f"{parameters:,} parameters: {settings.n_layers} layers, d {settings.d_model}, "
             f"vocabulary {loaded.tokenizer.vocab_size}, context {settings.context}",
             "training": f"{budget}, validation perplexity after {validation}",
-            "device": str(loaded.device),
+            "device": f"{loaded.device}, {'bfloat16' if bf16_is_fast(loaded.device) else 'float32'}",
         },
         "Settings": {
             "seed": str(settings.seed),

@@ -33,10 +33,11 @@ _ROWS = {
 
 @dataclass(frozen=True)
 class Curve:
-    """Validation perplexity (y) against a setting (x)."""
+    """Validation perplexity (y) against a setting (x), and that of the model alone on the same tokens."""
 
     x: Sequence[float]
     y: Sequence[float]
+    alone: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,6 @@ def _facts(case: CaseResult) -> dict[str, str]:
 
 
 def _plots(case: CaseResult) -> Iterator[Plot]:
-    level = ("language model alone", case.valid_lm)
     for key, title, label, chosen, log_x in (
         ("lambda_", "Weight of the neighbours", "λ", case.lambda_, False),
         ("k", "Number of neighbours", "k", float(case.k), True),
@@ -202,7 +202,14 @@ def _plots(case: CaseResult) -> Iterator[Plot]:
     ):
         if key in case.curves:
             curve = case.curves[key]
-            yield Plot(title, label, [Line("kNN-LM", curve.x, curve.y)], log_x=log_x, level=level, chosen=chosen)
+            yield Plot(
+                title,
+                label,
+                [Line("kNN-LM", curve.x, curve.y)],
+                log_x=log_x,
+                level=("language model alone", curve.alone),
+                chosen=chosen,
+            )
 
 
 def as_terminal(result: DemoResult) -> RenderableType:
