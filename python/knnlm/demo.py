@@ -25,13 +25,13 @@ import torch
 from knnlm.cached import Cached
 from knnlm.datastore import Datastore
 from knnlm.demo_result import CaseResult, Curve, DemoResult, as_report, versions
+from knnlm.demo_samples import PARTS, FirstEntries, first_tokens
 from knnlm.documents import Document
 from knnlm.identity import KeySpec, Settings, describe
 from knnlm.index_progress import index_progress
 from knnlm.inspection import TokenRow, explain, rows
 from knnlm.keys import dump
 from knnlm.models import LoadedModel, load_model, pick_device
-from knnlm.neighbours import Neighbours
 from knnlm.ngram import KneserNey
 from knnlm.overlap import overlap_13gram
 from knnlm.perplexity import Evaluation, neighbours_of, score
@@ -42,9 +42,6 @@ from knnlm.tokens import Tokenizer
 from knnlm.train import TrainConfig, bf16_is_fast, train
 from knnlm.transformer import TransformerConfig, TransformerLM
 from knnlm.tune import Tuned, best_lambda, tune
-
-PARTS = 16
-"""Documents at least, if there are so many, that validation and test tokens are taken from."""
 
 
 @dataclass(frozen=True)
@@ -170,29 +167,6 @@ def _train(folder: Path, corpus: Corpus, settings: DemoSettings, progress: Progr
         raise KeyboardInterrupt
     curve = Curve([point["seconds"] for point in result.curve], [point["valid_perplexity"] for point in result.curve])
     return load_model(folder, settings.device), curve
-
-
-def first_tokens(documents: Sequence[Document], tokenizer: Tokenizer, count: int) -> list[Document]:
-    """The beginnings of documents, `count` tokens in all, of at least `PARTS` documents if there are so many.
-
-    Few whole documents would be a poor sample: one that resembles the store would decide the result.
-    """
-    encoded = [tokenizer.encode_with_offsets(document.text) for document in documents]
-    lengths = np.array([len(tokens) for tokens, _ in encoded])
-    most = math.ceil(count / PARTS)
-    while np.minimum(lengths, most).sum() < min(count, lengths.sum()):
-        most = math.ceil(1.1 * most)
-    chosen, left = [], count
-    for document, (tokens, offsets) in zip(documents, encoded, strict=True):
-        take = min(most, left, len(tokens))
-        if take < len(tokens):
-            document = replace(document, text=document.text[: int(offsets[take - 1, 1])])
-        if take > 0:
-            chosen.append(document)
-        left -= take
-        if left <= 0:
-            break
-    return chosen
 
 
 def _case(parts: _Parts, name: str, text: str, corpus: Corpus, path: Path) -> CaseResult:
@@ -321,21 +295,6 @@ def _speed(evaluation: Evaluation) -> float:
     return evaluation.tokens_per_second
 
 
-class _FirstEntries:
-    """The first entries of a store as a store of their own; documents are in random order, so they are a fair part."""
-
-    def __init__(self, store: Datastore, count: int) -> None:
-        self.metric, self.dim, self.attributes = store.metric, store.dim, store.attributes
-        self._store, self._count, self._all = store, count, len(store)
-
-    def __len__(self) -> int:
-        return self._count
-
-    def search(self, queries: Any, k: int, *, exclude: Any = None, **options: Any) -> Neighbours:
-        rest = np.tile(np.array([self._count, self._all], np.int64), (len(queries), 1))  # (q, 2)
-        return self._store.search(queries, k, exclude=rest, **options)
-
-
 def _size_curve(parts: _Parts, name: str, corpus: Corpus, store: Datastore, tuned: Tuned) -> Curve:
     """Validation perplexity with the first part of the entries, T and k as tuned, λ chosen anew."""
     documents = first_tokens(corpus.valid, parts.loaded.tokenizer, parts.settings.scored // 4)
@@ -344,7 +303,7 @@ def _size_curve(parts: _Parts, name: str, corpus: Corpus, store: Datastore, tune
     for part in parts.settings.sizes:
         count = math.ceil(part * len(store))
         stage = f"{name}: {count:,} entries"
-        cached = _neighbours(parts, stage, documents, _FirstEntries(store, count), exclude="none")
+        cached = _neighbours(parts, stage, documents, FirstEntries(store, count), exclude="none")
         log_p_knn = cached.log_p_knn(tuned.temperature, min(tuned.k, cached.k))
         x.append(float(count))
         y.append(math.exp(-best_lambda(cached.log_p_lm, log_p_knn)[1]))
@@ -364,23 +323,34 @@ def _examples(
 ) -> list[TokenRow]:
     """A few tokens that the store predicts and the model does not, and last one where the store misleads."""
     settings = replace(_settings(tuned), rerank="none", threads=parts.settings.threads)
-    document = max(test[:4], key=lambda candidate: len(candidate.text))
-    parts.progress(f"{name}: examples", 0, 1)
-    found = explain(parts.loaded, store, document, settings, dtype=parts.dtype)
-    parts.progress(f"{name}: examples", 1, 1)
-    # A piece of a character or white space shows a reader nothing.
-    texts = [parts.loaded.tokenizer.decode([int(token)]) for token in found.tokens]
-    words = np.array(["\ufffd" not in text and any(c.isalpha() for c in text) for text in texts])  # (L,)
-    gain = np.where(words, found.p - found.p_lm, 0.0)  # (L,)
-    best: list[int] = []
-    for position in np.argsort(-gain).tolist():
-        token = int(found.tokens[position])
-        if all(abs(position - other) > 20 and token != int(found.tokens[other]) for other in best):
-            best.append(position)
-        if len(best) == count:
-            break
-    positions = [*best, int(np.argmin(gain))]
-    return list(rows(found, parts.loaded.tokenizer, positions, left=24, right=6))
+    decode = parts.loaded.tokenizer.decode
+    documents = sorted(test[:PARTS], key=lambda document: -len(document.text))[:4]
+    task = parts.progress.track(f"{name}: examples", len(documents))
+    found: list[tuple[float, int, int]] = []  # gain, document, position
+    explained = []
+    for index, document in enumerate(documents):
+        explanation = explain(parts.loaded, store, document, settings, dtype=parts.dtype)
+        explained.append(explanation)
+        gain = explanation.p - explanation.p_lm  # (L,)
+        texts = [decode([int(token)]) for token in explanation.tokens]
+        # A piece of a character or white space shows a reader nothing.
+        shown = ["\ufffd" not in text and any(c.isalpha() for c in text) for text in texts]
+        found += [(float(gain[t]), index, t) for t in np.flatnonzero(shown).tolist()]
+        task.advance()
+    chosen: list[tuple[int, int]] = []
+    tokens: set[int] = set()
+    for _, index, position in sorted(found, reverse=True):
+        token = int(explained[index].tokens[position])
+        if token not in tokens and sum(other == index for other, _ in chosen) < 2 and len(chosen) < count:
+            tokens.add(token)
+            chosen.append((index, position))
+    if found:
+        chosen.append(min(found)[1:])
+    return [
+        row
+        for index, position in chosen
+        for row in rows(explained[index], parts.loaded.tokenizer, [position], left=24, right=6)
+    ]
 
 
 def bytes_per_entry(info: Mapping[str, Any]) -> dict[str, float]:

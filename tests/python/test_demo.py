@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from knnlm.cli import main
 from knnlm.datastore import Datastore
-from knnlm.demo import _FirstEntries, first_tokens
 from knnlm.demo_result import CaseResult, Curve, DemoResult
+from knnlm.demo_samples import FirstEntries, first_tokens
 from knnlm.documents import Document
 from knnlm.stdlib_text import language_reference
 from knnlm.tokens import Tokenizer
@@ -117,7 +117,7 @@ def test_first_entries_finds_what_a_smaller_store_would(tmp_path: Path) -> None:
     keys = np.random.default_rng(0).standard_normal((300, 8), dtype=np.float32)
     with Datastore.create(tmp_path / "all", dim=8, keep_keys="float32") as whole:
         whole.add(keys, np.arange(300))
-        found = _FirstEntries(whole, 100).search(keys[200:210], 5, exact=True)
+        found = FirstEntries(whole, 100).search(keys[200:210], 5, exact=True)
     with Datastore.create(tmp_path / "part", dim=8, keep_keys="float32") as part:
         part.add(keys[:100], np.arange(100))
         expected = part.search(keys[200:210], 5, exact=True)
