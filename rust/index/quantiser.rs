@@ -7,9 +7,10 @@
 use super::kmeans::{Matrix, below, stratified};
 use crate::search::Pool;
 use crate::simd::Kernels;
-use crate::{Metric, Result};
+use crate::{Error, Metric, Result};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const ITERATIONS: usize = 12;
 
@@ -42,20 +43,33 @@ impl Shape {
 }
 
 /// Learns the words (m × dsub × c, dimension-major) from rotated, padded unit residuals.
-pub fn learn(kernels: &Kernels, shape: Shape, sample: &Matrix, seed: u64, pool: &Pool) -> Vec<f32> {
+pub fn learn(
+    kernels: &Kernels,
+    shape: Shape,
+    sample: &Matrix,
+    seed: u64,
+    pool: &Pool,
+    cancel: &AtomicBool,
+) -> Result<Vec<f32>> {
     let parts = pool.map(shape.m, |j| {
         let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x776f_7264 ^ (j as u64) << 32);
         let part: Vec<f32> =
             (0..sample.n()).flat_map(|i| &sample.row(i)[j * shape.dsub..(j + 1) * shape.dsub]).copied().collect();
         match shape.bits {
-            4 => learn_part::<16>(kernels, shape.dsub, &part, &mut rng),
-            _ => learn_part::<256>(kernels, shape.dsub, &part, &mut rng),
+            4 => learn_part::<16>(kernels, shape.dsub, &part, &mut rng, cancel),
+            _ => learn_part::<256>(kernels, shape.dsub, &part, &mut rng, cancel),
         }
     });
-    parts.concat()
+    if cancel.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(parts.concat()) }
 }
 
-fn learn_part<const C: usize>(kernels: &Kernels, dsub: usize, rows: &[f32], rng: &mut ChaCha8Rng) -> Vec<f32> {
+fn learn_part<const C: usize>(
+    kernels: &Kernels,
+    dsub: usize,
+    rows: &[f32],
+    rng: &mut ChaCha8Rng,
+    cancel: &AtomicBool,
+) -> Vec<f32> {
     let n = rows.len() / dsub;
     let row = |i: usize| &rows[i * dsub..(i + 1) * dsub];
     let mut words = vec![0f32; dsub * C];
@@ -68,6 +82,9 @@ fn learn_part<const C: usize>(kernels: &Kernels, dsub: usize, rows: &[f32], rng:
     }
     let mut code = [0u8];
     for _ in 0..ITERATIONS {
+        if cancel.load(Ordering::Relaxed) {
+            break;
+        }
         let (mut sums, mut counts) = (vec![0f64; dsub * C], vec![0u32; C]);
         for i in 0..n {
             kernels.encode::<C>(row(i), dsub, &words, &mut code);
@@ -200,7 +217,7 @@ mod tests {
             row.iter_mut().for_each(|x| *x /= norm);
         }
         let (kernels, pool) = (Kernels::best(), Pool::get(Some(2)).expect("threads"));
-        let words = learn(&kernels, shape, &sample, 1, &pool);
+        let words = learn(&kernels, shape, &sample, 1, &pool, &AtomicBool::new(false)).expect("not cancelled");
         let encoder = Encoder { kernels, shape, words: &words, metric: Metric::L2 };
         let (mut codes, mut word) = (vec![0u8; 16], vec![0f32; d]);
         let (centroid, query) = (vec![0.3f32; d], sample.row(7).to_vec());

@@ -114,10 +114,7 @@ pub fn train(
     let rotation = Rotation::new(d, params.seed);
     let units = unit_residuals(&kernels, &rotation, shape, &subset(&sample, WORD_SAMPLE), &centroids, pool, cancel)?;
     drop(sample);
-    let words = learn(&kernels, shape, &units, params.seed, pool);
-    if cancel.load(Ordering::Relaxed) {
-        return Err(Error::Interrupted);
-    }
+    let words = learn(&kernels, shape, &units, params.seed, pool, cancel)?;
 
     let mut packed = PanelBuffer::default();
     packed.fill(

@@ -71,17 +71,18 @@ pub fn write_lists(
         let tasks: Vec<(usize, usize)> = (first..list)
             .flat_map(|l| (starts[l]..starts[l + 1]).step_by(64 * LANES).map(move |start| (l, start)))
             .collect();
-        for tasks in tasks.chunks(4096) {
-            if cancel.load(Ordering::Relaxed) {
-                return Err(Error::Interrupted);
-            }
+        for tasks in tasks.chunks(256) {
             let parts = pool.map(tasks.len(), |t| {
+                if cancel.load(Ordering::Relaxed) {
+                    return Err(Error::Interrupted);
+                }
                 let (l, start) = tasks[t];
-                encode(&kernels, codebook, &rows, l, &members[start..starts[l + 1].min(start + 64 * LANES)])
+                Ok(encode(&kernels, codebook, &rows, l, &members[start..starts[l + 1].min(start + 64 * LANES)]))
             });
-            parts.iter().try_for_each(|part| sink.write(part))?;
+            parts.into_iter().try_for_each(|part| sink.write(&part?))?;
+            let done = tasks.last().map_or(0, |&(l, start)| starts[l + 1].min(start + 64 * LANES));
+            progress("encode", done as u64, n as u64);
         }
-        progress("encode", starts[list] as u64, n as u64);
     }
     sink.end()
 }

@@ -194,6 +194,27 @@ fn appended_segments_and_unindexed_entries_are_found() {
 }
 
 #[test]
+fn cancel_stops_every_stage() {
+    let (n, d) = (30_000, 16);
+    let keys = clustered(n, d, 50, 1.0, 13);
+    let block = KeyBlock { first_id: 0, d, rows: KeyRows::F32(&keys) };
+    for stage in ["sample", "lists", "words", "calibrate"] {
+        let cancel = AtomicBool::new(false);
+        let progress = |now: &str, _: u64, _: u64| cancel.store(now == stage, std::sync::atomic::Ordering::Relaxed);
+        let result =
+            train(&[block], Metric::L2, &Params::default(), &pool(2), &progress, &cancel, &mut Memory::default());
+        assert!(matches!(result, Err(Error::Interrupted)), "{stage}");
+    }
+    let built = build(&[block], Metric::L2, &Params::default(), 2);
+    let book = Codebook::open(&built.codebook, d, Metric::L2).expect("opens");
+    let cancel = AtomicBool::new(true);
+    let result = write_lists(&book, &[block], &pool(2), &|_, _, _| (), &cancel, &mut Memory::default());
+    assert!(matches!(result, Err(Error::Interrupted)));
+    let corpus = corpus(&built, &[block], Metric::L2);
+    assert!(matches!(search(&corpus, &keys[..d], &ask(5), &pool(1), &cancel), Err(Error::Interrupted)));
+}
+
+#[test]
 fn tiny_and_identical_stores_work() {
     for n in [1, 2, 15, 16, 17, 100, 3000] {
         for distinct in [1, n] {
