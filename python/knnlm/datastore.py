@@ -176,6 +176,14 @@ class Datastore:
             self._core.discard()
             self._pending_in = None
 
+    def refresh(self) -> None:
+        """Move to the newest generation on disk; until then this object answers from the one that it opened.
+
+        What was added here and not committed is published first.
+        """
+        self._publish()
+        self._core.refresh()
+
     def build(
         self,
         *,

@@ -139,6 +139,11 @@ impl Datastore {
         call(py, None, |_| core.commit())
     }
 
+    fn refresh(&self, py: Python<'_>) -> PyResult<()> {
+        let core = self.reader()?;
+        call(py, None, |_| core.refresh())
+    }
+
     fn discard(&self, py: Python<'_>) -> PyResult<()> {
         let core = self.writer()?;
         brief(py, || {

@@ -139,9 +139,10 @@ fn check(corpus: &Corpus, queries: &[f32], request: &Request) -> Result<Kernels>
     if d == 0 || !queries.len().is_multiple_of(d) {
         return argument(format!("queries: expected rows of {d} numbers, found {} numbers", queries.len()));
     }
-    if let Some(i) = queries.iter().position(|x| !x.is_finite()) {
+    let largest = crate::keys::largest_coordinate(d);
+    if let Some(i) = queries.iter().position(|x| x.is_nan() || x.abs() > largest) {
         return argument(format!(
-            "queries must be finite, found {} in query {}, dimension {}",
+            "queries must be finite and at most {largest:.1e} in size, found {} in query {}, dimension {}",
             queries[i],
             i / d,
             i % d

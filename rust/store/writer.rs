@@ -324,13 +324,14 @@ fn check_keys(d: usize, keys: &KeyRows, key_type: KeyType) -> Result<()> {
     // 65,520 is half-way between the largest f16 and the next power of two: from there on rounding gives infinity.
     const F16_OVERFLOW: f32 = 65_520.0;
     let place = |i: usize| format!("key of row {}, column {}", i / d, i % d);
+    let largest = crate::keys::largest_coordinate(d);
     let bad = match keys {
-        KeyRows::F32(x) => first(x, |v| !v.is_finite()).map(|i| (i, x[i])),
+        KeyRows::F32(x) => first(x, |v| v.is_nan() || v.abs() > largest).map(|i| (i, x[i])),
         KeyRows::F16(x) => first(x, |v| !v.is_finite()).map(|i| (i, x[i].to_f32())),
     };
     if let Some((i, found)) = bad {
         return Err(Error::Argument(format!(
-            "{}: expected a finite number, found {found}; nothing was added",
+            "{}: expected a finite number of at most {largest:.1e} in size (else distances overflow), found {found}; nothing was added",
             place(i)
         )));
     }

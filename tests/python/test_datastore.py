@@ -422,3 +422,20 @@ def test_a_store_is_searchable_for_the_type_checker_and_at_run_time(built):
 def test_find_document_by_name(built):
     assert built[0].find_document("doc 7") == 7
     assert built[0].find_document("doc 99") is None
+
+
+def test_a_reader_keeps_its_generation_until_it_refreshes(tmp_path):
+    rng = np.random.default_rng(0)
+    with Datastore.create(tmp_path / "store", dim=4) as writer:
+        writer.add(rng.standard_normal((10, 4)), np.arange(10), document="a")
+        writer.commit()
+        with Datastore.open(tmp_path / "store") as reader:
+            seen = reader.generation
+            writer.add(rng.standard_normal((5, 4)), np.arange(5), document="b")
+            writer.build(seed=0)  # drops the raw keys that the reader has mapped
+            assert (len(reader), reader.generation) == (10, seen)
+            assert reader.search(np.zeros(4), k=20).ids.max() == 9
+            reader.refresh()
+            assert len(reader) == 15
+            assert reader.generation == writer.generation > seen
+            assert reader.search(np.zeros(4), k=20).ids.max() == 14

@@ -43,6 +43,7 @@ ONE = np.ones((1, 16), np.float32)
         (np.ones((2, 2, 16)), [1, 2], r"keys must have shape \(n, 16\), found \(2, 2, 16\)"),
         (np.ones((2, 16)), [1, 2, 3], r"3 values.*2 rows"),
         (ONE * np.nan, [1], r"(?i)nan"),
+        (ONE * 0 + 3e19, [1], r"at most .* in size"),
         (np.where(np.arange(32).reshape(2, 16) == 21, np.inf, 1), [1, 2], r"(?i)inf"),
         (ONE.astype(np.float64) * 1e300, [1], r"(?i)inf"),
         (ONE.astype(complex), [1], "keys must be floats, found dtype complex128"),
@@ -101,6 +102,8 @@ def test_search_refuses(store, arguments, message):
         store.search(ONE, **arguments)
     with pytest.raises(ValueError, match=r"(?i)nan"):
         store.search(ONE * np.nan, 1)
+    with pytest.raises(ValueError, match=r"at most .* in size"):
+        store.search(ONE * 0 + 3e19, 1)
     with pytest.raises(ValueError, match=r"queries must have shape \(\.\.\., 16\)"):
         store.search(np.ones((1, 17)), 1)
 
