@@ -23,7 +23,7 @@ from knnlm.report import (
     write,
 )
 
-VOID = {"meta", "br", "img", "link", "hr", "input"}
+VOID = {"col", "meta", "br", "img", "link", "hr", "input"}
 
 
 class Balanced(HTMLParser):
