@@ -64,3 +64,18 @@ def test_block(folder: Path, what: str, language: str, code: str, capsys: pytest
 def test_links_to_files_lead_somewhere() -> None:
     for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", README.read_text(encoding="utf-8")):
         assert (README.parent / target).exists(), target
+
+
+def test_the_pipeline_table_names_files_that_exist() -> None:
+    rows = [
+        line
+        for line in README.read_text(encoding="utf-8").splitlines()
+        if line.startswith("| ") and "`" in line and "| step" not in line
+    ]
+    python = [name for row in rows for name in re.findall(r"`([a-z_]+(?:\.py|/))`", row.split("|")[2])]
+    rust = [name for row in rows for name in re.findall(r"`([a-z_]+/)`", row.split("|")[3])]
+    assert len(python) > 15
+    assert len(rust) >= 4
+    missing = [name for name in python if not (README.parent / "python" / "knnlm" / name).exists()]
+    missing += [name for name in rust if not (README.parent / "rust" / name).exists()]
+    assert missing == []
