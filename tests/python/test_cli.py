@@ -167,7 +167,7 @@ def test_eval_warns_of_text_that_the_store_has(texts: Path, store: Path) -> None
     assert "are in the store" in result.stderr
     assert "100.0 %" in result.stderr
     assert run_json("eval", store, texts / "books" / "0.txt")["overlap_13gram"] == 1.0
-    assert "13" not in run("eval", store, texts / "test.txt").stderr
+    assert "are in the store" not in run("eval", store, texts / "test.txt").stderr
 
 
 def test_another_model_is_refused(texts: Path, store: Path, tmp_path: Path) -> None:

@@ -26,7 +26,9 @@ HELD_OUT = 20  # one document of so many is held out for validation
 @out
 @click.option("--valid", multiple=True, help="Validation text.  [default: one document in 20 of TEXT]")
 @click.option("--tokenizer", default="bpe", show_default=True, help="bpe, words, or a saved tokenizer.")
-@click.option("--vocab-size", type=click.IntRange(min=2), default=8192, show_default=True, help="Of a new tokenizer.")
+@click.option(
+    "--vocab-size", type=click.IntRange(min=2), help="Of a new tokenizer.  [default: 8192 for bpe, all words for words]"
+)
 @click.option("--d-model", type=click.IntRange(min=8), default=384, show_default=True, help="Width of the model.")
 @click.option("--layers", type=click.IntRange(min=1), default=6, show_default=True, help="Layers of the model.")
 @click.option("--heads", type=click.IntRange(min=1), default=6, show_default=True, help="Attention heads.")
@@ -59,7 +61,7 @@ def command(
     out: Path,
     valid: tuple[str, ...],
     tokenizer: str,
-    vocab_size: int,
+    vocab_size: int | None,
     d_model: int,
     layers: int,
     heads: int,
@@ -166,14 +168,14 @@ def hold_out(documents: Sequence[Document]) -> tuple[list[Document], list[Docume
     return train, [replace(longest, name=f"{longest.name} (end)", text=longest.text[cut:])]
 
 
-def _tokenizer(kind: str, documents: Sequence[Document], vocab_size: int, resumed: Path | None) -> Tokenizer:
+def _tokenizer(kind: str, documents: Sequence[Document], vocab_size: int | None, resumed: Path | None) -> Tokenizer:
     from knnlm.tokens import Tokenizer
 
     if resumed is not None and (resumed / "tokenizer.json").is_file():
         return Tokenizer.load(resumed)
     texts = (document.text for document in documents)
     if kind == "bpe":
-        return Tokenizer.train_bpe(texts, vocab_size)
+        return Tokenizer.train_bpe(texts, vocab_size or 8192)
     if kind == "words":
         return Tokenizer.train_words(texts, vocab_size)
     return Tokenizer.load(kind)
