@@ -55,7 +55,7 @@ class DemoSettings:
         sizes: parts of the store for the plot of perplexity against its size, on a quarter of the validation tokens.
     """
 
-    seconds: float = 100.0
+    seconds: float = 90.0
     steps: int | None = None
     seed: int = 0
     scored: int = 8000
