@@ -7,7 +7,8 @@
 
 use super::kmeans::{Matrix, assign, pack, stratified};
 use crate::search::Pool;
-use crate::search::exact::{Rows, scan};
+use crate::search::exact::scan;
+use crate::search::rows::Rows;
 use crate::search::select::smallest;
 use crate::search::sweep::{Matrix as Scores, PanelBuffer, sweep};
 use crate::simd::Kernels;

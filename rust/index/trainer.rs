@@ -12,7 +12,7 @@ use super::rotation::Rotation;
 use super::{CodeChoice, Params, Progress};
 use crate::keys::KeyBlock;
 use crate::search::Pool;
-use crate::search::exact::Rows;
+use crate::search::rows::Rows;
 use crate::search::sweep::PanelBuffer;
 use crate::sections::{SectionKind, SectionSink};
 use crate::simd::Kernels;

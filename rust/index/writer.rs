@@ -8,7 +8,7 @@ use super::quantiser::Encoder;
 use super::trainer::check_keys;
 use crate::keys::KeyBlock;
 use crate::search::Pool;
-use crate::search::exact::Rows;
+use crate::search::rows::Rows;
 use crate::search::sweep::{Closest, Panels, sweep};
 use crate::sections::{SectionKind, SectionSink};
 use crate::simd::{Kernels, LANES};

@@ -6,6 +6,7 @@
 pub(crate) mod exact;
 mod lists;
 mod pool;
+pub(crate) mod rows;
 pub(crate) mod select;
 pub(crate) mod sweep;
 #[cfg(test)]
@@ -78,7 +79,7 @@ pub fn search(corpus: &Corpus, queries: &[f32], request: &Request, pool: &Pool, 
     let kernels = check(corpus, queries, request)?;
     let (k, d, q) = (request.k, corpus.d, queries.len() / corpus.d);
     let exact = |blocks: &[KeyBlock]| {
-        let rows = exact::Rows::new(blocks);
+        let rows = rows::Rows::new(blocks);
         exact::scan(&kernels, corpus.metric, &rows, d, queries, k, request.exclude, pool, cancel)
     };
     let mut found = if request.exact {
@@ -191,7 +192,7 @@ fn approximate(
     let Some((codebook, lists)) = corpus.index.as_ref().filter(|_| q > 0) else {
         return Ok(vec![Found::new(); q]);
     };
-    let rows = exact::Rows::new(&corpus.keys);
+    let rows = rows::Rows::new(&corpus.keys);
     let candidates = match request.rerank {
         Rerank::None => request.k,
         Rerank::Keys => request.k.saturating_mul(2).max(request.k.saturating_add(128)),
@@ -247,7 +248,7 @@ fn approximate(
 }
 
 /// Scores candidates with their raw keys, in the order of their ids: that is how the keys lie.
-fn rescore(kernels: &Kernels, metric: Metric, rows: &exact::Rows, query: &[f32], found: &mut Found) -> Result<()> {
+fn rescore(kernels: &Kernels, metric: Metric, rows: &rows::Rows, query: &[f32], found: &mut Found) -> Result<()> {
     found.sort_unstable_by_key(|f| f.1);
     let mut at = Vec::with_capacity(found.len());
     for f in found.iter() {
