@@ -91,6 +91,66 @@ def test_representations_driver(setting, more):
     assert record["store_tokens"] < 400
 
 
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_recall_driver(tmp_path, monkeypatch, capsys, metric):
+    pytest.importorskip("faiss")
+    monkeypatch.syspath_prepend(str(BENCHES))
+    import recall
+
+    rng = np.random.default_rng(3)
+    centres = rng.standard_normal((20, 16))
+    keys = (centres[rng.integers(20, size=3000)] + 0.3 * rng.standard_normal((3000, 16))).astype(np.float16)
+    np.save(tmp_path / "keys.npy", keys)
+    np.save(tmp_path / "queries.npy", keys[::100] + np.float16(0.1))
+    options = [f"--keys={tmp_path}/keys.npy", f"--queries={tmp_path}/queries.npy", f"--work={tmp_path}/work"]
+    options += [f"--metric={metric}", "--norm-spread=10", "--k=20", "--repeats=1", "--nprobe", "2", "--rerank", "none"]
+    text = recall.main([*options, "--faiss=IVF8,PQ8x4", "--faiss-train=3000", "--faiss-nprobe", "1", "8"])
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")][2:]
+    assert "on 3,000 keys × 30 queries, k = 20" in text
+    found = {row[0]: float(row[3]) for row in rows}
+    beside = {name.partition(": as ")[2]: reached for name, reached in found.items() if ": as " in name}
+    assert set(beside) <= set(found)
+    assert beside
+    assert all(reached >= found[name] for name, reached in beside.items())
+    kinds = [row for row in rows if row[0].startswith("FAISS IVF8,PQ8x4, nprobe 8")]
+    assert [row[1:3] for row in kinds] == [["4", "100.00 %"]]
+
+
+def test_exact_check_finds_faults(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHES))
+    import recall
+
+    keys = np.random.default_rng(4).standard_normal((300, 8)).astype(np.float16)
+    keys[200:] = keys[:100]  # ties
+    queries = keys[50:60].astype(np.float32)
+    found = recall.check_exact(keys, queries, 5, "l2", tmp_path / "right")
+    assert found.error < 1e-3
+    search = recall.knnlm.Datastore.search
+
+    def without_one(self, *arguments, **options):
+        there = search(self, *arguments, **options)
+        there.ids[0, 0] = 250 if there.ids[0, 0] != 250 else 251
+        return there
+
+    def too_far(self, *arguments, **options):
+        there = search(self, *arguments, **options)
+        there.distances[3] *= 1.01
+        return there
+
+    for fault, why in ((without_one, "missed"), (too_far, "a distance is wrong")):
+        monkeypatch.setattr(recall.knnlm.Datastore, "search", fault)
+        with pytest.raises(AssertionError, match=why):
+            recall.check_exact(keys, queries, 5, "l2", tmp_path / "wrong")
+
+
+def test_least_nprobe(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHES))
+    import recall
+
+    reached = {p: min(1.0, p / 40) for p in range(1, 101)}.__getitem__
+    assert [recall.least_nprobe(reached, r, 100) for r in (0.0, 0.5, 0.51, 1.0, 1.1)] == [1, 20, 21, 40, None]
+
+
 def test_split_columns(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHES))
     import columns
