@@ -126,6 +126,7 @@ def test_exact_check_finds_faults(tmp_path, monkeypatch):
     found = recall.check_exact(keys, queries, 5, "l2", tmp_path / "right")
     assert found.error < 1e-3
     search = recall.knnlm.Datastore.search
+    farthest = int(np.square(keys.astype(np.float32) - queries[0]).sum(1).argmax())
 
     def without_one(self, *arguments, **options):
         there = search(self, *arguments, **options)
