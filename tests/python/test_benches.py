@@ -130,7 +130,7 @@ def test_exact_check_finds_faults(tmp_path, monkeypatch):
 
     def without_one(self, *arguments, **options):
         there = search(self, *arguments, **options)
-        there.ids[0, 0] = 250 if there.ids[0, 0] != 250 else 251
+        there.ids[0, 0] = farthest
         return there
 
     def too_far(self, *arguments, **options):
