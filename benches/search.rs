@@ -50,8 +50,14 @@ fn searches(c: &mut Criterion) {
     let book = Codebook::open(&codebook, D, Metric::L2).expect("opens");
     write_lists(&book, &[block], &pool, &|_, _, _| (), &never, &mut lists).expect("writes");
     let lists = Lists::open(&lists, &book, 0, n as u64).expect("opens");
-    let corpus =
-        Corpus { d: D, metric: Metric::L2, keys: vec![block], index: Some((book, vec![lists])), unindexed: vec![] };
+    let corpus = Corpus {
+        d: D,
+        metric: Metric::L2,
+        keys: vec![block],
+        index: Some((book, vec![lists])),
+        unindexed: vec![],
+        deleted: &[],
+    };
     let run = |queries: &[f32], request: &Request| search(&corpus, queries, request, &alone, &never).expect("searches");
 
     let base = Request { k: K, ..Request::default() };

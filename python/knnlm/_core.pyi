@@ -1,12 +1,14 @@
 """The compiled half: datastore and search in Rust. `knnlm.Datastore` is its public face."""
 
-from collections.abc import Callable
-from typing import Any, final
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["DEBUG", "Datastore", "FormatError", "StoreError", "__version__", "instruction_sets"]
+
+_DocumentLists: TypeAlias = tuple[Sequence[Sequence[int | str]], Sequence[int]]
 
 __version__: str
 DEBUG: bool
@@ -76,8 +78,16 @@ class Datastore:
         rerank: str | None,
         exact: bool,
         exclude: NDArray[np.int64] | None,
+        allow: _DocumentLists | None,
+        deny: _DocumentLists | None,
+        places: bool,
         threads: int | None,
-    ) -> tuple[NDArray[np.float32], NDArray[np.unsignedinteger[Any]], NDArray[np.int64]]: ...
+    ) -> tuple[
+        NDArray[np.float32],
+        NDArray[np.unsignedinteger[Any]],
+        NDArray[np.int64],
+        tuple[NDArray[np.int64], NDArray[np.int64]] | None,
+    ]: ...
     def get(
         self, ids: NDArray[np.int64]
     ) -> tuple[NDArray[np.unsignedinteger[Any]], NDArray[np.int64], NDArray[np.int64]]: ...

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from knnlm import _core
 from knnlm._core import FormatError, StoreError
 from knnlm.arrays import to_floats, to_integers
-from knnlm.entries import DocumentInfo, Documents, Entries
+from knnlm.entries import DocumentInfo, Documents, Entries, document_lists
 from knnlm.neighbours import Neighbours
 
 __all__ = ["Datastore", "DocumentInfo", "Documents", "Entries", "FormatError", "StoreError"]
@@ -238,6 +238,9 @@ class Datastore:
         rerank: Literal["none", "keys"] | str | None = None,
         exact: bool = False,
         exclude: Any = None,
+        allow: Sequence[Any] | None = None,
+        deny: Sequence[Any] | None = None,
+        return_documents: bool = False,
         threads: int | None = None,
     ) -> Neighbours:
         """Find the `k` nearest entries of each query.
@@ -249,13 +252,17 @@ class Datastore:
             rerank: `"keys"` scores candidates again with raw keys; None or `"none"` does not.
             exact: scan all raw keys instead of the index.
             exclude: `(..., 2)` integers: a half-open range of ids per query that must not come back.
+            allow: documents, by name or index, that alone may come back; or one list of them per query.
+            deny: documents that must not come back (such as a query's own); or one list of them per query.
+            return_documents: give `Neighbours` its `documents` and `positions` as well.
             threads: by default one per core; never changes the answer.
 
         Returns:
-            Neighbours with arrays `(..., k)`.
+            Neighbours with arrays `(..., k)`. With `exclude`, `allow` or `deny` a query that would find fewer than k
+            looks into more lists than `nprobe`.
 
         Raises:
-            ValueError: wrong dimension, NaN or Inf, k < 1. StoreError: raw keys are needed and not kept.
+            ValueError: wrong dimension, NaN or Inf, k < 1, a document that is not there. StoreError: raw keys are needed and not kept.
         """
         array = to_floats(queries, "queries", self.dim)
         lead = array.shape[:-1]
@@ -271,13 +278,16 @@ class Datastore:
                 raise ValueError(f"exclude must have start <= stop in each range, found {found}")
         count = _integer(k, "k", 1, 2**32)
         present = min(count, max(len(self), 1))  # the core makes room for k: what cannot be there is added below
-        distances, values, ids = self._core.search(
+        distances, values, ids, places = self._core.search(
             rows,
             present,
             nprobe=_optional(nprobe, "nprobe"),
             rerank=rerank,
             exact=exact,
             exclude=ranges,
+            allow=document_lists(allow, "allow", len(rows)),
+            deny=document_lists(deny, "deny", len(rows)),
+            places=return_documents,
             threads=_optional(threads, "threads"),
         )
         nowhere = np.inf if self.metric == "l2" else -np.inf
@@ -286,6 +296,7 @@ class Datastore:
             _widened(values.reshape(*lead, present), count, np.iinfo(values.dtype).max),
             _widened(ids.reshape(*lead, present), count, -1),
             self.metric,
+            *(_widened(place.reshape(*lead, present), count, -1) for place in places or ()),
         )
 
     # -- reading ------------------------------------------------------------------------------------------------

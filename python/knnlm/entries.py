@@ -71,3 +71,40 @@ class Entries:
         indices, inverse = np.unique(self.documents, return_inverse=True)
         known = np.array([None if i < 0 else self._of_store[int(i)].name for i in indices] or [None], dtype=object)
         return known[inverse].reshape(self.documents.shape)
+
+
+def document_lists(
+    documents: Sequence[Any] | None, what: str, queries: int
+) -> tuple[list[list[int | str]], list[int]] | None:
+    """Sort `allow` or `deny` into distinct lists of documents and the list of each query.
+
+    documents: names or indices for all queries, or one sequence of them per query. Raises ValueError for anything else.
+    """
+    if documents is None:
+        return None
+    if isinstance(documents, (str, bytes)):
+        raise ValueError(f"{what}: expected a list of documents, found one string: write [{documents!r}]")
+    given = list(documents)
+    per_query = [isinstance(item, (list, tuple, set, frozenset, np.ndarray)) for item in given]
+    if not any(per_query):
+        return [_keys(given, what)], [0] * queries
+    if not all(per_query) or len(given) != queries:
+        raise ValueError(
+            f"{what}: expected documents, or one list of documents for each of {queries} queries, found {len(given)} "
+            f"elements of which {sum(per_query)} are lists"
+        )
+    lists: dict[tuple[int | str, ...], int] = {}
+    of_query = [lists.setdefault(tuple(_keys(item, what)), len(lists)) for item in given]
+    return [list(key) for key in lists], of_query
+
+
+def _keys(documents: Any, what: str) -> list[int | str]:
+    keys: list[int | str] = []
+    for document in documents:
+        if isinstance(document, str):
+            keys.append(document)
+        elif isinstance(document, (int, np.integer)) and not isinstance(document, bool) and document >= 0:
+            keys.append(int(document))
+        else:
+            raise ValueError(f"{what}: expected names or indices of documents, found {document!r}")
+    return keys

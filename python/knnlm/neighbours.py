@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,6 +20,8 @@ class Neighbours:
 
     distances: (..., k) float32; "l2": squared L2, ascending; "ip": inner product, descending; missing +inf (ip: -inf).
     values: (..., k) uint32 or uint64; missing: all ones.  ids: (..., k) int64; missing: -1.
+    documents, positions: (..., k) int64 where the search was asked for them: index of an entry's document and number of
+    entries before it in there; missing: -1.
     Raises ValueError if the shapes differ or the metric is unknown, TypeError for values that are not unsigned.
     """
 
@@ -27,6 +29,8 @@ class Neighbours:
     values: NDArray[np.unsignedinteger[Any]]
     ids: NDArray[np.int64]
     metric: str = "l2"
+    documents: NDArray[np.int64] | None = None
+    positions: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         """Check shapes, kinds and the metric."""
@@ -55,7 +59,13 @@ class Neighbours:
 
     def __getitem__(self, rows: Any) -> Neighbours:
         """The neighbours of some queries: indexes the leading axes."""
-        return Neighbours(self.distances[rows], self.values[rows], self.ids[rows], self.metric)
+        return self._each(lambda array: array[rows])
+
+    def _each(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Neighbours:
+        documents, positions = (None if a is None else change(a) for a in (self.documents, self.positions))
+        return Neighbours(
+            change(self.distances), change(self.values), change(self.ids), self.metric, documents, positions
+        )
 
     def first(self, k: int) -> Neighbours:
         """The nearest k of each query, (..., min(k, self.k)); raises ValueError if k < 1."""
@@ -66,9 +76,7 @@ class Neighbours:
     def reshape(self, *leading: int) -> Neighbours:
         """The same neighbours with another leading shape; k stays."""
         shape = (*leading, self.k)
-        return Neighbours(
-            self.distances.reshape(shape), self.values.reshape(shape), self.ids.reshape(shape), self.metric
-        )
+        return self._each(lambda array: array.reshape(shape))
 
 
 @runtime_checkable

@@ -6,11 +6,11 @@
 //! the first.
 
 use super::kmeans::{Matrix, assign, pack, stratified};
-use crate::search::Pool;
 use crate::search::exact::scan;
 use crate::search::rows::Rows;
 use crate::search::select::smallest;
 use crate::search::sweep::{Matrix as Scores, PanelBuffer, sweep};
+use crate::search::{Filter, Pool};
 use crate::simd::Kernels;
 use crate::{Metric, Result};
 use rand_chacha::ChaCha8Rng;
@@ -60,7 +60,8 @@ pub fn run(
     let own: Vec<_> = chosen.iter().map(|&i| rows.id(i)..rows.id(i) + 1).collect();
     let fraction = part.len() as f64 / n as f64;
     let k = ((NEIGHBOURS.min(n / 10) as f64 * fraction).ceil() as usize).max(1);
-    let found = scan(kernels, metric, &part, d, &queries, k, Some(&own), pool, cancel)?;
+    let filter = Filter { exclude: Some(&own), ..Filter::default() };
+    let found = scan(kernels, metric, &part, d, &queries, k, filter, pool, cancel)?;
     progress(1, 3);
 
     let mut gaps: Vec<f32> = found.iter().filter(|f| !f.is_empty()).map(|f| f[f.len() - 1].0 - f[0].0).collect();

@@ -2,6 +2,7 @@
 
 use super::arrays::{KeyArray, ValueArray, ranges, value_array};
 use super::call::{brief, call};
+use super::documents::DocumentLists;
 use super::options::{Code, key_type, metric, rerank, value_type};
 use crate::index::Params;
 use crate::search::Request;
@@ -18,6 +19,9 @@ type Floats<'py> = Bound<'py, PyArray1<f32>>;
 type Integers<'py> = Bound<'py, PyArray1<i64>>;
 /// An array in the type of the store's values.
 type ValuesOut<'py> = Bound<'py, PyAny>;
+
+/// Distances, values, ids; documents and positions if asked for.
+type Found<'py> = (Floats<'py>, ValuesOut<'py>, Integers<'py>, Option<(Integers<'py>, Integers<'py>)>);
 
 /// A store on disk.
 #[pyclass(frozen, module = "knnlm._core")]
@@ -177,7 +181,7 @@ impl Datastore {
         call(py, None, |_| core.set_attributes(&attributes))
     }
 
-    #[pyo3(signature = (queries, k, *, nprobe, rerank, exact, exclude, threads))]
+    #[pyo3(signature = (queries, k, *, nprobe, rerank, exact, exclude, allow, deny, places, threads))]
     #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn search<'py>(
         &self,
@@ -188,14 +192,35 @@ impl Datastore {
         rerank: Option<&str>,
         exact: bool,
         exclude: Option<PyReadonlyArray2<'_, i64>>,
+        allow: Option<DocumentLists>,
+        deny: Option<DocumentLists>,
+        places: bool,
         threads: Option<usize>,
-    ) -> PyResult<(Floats<'py>, ValuesOut<'py>, Integers<'py>)> {
+    ) -> PyResult<Found<'py>> {
         let (core, queries) = (self.reader()?, queries.as_slice()?);
         let exclude = exclude.as_ref().map(ranges).transpose()?;
-        let request =
-            Request { k, nprobe, rerank: self::rerank(rerank)?, exact, exclude: exclude.as_deref(), isa: None };
-        let found = call(py, None, |reporter| core.search(queries, &request, threads, reporter.cancel()))?;
-        Ok((found.distances.into_pyarray(py), value_array(py, found.values), found.ids.into_pyarray(py)))
+        let rerank = self::rerank(rerank)?;
+        let found = call(py, None, |reporter| {
+            let snapshot = core.snapshot();
+            let sets = |lists: Option<DocumentLists>| lists.map(|l| l.id_sets(&snapshot)).transpose();
+            let (allow, deny) = (sets(allow)?, sets(deny)?);
+            let request = Request {
+                k,
+                nprobe,
+                rerank,
+                exact,
+                exclude: exclude.as_deref(),
+                allow: allow.as_deref(),
+                deny: deny.as_deref(),
+                ..Request::default()
+            };
+            let found = snapshot.search(queries, &request, threads, reporter.cancel())?;
+            let places = if places { Some(snapshot.places_of(&found.ids)?) } else { None };
+            Ok((found, places))
+        })?;
+        let (found, places) = found;
+        let places = places.map(|(documents, positions)| (documents.into_pyarray(py), positions.into_pyarray(py)));
+        Ok((found.distances.into_pyarray(py), value_array(py, found.values), found.ids.into_pyarray(py), places))
     }
 
     fn get<'py>(

@@ -3,6 +3,7 @@
 mod arrays;
 mod call;
 mod datastore;
+mod documents;
 mod error;
 mod options;
 

@@ -5,6 +5,7 @@
 //! of the k-th score is kept and scored again directly, Σ(q−x)² in f32; those scores decide. So the outcome is that
 //! of the direct scan, which few queries use at once.
 
+use super::filter::Filter;
 use super::rows::Rows;
 use super::select::Nearest;
 use super::sweep::{PanelBuffer, Sieve, block_lanes, sweep};
@@ -30,7 +31,7 @@ pub fn scan(
     d: usize,
     queries: &[f32],
     k: usize,
-    exclude: Option<&[Range<u64>]>,
+    filter: Filter,
     pool: &Pool,
     cancel: &AtomicBool,
 ) -> Result<Vec<Found>> {
@@ -58,7 +59,7 @@ pub fn scan(
             mean: &mean,
             queries: &queries[span.start * d..span.end * d],
             k,
-            exclude: exclude.map(|e| &e[span]),
+            filter: filter.of_queries(&span),
             cancel,
         };
         if job.queries.len() / d <= DIRECT_QUERIES { job.direct() } else { job.swept() }
@@ -98,7 +99,7 @@ struct Job<'j, 'k> {
     mean: &'j [f32],
     queries: &'j [f32],
     k: usize,
-    exclude: Option<&'j [Range<u64>]>,
+    filter: Filter<'j>,
     cancel: &'j AtomicBool,
 }
 
@@ -112,7 +113,7 @@ impl Job<'_, '_> {
     }
 
     fn is_excluded(&self, query: usize, position: u32) -> bool {
-        self.exclude.is_some_and(|e| e[query].contains(&self.id(position)))
+        !self.filter.is_open() && !self.filter.admits(query, self.id(position))
     }
 
     fn direct(&self) -> Result<Vec<Found>> {
@@ -310,14 +311,16 @@ mod tests {
             };
             let rows = Rows::new(&[block(0, cut), block(cut, n * d)]);
             let exclude: Vec<Range<u64>> = (0..q as u64).map(|i| i..i + 5).collect();
+            let gone = [3u64..7, 20..21];
+            let filter = Filter { deleted: &gone, exclude: Some(&exclude), ..Filter::default() };
             let pool = Pool::get(Some(threads)).expect("threads start");
             let mut first: Option<Vec<Found>> = None;
             for isa in Isa::ALL.into_iter().filter_map(Kernels::of) {
-                let found = scan(&isa, metric, &rows, d, &queries, k, Some(&exclude), &pool, &AtomicBool::new(false))
+                let found = scan(&isa, metric, &rows, d, &queries, k, filter, &pool, &AtomicBool::new(false))
                     .expect("not interrupted");
                 for (i, found) in found.iter().enumerate() {
                     let mut want = oracle(metric, &keys, d, &queries[i * d..(i + 1) * d]);
-                    want.retain(|w| !exclude[i].contains(&w.1));
+                    want.retain(|w| !exclude[i].contains(&w.1) && !gone.iter().any(|r| r.contains(&w.1)));
                     want.truncate(k);
                     prop_assert_eq!(found.len(), want.len());
                     for (f, w) in found.iter().zip(&want) {
@@ -336,8 +339,17 @@ mod tests {
         let rows = Rows::new(&[KeyBlock { first_id: 0, d: 8, rows: KeyRows::F32(&keys) }]);
         let pool = Pool::get(Some(1)).expect("one thread");
         for q in [1, 20] {
-            let result =
-                scan(&Kernels::best(), Metric::L2, &rows, 8, &keys[..q * 8], 3, None, &pool, &AtomicBool::new(true));
+            let result = scan(
+                &Kernels::best(),
+                Metric::L2,
+                &rows,
+                8,
+                &keys[..q * 8],
+                3,
+                Filter::default(),
+                &pool,
+                &AtomicBool::new(true),
+            );
             assert!(matches!(result, Err(Error::Interrupted)));
         }
     }

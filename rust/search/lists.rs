@@ -5,13 +5,13 @@
 //! look-up table per query serves every list; what differs per list and entry is in `base`, A and B.
 
 use super::Found;
+use super::filter::Filter;
 use super::select::{Nearest, smallest};
 use super::sweep::{Matrix, sweep};
 use crate::index::quantiser::Tables;
 use crate::index::{Codebook, Lists};
 use crate::simd::{FACTOR_BYTES, Kernels, LANES, ScanQuery, TILE_ROWS};
 use crate::{Error, Metric, Result};
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Blocks per kernel call: the limit tightens in between.
@@ -31,8 +31,8 @@ pub struct Scan<'s, 'a> {
     pub k: usize,
     /// Lists to scan.
     pub nprobe: usize,
-    /// Id range that each query leaves out.
-    pub exclude: Option<&'s [Range<u64>]>,
+    /// What each query may return.
+    pub filter: Filter<'s>,
     /// This task takes list i of a query if i % parts = part.
     pub part: usize,
     /// See `part`.
@@ -161,8 +161,8 @@ impl Scan<'_, '_> {
                 self.kernels.scan8(blocks, &query, first, scores, entries)
             };
             nearest.advance(found);
-            if let Some(exclude) = self.exclude {
-                nearest.drop_after(before, |p| exclude[query].contains(&order(p)));
+            if !self.filter.is_open() {
+                nearest.drop_after(before, |p| !self.filter.admits(query, order(p)));
             }
             first += n as u32;
         }

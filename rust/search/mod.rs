@@ -4,6 +4,7 @@
 //! a query came in nor on the number of threads. Equal distances are ordered by id.
 
 pub(crate) mod exact;
+pub mod filter;
 mod lists;
 mod pool;
 pub(crate) mod rows;
@@ -11,11 +12,13 @@ pub(crate) mod select;
 pub(crate) mod sweep;
 #[cfg(test)]
 mod tests;
+mod widen;
 
 use crate::index::{Codebook, Lists};
 use crate::keys::KeyBlock;
 use crate::simd::{Isa, Kernels};
 use crate::{Error, Metric, Result};
+pub use filter::{Filter, IdSet};
 pub use pool::Pool;
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
@@ -32,6 +35,8 @@ pub struct Corpus<'a> {
     pub index: Option<(Codebook<'a>, Vec<Lists<'a>>)>,
     /// Raw keys of the entries that are in no list: always scanned exactly.
     pub unindexed: Vec<KeyBlock<'a>>,
+    /// Ids that are never returned, ascending and disjoint.
+    pub deleted: &'a [Range<u64>],
 }
 
 /// Whether and how candidates of the approximate search are scored again.
@@ -57,8 +62,19 @@ pub struct Request<'a> {
     pub exact: bool,
     /// One half-open id range per query that must not be returned.
     pub exclude: Option<&'a [Range<u64>]>,
+    /// One set of ids per query that alone may be returned.
+    pub allow: Option<&'a [IdSet]>,
+    /// One set of ids per query that must not be returned.
+    pub deny: Option<&'a [IdSet]>,
     /// Instruction set, for tests and benchmarks; `None` = the best of this CPU.
     pub isa: Option<Isa>,
+}
+
+impl<'a> Request<'a> {
+    /// What each query may return of a corpus.
+    fn filter(&self, deleted: &'a [Range<u64>]) -> Filter<'a> {
+        Filter { deleted, exclude: self.exclude, allow: self.allow, deny: self.deny }
+    }
 }
 
 /// Neighbours of `q` queries, `q * k` each, best first; missing ones have id −1 and distance +∞ (inner product: −∞).
@@ -80,12 +96,13 @@ pub fn search(corpus: &Corpus, queries: &[f32], request: &Request, pool: &Pool, 
     let (k, d, q) = (request.k, corpus.d, queries.len() / corpus.d);
     let exact = |blocks: &[KeyBlock]| {
         let rows = rows::Rows::new(blocks);
-        exact::scan(&kernels, corpus.metric, &rows, d, queries, k, request.exclude, pool, cancel)
+        exact::scan(&kernels, corpus.metric, &rows, d, queries, k, request.filter(corpus.deleted), pool, cancel)
     };
     let mut found = if request.exact {
         exact(&corpus.keys)?
     } else {
         let mut found = approximate(corpus, queries, request, &kernels, pool, cancel)?;
+        widen::widen(corpus, queries, request, &kernels, pool, cancel, &mut found)?;
         if !corpus.unindexed.is_empty() {
             found.iter_mut().zip(exact(&corpus.unindexed)?).for_each(|(found, more)| found.extend(more));
         }
@@ -125,7 +142,7 @@ pub fn entries_scanned(corpus: &Corpus, queries: &[f32], nprobe: Option<usize>) 
         queries,
         k: 1,
         nprobe: nprobe.unwrap_or(codebook.default_nprobe()).min(codebook.nlist()),
-        exclude: None,
+        filter: Filter::default(),
         part: 0,
         parts: 1,
         cancel: &AtomicBool::new(false),
@@ -155,9 +172,13 @@ fn check(corpus: &Corpus, queries: &[f32], request: &Request) -> Result<Kernels>
     if request.nprobe == Some(0) {
         return argument("nprobe must be at least 1, found 0".into());
     }
-    if request.exclude.is_some_and(|e| e.len() != q) {
-        let found = request.exclude.map_or(0, <[_]>::len);
-        return argument(format!("exclude: expected one id range for each of {q} queries, found {found}"));
+    let given = [
+        ("exclude", request.exclude.map(<[_]>::len)),
+        ("allow", request.allow.map(<[_]>::len)),
+        ("deny", request.deny.map(<[_]>::len)),
+    ];
+    if let Some((name, Some(found))) = given.into_iter().find(|(_, n)| n.is_some_and(|n| n != q)) {
+        return argument(format!("{name}: expected ids for each of {q} queries, found {found}"));
     }
     let blocks = corpus.keys.iter().chain(&corpus.unindexed);
     if let Some(block) = blocks.into_iter().find(|b| b.d != d || b.rows.len() % d != 0) {
@@ -192,6 +213,7 @@ fn approximate(
     let Some((codebook, lists)) = corpus.index.as_ref().filter(|_| q > 0) else {
         return Ok(vec![Found::new(); q]);
     };
+    let filter = request.filter(corpus.deleted);
     let rows = rows::Rows::new(&corpus.keys);
     let candidates = match request.rerank {
         Rerank::None => request.k,
@@ -221,7 +243,7 @@ fn approximate(
             queries: &queries[span.start * d..span.end * d],
             k: candidates.min(entries.max(1)),
             nprobe,
-            exclude: request.exclude.map(|e| &e[span.clone()]),
+            filter: filter.of_queries(&span),
             part,
             parts,
             cancel,

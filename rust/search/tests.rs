@@ -48,7 +48,7 @@ fn corpus<'a>(built: &'a Built, keys: &[KeyBlock<'a>], metric: Metric) -> Corpus
     let d = keys[0].d;
     let book = Codebook::open(&built.codebook, d, metric).expect("opens");
     let lists = built.lists.iter().map(|(m, first, n)| Lists::open(m, &book, *first, *n).expect("opens")).collect();
-    Corpus { d, metric, keys: keys.to_vec(), index: Some((book, lists)), unindexed: vec![] }
+    Corpus { d, metric, keys: keys.to_vec(), index: Some((book, lists)), unindexed: vec![], deleted: &[] }
 }
 
 fn ask<'r>(k: usize) -> Request<'r> {
@@ -253,7 +253,7 @@ fn wide_keys_and_large_k_work() {
 
 #[test]
 fn empty_store_answers_all_missing() {
-    let corpus = Corpus { d: 4, metric: Metric::Ip, keys: vec![], index: None, unindexed: vec![] };
+    let corpus = Corpus { d: 4, metric: Metric::Ip, keys: vec![], index: None, unindexed: vec![], deleted: &[] };
     let hits = run(&corpus, &[0.0; 8], &ask(3), 2);
     assert_eq!(hits, Hits { distances: vec![f32::NEG_INFINITY; 6], ids: vec![-1; 6] });
 }
@@ -262,7 +262,7 @@ fn empty_store_answers_all_missing() {
 fn bad_requests_are_errors() {
     let keys = vec![0.5f32; 40];
     let block = KeyBlock { first_id: 0, d: 4, rows: KeyRows::F32(&keys) };
-    let corpus = Corpus { d: 4, metric: Metric::L2, keys: vec![], index: None, unindexed: vec![block] };
+    let corpus = Corpus { d: 4, metric: Metric::L2, keys: vec![], index: None, unindexed: vec![block], deleted: &[] };
     let fails = |queries: &[f32], request: &Request| {
         search(&corpus, queries, request, &pool(1), &AtomicBool::new(false)).expect_err("must fail").to_string()
     };
@@ -284,8 +284,14 @@ fn damaged_sections_are_errors() {
         let book = Codebook::open(&built.codebook, d, Metric::L2)?;
         let lists = Lists::open(&built.lists[0].0, &book, 0, n as u64)?;
         lists.verify()?;
-        let corpus =
-            Corpus { d, metric: Metric::L2, keys: vec![], index: Some((book, vec![lists])), unindexed: vec![] };
+        let corpus = Corpus {
+            d,
+            metric: Metric::L2,
+            keys: vec![],
+            index: Some((book, vec![lists])),
+            unindexed: vec![],
+            deleted: &[],
+        };
         search(&corpus, &keys[..d], &ask(n), &pool(1), &AtomicBool::new(false)).map(|_| ())
     };
     open(&fresh()).expect("sound");

@@ -4,6 +4,8 @@ use super::datastore::Datastore;
 use super::documents::Document;
 use super::snapshot::Snapshot;
 use super::values::{ValueRows, Values};
+use crate::search::IdSet;
+use crate::search::filter::id_set;
 use crate::{Error, Result};
 use std::ops::Range;
 
@@ -18,37 +20,19 @@ pub struct Entries {
     pub positions: Vec<i64>,
 }
 
+/// A document as a caller names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DocumentKey {
+    /// Its number.
+    Index(u64),
+    /// Its name.
+    Name(String),
+}
+
 impl Datastore {
-    /// Values, documents and positions of entries; −1 and other ids that do not exist give missing ones.
+    /// [`Snapshot::get`] of the generation that readers see.
     pub fn get(&self, ids: &[i64]) -> Result<Entries> {
-        let snapshot = self.snapshot();
-        let mut out = Entries {
-            values: snapshot.values_of(ids)?,
-            documents: Vec::with_capacity(ids.len()),
-            positions: Vec::with_capacity(ids.len()),
-        };
-        let mut last: Option<(u64, Document)> = None; // neighbours in a list of ids often share a document
-        for &id in ids {
-            let known = u64::try_from(id).ok().filter(|&id| id < snapshot.manifest.entries);
-            let (document, position) = match (known, &last) {
-                (None, _) => (-1, -1),
-                (Some(id), Some((index, d))) if (d.start..d.end).contains(&id) => {
-                    (*index as i64, (id - d.start) as i64)
-                }
-                (Some(id), _) => match snapshot.document_of(id)? {
-                    None => (-1, -1),
-                    Some(index) => {
-                        let document = snapshot.document(index)?;
-                        let position = id.saturating_sub(document.start) as i64;
-                        last = Some((index, document));
-                        (index as i64, position)
-                    }
-                },
-            };
-            out.documents.push(document);
-            out.positions.push(position);
-        }
-        Ok(out)
+        self.snapshot().get(ids)
     }
 
     /// Raw keys of a range of ids as f32, row-major.
@@ -115,6 +99,65 @@ impl Datastore {
 }
 
 impl Snapshot {
+    /// Number of a document.
+    ///
+    /// # Errors
+    /// `Argument` for one that the store does not have.
+    pub fn document_index(&self, document: &DocumentKey) -> Result<u64> {
+        let n = self.manifest.documents();
+        match document {
+            DocumentKey::Index(index) if *index < n => Ok(*index),
+            DocumentKey::Index(index) => {
+                Err(Error::Argument(format!("document: expected a number below {n}, found {index}")))
+            }
+            DocumentKey::Name(name) => self.find_document(name)?.ok_or_else(|| {
+                Error::Argument(format!("document: expected the name of one of {n} documents, found {name:?}"))
+            }),
+        }
+    }
+
+    /// Ids of the entries of some documents.
+    ///
+    /// # Errors
+    /// `Argument` for one that the store does not have.
+    pub fn ids_of(&self, documents: &[DocumentKey]) -> Result<IdSet> {
+        let range = |key| self.document(self.document_index(key)?).map(|d| d.start..d.end);
+        Ok(id_set(documents.iter().map(range).collect::<Result<_>>()?))
+    }
+
+    /// Values, documents and positions of entries; −1 and other ids that do not exist give missing ones.
+    pub fn get(&self, ids: &[i64]) -> Result<Entries> {
+        let (documents, positions) = self.places_of(ids)?;
+        Ok(Entries { values: self.values_of(ids)?, documents, positions })
+    }
+
+    /// Documents of entries and positions in them, −1 for ids that do not exist.
+    pub fn places_of(&self, ids: &[i64]) -> Result<(Vec<i64>, Vec<i64>)> {
+        let (mut documents, mut positions) = (Vec::with_capacity(ids.len()), Vec::with_capacity(ids.len()));
+        let mut last: Option<(u64, Document)> = None; // neighbours in a list of ids often share a document
+        for &id in ids {
+            let known = u64::try_from(id).ok().filter(|&id| id < self.manifest.entries);
+            let (document, position) = match (known, &last) {
+                (None, _) => (-1, -1),
+                (Some(id), Some((index, d))) if (d.start..d.end).contains(&id) => {
+                    (*index as i64, (id - d.start) as i64)
+                }
+                (Some(id), _) => match self.document_of(id)? {
+                    None => (-1, -1),
+                    Some(index) => {
+                        let document = self.document(index)?;
+                        let position = id.saturating_sub(document.start) as i64;
+                        last = Some((index, document));
+                        (index as i64, position)
+                    }
+                },
+            };
+            documents.push(document);
+            positions.push(position);
+        }
+        Ok((documents, positions))
+    }
+
     pub(crate) fn check_range(&self, ids: &Range<u64>) -> Result<()> {
         if ids.start > ids.end || ids.end > self.manifest.entries {
             return Err(Error::Argument(format!(

@@ -27,7 +27,7 @@ pub use build::BuildOptions;
 pub use datastore::{Datastore, Options};
 pub use documents::Document;
 pub use info::{FileInfo, IndexInfo, Info, SectionInfo};
-pub use lookup::Entries;
+pub use lookup::{DocumentKey, Entries};
 pub use manifest::{DataRecord, KeyType, ListsRecord, MAX_DIM, Manifest, ValueType};
 pub use search::Neighbours;
 pub use segment::{Damage, DamagedSection, FORMAT_MAJOR, FORMAT_MINOR, Section, SegmentFile, SegmentKind, SegmentName};

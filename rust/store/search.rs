@@ -50,6 +50,7 @@ impl Snapshot {
             keys: self.key_blocks(&(0..entries))?,
             index: self.index()?,
             unindexed: self.key_blocks(&(self.manifest.indexed()..entries))?,
+            deleted: &[],
         })
     }
 
@@ -57,10 +58,8 @@ impl Snapshot {
     pub(crate) fn has_all_keys(&self) -> bool {
         self.manifest.data.iter().all(|d| d.keys.is_some() || d.entries == 0)
     }
-}
 
-impl Datastore {
-    /// Finds the nearest committed entries of every query (`queries`: q × d, row-major).
+    /// Finds the nearest entries of every query (`queries`: q × d, row-major).
     ///
     /// # Errors
     /// `Argument` for arguments that do not fit; `State` for `exact` or `rerank` without raw keys; `Format` for damaged
@@ -72,16 +71,28 @@ impl Datastore {
         threads: Option<usize>,
         cancel: &AtomicBool,
     ) -> Result<Neighbours> {
-        let snapshot = self.snapshot();
-        if request.exact && !snapshot.has_all_keys() {
-            return Err(keys_not_kept(&snapshot, "exact=True"));
+        if request.exact && !self.has_all_keys() {
+            return Err(keys_not_kept(self, "exact=True"));
         }
-        if request.rerank == Rerank::Keys && !snapshot.has_all_keys() {
-            return Err(keys_not_kept(&snapshot, "rerank=\"keys\""));
+        if request.rerank == Rerank::Keys && !self.has_all_keys() {
+            return Err(keys_not_kept(self, "rerank=\"keys\""));
         }
-        let hits = search(&snapshot.corpus()?, queries, request, &Pool::get(threads)?, cancel)?;
-        let values = snapshot.values_of(&hits.ids)?;
+        let hits = search(&self.corpus()?, queries, request, &Pool::get(threads)?, cancel)?;
+        let values = self.values_of(&hits.ids)?;
         Ok(Neighbours { distances: hits.distances, values, ids: hits.ids })
+    }
+}
+
+impl Datastore {
+    /// [`Snapshot::search`] of the generation that readers see.
+    pub fn search(
+        &self,
+        queries: &[f32],
+        request: &Request,
+        threads: Option<usize>,
+        cancel: &AtomicBool,
+    ) -> Result<Neighbours> {
+        self.snapshot().search(queries, request, threads, cancel)
     }
 
     /// Keys of entries as f32, row-major: raw where they are kept, else decoded from their codes.

@@ -1,0 +1,54 @@
+//! Queries whose own filter leaves too little in their lists look into more lists until k come back.
+
+use super::filter::size;
+use super::{Corpus, Found, IdSet, Pool, Request, approximate};
+use crate::Result;
+use crate::index::Lists;
+use crate::simd::Kernels;
+use std::ops::Range;
+use std::sync::atomic::AtomicBool;
+
+/// Scans four times as many lists, again and again, for each query that found fewer than `k` though it may find more.
+/// Only filters of a query itself count: what is deleted must not change how far anybody looks.
+pub fn widen(
+    corpus: &Corpus,
+    queries: &[f32],
+    request: &Request,
+    kernels: &Kernels,
+    pool: &Pool,
+    cancel: &AtomicBool,
+    found: &mut [Found],
+) -> Result<()> {
+    let Some((codebook, lists)) = corpus.index.as_ref() else { return Ok(()) };
+    if request.exclude.is_none() && request.allow.is_none() && request.deny.is_none() {
+        return Ok(());
+    }
+    let (d, entries) = (corpus.d, lists.iter().map(Lists::len).sum::<usize>());
+    let wanted = |query: usize| {
+        let allowed = request.allow.map_or(u64::MAX, |sets| size(&sets[query]));
+        request.k.min(entries).min(usize::try_from(allowed).unwrap_or(usize::MAX))
+    };
+    let mut nprobe = request.nprobe.unwrap_or(codebook.default_nprobe());
+    while nprobe < codebook.nlist() {
+        nprobe = nprobe.saturating_mul(4).min(codebook.nlist());
+        let short: Vec<usize> = (0..found.len()).filter(|&i| found[i].len() < wanted(i)).collect();
+        if short.is_empty() {
+            break;
+        }
+        let rows: Vec<f32> = short.iter().flat_map(|&i| &queries[i * d..(i + 1) * d]).copied().collect();
+        let exclude: Option<Vec<Range<u64>>> =
+            request.exclude.map(|all| short.iter().map(|&i| all[i].clone()).collect());
+        let sets = |all: &[IdSet]| short.iter().map(|&i| all[i].clone()).collect::<Vec<_>>();
+        let (allow, deny) = (request.allow.map(sets), request.deny.map(sets));
+        let again = Request {
+            nprobe: Some(nprobe),
+            exclude: exclude.as_deref(),
+            allow: allow.as_deref(),
+            deny: deny.as_deref(),
+            ..request.clone()
+        };
+        let more = approximate(corpus, &rows, &again, kernels, pool, cancel)?;
+        short.into_iter().zip(more).for_each(|(i, more)| found[i] = more);
+    }
+    Ok(())
+}
