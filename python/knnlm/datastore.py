@@ -262,7 +262,8 @@ class Datastore:
             looks into more lists than `nprobe`.
 
         Raises:
-            ValueError: wrong dimension, NaN or Inf, k < 1, a document that is not there. StoreError: raw keys are needed and not kept.
+            ValueError: wrong dimension, NaN or Inf, k < 1, a document that is not there.
+            StoreError: raw keys are needed and not kept.
         """
         array = to_floats(queries, "queries", self.dim)
         lead = array.shape[:-1]
