@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ class LanguageModel:
     def __init__(self, path: str | Path, spec: KeySpec | None = None, bf16: bool = False) -> None:
         self.path = Path(path)
         self.loaded = load_model(path)
-        self.spec = (spec or KeySpec()).resolved(self.loaded.context)
+        spec = replace(spec or KeySpec(), autocast="bfloat16" if bf16 else None)
+        self.spec = spec.resolved(self.loaded.context)
         self.dtype = torch.bfloat16 if bf16 else None
         self.vocab_size = int(self.loaded.tokenizer.vocab_size)
 
@@ -55,7 +56,7 @@ class LanguageModel:
     def identity(self) -> dict[str, Any]:
         """What cached results depend on."""
         about = describe(self.loaded, self.spec) | {"bf16": self.dtype is not None}
-        return {name: value for name, value in about.items() if name != "knnlm"}
+        return {name: value for name, value in about.items() if name not in ("knnlm", "autocast")}
 
     def about(self) -> dict[str, Any]:
         """Size, settings and training curve for a record."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from knnlm.identity import temperature_of
+from knnlm.interpolate import log_p_of_matches
 
 ROWS = 4096
 """Rows that are worked on at a time, so that temporaries stay small beside the cache."""
@@ -25,6 +27,8 @@ class Cached:
     value is the target.  offsets: (D + 1,) int64, documents' ranges of tokens.  tokens: (n,) uint32.
     match_shuffled: the same with the store's values permuted, the control.  values: (n, k), if kept.
     words: (D,) words of each document.  settings: how the search was done.  features: (n,) float32 each.
+    scored, hits: (n,) log p_kNN of each target at the T and k of `scored_at`, and whether it was retrieved: kept in
+    place of distances and match, whose k is then 0, where one T and k were all that was wanted.
     """
 
     log_p_lm: NDArray[np.float32]
@@ -43,6 +47,9 @@ class Cached:
     search_seconds: float = 0.0
     excluded_documents: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
+    scored: NDArray[np.float32] | None = None
+    scored_at: tuple[float, int] | None = None
+    hits: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         """Check shapes; without documents the text is one."""
@@ -52,6 +59,8 @@ class Cached:
                 f"cached neighbours: expected distances and match of shape ({n}, k), "
                 f"found {self.distances.shape} and {self.match.shape}"
             )
+        if self.scored_at is not None:
+            self.scored_at = (float(self.scored_at[0]), int(self.scored_at[1]))
         if not len(self.offsets):
             self.offsets = np.array([0, n], np.int64)
 
@@ -61,25 +70,31 @@ class Cached:
 
     @property
     def k(self) -> int:
-        """Neighbours kept for each token."""
-        return int(self.distances.shape[1])
+        """Neighbours kept, or scored, for each token."""
+        return int(self.distances.shape[1]) if self.scored_at is None else self.scored_at[1]
+
+    @property
+    def retrieved(self) -> float:
+        """Share of the targets among their neighbours, 0 to 1."""
+        if self.hits is None and self.k:
+            self.hits = np.concatenate(
+                [self.match[at : at + ROWS].any(axis=1) for at in range(0, max(1, len(self)), ROWS)]
+            )
+        return float(self.hits.mean()) if self.hits is not None and len(self) else 0.0
 
     @property
     def temperature(self) -> float:
-        """T before tuning: the store's, else the store's rule on these neighbours, median(d_k - d_1) / 6, else 1."""
+        """T before tuning: the store's, else the store's rule on these neighbours (`temperature_of`)."""
         if self.default_temperature is not None:
             return self.default_temperature
-        d = self.distances[:: max(1, len(self) // 4096)]
-        d = d[np.isfinite(d).all(axis=1)].astype(np.float64)
-        gap = float(np.median(np.abs(d[:, -1] - d[:, 0]))) if d.size else 0.0
-        return gap / 6 if gap > 0 else 1.0
+        return temperature_of(self.distances[:: max(1, len(self) // 4096)])
 
     def shuffled(self) -> Cached:
         """The same text against the store with its values permuted; raises ValueError if that was not cached."""
         if self.match_shuffled is None:
             raise ValueError("no shuffled control in this cache: ask for it with shuffle_seed when it is made")
         changed = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Cached(**{**changed, "match": self.match_shuffled, "match_shuffled": None, "values": None})
+        return Cached(**{**changed, "match": self.match_shuffled, "match_shuffled": None, "values": None, "hits": None})
 
     def log_p_knn(self, temperature: float, k: int | None = None) -> NDArray[np.float64]:
         """log p_kNN of each target from its nearest k, (n,): -inf if not retrieved, NaN without any neighbour."""
@@ -87,43 +102,21 @@ class Cached:
         return one
 
     def log_p_knn_by_k(self, temperature: float, ks: list[int]) -> NDArray[np.float64]:
-        """The same for several k from one pass over the distances, (len(ks), n); ks ascending, each at most self.k."""
-        if not temperature > 0:
-            raise ValueError(f"temperature: expected a positive number, found {temperature}")
-        if ks != sorted(set(ks)) or (self.k and not 1 <= ks[0] <= ks[-1] <= self.k):
-            raise ValueError(f"k: expected ascending numbers between 1 and the {self.k} cached, found {ks}")
+        """The same for several k from one pass over the distances, (len(ks), n); ks ascending, each at most self.k.
+
+        Raises ValueError for other T or k where only those of `scored_at` were kept.
+        """
+        if self.scored is not None:
+            if (temperature, *ks) != self.scored_at:
+                raise ValueError(f"expected T and k {self.scored_at}, which were scored, found {temperature} and {ks}")
+            return self.scored.astype(np.float64)[None]
         out = np.full((len(ks), len(self)), np.nan)
-        if not self.k:
-            return out
-        spans = [slice(a, b) for a, b in zip([0, *ks[:-1]], ks, strict=True)]
-
-        def sums(x: NDArray[np.float32]) -> NDArray[np.float64]:
-            """Sum of the nearest k, (r, len(ks)); NumPy adds a row in pairs, so float32 loses nothing that matters."""
-            return np.stack([x[:, span].sum(1) for span in spans], axis=1, dtype=np.float64).cumsum(1)
-
-        for rows in self._rows():
-            weights = self._weights(rows, temperature, ks[-1])  # (r, k)
-            total = sums(weights)
-            hit = sums(weights * self.match[rows, : ks[-1]])
-            with np.errstate(divide="ignore", invalid="ignore"):
-                log_p = np.log(np.minimum(hit / total, 1.0))  # 0 / 0 = NaN: no neighbour
-            out[:, rows] = log_p.T
+        for start in range(0, max(1, len(self)), ROWS):
+            rows = slice(start, min(len(self), start + ROWS))
+            out[:, rows] = log_p_of_matches(
+                self.distances[rows], self.match[rows], temperature, self.metric, ks, np.float32
+            )
         return out
-
-    def _rows(self) -> Iterator[slice]:
-        for start in range(0, len(self), ROWS):
-            yield slice(start, min(len(self), start + ROWS))
-
-    def _weights(self, rows: slice, temperature: float, k: int) -> NDArray[np.float32]:
-        """exp of scores relative to the nearest, (r, k) float32; rows without neighbours are zero."""
-        d = self.distances[rows, :k]
-        nearest = d[:, :1]
-        some = np.isfinite(nearest)
-        scores = np.subtract(d, np.where(some, nearest, 0), dtype=np.float32)
-        scores *= np.float32((1.0 if self.metric == "ip" else -1.0) / temperature)
-        if not some.all():
-            scores[~some[:, 0]] = -np.inf
-        return np.exp(scores, out=scores)
 
     def document_sums(self, per_token: NDArray[Any]) -> NDArray[np.float64]:
         """Sum over each document's tokens, (D,)."""
@@ -166,7 +159,7 @@ class Cached:
             raise ValueError(f"{path}: expected format {FORMAT}, found {metadata.get('format')}; compute it again")
         plain = json.loads(metadata["plain"])
         features = {n.removeprefix("features."): arrays.pop(n) for n in list(arrays) if n.startswith("features.")}
-        for name in ("match", "match_shuffled"):
+        for name in ("match", "match_shuffled", "hits"):
             if name in arrays:
                 arrays[name] = arrays[name].view(np.bool_)
         return cls(**arrays, **plain, features=features)
@@ -224,7 +217,7 @@ def evaluation(cached: Cached, log_p: NDArray[np.floating[Any]], settings: dict[
         lm_perplexity=per(lm_nll, n),
         word_perplexity=per(nll, words) if words else None,
         lm_word_perplexity=per(lm_nll, words) if words else None,
-        retrieved=float(cached.match.any(axis=1).mean()) if n and cached.k else 0.0,
+        retrieved=cached.retrieved,
         model_seconds=cached.model_seconds,
         search_seconds=cached.search_seconds,
         excluded_documents=cached.excluded_documents,

@@ -9,15 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-REPRESENTATIONS = (
-    "ffn-input",
-    "ffn-input-pre-norm",
-    "attention-input",
-    "attention-input-pre-norm",
-    "block-output",
-    "normed-output",
-)
-"""The rows of Table 5; `module:NAME` is the input of any module by its name instead."""
+from knnlm.identity import REPRESENTATIONS as REPRESENTATIONS
 
 CaptureName = tuple[str, int]
 """(representation, layer); a negative layer counts from the last one."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,7 @@ import torch
 from knnlm.cached import Cached
 from knnlm.datastore import Datastore
 from knnlm.demo_result import CaseResult, Curve, DemoResult, as_report, versions
-from knnlm.demo_samples import PARTS, FirstEntries, first_tokens
+from knnlm.demo_samples import PARTS, first_tokens
 from knnlm.documents import Document
 from knnlm.identity import KeySpec, Settings, describe
 from knnlm.index_progress import index_progress
@@ -38,10 +37,12 @@ from knnlm.perplexity import Evaluation, neighbours_of, score
 from knnlm.progress import Progress
 from knnlm.report import write
 from knnlm.stdlib_text import Corpus, docstrings, language_reference
+from knnlm.store_size import PARTS as SIZES
+from knnlm.store_size import size_curve
 from knnlm.tokens import Tokenizer
 from knnlm.train import TrainConfig, bf16_is_fast, train
 from knnlm.transformer import TransformerConfig, TransformerLM
-from knnlm.tune import Tuned, best_lambda, tune
+from knnlm.tune import Tuned, tune
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class DemoSettings:
     batch_tokens: int = 1024
     learning_rate: float = 3e-3
     k: int = 1024
-    sizes: Sequence[float] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
+    sizes: Sequence[float] = SIZES
     train_documents: int | None = None  # None: all
     device: str | None = None
     threads: int | None = None
@@ -81,7 +82,7 @@ class _Parts:
     loaded: LoadedModel
     ngram: KneserNey
     progress: Progress
-    dtype: torch.dtype | None  # bfloat16 where the machine multiplies it: half the time for all that the model reads
+    autocast: str | None  # bfloat16 where the machine multiplies it: half the time for all that the model reads
 
 
 def run(out: Path, settings: DemoSettings, progress: Progress) -> DemoResult:
@@ -106,8 +107,8 @@ def run(out: Path, settings: DemoSettings, progress: Progress) -> DemoResult:
     tokenizer = loaded.tokenizer
     ngram = KneserNey(5).fit([tokenizer.encode(document.text) for document in corpus.train], tokenizer.vocab_size)
     progress("5-gram", 1, 1)
-    dtype = torch.bfloat16 if bf16_is_fast(loaded.device) else None
-    parts = _Parts(settings, loaded, ngram, progress, dtype)
+    autocast = "bfloat16" if bf16_is_fast(loaded.device) else None
+    parts = _Parts(settings, loaded, ngram, progress, autocast)
     in_domain = _case(
         parts,
         "in domain",
@@ -232,7 +233,7 @@ def _fill(parts: _Parts, name: str, documents: Sequence[Document], path: Path, s
     """Dumps the documents to a new store and indexes it."""
     loaded, settings = parts.loaded, parts.settings
     # A quarter of the window as least context runs the model over 4/3 of the text, half of it over twice the text.
-    keys = KeySpec(context=settings.context // 4).resolved(loaded.context)
+    keys = KeySpec(context=settings.context // 4, autocast=parts.autocast).resolved(loaded.context)
     store = Datastore.create(
         path,
         dim=settings.d_model,
@@ -248,7 +249,6 @@ def _fill(parts: _Parts, name: str, documents: Sequence[Document], path: Path, s
             documents,
             store,
             keys=keys,
-            dtype=parts.dtype,
             progress=_named(parts, f"{name}: keys"),
             total=total,
         )
@@ -275,7 +275,6 @@ def _neighbours(parts: _Parts, stage: str, documents: Sequence[Document], store:
         k=min(parts.settings.k, len(store)),
         rerank=None if options.get("exact") else "none",  # raw keys are kept for the exact row, and not used otherwise
         threads=parts.settings.threads,
-        dtype=parts.dtype,
         progress=_named(parts, stage),
         total=total,
         **options,
@@ -296,19 +295,18 @@ def _speed(evaluation: Evaluation) -> float:
 
 
 def _size_curve(parts: _Parts, name: str, corpus: Corpus, store: Datastore, tuned: Tuned) -> Curve:
-    """Validation perplexity with the first part of the entries, T and k as tuned, λ chosen anew."""
+    """Validation perplexity with the first part of the entries, which are in random order of documents."""
     documents = first_tokens(corpus.valid, parts.loaded.tokenizer, parts.settings.scored // 4)
-    x, y = [], []
-    alone = float("nan")
-    for part in parts.settings.sizes:
-        count = math.ceil(part * len(store))
-        stage = f"{name}: {count:,} entries"
-        cached = _neighbours(parts, stage, documents, FirstEntries(store, count), exclude="none")
-        log_p_knn = cached.log_p_knn(tuned.temperature, min(tuned.k, cached.k))
-        x.append(float(count))
-        y.append(math.exp(-best_lambda(cached.log_p_lm, log_p_knn)[1]))
-        alone = math.exp(-float(cached.log_p_lm.mean(dtype=np.float64)))
-    return Curve(x, y, alone)
+    settings = replace(_settings(tuned), rerank="none", threads=parts.settings.threads)
+    found = size_curve(
+        parts.loaded,
+        documents,
+        store,
+        settings,
+        parts=parts.settings.sizes,
+        progress=_named(parts, f"{name}: store sizes"),
+    )
+    return Curve(found.x, found.perplexity, found.fixed["lm_perplexity"])
 
 
 def _ngram(parts: _Parts, documents: Sequence[Document]) -> tuple[float, float]:
@@ -329,7 +327,7 @@ def _examples(
     found: list[tuple[float, int, int]] = []  # gain, document, position
     explained = []
     for index, document in enumerate(documents):
-        explanation = explain(parts.loaded, store, document, settings, dtype=parts.dtype)
+        explanation = explain(parts.loaded, store, document, settings)
         explained.append(explanation)
         gain = explanation.p - explanation.p_lm  # (L,)
         texts = [decode([int(token)]) for token in explanation.tokens]

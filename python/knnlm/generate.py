@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -99,6 +100,7 @@ class Reader:
         check_window(spec.window, spec.context, loaded.context)
         self.model, self.window, self.context = loaded.model, spec.window, spec.context
         self.device = next(self.model.parameters()).device
+        self.autocast = None if spec.autocast is None else getattr(torch, spec.autocast)
         self.inputs: list[int] = [int(loaded.tokenizer.bos_id)]
         self.capture = Capture(self.model, spec.representation, spec.layer) if capture else None
         accepted = inspect.signature(self.model.forward).parameters
@@ -130,7 +132,9 @@ class Reader:
             options = {"cache": self._cache}
         if self._last_only:
             options["logits_to_keep"] = 1
-        output = self.model(fed, **options)
+        # As in the dump, so that the key is the one that the store would have.
+        with torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext():
+            output = self.model(fed, **options)
         if cached:
             self._cache = output.past_key_values if self._hugging_face else output.cache
             self._fed = len(self.inputs)

@@ -14,6 +14,19 @@ DEFAULT_LAMBDA = 0.25
 
 DEFAULT_K = 1024
 
+REPRESENTATIONS = (
+    "ffn-input",
+    "ffn-input-pre-norm",
+    "attention-input",
+    "attention-input-pre-norm",
+    "block-output",
+    "normed-output",
+)
+"""Key representations, the rows of Table 5 of the paper; `module:NAME` is the input of any module by its name."""
+
+AUTOCAST = (None, "bfloat16", "float16")
+"""Arithmetic of the model while it makes keys: its own, or the named one under torch's autocast."""
+
 
 class IdentityError(ValueError):
     """The model, tokenizer or representation is not the one that wrote the store."""
@@ -50,13 +63,22 @@ class Loaded(Protocol):
 
 @dataclass(frozen=True)
 class KeySpec:
-    """How keys are made: representation, layer, window and least context (tokens), type of a stored key."""
+    """How keys are made: representation, layer, window and least context (tokens), type of a stored key, arithmetic.
+
+    autocast: one of `AUTOCAST`; keys of another arithmetic are other keys, so that a store's queries follow the store.
+    """
 
     representation: str = "ffn-input"
     layer: int = -1
     window: int | None = None
     context: int | None = None
     key_dtype: str = "float16"
+    autocast: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an arithmetic that nobody knows."""
+        if self.autocast not in AUTOCAST:
+            raise ValueError(f"autocast: expected one of {AUTOCAST}, found {self.autocast!r}")
 
     def resolved(self, model_context: int) -> KeySpec:
         """The same with window (default: the model's context) and context (default: half the window) filled in."""
@@ -106,7 +128,7 @@ def key_spec(store: Any) -> KeySpec | None:
     attributes = getattr(store, "attributes", None) or {}
     if "representation" not in attributes:
         return None
-    names = ("representation", "layer", "window", "context", "key_dtype")
+    names = ("representation", "layer", "window", "context", "key_dtype", "autocast")
     return KeySpec(**{name: attributes[name] for name in names if name in attributes})
 
 
@@ -133,6 +155,10 @@ def check(store: Any, loaded: Loaded, keys: KeySpec | None = None) -> None:
     if keys is not None:
         compare("key representation", attributes.get("representation"), keys.representation)
         compare("layer", attributes.get("layer"), keys.layer)
+        if "autocast" in attributes and attributes["autocast"] != keys.autocast:
+            wrong.append(
+                f"arithmetic (autocast) of the model: the store has {attributes['autocast']}, found {keys.autocast}"
+            )
     if wrong:
         where = getattr(store, "path", None)
         raise IdentityError(
@@ -180,8 +206,19 @@ def default_temperature(store: Any) -> float:
     ids = np.unique(np.linspace(0, n - 1, 64).astype(np.int64))
     queries = np.concatenate([np.asarray(store.keys(int(i), int(i) + 1), np.float32) for i in ids])
     near = store.search(queries, max(1, min(1024, n // 10)), exclude=np.stack([ids, ids + 1], axis=1))
-    gap = float(np.median(np.abs(near.distances[:, -1] - near.distances[:, 0])))
-    return gap / 6 if np.isfinite(gap) and gap > 0 else 1.0
+    return temperature_of(near.distances)
+
+
+def temperature_of(distances: Any) -> float:
+    """The rule of the default temperature: median(d_k - d_1) / 6 over rows (q, k) of neighbours, 1 where that is 0.
+
+    `rust/index/calibration.rs` has it too, for the value that `build` leaves in a store. Rows with a missing neighbour
+    do not count.
+    """
+    d = np.asarray(distances, np.float64)
+    d = d[np.isfinite(d).all(axis=1)]
+    gap = float(np.median(np.abs(d[:, -1] - d[:, 0]))) if d.size else 0.0
+    return gap / 6 if gap > 0 else 1.0
 
 
 def _short(value: Any) -> str:

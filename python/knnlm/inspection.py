@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -98,31 +98,32 @@ def explain(
     keys: KeySpec | None = None,
     exclude: str = "document",
     dtype: Any = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Explanation:
     """Neighbours of each token of one document; settings as `settings_of` gives them, with T and k.
 
     document: has `name` and `text` or `tokens`. exclude: as in `neighbours_of`. Raises IdentityError if the store
     belongs to another model, ValueError if T or k is None.
     """
-    from knnlm.keys import document_tokens, iterate
-    from knnlm.perplexity import StoredTexts, excluded_ranges
+    from knnlm.keys import TokenDocument, arithmetic, document_tokens, iterate
+    from knnlm.stored_texts import excluded_ranges, stored_texts
 
     if settings.k is None or settings.temperature is None:
         raise ValueError("settings: expected k and temperature; take them from settings_of(store)")
     check(store, loaded, keys)
     spec = (keys or key_spec(store) or KeySpec()).resolved(loaded.context)
     tokens = document_tokens(loaded, document)
-    span = StoredTexts(store).find(document.name, tokens) if exclude != "none" else None
+    span = stored_texts(store).find(document.name, tokens) if exclude != "none" else None
     parts: list[Neighbours] = []
     log_p: list[NDArray[np.float32]] = []
     for chunk in iterate(
         loaded,
-        [document],
+        [TokenDocument(document.name, tokens)],  # not tokenised again
         captures=[(spec.representation, spec.layer)],
         window=spec.window,
         context=spec.context,
         key_dtype="float32",
-        dtype=dtype,
+        dtype=arithmetic(store, spec, dtype),
     ):
         log_p.append(chunk.log_p)
         parts.append(
@@ -136,6 +137,8 @@ def explain(
                 threads=settings.threads,
             )
         )
+        if progress is not None:
+            progress("explain", chunk.start + len(chunk.tokens), len(tokens))
     if not parts:
         parts = [store.search(np.zeros((0, store.dim), np.float32), settings.k)]
     found = Neighbours(

@@ -8,6 +8,7 @@ Where a query has no neighbour at all p_kNN does not exist: its logarithm is NaN
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,14 +64,63 @@ def log_p_knn(neighbours: Neighbours, targets: ArrayLike, temperature: float) ->
     targets = np.asarray(targets)
     if targets.shape != neighbours.ids.shape[:-1]:
         raise ValueError(f"targets: expected shape {neighbours.ids.shape[:-1]}, found {targets.shape}")
-    found = neighbours.found
-    weights = knn_weights(neighbours.distances, temperature, neighbours.metric)  # (..., k)
-    hit = (neighbours.values == targets[..., None].astype(neighbours.values.dtype)) & found
-    share = np.where(hit, weights, 0.0).sum(axis=-1)
-    with np.errstate(divide="ignore"):
-        log_p = np.log(share)
-    # A sum over all of the weights may exceed 1 by rounding; a log-probability must not.
-    return np.where(found.any(axis=-1), np.minimum(log_p, 0.0), np.nan)
+    match = matches(neighbours, targets)
+    rows = neighbours.distances.reshape(-1, neighbours.k), match.reshape(-1, neighbours.k)
+    log_p: NDArray[np.float64] = log_p_of_matches(*rows, temperature, neighbours.metric)[0]
+    return log_p.reshape(targets.shape)
+
+
+def matches(neighbours: Neighbours, targets: ArrayLike) -> NDArray[np.bool_]:
+    """Which neighbours' values are the target: (..., k) and (...) integers to (..., k) bool."""
+    wanted = np.asarray(targets)[..., None].astype(neighbours.values.dtype)
+    return np.asarray((neighbours.values == wanted) & neighbours.found)
+
+
+def log_p_of_matches(
+    distances: ArrayLike,
+    match: NDArray[np.bool_],
+    temperature: float,
+    metric: str = "l2",
+    ks: Sequence[int] | None = None,
+    dtype: type[np.floating[Any]] = np.float64,
+) -> NDArray[np.float64]:
+    """log p_kNN of targets from the nearest k neighbours, for several k from one pass over the distances.
+
+    distances, match: (r, k), nearest first; missing +inf (ip: -inf). ks: ascending; None = all k. dtype: of the
+    weights; NumPy adds a row in pairs, so float32 loses nothing that matters to a perplexity. Returns (len(ks), r):
+    -inf where the target was not retrieved, NaN where nothing was. As T goes to 0 only the nearest count, and a T that
+    the dtype cannot hold means that limit. Raises ValueError for T <= 0, a NaN distance or ks that do not ascend.
+    """
+    if not temperature > 0 or not np.isfinite(temperature):
+        raise ValueError(f"temperature: expected a positive finite number, found {temperature}")
+    if metric not in METRICS:
+        raise ValueError(f"metric: expected one of {METRICS}, found {metric!r}")
+    d = np.asarray(distances)
+    ks = [d.shape[1]] if ks is None else list(ks)
+    if ks != sorted(set(ks)) or (d.shape[1] and not 1 <= ks[0] <= ks[-1] <= d.shape[1]):
+        raise ValueError(f"k: expected ascending numbers between 1 and {d.shape[1]}, found {ks}")
+    if not d.size:
+        return np.full((len(ks), len(d)), np.nan)
+    d = d[:, : ks[-1]]
+    nearest = d.max(axis=1, keepdims=True) if metric == "ip" else d.min(axis=1, keepdims=True)
+    if np.isnan(nearest).any():
+        raise ValueError("distances: found NaN; every slot needs a distance, or +inf (ip: -inf) if it is missing")
+    some = np.isfinite(nearest)
+    weights = np.subtract(d, np.where(some, nearest, 0), dtype=dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        weights *= dtype((1.0 if metric == "ip" else -1.0) / max(temperature, float(np.finfo(dtype).tiny)))
+        weights[~some[:, 0]] = -np.inf
+        np.exp(weights, out=weights)  # (r, k) relative to the nearest
+    spans = [slice(a, b) for a, b in zip([0, *ks[:-1]], ks, strict=True)]
+
+    def sums(x: NDArray[Any]) -> NDArray[np.float64]:
+        return np.stack([x[:, span].sum(1) for span in spans], axis=1, dtype=np.float64).cumsum(1)  # (r, len(ks))
+
+    total = sums(weights)
+    hit = sums(weights * match[:, : ks[-1]])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # A sum over all of the weights may exceed 1 by rounding; 0 / 0 = NaN: no neighbour.
+        return np.asarray(np.log(np.minimum(hit / total, 1.0)).T)
 
 
 def sparse_p_knn(neighbours: Neighbours, temperature: float) -> SparseProbabilities:

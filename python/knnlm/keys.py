@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from knnlm.capture import Capture, CaptureName
-from knnlm.identity import KeySpec, Loaded
+from knnlm.identity import IdentityError, KeySpec, Loaded
 from knnlm.windows import Window, check_window, plan
 
 LOGIT_ROWS = 256
@@ -39,6 +39,7 @@ class Chunk:
 
     tokens: (m,) uint32, the values.  keys: (m, d) per capture.  log_p: (m,) float32, log p_LM of each, or NaN.
     features: what was asked for, (m,) float32 each: "entropy" (nats) and "max" (largest log-probability) of p_LM.
+    all_tokens: (L,) of the whole document.
     """
 
     document: Any
@@ -49,6 +50,7 @@ class Chunk:
     keys: dict[CaptureName, NDArray[Any]]
     features: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     last: bool = False
+    all_tokens: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
 
     @property
     def key(self) -> NDArray[Any]:
@@ -146,6 +148,22 @@ def _windows(loaded: Loaded, window: int | None, context: int | None) -> tuple[i
     return spec.window, spec.context
 
 
+def arithmetic(store: Any, spec: KeySpec, dtype: torch.dtype | None) -> torch.dtype | None:
+    """The autocast type that a model runs under to make keys like those of `store`: its `KeySpec` says which.
+
+    dtype: what the caller wants, None = what the spec says. Raises IdentityError where a store states another one.
+    """
+    name = spec.autocast if dtype is None else str(dtype).removeprefix("torch.")
+    attributes = getattr(store, "attributes", None) or {}
+    if "autocast" in attributes and attributes["autocast"] != name:
+        raise IdentityError(
+            f"expected the arithmetic of the store's keys, autocast={attributes['autocast']!r}, found {name!r}: leave "
+            "dtype out, or dump the store again with KeySpec(autocast=…)"
+        )
+    found: torch.dtype | None = None if name is None else getattr(torch, name)
+    return found
+
+
 def document_tokens(loaded: Loaded, document: Any) -> NDArray[np.uint32]:
     """The tokens of a document, (L,) uint32: its own, or its text encoded."""
     tokens = getattr(document, "tokens", None)
@@ -223,6 +241,7 @@ class _Runner:
             {name: np.concatenate([r[2][name] for r in results]) for name in self.captures},
             {name: np.concatenate([r[1][name] for r in results]) for name in self.features},
             run[-1].last,
+            run[0].tokens,
         )
 
     @torch.inference_mode()
@@ -314,9 +333,12 @@ def dump(
 
     store: anything with `add(keys, values, document=, metadata=)`; its `commit()`, if it has one, is called before the
     first and after the last document, and `discard()` where something goes wrong between, Ctrl-C included, so an
-    interrupted dump publishes nothing. keys: how keys are made (`KeySpec`).
+    interrupted dump publishes nothing. keys: how keys are made (`KeySpec`). A document whose name the store or this
+    dump has already is stored as "name (2)", one without a name as "document 7" for the seventh, so that every document
+    can be found by its name.
     """
     spec = (keys or KeySpec()).resolved(loaded.context)
+    dtype = arithmetic(store, spec, dtype)
     started = time.perf_counter()
     tokens = documents_seen = 0
     offered = _Counted(documents)
@@ -336,16 +358,14 @@ def dump(
     commit, discard = (getattr(store, name, None) for name in ("commit", "discard"))
     if callable(commit):
         commit()  # what was added before is not part of this dump
-    name, repeats = "", 0
+    names = _Names(store)
+    name = ""
     try:
         for chunk in chunks:
             if chunk.start == 0:
-                # A store extends the document that has the last name; two documents of one name are still two.
-                repeats = repeats + 1 if chunk.document.name == name else 1
-                name = chunk.document.name
-            stored = name if repeats == 1 else f"{name} ({repeats})"
+                name = names.take(chunk.document.name or f"document {chunk.index + 1}")
             metadata = None if chunk.start else chunk.document.metadata
-            store.add(chunk.key, chunk.tokens, document=stored, metadata=metadata)
+            store.add(chunk.key, chunk.tokens, document=name, metadata=metadata)
             tokens += len(chunk.tokens)
             documents_seen += chunk.last
     except BaseException:
@@ -355,6 +375,22 @@ def dump(
     if callable(commit):
         commit()
     return DumpResult(tokens, documents_seen, offered.count - documents_seen, time.perf_counter() - started)
+
+
+class _Names:
+    """Gives every document a name of its own: a store extends the document of the last name, and finds by name."""
+
+    def __init__(self, store: Any) -> None:
+        self._find = getattr(store, "find_document", None)
+        self._used: set[str] = set()
+
+    def take(self, wanted: str) -> str:
+        name, number = wanted, 1
+        while name in self._used or (callable(self._find) and self._find(name) is not None):
+            number += 1
+            name = f"{wanted} ({number})"
+        self._used.add(name)
+        return name
 
 
 class _Counted:

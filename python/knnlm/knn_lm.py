@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from knnlm.blend import blend_of
 from knnlm.cached import Evaluation
 from knnlm.identity import KeySpec, Loaded, check, key_spec, settings_of
 from knnlm.inspection import Explanation, explain
-from knnlm.interpolate import mix
 from knnlm.neighbours import Searchable
 
 
@@ -34,7 +34,11 @@ class KNNLM:
 
     Settings that are not given are those that `tune` saved in the store; without them lambda_ = 0.25, T = the store's
     own default temperature, k = min(1024, n). Key representation, layer, window and context are the store's. Raises
-    IdentityError if the store was written by another model, tokenizer or representation.
+    IdentityError if the store was written by another model, tokenizer, representation or arithmetic (`dtype`).
+
+    cache, ngram: `log_probs`, `perplexity` and `evaluate` also mix in a continuous cache of the text (Grave et al.
+    2017) and an n-gram model of the store's text, with the weights that `knnlm tune --cache --ngram` saved; lambda_
+    counts for nothing then. Raises ValueError where none were saved.
 
     Example:
         >>> lm = KNNLM(load_model("model/"), Datastore.open("store/"))  # doctest: +SKIP
@@ -58,6 +62,8 @@ class KNNLM:
         layer: int | None = None,
         window: int | None = None,
         context: int | None = None,
+        cache: bool = False,
+        ngram: bool = False,
         dtype: Any = None,
     ) -> None:
         """Check that model and datastore belong together, and settle the settings."""
@@ -68,6 +74,7 @@ class KNNLM:
         spec = key_spec(datastore) or KeySpec()
         chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         self.keys = replace(spec, **chosen).resolved(self.loaded.context)
+        self.blend = blend_of(datastore, cache, ngram)
         if datastore is None:
             self.settings = replace(settings_of(()), lambda_=0.0)
             return
@@ -90,7 +97,7 @@ class KNNLM:
 
         if self.datastore is None:
             raise ValueError("evaluate: expected a datastore, found None; use perplexity(text) for the LM alone")
-        options = {"keys": self.keys, "dtype": self.dtype, **options}
+        options = {"keys": self.keys, "dtype": self.dtype, "blend": self.blend, **options}
         return evaluate(self.loaded, documents, self.datastore, self.settings, **options)
 
     def log_probs(self, text: Any, *, exclude: str = "document") -> NDArray[np.floating[Any]]:
@@ -99,36 +106,31 @@ class KNNLM:
         text: a string, token ids (L,), or a document. exclude: where the very same text is a document of the store,
         leave out that "document", each token's own "entry", or "none".
         """
-        from knnlm.keys import iterate
-        from knnlm.perplexity import neighbours_of
+        from knnlm.keys import arithmetic, iterate
+        from knnlm.perplexity import mixed_log_p, scored_by
 
         document = as_document(text)
-        assert self.settings.k is not None
-        assert self.settings.temperature is not None
-        if self.datastore is None or self.settings.lambda_ == 0:
+        if self.datastore is None or (self.settings.lambda_ == 0 and self.blend is None):
             chunks = iterate(
                 self.loaded,
                 [document],
                 captures=(),
                 window=self.keys.window,
                 context=self.keys.context,
-                dtype=self.dtype,
+                dtype=arithmetic(self.datastore, self.keys, self.dtype),
             )
             return np.concatenate([np.zeros(0, np.float32), *(chunk.log_p for chunk in chunks)])
-        cached = neighbours_of(
+        cached, settings = scored_by(
             self.loaded,
             [document],
             self.datastore,
-            k=self.settings.k,
-            nprobe=self.settings.nprobe,
-            rerank=self.settings.rerank,
-            exact=self.settings.exact,
-            threads=self.settings.threads,
+            self.settings,
+            blend=self.blend,
             keys=self.keys,
             exclude=exclude,
             dtype=self.dtype,
         )
-        return mix(cached.log_p_lm, cached.log_p_knn(self.settings.temperature), self.settings.lambda_)
+        return mixed_log_p(cached, settings, self.blend)
 
     def perplexity(self, text: Any, *, words: bool = False, exclude: str = "document") -> float:
         """Perplexity of a text by token, or by word (white-space words and line ends); NaN for an empty text."""
@@ -145,6 +147,7 @@ class KNNLM:
         """Tokens, p_LM, p_kNN and p of each, neighbours, their shares and documents, as arrays."""
         if self.datastore is None:
             raise ValueError("explain: expected a datastore, found None; there are no neighbours to show")
+        self._two_components("explain")
         return explain(
             self.loaded,
             self.datastore,
@@ -169,6 +172,7 @@ class KNNLM:
         """As `generate`, in pieces of text as they come."""
         from knnlm.generate import Sampling, generate
 
+        self._two_components("generate")
         tokenizer = self.loaded.tokenizer
         tokens = [int(t) for t in (tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)]
         # Decoding with the end of the prompt keeps the white space that joins the two.
@@ -199,6 +203,12 @@ class KNNLM:
         own end of text). This temperature reshapes the mixture, not p_kNN.
         """
         return "".join(self.stream(prompt, **options))
+
+    def _two_components(self, what: str) -> None:
+        if self.blend is not None:
+            raise ValueError(
+                f"{what}: expected a KNNLM without cache and ngram, which only score text; make another one"
+            )
 
     def _stop(self) -> tuple[int, ...]:
         """What the model's own configuration names as end of text; nothing for a model without one."""

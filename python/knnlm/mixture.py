@@ -8,6 +8,11 @@ its weight to the others there.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -72,6 +77,47 @@ def mix_log_p(log_ps: ArrayLike, weights: ArrayLike, available: ArrayLike | None
         shares = shares / total
     with np.errstate(divide="ignore"):
         return np.asarray(np.logaddexp.reduce(np.log(shares[used]) + x[used], axis=0))
+
+
+@dataclass(frozen=True)
+class JointWeights:
+    """Weights of several components, which sum to 1, and the token perplexity of their mixture on the fitted text."""
+
+    weights: dict[str, float]
+    perplexity: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def fit_weights(components: Mapping[str, ArrayLike]) -> JointWeights:
+    """Weights of LM, kNN, cache, n-gram, ... that maximise the likelihood of validation text, by EM.
+
+    components: name -> (n,) log p of each token in nats; -inf is probability 0, NaN that the component does not exist
+    there (p_kNN without neighbours, an empty cache): its weight goes to the others at that token.
+    Raises ValueError without components or tokens.
+    """
+    logs, available = _logs(components)
+    weights = em_weights(logs, available)
+    mean = float(mix_log_p(logs, weights, available).mean())
+    return JointWeights(dict(zip(components, weights.tolist(), strict=True)), math.exp(-mean))
+
+
+def mix_components(components: Mapping[str, ArrayLike], weights: Mapping[str, float]) -> Floats:
+    """log p of each token under the weighted components, (n,). Raises ValueError if the names differ."""
+    if set(components) != set(weights):
+        raise ValueError(f"weights: expected {sorted(components)}, found {sorted(weights)}")
+    logs, available = _logs(components)
+    return mix_log_p(logs, np.array([weights[name] for name in components]), available)
+
+
+def _logs(components: Mapping[str, ArrayLike]) -> tuple[Floats, NDArray[np.bool_]]:
+    if not components:
+        raise ValueError("expected at least one component")
+    logs = np.stack([np.asarray(log_p, np.float64) for log_p in components.values()])  # (c, n)
+    available = ~np.isnan(logs)
+    return np.where(available, logs, -np.inf), available
 
 
 def _checked(log_ps: ArrayLike, available: ArrayLike | None) -> Floats:

@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from knnlm.blend import CACHE_SIZE, Blend
 from knnlm.cached import Cached, Evaluation, evaluation
 from knnlm.identity import KeySpec, Loaded, Settings, check, key_spec, settings_of, stored_temperature
-from knnlm.interpolate import mix
+from knnlm.interpolate import log_p_of_matches, matches, mix
+from knnlm.mixture import mix_components
 from knnlm.neighbours import Searchable
+from knnlm.spill import GrowingArray
+from knnlm.stored_texts import EXCLUDE, StoredTexts, excluded_ranges, stored_texts
 
 __all__ = [
     "Cached",
@@ -25,42 +29,11 @@ __all__ = [
     "mixed_log_p",
     "neighbours_of",
     "score",
+    "scored_by",
 ]
 
 QUERIES = 2048
 """Queries of one search call."""
-
-EXCLUDE = ("document", "entry", "none")
-
-
-class StoredTexts:
-    """Finds whether a text is itself in a store, by name first, then by content.
-
-    A text matches a document whose values are its tokens. Reads the document table once.
-    """
-
-    def __init__(self, store: Any) -> None:
-        """Index the documents of `store` by name and by length; a store without a document table holds nothing."""
-        self._store = store
-        self._named: dict[str, list[tuple[int, int]]] = {}
-        self._long: dict[int, list[tuple[int, int]]] = {}
-        documents = getattr(store, "documents", None)
-        for info in documents() if callable(documents) else ():
-            span = (int(info.start), int(info.stop))
-            self._named.setdefault(info.name, []).append(span)
-            self._long.setdefault(span[1] - span[0], []).append(span)
-
-    def find(self, name: str, tokens: NDArray[np.uint32]) -> tuple[int, int] | None:
-        """The range of ids that holds exactly these tokens, None if there is none."""
-        spans = [s for s in self._named.get(name, ()) if s[1] - s[0] == len(tokens)]
-        for start, stop in (*spans, *self._long.get(len(tokens), ())):
-            # The first values settle nearly every comparison.
-            head = min(stop, start + 32)
-            if np.array_equal(self._store.values(start, head), tokens[: head - start]) and np.array_equal(
-                self._store.values(start, stop), tokens
-            ):
-                return start, stop
-        return None
 
 
 def neighbours_of(
@@ -77,10 +50,12 @@ def neighbours_of(
     exclude: str = "document",
     shuffle_seed: int | None = None,
     keep_values: bool = False,
+    temperature: float | None = None,
     features: Sequence[str] = (),
     cache_thetas: Sequence[float] = (),
-    cache_size: int = 2000,
+    cache_size: int = CACHE_SIZE,
     cache_metric: str = "ip",
+    ngram: Any = None,
     batch_tokens: int | None = None,
     dtype: Any = None,
     progress: Callable[[str, int, int], None] | None = None,
@@ -90,24 +65,28 @@ def neighbours_of(
 
     keys: how keys are made; default: as the store says. exclude: where the text is in the store itself (same tokens),
     leave out its whole "document", its own "entry" only, or "none". shuffle_seed: also match against a permutation of
-    the store's values, the control that keeps distances and token frequencies. cache_thetas: also log p of the
-    continuous cache of each document (Grave et al. 2017), as the feature `cache_name(theta)`. total: tokens, for the
-    progress alone. Raises IdentityError if the store belongs to another model.
+    the store's values, the control that keeps distances and token frequencies. temperature: keep only log p_kNN at this
+    T and k, 5 bytes a token, where (n, k) distances and matches are 5 k bytes; those move to a temporary file when they
+    are many (`spill.py`). cache_thetas: also log p of the continuous cache of each document (Grave et al. 2017), as the
+    feature `cache_name(theta)`; ngram: a model with `log_probs`, as the feature "ngram". total: tokens, for the
+    progress alone. Raises IdentityError if the store belongs to another model or was made with another arithmetic.
     """
-    from knnlm.keys import document_tokens, iterate
+    from knnlm.keys import arithmetic, iterate
 
     if exclude not in EXCLUDE:
         raise ValueError(f"exclude: expected one of {', '.join(EXCLUDE)}, found {exclude!r}")
+    if temperature is not None and (shuffle_seed is not None or keep_values):
+        raise ValueError("a fixed temperature keeps no neighbours: expected no shuffle_seed and no keep_values")
     check(store, loaded, keys)
     spec = (keys or key_spec(store) or KeySpec()).resolved(loaded.context)
-    stored = StoredTexts(store) if exclude != "none" else None
+    stored = stored_texts(store) if exclude != "none" else None
     shuffled = None
     if shuffle_seed is not None:
         values: NDArray[Any] = np.array(store.values(0, len(store)))  # type: ignore[attr-defined]
         shuffled = np.random.default_rng(shuffle_seed).permutation(values)
 
-    cache = _CacheColumns(cache_thetas, cache_size, cache_metric)
-    rows: dict[str, list[NDArray[Any]]] = {}
+    whole = _WholeDocuments(cache_thetas, cache_size, cache_metric, ngram)
+    columns: dict[str, GrowingArray] = {}
     names: list[str] = []
     words: list[int] = []
     lengths: list[int] = []
@@ -115,6 +94,11 @@ def neighbours_of(
     excluded = 0
     model_seconds = search_seconds = 0.0
     done = 0
+
+    def keep(part: dict[str, NDArray[Any]]) -> None:
+        for name, array in part.items():
+            columns.setdefault(name, GrowingArray()).append(array)
+
     chunks = iterate(
         loaded,
         documents,
@@ -124,7 +108,7 @@ def neighbours_of(
         key_dtype="float32",
         batch_tokens=batch_tokens,
         features=features,
-        dtype=dtype,
+        dtype=arithmetic(store, spec, dtype),
     )
     while True:
         started = time.perf_counter()
@@ -137,7 +121,7 @@ def neighbours_of(
             names.append(document.name)
             lengths.append(0)
             words.append(_words(document))
-            span = stored.find(document.name, document_tokens(loaded, document)) if stored is not None else None
+            span = stored.find(document.name, chunk.all_tokens) if stored is not None else None
             excluded += span is not None
         lengths[-1] += len(chunk.tokens)
         started = time.perf_counter()
@@ -152,40 +136,40 @@ def neighbours_of(
                 exclude=excluded_ranges(span, exclude, chunk.start + at, len(targets)),
                 threads=threads,
             )
-            part: dict[str, NDArray[Any]] = {
-                "distances": found.distances,
-                "match": (found.values == targets[:, None]) & found.found,
-            }
+            match = matches(found, targets)
+            if temperature is None:
+                keep({"distances": found.distances.astype(np.float32, copy=False), "match": match})
+            else:
+                log_p = log_p_of_matches(found.distances, match, temperature, found.metric, dtype=np.float32)[0]
+                keep({"scored": log_p.astype(np.float32), "hits": np.asarray(match.any(axis=1))})
             if shuffled is not None:
                 # A missing id (-1) reads the last value; the mask takes it out again.
-                part["match_shuffled"] = (shuffled[found.ids] == targets[:, None]) & found.found
+                keep({"match_shuffled": (shuffled[found.ids] == targets[:, None]) & found.found})
             if keep_values:
-                part["values"] = found.values
-            for name, array in part.items():
-                rows.setdefault(name, []).append(array)
+                keep({"values": found.values})
             done += len(targets)
             if progress is not None:
                 progress("score", done, total)
         search_seconds += time.perf_counter() - started
-        rows.setdefault("tokens", []).append(chunk.tokens)
-        rows.setdefault("log_p_lm", []).append(chunk.log_p)
-        for name, feature in (*chunk.features.items(), *cache.add(chunk)):
-            rows.setdefault(f"features.{name}", []).append(feature)
+        keep({"tokens": chunk.tokens, "log_p_lm": chunk.log_p})
+        keep({f"features.{name}": feature for name, feature in (*chunk.features.items(), *whole.add(chunk))})
 
-    joined = {name: _join(rows.pop(name)) for name in list(rows)}
+    joined = {name: column.finish() for name, column in columns.items()}
+    tokens = joined.get("tokens", np.zeros(0, np.uint32))
+    width = k if temperature is None else 0
     return Cached(
         log_p_lm=joined.get("log_p_lm", np.zeros(0, np.float32)),
-        distances=joined.get("distances", np.zeros((0, k), np.float32)).astype(np.float32, copy=False),
-        match=joined.get("match", np.zeros((0, k), bool)),
+        distances=joined.get("distances", np.zeros((len(tokens), width), np.float32)),
+        match=joined.get("match", np.zeros((len(tokens), width), bool)),
         metric=store.metric,
         offsets=np.cumsum([0, *lengths]).astype(np.int64),
-        tokens=joined.get("tokens", np.zeros(0, np.uint32)),
+        tokens=tokens,
         words=np.array(words, np.int64),
         names=names,
         match_shuffled=joined.get("match_shuffled"),
         values=joined.get("values"),
         features={n.removeprefix("features."): a for n, a in joined.items() if n.startswith("features.")},
-        default_temperature=stored_temperature(store),
+        default_temperature=stored_temperature(store) if temperature is None else temperature,
         model_seconds=model_seconds,
         search_seconds=search_seconds,
         excluded_documents=excluded,
@@ -199,6 +183,9 @@ def neighbours_of(
             "model": loaded.name,
             **asdict(spec),
         },
+        scored=None if temperature is None else joined.get("scored", np.zeros(0, np.float32)),
+        scored_at=None if temperature is None else (temperature, k),
+        hits=joined.get("hits"),
     )
 
 
@@ -207,27 +194,32 @@ def cache_name(theta: float) -> str:
     return f"cache theta={theta:g}"
 
 
-class _CacheColumns:
-    """log p_cache of whole documents, from keys that arrive in chunks."""
+class _WholeDocuments:
+    """Columns that need a whole document: log p_cache, from keys that come in chunks, and log p of the n-gram."""
 
-    def __init__(self, thetas: Sequence[float], size: int, metric: str) -> None:
-        self.thetas, self.size, self.metric = list(thetas), size, metric
+    def __init__(self, thetas: Sequence[float], size: int, metric: str, ngram: Any) -> None:
+        self.thetas, self.size, self.metric, self.ngram = list(thetas), size, metric, ngram
         self.chunks: list[Any] = []
 
     def add(self, chunk: Any) -> list[tuple[str, NDArray[np.float32]]]:
         """The columns of a document that this chunk ends, else nothing."""
-        if not self.thetas:
-            return []
-        self.chunks.append(chunk)
+        if self.thetas:
+            self.chunks.append(chunk)
         if not chunk.last:
             return []
-        from knnlm.cache import continuous_cache_log_p
+        tokens = chunk.all_tokens  # (L,)
+        columns = []
+        if self.thetas:
+            from knnlm.cache import continuous_cache_log_p
 
-        keys = np.concatenate([c.key for c in self.chunks])  # (L, d)
-        tokens = np.concatenate([c.tokens for c in self.chunks])  # (L,)
-        self.chunks = []
-        log_p = continuous_cache_log_p(keys, tokens, self.thetas, self.size, self.metric)  # (thetas, L)
-        return [(cache_name(theta), row.astype(np.float32)) for theta, row in zip(self.thetas, log_p, strict=True)]
+            keys = np.concatenate([c.key for c in self.chunks])  # (L, d)
+            self.chunks = []
+            log_p = continuous_cache_log_p(keys, tokens, self.thetas, self.size, self.metric)  # (thetas, L)
+            named = zip(map(cache_name, self.thetas), log_p.astype(np.float32), strict=True)
+            columns += list(named)
+        if self.ngram is not None:
+            columns.append(("ngram", self.ngram.log_probs(tokens).astype(np.float32)))
+        return columns
 
 
 def _words(document: Any) -> int:
@@ -240,53 +232,65 @@ def _words(document: Any) -> int:
     return int(count_words(text))
 
 
-def _join(parts: list[NDArray[Any]]) -> NDArray[Any]:
-    """Concatenate, letting go of the parts on the way: the distances are most of the memory."""
-    out = np.empty((sum(len(p) for p in parts), *parts[0].shape[1:]), parts[0].dtype)
-    at = 0
-    for i, part in enumerate(parts):
-        out[at : at + len(part)] = part
-        at += len(part)
-        parts[i] = part[:0]
-    return out
+def mixed_log_p(cached: Cached, settings: Settings, blend: Blend | None = None) -> NDArray[np.floating[Any]]:
+    """log p of each token under the mixture, (n,). T: None = the cache's default; k: None = all that are cached.
 
-
-def excluded_ranges(span: tuple[int, int] | None, exclude: str, start: int, count: int) -> NDArray[np.int64] | None:
-    """Id ranges (q, 2) to leave out for the tokens start:start+count of a document stored at span."""
-    if span is None:
-        return None
-    if exclude == "document":
-        return np.tile(np.array(span, np.int64), (count, 1))
-    own = span[0] + start + np.arange(count, dtype=np.int64)
-    return np.stack([own, own + 1], axis=1)
-
-
-def mixed_log_p(cached: Cached, settings: Settings) -> NDArray[np.floating[Any]]:
-    """log p of each token under the mixture, (n,). T: None = the cache's default; k: None = all that are cached."""
+    blend: weights of more components than two (`blend.py`); lambda counts for nothing then.
+    """
     temperature = settings.temperature if settings.temperature is not None else cached.temperature
-    k = min(cached.k, settings.k or cached.k)
-    return mix(cached.log_p_lm, cached.log_p_knn(temperature, k), settings.lambda_)
+    log_p_knn = cached.log_p_knn(temperature, min(cached.k, settings.k or cached.k))
+    if blend is None:
+        return mix(cached.log_p_lm, log_p_knn, settings.lambda_)
+    components: dict[str, NDArray[Any]] = {"lm": cached.log_p_lm, "knn": log_p_knn}
+    if blend.theta is not None:
+        components["cache"] = cached.features[cache_name(blend.theta)]
+    if blend.order is not None:
+        components["ngram"] = cached.features["ngram"]
+    return mix_components(components, blend.weights)
 
 
-def score(cached: Cached, settings: Settings) -> Evaluation:
-    """Evaluate cached neighbours with one lambda, T and k: arithmetic only."""
+def score(cached: Cached, settings: Settings, blend: Blend | None = None) -> Evaluation:
+    """Evaluate cached neighbours with one lambda, T and k, or with the weights of a blend: arithmetic only."""
     temperature = settings.temperature if settings.temperature is not None else cached.temperature
     used = {
         **cached.settings,
         "lambda_": settings.lambda_,
         "temperature": temperature,
         "k": min(cached.k, settings.k or cached.k),
+        **({} if blend is None else {"blend": blend.to_dict()}),
     }
-    return evaluation(cached, mixed_log_p(cached, settings), used)
+    return evaluation(cached, mixed_log_p(cached, settings, blend), used)
 
 
 def evaluate(
-    loaded: Loaded, documents: Iterable[Any], store: Searchable, settings: Settings | None = None, **options: Any
+    loaded: Loaded,
+    documents: Iterable[Any],
+    store: Searchable,
+    settings: Settings | None = None,
+    *,
+    blend: Blend | None = None,
+    **options: Any,
 ) -> Evaluation:
     """Perplexity of documents with a store. settings: default: what `tune` saved in the store, else the defaults.
 
-    options: as `neighbours_of` (keys, exclude, batch_tokens, progress, ...).
+    blend: mix in a continuous cache or an n-gram model as well, with weights that `tune` saved (`blend_of`). options:
+    as `neighbours_of` (keys, exclude, batch_tokens, progress, ...). Memory: nothing that grows by k with the text.
     """
+    return score(*scored_by(loaded, documents, store, settings, blend=blend, **options), blend)
+
+
+def scored_by(
+    loaded: Loaded,
+    documents: Iterable[Any],
+    store: Searchable,
+    settings: Settings | None = None,
+    *,
+    blend: Blend | None = None,
+    **options: Any,
+) -> tuple[Cached, Settings]:
+    """What `evaluate` scores: log p_LM, log p_kNN and what a blend needs of each token, and the settings filled in."""
+    from knnlm.blend import ngram_of
+
     settings = settings_of(store) if settings is None else settings
     if settings.k is None or settings.temperature is None:
         filled = settings_of(store)
@@ -296,6 +300,10 @@ def evaluate(
             temperature=filled.temperature if settings.temperature is None else settings.temperature,
         )
     assert settings.k is not None
+    if blend is not None and blend.theta is not None:
+        options |= {"cache_thetas": (blend.theta,), "cache_size": blend.size, "cache_metric": blend.metric}
+    if blend is not None and blend.order is not None:
+        options |= {"ngram": ngram_of(store, blend.order, int(loaded.tokenizer.vocab_size))}
     cached = neighbours_of(
         loaded,
         documents,
@@ -305,6 +313,7 @@ def evaluate(
         rerank=settings.rerank,
         exact=settings.exact,
         threads=settings.threads,
+        temperature=settings.temperature,
         **options,
     )
-    return score(cached, settings)
+    return cached, settings

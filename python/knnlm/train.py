@@ -121,7 +121,8 @@ def collate(group: Sequence[Crop], device: torch.device) -> tuple[torch.Tensor, 
 def bf16_is_fast(device: torch.device) -> bool:
     """Whether the device multiplies bf16 matrices in hardware."""
     if device.type == "cpu":
-        return bool(torch.cpu._is_avx512_bf16_supported())
+        asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # private: a torch without it counts as without
+        return callable(asked) and bool(asked())
     return device.type == "cuda" and torch.cuda.is_bf16_supported()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,9 +10,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from knnlm.cached import Cached
-from knnlm.mixture import em_weights, mix_log_p
+from knnlm.mixture import JointWeights, fit_weights, mix_components
 
 Vector = NDArray[np.float64]
+
+__all__ = [
+    "Curve",
+    "JointWeights",
+    "Tuned",
+    "best_lambda",
+    "fit_weights",
+    "mix_components",
+    "powers_of_two",
+    "save_tuned",
+    "tune",
+]
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -199,47 +210,6 @@ def _perplexity(lm: Vector, knn: Vector, weight: float) -> float:
 
     with np.errstate(over="ignore"):
         return float(np.exp(-np.mean(mix(lm, knn, weight))))
-
-
-@dataclass(frozen=True)
-class JointWeights:
-    """Weights of several components, which sum to 1, and the token perplexity of their mixture on the fitted text."""
-
-    weights: dict[str, float]
-    perplexity: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
-
-
-def fit_weights(components: Mapping[str, ArrayLike]) -> JointWeights:
-    """Weights of LM, kNN, cache, n-gram, ... that maximise the likelihood of validation text, by EM.
-
-    components: name -> (n,) log p of each token in nats; -inf is probability 0, NaN that the component does not exist
-    there (p_kNN without neighbours, an empty cache): its weight goes to the others at that token.
-    Raises ValueError without components or tokens.
-    """
-    logs, available = _logs(components)
-    weights = em_weights(logs, available)
-    mean = float(mix_log_p(logs, weights, available).mean())
-    return JointWeights(dict(zip(components, weights.tolist(), strict=True)), math.exp(-mean))
-
-
-def mix_components(components: Mapping[str, ArrayLike], weights: Mapping[str, float]) -> Vector:
-    """log p of each token under the weighted components, (n,). Raises ValueError if the names differ."""
-    if set(components) != set(weights):
-        raise ValueError(f"weights: expected {sorted(components)}, found {sorted(weights)}")
-    logs, available = _logs(components)
-    return mix_log_p(logs, np.array([weights[name] for name in components]), available)
-
-
-def _logs(components: Mapping[str, ArrayLike]) -> tuple[Vector, NDArray[np.bool_]]:
-    if not components:
-        raise ValueError("expected at least one component")
-    logs = np.stack([np.asarray(log_p, np.float64) for log_p in components.values()])  # (c, n)
-    available = ~np.isnan(logs)
-    return np.where(available, logs, -np.inf), available
 
 
 def save_tuned(store: Any, tuned: Tuned, **search: Any) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knnlm.cache import RunningCache, continuous_cache_log_p
+from knnlm.cache import continuous_cache_log_p
 from knnlm.mixture import mix_log_p
 
 
@@ -73,83 +73,12 @@ def test_no_weight_at_the_start_of_a_document():
     assert continuous_cache_log_p(np.ones((0, 2)), np.zeros(0, int), 1.0).shape == (0,)
 
 
-@pytest.mark.parametrize("metric", ["ip", "l2"])
-def test_running_cache_is_p_cache_through_search(metric):
-    rng = np.random.default_rng(1)
-    keys, targets, theta, size = rng.normal(size=(50, 4)), rng.integers(0, 5, 50), 0.7, 16
-    cache = RunningCache(4, size, metric)
-    expected = continuous_cache_log_p(keys, targets, theta, size, metric)
-    for t in range(50):
-        found = cache.search(keys[t], size)
-        sign = 1 if metric == "ip" else -1
-        weights = np.exp(sign * theta * found.distances.astype(np.float64))  # missing: exp(-inf) = 0
-        hit = weights[found.values == targets[t]].sum()
-        if hit:
-            assert np.log(hit / weights.sum()) == pytest.approx(expected[t], abs=1e-4)
-        else:
-            assert expected[t] == -np.inf or t == 0
-        assert cache.append(keys[t], targets[t]) == range(t, t + 1)
-    assert len(cache) == size
-
-
-def test_running_cache_equals_brute_force_with_ties_exclusion_and_missing():
-    rng = np.random.default_rng(2)
-    keys = rng.integers(-2, 3, size=(90, 3)).astype(np.float32)  # many equal distances
-    cache = RunningCache(3, size=40)
-    for start in (0, 7, 30):
-        cache.append(keys[start : {0: 7, 7: 30, 30: 90}[start]], np.arange(start, {0: 7, 7: 30, 30: 90}[start]))
-    ids = np.arange(50, 90)
-    queries = rng.integers(-2, 3, size=(5, 3)).astype(np.float32)
-    ranges = np.array([[0, 0], [50, 60], [88, 95], [0, 90], [70, 71]])
-    found = cache.search(queries, 45, exclude=ranges, nprobe=3, exact=True)
-    for row in range(5):
-        left = ids[(ids < ranges[row, 0]) | (ids >= ranges[row, 1])]
-        d = ((keys[left] - queries[row]) ** 2).sum(axis=1)
-        order = np.lexsort((left, d))
-        np.testing.assert_array_equal(found.ids[row, : len(left)], left[order])
-        np.testing.assert_array_equal(found.values[row, : len(left)], left[order])
-        np.testing.assert_array_equal(found.distances[row, : len(left)], d[order])
-        assert (found.ids[row, len(left) :] == -1).all()
-        assert np.isposinf(found.distances[row, len(left) :]).all()
-        assert (found.values[row, len(left) :] == 0xFFFFFFFF).all()
-    assert found.distances.dtype == np.float32
-    assert found.ids.dtype == np.int64
-    assert found.values.dtype == np.uint32
-
-
-def test_empty_and_cleared_cache_answer_missing():
-    cache = RunningCache(2, size=3, metric="ip")
-    cache.append(np.ones((5, 2)), np.arange(5))
-    assert cache.search(np.ones((1, 2)), 2).ids.tolist() == [[2, 3]]
-    cache.clear()
-    found = cache.search(np.ones(2), 2)
-    assert len(cache) == 0
-    assert found.ids.tolist() == [-1, -1]
-    assert np.isneginf(found.distances).all()
-    assert cache.append(np.ones(2), 1) == range(0, 1)
-
-
-def test_torch_tensors_are_accepted():
-    torch = pytest.importorskip("torch")
-    cache = RunningCache(2)
-    cache.append(torch.ones(3, 2, dtype=torch.bfloat16), np.array([1, 2, 3], dtype=np.uint32))
-    assert cache.search(torch.ones(1, 4, 2), 3).values.tolist() == [[[1, 2, 3]] * 4]
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: continuous_cache_log_p(np.ones((3, 2)), np.ones(2, int), 1.0), r"found \(3, 2\) and \(2,\)"),
         (lambda: continuous_cache_log_p(np.ones((3, 2)), np.ones(3, int), 1.0, metric="cos"), "found 'cos'"),
         (lambda: continuous_cache_log_p(np.ones((3, 2)), np.ones(3, int), -1.0), "theta >= 0"),
-        (lambda: RunningCache(0), "at least 1"),
-        (lambda: RunningCache(2, metric="cos"), "found 'cos'"),
-        (lambda: RunningCache(2).append(np.ones((1, 3)), [1]), "the dimension of the store, found"),
-        (lambda: RunningCache(2).append(np.ones((1, 2)), [1, 2]), "one value for each of 1 keys"),
-        (lambda: RunningCache(2).append(np.full((1, 2), np.nan), [1]), "keys must be finite"),
-        (lambda: RunningCache(2).append(np.ones((1, 2)), [2**32]), "32-bit values"),
-        (lambda: RunningCache(2).search(np.ones(2), 0), "k of at least 1"),
-        (lambda: RunningCache(2).search(np.ones(2), 1, exclude=[[0, 1], [0, 1]]), r"shape \(2,\), a range"),
     ],
 )
 def test_errors_say_what_was_expected(call, message):

@@ -6,14 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from knnlm.cli import main
 from knnlm.datastore import Datastore
 from knnlm.demo_result import CaseResult, Curve, DemoResult
-from knnlm.demo_samples import FirstEntries, first_tokens
+from knnlm.demo_samples import first_tokens
 from knnlm.documents import Document
 from knnlm.stdlib_text import language_reference
 from knnlm.tokens import Tokenizer
@@ -111,17 +110,6 @@ def test_the_scored_text_is_of_many_documents_and_as_long_as_asked() -> None:
         texts = {document.name: document.text for document in documents}
         assert all(texts[document.name].startswith(document.text) for document in chosen)
     assert first_tokens(documents, tokenizer, 2 * whole) == [document for document in documents if document.text]
-
-
-def test_first_entries_finds_what_a_smaller_store_would(tmp_path: Path) -> None:
-    keys = np.random.default_rng(0).standard_normal((300, 8), dtype=np.float32)
-    with Datastore.create(tmp_path / "all", dim=8, keep_keys="float32") as whole:
-        whole.add(keys, np.arange(300))
-        found = FirstEntries(whole, 100).search(keys[200:210], 5, exact=True)
-    with Datastore.create(tmp_path / "part", dim=8, keep_keys="float32") as part:
-        part.add(keys[:100], np.arange(100))
-        expected = part.search(keys[200:210], 5, exact=True)
-    np.testing.assert_array_equal(found.ids, expected.ids)
 
 
 def case(**perplexity: float) -> CaseResult:

@@ -8,6 +8,7 @@ import torch
 from tiny_lm import Doc, texts, tiny
 
 from knnlm.capture import REPRESENTATIONS, Capture
+from knnlm.datastore import Datastore
 from knnlm.identity import KeySpec
 from knnlm.keys import LOGIT_ROWS, TokenDocument, dump, iterate, target_log_p
 from knnlm.reference import BruteForceStore
@@ -157,6 +158,18 @@ def test_dump_writes_whole_documents_in_order():
     text = "".join(d.text for d in documents)
     assert loaded.tokenizer.decode(store.values(0, len(store))) == text
     assert seen[-1] == ("dump", len(text), 1000)
+
+
+def test_every_document_gets_a_name_of_its_own(tmp_path):
+    loaded = tiny()
+    names = ["a", "b", "a", "", "a (2)", "a", ""]
+    with Datastore.create(tmp_path / "store", dim=16) as store:
+        for _ in range(2):
+            dump(loaded, [Doc(name, "abc"[: 1 + i % 3]) for i, name in enumerate(names)], store)
+        found = [d.name for d in store.documents()]
+        assert found[:7] == ["a", "b", "a (2)", "document 4", "a (2) (2)", "a (3)", "document 7"]
+        assert len(set(found)) == 14
+        assert all(store.find_document(name) == i for i, name in enumerate(found))
 
 
 def test_an_interrupted_dump_publishes_nothing():

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from tiny_lm import Doc, texts, tiny
 
 from knnlm import reference
+from knnlm.blend import cache_thetas, fit_blend, ngram_of
+from knnlm.datastore import Datastore
 from knnlm.identity import IdentityError, KeySpec, Settings, check, describe
 from knnlm.keys import dump, iterate
+from knnlm.knn_lm import KNNLM
+from knnlm.ngram import KneserNey
 from knnlm.perplexity import StoredTexts, cache_name, evaluate, excluded_ranges, mixed_log_p, neighbours_of, score
+from knnlm.store_size import size_curve
+from knnlm.stored_texts import stored_texts
+from knnlm.tune import save_tuned, tune
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +181,126 @@ def test_a_store_of_another_model_is_refused(loaded, change, message):
         evaluate(other, HELD_OUT, store, keys=spec)
     check(store, loaded)
     check(reference.BruteForceStore(16), other, spec)  # made by hand: nothing to compare
+
+
+def test_a_fixed_temperature_keeps_no_neighbours_and_gives_the_same(loaded):
+    store = stored(loaded, texts())
+    whole = neighbours_of(loaded, HELD_OUT, store, k=6)
+    small = neighbours_of(loaded, HELD_OUT, store, k=6, temperature=2.5)
+    assert small.distances.shape == (len(whole), 0)
+    np.testing.assert_allclose(small.log_p_knn(2.5), whole.log_p_knn(2.5), rtol=1e-6)
+    a, b = score(small, Settings(0.3, 2.5, 6)), score(whole, Settings(0.3, 2.5, 6))
+    np.testing.assert_allclose(a.document_nll, b.document_nll, rtol=1e-6)
+    assert (a.retrieved, a.settings) == (b.retrieved, b.settings)
+    assert evaluate(loaded, HELD_OUT, store, Settings(0.3, 2.5, 6)).perplexity == pytest.approx(a.perplexity)
+    for other in (Settings(0.3, 2.0, 6), Settings(0.3, 2.5, 3)):
+        with pytest.raises(ValueError, match="which were scored"):
+            score(small, other)
+    with pytest.raises(ValueError, match="keeps no neighbours"):
+        neighbours_of(loaded, HELD_OUT, store, k=6, temperature=2.5, shuffle_seed=1)
+
+
+def test_many_neighbours_move_to_a_file(loaded, monkeypatch, tmp_path):
+    store = stored(loaded, texts())
+    expected = neighbours_of(loaded, HELD_OUT, store, k=6, shuffle_seed=1)
+    monkeypatch.setattr("knnlm.spill.LIMIT", 200)
+    found = neighbours_of(loaded, HELD_OUT, store, k=6, shuffle_seed=1)
+    assert isinstance(found.distances, np.memmap)
+    for name in ("distances", "match", "match_shuffled", "tokens", "log_p_lm"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    assert tune(found).to_dict(curves=True) == tune(expected).to_dict(curves=True)
+    found.save(tmp_path / "cached")
+    np.testing.assert_array_equal(type(found).load(tmp_path / "cached").distances, expected.distances)
+
+
+def test_documents_of_a_store_are_listed_once_a_generation(loaded, tmp_path):
+    with Datastore.create(
+        tmp_path / "store", dim=16, keep_keys="float32", attributes=describe(loaded, KeySpec())
+    ) as store:
+        dump(loaded, texts(), store)
+        listed = []
+        original = store.documents
+        store.documents = lambda: listed.append(1) or original()
+        lm = KNNLM(loaded, store, temperature=2.0)
+        values = [lm.perplexity(texts()[3].text) for _ in range(3)]
+        lm.explain(texts()[3].text)
+        assert len(listed) == 1
+        assert len(set(values)) == 1
+        assert stored_texts(store).find("", loaded.tokenizer.encode("abba")) is None
+        store.add(np.zeros((4, 16), np.float32), loaded.tokenizer.encode("abba"), document="new")
+        store.commit()
+        assert stored_texts(store).find("", loaded.tokenizer.encode("abba")) == (len(store) - 4, len(store))
+        assert len(listed) == 2
+
+
+def test_queries_follow_the_arithmetic_of_the_keys(loaded):
+    spec = KeySpec(autocast="bfloat16", key_dtype="float32")
+    document = texts()[4]
+    store = stored(loaded, [document], autocast="bfloat16", key_dtype="float32")
+    assert store.attributes["autocast"] == "bfloat16"
+    cached = neighbours_of(loaded, [document], store, k=1, exclude="none")
+    assert (cached.distances == 0).all()  # the very keys
+    assert KNNLM(loaded, store, temperature=1.0, k=1, lambda_=1.0).perplexity(document, exclude="none") == 1.0
+    plain = stored(loaded, [document], key_dtype="float32")
+    assert (neighbours_of(loaded, [document], plain, k=1, exclude="none").distances == 0).all()
+    for wrong in ({"dtype": torch.bfloat16}, {"keys": spec}):
+        with pytest.raises(IdentityError, match="autocast"):
+            neighbours_of(loaded, [document], plain, k=1, **wrong)
+    with pytest.raises(IdentityError, match="arithmetic"):
+        dump(loaded, [document], plain, keys=spec)
+    with pytest.raises(ValueError, match="int8"):
+        KeySpec(autocast="int8")
+
+
+def test_cache_and_ngram_are_blended_with_saved_weights(loaded):
+    store = stored(loaded, texts())
+    ngram = ngram_of(store, 3, 30)
+    thetas = cache_thetas(4.0)
+    cached = neighbours_of(loaded, texts(seed=1), store, k=6, cache_thetas=thetas, cache_metric="l2", ngram=ngram)
+    tuned = tune(cached)
+    knn = cached.log_p_knn(tuned.temperature, tuned.k)
+    caches = {theta: cached.features[cache_name(theta)] for theta in thetas}
+    both = fit_blend(cached.log_p_lm, knn, caches, cached.features["ngram"], metric="l2", order=3)
+    assert both.theta in thetas
+    assert sum(both.weights.values()) == pytest.approx(1)
+    only = fit_blend(cached.log_p_lm, knn, caches, metric="l2")
+    assert set(only.weights) == {"lm", "knn", "cache"}
+    assert both.perplexity <= only.perplexity * (1 + 1e-6) <= tuned.perplexity * (1 + 2e-6)
+    save_tuned(store, tuned, blends={"cache+ngram": both.to_dict(), "cache": only.to_dict()})
+    held = [Doc("held", texts(seed=1)[4].text)]
+    lm = KNNLM(loaded, store, cache=True, ngram=True)
+    # By hand: the four columns of the document under the saved weights.
+    columns = neighbours_of(
+        loaded, held, store, k=tuned.k, cache_thetas=[both.theta], cache_metric="l2", ngram=KneserNey(3).fit(
+            [loaded.tokenizer.encode(d.text) for d in texts() if d.text], 30
+        ),
+    )  # fmt: skip
+    p = {
+        "lm": np.exp(columns.log_p_lm.astype(float)),
+        "knn": np.exp(columns.log_p_knn(tuned.temperature)),
+        "cache": np.exp(columns.features[cache_name(both.theta)].astype(float)),
+        "ngram": np.exp(columns.features["ngram"].astype(float)),
+    }
+    there = {name: ~np.isnan(x) for name, x in p.items()}
+    weight = {name: both.weights[name] * there[name] for name in p}
+    expected = sum(weight[name] * np.nan_to_num(p[name]) for name in p) / sum(weight.values())
+    np.testing.assert_allclose(np.exp(lm.log_probs(held[0])), expected, rtol=1e-4)
+    found = lm.evaluate(held)
+    assert found.perplexity == pytest.approx(lm.perplexity(held[0]), rel=1e-5)
+    assert found.settings["blend"]["weights"] == both.weights
+    with pytest.raises(ValueError, match="knnlm tune STORE TEXT --ngram"):
+        KNNLM(loaded, store, ngram=True)
+    for call in (lambda: lm.explain("abc"), lambda: lm.generate("abc")):
+        with pytest.raises(ValueError, match="without cache"):
+            call()
+
+
+def test_a_larger_store_is_searched_as_a_smaller_one_would_be(loaded):
+    store, half = stored(loaded, texts(seed=2)), stored(loaded, texts(seed=2)[:5])
+    settings = Settings(0.5, 3.0, 5)
+    found = size_curve(loaded, SCORED, store, settings, parts=[len(half) / len(store), 1])
+    assert found.x == [len(half), len(store)]
+    for perplexity, weight, part in zip(found.perplexity, found.lambda_, (half, store), strict=True):
+        alone = neighbours_of(loaded, SCORED, part, k=5, temperature=3.0)
+        assert perplexity == pytest.approx(score(alone, Settings(weight, 3.0, 5)).perplexity, rel=1e-5)
+    assert found.fixed["lm_perplexity"] == pytest.approx(score(alone, Settings(0.0, 3.0, 5)).lm_perplexity)

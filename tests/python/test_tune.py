@@ -30,6 +30,17 @@ def made(n=400, k=24, seed=0, metric="l2", scale=5.0):
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_the_smallest_temperatures_are_the_nearest_alone(metric):
+    cached = made(50, 8, metric=metric)
+    cached.distances[0, :2] = cached.distances[0, 0]  # a tie
+    cached.match[0, :2] = [True, False]
+    nearest = cached.match[:, 0].astype(float)
+    nearest[0] = 0.5
+    for temperature in (1e-30, 1e-38, 1e-45, 5e-324):
+        np.testing.assert_allclose(np.exp(cached.log_p_knn(temperature)), nearest, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
 def test_log_p_knn_equals_the_reference_for_every_k(metric):
     cached = made(60, 13, metric=metric)
     cached.distances[3, 5:] = cached.distances[4] = np.inf if metric == "l2" else -np.inf

@@ -1,0 +1,81 @@
+"""Perplexity against the size of the store, as in the figure of the paper: its first entries only, λ chosen anew."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knnlm.identity import KeySpec, Loaded, Settings, check, key_spec
+from knnlm.interpolate import log_p_knn
+from knnlm.tune import Curve, best_lambda
+
+PARTS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+
+
+def size_curve(
+    loaded: Loaded,
+    documents: Iterable[Any],
+    store: Any,
+    settings: Settings,
+    *,
+    parts: Sequence[float] = PARTS,
+    dtype: Any = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Curve:
+    """Perplexity of documents with the first `parts` of a store's entries, T and k as in `settings`.
+
+    The entries after the part are left out inside the search, so that the index stays the same. The documents must not
+    be in the store. A store whose documents are in random order gives a fair curve; otherwise it says what would have
+    been known after so much of the text. progress(stage, done, total) counts tokens over all parts.
+    """
+    from knnlm.keys import arithmetic, iterate
+
+    if settings.k is None or settings.temperature is None:
+        raise ValueError("settings: expected k and temperature; take them from settings_of(store)")
+    check(store, loaded)
+    spec = (key_spec(store) or KeySpec()).resolved(loaded.context)
+    keys: list[NDArray[np.float32]] = [np.zeros((0, store.dim), np.float32)]
+    targets, lm = [np.zeros(0, np.uint32)], [np.zeros(0, np.float32)]
+    for chunk in iterate(
+        loaded,
+        documents,
+        captures=[(spec.representation, spec.layer)],
+        window=spec.window,
+        context=spec.context,
+        key_dtype="float32",
+        dtype=arithmetic(store, spec, dtype),
+    ):
+        keys.append(chunk.key)
+        targets.append(chunk.tokens)
+        lm.append(chunk.log_p)
+    queries, tokens, log_p_lm = np.concatenate(keys), np.concatenate(targets), np.concatenate(lm)
+    n = len(store)
+    counts = sorted({math.ceil(part * n) for part in parts if part > 0})
+    perplexity, weights = [], []
+    for i, count in enumerate(counts):
+        columns = []
+        for at in range(0, len(queries), 512):
+            rows = slice(at, at + 512)
+            rest = np.tile(np.array([count, n], np.int64), (len(queries[rows]), 1))  # (q, 2)
+            found = store.search(
+                queries[rows],
+                min(settings.k, count),
+                nprobe=settings.nprobe,
+                rerank=settings.rerank,
+                exact=settings.exact,
+                exclude=rest,
+                threads=settings.threads,
+            )
+            columns.append(log_p_knn(found, tokens[rows], settings.temperature))
+            if progress is not None:
+                progress("sizes", i * len(queries) + min(at + 512, len(queries)), len(counts) * len(queries))
+        lambda_, mean = best_lambda(log_p_lm, np.concatenate(columns or [np.zeros(0)]))
+        perplexity.append(math.exp(-mean))
+        weights.append(lambda_)
+    fixed = {"temperature": settings.temperature, "k": float(settings.k), "tokens": float(len(tokens))}
+    fixed["lm_perplexity"] = math.exp(-float(log_p_lm.mean(dtype=np.float64))) if len(tokens) else float("nan")
+    return Curve("size", [float(count) for count in counts], perplexity, weights, fixed)
