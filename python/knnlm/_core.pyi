@@ -6,7 +6,7 @@ from typing import Any, TypeAlias, final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DEBUG", "Datastore", "FormatError", "StoreError", "__version__", "instruction_sets"]
+__all__ = ["DEBUG", "Datastore", "FormatError", "StoreError", "__version__", "instruction_sets", "plan_index"]
 
 _DocumentLists: TypeAlias = tuple[Sequence[Sequence[int | str]], Sequence[int]]
 
@@ -21,6 +21,9 @@ class FormatError(ValueError):
 
 def instruction_sets() -> list[str]:
     """Names of the instruction sets of this CPU that kernels exist for, slowest first."""
+
+def plan_index(n: int, dim: int, nlist: int | None = None) -> tuple[int, int]:
+    """Lists aimed at for n keys of dimension dim, and how many keys a build samples and holds as float32."""
 
 @final
 class Datastore:
@@ -41,7 +44,7 @@ class Datastore:
     @staticmethod
     def open(path: str, *, verify: bool = False, generation: int | None = None) -> Datastore: ...
     @staticmethod
-    def verify_path(path: str) -> list[str]: ...
+    def verify_path(path: str, progress: Callable[[str, int, int], object] | None = None) -> list[str]: ...
     def close(self) -> None:
         """Let go of the files; entries that were not committed are dropped."""
 
@@ -97,7 +100,7 @@ class Datastore:
     def document(self, index: int) -> tuple[str | None, int, int, str | None]: ...
     def find_document(self, name: str) -> int | None: ...
     def info(self) -> str: ...
-    def verify(self) -> list[str]: ...
+    def verify(self, progress: Callable[[str, int, int], object] | None = None) -> list[str]: ...
     @property
     def document_count(self) -> int: ...
     @property

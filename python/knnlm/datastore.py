@@ -385,15 +385,20 @@ class Datastore:
             sections[section["section"]] = sections.get(section["section"], 0) + section["bytes"]
         return facts | {"sections": sections}
 
-    def verify(self) -> list[str]:
-        """Read every byte and check it; return one line per problem, none for a sound store."""
+    def verify(self, progress: Callable[[str, int, int], object] | None = None) -> list[str]:
+        """Read every byte and check it; return one line per problem, none for a sound store.
+
+        progress: called with ("verify", bytes done, bytes in all).
+        """
         self._publish()
-        return self._core.verify()
+        return self._core.verify(progress)
 
     @staticmethod
-    def verify_path(path: str | os.PathLike[str]) -> list[str]:
+    def verify_path(
+        path: str | os.PathLike[str], progress: Callable[[str, int, int], object] | None = None
+    ) -> list[str]:
         """Do as `verify` does, for a store that may be too damaged to open."""
-        return _core.Datastore.verify_path(os.fsdecode(path))
+        return _core.Datastore.verify_path(os.fsdecode(path), progress)
 
     @property
     def dim(self) -> int:

@@ -54,6 +54,11 @@ pub enum CodeChoice {
     },
 }
 
+/// What [`train`] would do for `n` keys of dimension `d`: lists aimed at, and keys sampled (held as float32).
+pub fn plan(n: usize, d: usize, nlist: Option<usize>) -> (usize, usize) {
+    trainer::plan(n, d, nlist)
+}
+
 /// Called with (stage, done, total); total is 0 where it is not known.
 pub type Progress<'p> = &'p (dyn Fn(&str, u64, u64) + Sync);
 

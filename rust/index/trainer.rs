@@ -36,6 +36,13 @@ fn mean_length(n: usize) -> f64 {
     (0.18 * (n as f64).sqrt()).max(64.0)
 }
 
+/// Lists aimed at for `n` entries of dimension `d`, and how many keys are sampled to learn them.
+pub fn plan(n: usize, d: usize, nlist: Option<usize>) -> (usize, usize) {
+    let target = nlist.unwrap_or(if n < ONE_LIST { 1 } else { (n as f64 / mean_length(n)).ceil() as usize });
+    let wanted = PER_LIST.saturating_mul(target).max(2 * WORD_SAMPLE).min(SAMPLE_FLOATS / d.max(1)).max(target);
+    (target, wanted.min(n))
+}
+
 /// Shape of the code for dimension `d`.
 fn shape(code: CodeChoice, d: usize) -> Result<Shape> {
     let four = |dsub: usize| Shape { m: d.div_ceil(dsub).next_multiple_of(8), bits: 4, dsub };
@@ -98,8 +105,7 @@ pub fn train(
     let rows = Rows::new(keys);
     let mut rng = ChaCha8Rng::seed_from_u64(params.seed);
 
-    let target = params.nlist.unwrap_or(if n < ONE_LIST { 1 } else { (n as f64 / mean_length(n)).ceil() as usize });
-    let wanted = (PER_LIST * target).max(2 * WORD_SAMPLE).min(SAMPLE_FLOATS / d).max(target);
+    let (target, wanted) = plan(n, d, params.nlist);
     progress("sample", 0, 0);
     let (sample, mean) = sample(&rows, d, metric, stratified(&mut rng, n, wanted), pool, cancel)?;
 

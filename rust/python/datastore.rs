@@ -105,8 +105,12 @@ impl Datastore {
     }
 
     #[staticmethod]
-    fn verify_path(py: Python<'_>, path: PathBuf) -> PyResult<Vec<String>> {
-        call(py, None, |reporter| Ok(lines(store::Datastore::verify_path_unless(&path, reporter.cancel())?)))
+    #[pyo3(signature = (path, progress = None))]
+    fn verify_path(py: Python<'_>, path: PathBuf, progress: Option<Py<PyAny>>) -> PyResult<Vec<String>> {
+        call(py, progress.as_ref(), |reporter| {
+            let report = |stage: &str, done: u64, total: u64| reporter.report(stage, done, total);
+            Ok(lines(store::Datastore::verify_path_unless(&path, &report, reporter.cancel())?))
+        })
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {
@@ -265,9 +269,13 @@ impl Datastore {
         })
     }
 
-    fn verify(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+    #[pyo3(signature = (progress = None))]
+    fn verify(&self, py: Python<'_>, progress: Option<Py<PyAny>>) -> PyResult<Vec<String>> {
         let core = self.reader()?;
-        call(py, None, |reporter| Ok(lines(core.verify_unless(reporter.cancel())?)))
+        call(py, progress.as_ref(), |reporter| {
+            let report = |stage: &str, done: u64, total: u64| reporter.report(stage, done, total);
+            Ok(lines(core.verify_unless(&report, reporter.cancel())?))
+        })
     }
 
     #[getter]
@@ -333,7 +341,7 @@ fn lines(problems: Vec<store::Problem>) -> Vec<String> {
 
 /// Reads every byte of a store.
 fn refuse_damaged(path: &Path, cancel: &AtomicBool) -> crate::Result<()> {
-    let problems = store::Datastore::verify_path_unless(path, cancel)?;
+    let problems = store::Datastore::verify_path_unless(path, &|_, _, _| (), cancel)?;
     if problems.is_empty() {
         return Ok(());
     }

@@ -20,7 +20,15 @@ fn core_module(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("FormatError", module.py().get_type::<error::FormatError>())?;
     module.add_class::<datastore::Datastore>()?;
     module.add_function(wrap_pyfunction!(instruction_sets, module)?)?;
+    module.add_function(wrap_pyfunction!(plan_index, module)?)?;
     Ok(())
+}
+
+/// Lists aimed at for `n` keys of dimension `dim`, and how many keys a build samples and holds as float32.
+#[pyfunction]
+#[pyo3(signature = (n, dim, nlist = None))]
+fn plan_index(n: usize, dim: usize, nlist: Option<usize>) -> (usize, usize) {
+    crate::index::plan(n, dim, nlist)
 }
 
 /// Names of the instruction sets of this CPU that kernels exist for, slowest first.

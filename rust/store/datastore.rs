@@ -9,6 +9,7 @@ use super::snapshot::Snapshot;
 use super::values::ValueRows;
 use super::verify::{Problem, verify};
 use super::writer::Writer;
+use crate::index::Progress;
 use crate::keys::KeyRows;
 use crate::{Error, Metric, Result};
 use serde_json::value::RawValue;
@@ -296,24 +297,24 @@ impl Datastore {
 
     /// Reads every byte of this generation and lists what is wrong.
     pub fn verify(&self) -> Result<Vec<Problem>> {
-        self.verify_unless(&AtomicBool::new(false))
+        self.verify_unless(&|_, _, _| (), &AtomicBool::new(false))
     }
 
-    /// [`Self::verify`] that ends with `Interrupted` once `cancel` is set.
-    pub fn verify_unless(&self, cancel: &AtomicBool) -> Result<Vec<Problem>> {
-        verify(&self.folder, &self.snapshot().manifest, cancel)
+    /// [`Self::verify`] that reports bytes as stage "verify" and ends with `Interrupted` once `cancel` is set.
+    pub fn verify_unless(&self, progress: Progress, cancel: &AtomicBool) -> Result<Vec<Problem>> {
+        verify(&self.folder, &self.snapshot().manifest, progress, cancel)
     }
 
     /// [`Self::verify`] for a store that may be too damaged to open.
     pub fn verify_path(path: &Path) -> Result<Vec<Problem>> {
-        Datastore::verify_path_unless(path, &AtomicBool::new(false))
+        Datastore::verify_path_unless(path, &|_, _, _| (), &AtomicBool::new(false))
     }
 
-    /// [`Self::verify_path`] that ends with `Interrupted` once `cancel` is set.
-    pub fn verify_path_unless(path: &Path, cancel: &AtomicBool) -> Result<Vec<Problem>> {
+    /// [`Self::verify_path`] that reports bytes as stage "verify" and ends with `Interrupted` once `cancel` is set.
+    pub fn verify_path_unless(path: &Path, progress: Progress, cancel: &AtomicBool) -> Result<Vec<Problem>> {
         let folder = Folder::new(path, Arc::new(Disk));
         match Manifest::newest(&folder)? {
-            Some(generation) => verify(&folder, &Manifest::read(&folder, generation)?, cancel),
+            Some(generation) => verify(&folder, &Manifest::read(&folder, generation)?, progress, cancel),
             None => Snapshot::open(&folder).map(|_| Vec::new()),
         }
     }

@@ -157,8 +157,9 @@ impl SegmentFile {
         self.sections.iter().find(|s| s.number == kind as u32)
     }
 
-    /// Reads every byte and lists what is damaged; gives up once `cancel` is set.
-    pub fn verify(&self, cancel: &AtomicBool) -> Vec<Damage> {
+    /// Reads every byte and lists what is damaged; tells `read` of the bytes as they are done and gives up once `cancel`
+    /// is set.
+    pub fn verify(&self, read: &dyn Fn(u64), cancel: &AtomicBool) -> Vec<Damage> {
         let mut damages = Vec::new();
         let mut end = HEADER as usize;
         for section in &self.sections {
@@ -198,6 +199,7 @@ impl SegmentFile {
                     let message = format!("expected CRC32C {expected:08x}, found {found:08x}");
                     damages.push(part(section, start..start + chunk.len() as u64, message));
                 }
+                read(chunk.len() as u64);
             }
             if crc32c::crc32c(sums) != section.crc {
                 damages.push(part(

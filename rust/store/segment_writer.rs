@@ -214,7 +214,7 @@ mod tests {
                 prop_assert_eq!(found.as_ptr() as usize % ALIGNMENT as usize, 0);
             }
             prop_assert!(file.section(SectionKind::Words).is_err());
-            prop_assert_eq!(file.verify(&AtomicBool::new(false)), vec![]);
+            prop_assert_eq!(file.verify(&|_| (), &AtomicBool::new(false)), vec![]);
         }
     }
 }

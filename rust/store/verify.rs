@@ -5,8 +5,10 @@ use super::files::Folder;
 use super::manifest::{DataRecord, Manifest};
 use super::segment::{Damage, SegmentFile, SegmentKind, SegmentName};
 use super::snapshot::Snapshot;
+use crate::index::Progress;
 use crate::sections::SectionKind;
 use crate::{Error, Result};
+use std::cell::Cell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -36,8 +38,20 @@ impl std::fmt::Display for Problem {
     }
 }
 
-/// Checks all files of a manifest, unless `cancel` is set.
-pub(crate) fn verify(folder: &Folder, manifest: &Manifest, cancel: &AtomicBool) -> Result<Vec<Problem>> {
+/// Checks all files of a manifest, unless `cancel` is set; `progress` counts the bytes of their sections.
+pub(crate) fn verify(
+    folder: &Folder,
+    manifest: &Manifest,
+    progress: Progress,
+    cancel: &AtomicBool,
+) -> Result<Vec<Problem>> {
+    let files = manifest.data.iter().map(|d| &d.name).chain(manifest.lists.iter().map(|l| &l.name));
+    let total = files.chain(&manifest.codebook).fold(0u64, |sum, name| sum.saturating_add(name.bytes));
+    let done = Cell::new(0u64);
+    let read = |bytes: u64| {
+        done.set(done.get().saturating_add(bytes));
+        progress("verify", done.get().min(total), total);
+    };
     let mut problems = Vec::new();
     if let Err(e) = Manifest::read(folder, manifest.generation) {
         problems.push(Problem {
@@ -52,17 +66,21 @@ pub(crate) fn verify(folder: &Folder, manifest: &Manifest, cancel: &AtomicBool) 
             let rows = number == SectionKind::Values as u32 || number == SectionKind::Keys as u32;
             rows.then_some((data.first_id, data.entries))
         };
-        if let Some(file) = check_file(folder, &data.name, SegmentKind::Data, per_entry, cancel, &mut problems)? {
+        if let Some(file) =
+            check_file(folder, &data.name, SegmentKind::Data, per_entry, (&read, cancel), &mut problems)?
+        {
             check_documents(&file, data, &mut problems);
         }
     }
     if let Some(name) = &manifest.codebook {
-        check_file(folder, name, SegmentKind::Codebook, |_| None, cancel, &mut problems)?;
+        check_file(folder, name, SegmentKind::Codebook, |_| None, (&read, cancel), &mut problems)?;
     }
     for lists in &manifest.lists {
         // Codes lie in blocks that are padded list by list: a range of entries would mislead.
         let per_entry = |number| (number == SectionKind::ListIds as u32).then_some((0, lists.entries));
-        if let Some(file) = check_file(folder, &lists.name, SegmentKind::Lists, per_entry, cancel, &mut problems)? {
+        if let Some(file) =
+            check_file(folder, &lists.name, SegmentKind::Lists, per_entry, (&read, cancel), &mut problems)?
+        {
             check_list_ids(&file, lists.entries, &mut problems);
         }
     }
@@ -87,7 +105,7 @@ fn check_file(
     name: &SegmentName,
     kind: SegmentKind,
     per_entry: impl Fn(u32) -> Option<(u64, u64)>,
-    cancel: &AtomicBool,
+    (read, cancel): (&dyn Fn(u64), &AtomicBool),
     problems: &mut Vec<Problem>,
 ) -> Result<Option<SegmentFile>> {
     let file = match SegmentFile::open(folder.path(), name, kind) {
@@ -97,7 +115,7 @@ fn check_file(
             return Ok(None);
         }
     };
-    let damages = file.verify(cancel);
+    let damages = file.verify(read, cancel);
     if cancel.load(Ordering::Relaxed) {
         return Err(Error::Interrupted);
     }

@@ -315,6 +315,6 @@ fn verify_ends_when_it_is_told_to() {
     add(&store, 3, None, None).expect("add");
     store.commit().expect("commit");
     let stopped = AtomicBool::new(true);
-    assert!(matches!(store.verify_unless(&stopped), Err(Error::Interrupted)));
-    assert!(matches!(Datastore::verify_path_unless(folder.path(), &stopped), Err(Error::Interrupted)));
+    assert!(matches!(store.verify_unless(&|_, _, _| (), &stopped), Err(Error::Interrupted)));
+    assert!(matches!(Datastore::verify_path_unless(folder.path(), &|_, _, _| (), &stopped), Err(Error::Interrupted)));
 }
