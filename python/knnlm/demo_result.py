@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from knnlm.identity import package_version
-from knnlm.plots import Line, Plot
-from knnlm.report import Case, Check, Report, Row, TokenRow, change, number, percent, share, visible
+from knnlm.inspection import to_table
+from knnlm.plots import CURVES, Plot, tuning_plot
+from knnlm.report import Case, Check, Report, Row, TokenRow, change, number, percent
 
 # What must hold for the demo to have shown its point.
 ADAPTED_GAIN = 0.30  # quantised against the LM alone, language reference
@@ -194,30 +195,19 @@ def _facts(case: CaseResult) -> dict[str, str]:
 
 
 def _plots(case: CaseResult) -> Iterator[Plot]:
-    for key, title, label, chosen, log_x in (
-        ("lambda_", "Weight of the neighbours", "λ", case.lambda_, False),
-        ("k", "Number of neighbours", "k", float(case.k), True),
-        ("temperature", "Temperature", "T", case.temperature, True),
-        ("size", "Size of the store", "entries", None, True),
-    ):
+    chosen = {"lambda_": case.lambda_, "k": float(case.k), "temperature": case.temperature}
+    for key in CURVES:
         if key in case.curves:
             curve = case.curves[key]
-            yield Plot(
-                title,
-                label,
-                [Line("kNN-LM", curve.x, curve.y)],
-                log_x=log_x,
-                level=("language model alone", curve.alone),
-                chosen=chosen,
-            )
+            yield tuning_plot(key, curve.x, curve.y, curve.alone, chosen.get(key))
 
 
 def as_terminal(result: DemoResult) -> RenderableType:
     """The result table, what was chosen, a few tokens with their neighbours, and the claims, for rich."""
     parts: list[RenderableType] = [_result_table(result), "", _facts_table(result)]
     for case in result.cases():
-        parts += ["", Text(f"Where predictions come from: {case.name}", style="bold")]
-        parts += [example for token in case.examples[:2] for example in ("", _example(token))]
+        parts += ["", Text(f"Where predictions come from: {case.name}", style="bold"), ""]
+        parts.append(to_table(case.examples[:2], neighbours=3))
     parts += ["", _check_table(result.checks())]
     if result.report:
         parts += ["", Text(f"Report with plots and more neighbours: {result.report}")]
@@ -258,26 +248,6 @@ def _facts_table(result: DemoResult) -> Table:
     return table
 
 
-def _example(token: TokenRow) -> RenderableType:
-    line = Text(_tail(token.before, 60), no_wrap=True, overflow="ellipsis")
-    line.append(visible(token.token), style="bold reverse")
-    line.append(_head(token.after, 30), style="dim")
-    chances = Text(
-        f"{token.document}: p_LM {share(token.p_lm)}, p_kNN {share(token.p_knn)}, p {share(token.p)}", style="dim"
-    )
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), header_style="dim")
-    table.add_column("nearest stored text", no_wrap=True, overflow="ellipsis", width=52)
-    table.add_column("document", no_wrap=True, overflow="ellipsis", style="dim", max_width=28)
-    table.add_column("distance", justify="right", no_wrap=True)
-    table.add_column("share", justify="right", no_wrap=True)
-    for near in token.neighbours[:3]:
-        text = Text(_tail(near.before, 36))
-        text.append(visible(near.token), style="bold green" if near.right else "bold")
-        text.append(_head(near.after, 12), style="dim")
-        table.add_row(text, near.document, number(near.distance), share(near.share))
-    return Group(line, chances, table)
-
-
 def _check_table(checks: Sequence[Check]) -> Table:
     table = _table()
     table.add_column("claim")
@@ -286,13 +256,3 @@ def _check_table(checks: Sequence[Check]) -> Table:
     for check in checks:
         table.add_row(check.claim, check.measured, Text("yes", "green") if check.holds else Text("no", "bold red"))
     return table
-
-
-def _tail(text: str, length: int) -> str:
-    flat = " ".join(text.lstrip("\ufffd").split()) + (" " if text[-1:].isspace() else "")
-    return flat if len(flat) <= length else "…" + flat[-length:]
-
-
-def _head(text: str, length: int) -> str:
-    flat = (" " if text[:1].isspace() else "") + " ".join(text.split())
-    return flat if len(flat) <= length else flat[:length] + "…"

@@ -50,6 +50,13 @@ class ReadReport:
     bytes: int = 0  # of UTF-8 text in these documents
     skipped: list[tuple[str, str]] = field(default_factory=list)  # name, reason
     notes: list[tuple[str, str]] = field(default_factory=list)  # name, what was changed
+    position: float = 0.0  # bytes on disk that are read, of `size`
+    size: int = 0  # bytes on disk of all sources; 0 where a data set of unknown size is among them
+
+    @property
+    def share(self) -> float:
+        """How much of the sources is read, 0 to 1; 0 where that is not known."""
+        return min(1.0, self.position / self.size) if self.size else 0.0
 
     def lines(self) -> list[str]:
         """The report for people: one line of totals, then the first of each kind."""
@@ -84,11 +91,15 @@ def read_documents(
     names = _Names()
     if isinstance(sources, (str, Path)):
         raise TypeError(f"expected a list of sources, found one: {sources!r}")
-    for source in sources:
-        if str(source).startswith("hf:"):
+    # All are listed first: one that is not there is an error before hours of work, and the size is known.
+    listed = [None if str(source).startswith("hf:") else _paths(source) for source in sources]
+    if None not in listed:
+        report.size = sum(_size(path) for paths in listed if paths is not None for path, _ in paths)
+    for source, paths in zip(sources, listed, strict=True):
+        if paths is None:
             found = _read_data_set(str(source)[3:], text_field, split, names, report)
         else:
-            found = _read_paths(source, text_field, pattern, names, report)
+            found = _read_paths(paths, text_field, pattern, names, report)
         for document in found:
             report.documents += 1
             report.bytes += len(document.text.encode("utf-8", "surrogatepass"))
@@ -160,7 +171,14 @@ def _compile(pattern: str) -> re.Pattern[str]:
         ) from error
 
 
-def _paths(source: str | Path) -> Iterable[tuple[Path, str]]:
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _paths(source: str | Path) -> list[tuple[Path, str]]:
     """Files of a source in fixed order, each with its name relative to the source."""
     path = Path(source)
     if path.is_dir():
@@ -190,25 +208,38 @@ def _before_wildcards(path: Path) -> Iterator[str]:
 
 
 def _read_paths(
-    source: str | Path, text_field: str, pattern: re.Pattern[str] | None, names: _Names, report: ReadReport
+    paths: Iterable[tuple[Path, str]],
+    text_field: str,
+    pattern: re.Pattern[str] | None,
+    names: _Names,
+    report: ReadReport,
 ) -> Iterator[Document]:
-    for path, relative in _paths(source):
+    for path, relative in paths:
         name = names.take(relative)
+        before, size = report.position, _size(path)
         suffix = Path(path.stem if path.suffix == ".gz" else path.name).suffix
         try:
-            with _open(path) as file:
+            with path.open("rb") as raw, _unpacked(raw, path) as file:
                 if suffix in _JSONL:
-                    yield from _read_lines(file, name, text_field, report)
+                    for document in _read_lines(file, name, text_field, report):
+                        report.position = before + min(size, raw.tell())
+                        yield document
                 else:
-                    yield from _read_text(file.read(), name, pattern, report)
+                    data = file.read()
+                    done = 0
+                    for document in _read_text(data, name, pattern, report):
+                        done += len(document.text)  # in characters: near enough for a bar
+                        report.position = before + size * min(1.0, done / len(data))
+                        yield document
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             report.skipped.append((name, f"damaged gzip data: {error}"))
         except OSError as error:  # no permission, a device, gone since it was listed
             report.skipped.append((name, f"cannot be read: {error.strerror or error}"))
+        report.position = before + size
 
 
-def _open(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+def _unpacked(raw: BinaryIO, path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.GzipFile(fileobj=raw, mode="rb")) if path.suffix == ".gz" else raw
 
 
 def _read_text(data: bytes, name: str, pattern: re.Pattern[str] | None, report: ReadReport) -> Iterator[Document]:

@@ -255,8 +255,11 @@ def in_context(tokenizer: Any, tokens: NDArray[np.int64], at: int) -> tuple[str,
     return head, tokenizer.token_text(target), tokenizer.decode(after)
 
 
-def to_table(shown: Iterable[TokenRow], width: int = 40) -> Table:
-    """A rich table: one line a token, and under it one line a neighbour. width: characters of context."""
+def to_table(shown: Iterable[TokenRow], width: int = 40, neighbours: int | None = None) -> Table:
+    """A rich table: one line a token, and under it one line a neighbour.
+
+    width: characters of context. neighbours: shown of each token; None = all that the rows have.
+    """
     from rich.table import Table
     from rich.text import Text
 
@@ -267,14 +270,15 @@ def to_table(shown: Iterable[TokenRow], width: int = 40) -> Table:
     table.add_column("share", justify="right", no_wrap=True)
     for row in shown:
         facts = f"p_LM {row.p_lm:.3f}  p_kNN {row.p_knn:.3f}  p {row.p:.3f}"
-        table.add_row(_marked(row, width, "bold"), Text(facts, style="bold"), "", "", end_section=not row.neighbours)
-        for i, near in enumerate(row.neighbours):
+        nearest = row.neighbours[:neighbours]
+        table.add_row(_marked(row, width, "bold"), Text(facts, style="bold"), "", "", end_section=not nearest)
+        for i, near in enumerate(nearest):
             table.add_row(
                 Text("  ") + _marked(near, width - 2, "bold green" if near.right else "bold"),
                 near.document,
                 f"{near.distance:.4g}",
                 f"{100 * near.share:.1f} %",
-                end_section=i == len(row.neighbours) - 1,
+                end_section=i == len(nearest) - 1,
             )
     return table
 

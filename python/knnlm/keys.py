@@ -31,6 +31,7 @@ class TokenDocument:
     name: str
     tokens: NDArray[np.uint32]
     metadata: dict[str, Any] | None = None
+    text: str | None = None
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -143,7 +143,9 @@ class KNNLM:
         with np.errstate(over="ignore"):
             return float(np.exp(-log_p.sum(dtype=np.float64) / units)) if units else float("nan")
 
-    def explain(self, text: Any, *, exclude: str = "document") -> Explanation:
+    def explain(
+        self, text: Any, *, exclude: str = "document", progress: Callable[[str, int, int], None] | None = None
+    ) -> Explanation:
         """Tokens, p_LM, p_kNN and p of each, neighbours, their shares and documents, as arrays."""
         if self.datastore is None:
             raise ValueError("explain: expected a datastore, found None; there are no neighbours to show")
@@ -156,6 +158,7 @@ class KNNLM:
             keys=self.keys,
             exclude=exclude,
             dtype=self.dtype,
+            progress=progress,
         )
 
     def stream(

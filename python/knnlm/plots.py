@@ -58,6 +58,30 @@ class Plot:
     chosen: float | None = None
 
 
+CURVES = {
+    "lambda_": ("Weight of the neighbours", "λ", False),
+    "k": ("Number of neighbours", "k", True),
+    "temperature": ("Temperature", "T", True),
+    "size": ("Size of the store", "entries", True),
+}
+"""Settings that perplexity is plotted against: title, label, whether on a logarithmic axis."""
+
+
+def tuning_plot(
+    name: str, x: Sequence[float], y: Sequence[float], alone: float, chosen: float | None, of: str = ""
+) -> Plot:
+    """Perplexity against one setting of `CURVES`, beside that of the model alone. of: what was scored."""
+    title, label, log_x = CURVES[name]
+    return Plot(
+        f"{title}, {of}" if of else title,
+        label,
+        [Line("kNN-LM", x, y)],
+        log_x=log_x,
+        level=("language model alone", alone),
+        chosen=chosen,
+    )
+
+
 def _draw(plot: Plot, palette: _Palette) -> Figure:
     with matplotlib.rc_context({"font.size": 10, "font.family": "sans-serif", "axes.linewidth": 0.8}):
         figure = Figure(figsize=(4.6, 3.0), layout="constrained")

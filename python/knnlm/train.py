@@ -174,6 +174,19 @@ def learning_rate(config: TrainConfig, done: float) -> float:
     return config.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * along)))
 
 
+def _encode(
+    tokenizer: Tokenizer, documents: Sequence[Document], progress: ProgressCallback | None
+) -> list[npt.NDArray[np.uint32]]:
+    done, total = 0, sum(len(document.text) for document in documents)
+    encoded = []
+    for document in documents:
+        encoded.append(tokenizer.encode(document.text))
+        done += len(document.text)
+        if progress is not None:
+            progress("tokenise", done, total)
+    return encoded
+
+
 class _Run:
     """The state of one training run and its step."""
 
@@ -185,12 +198,13 @@ class _Run:
         valid_docs: Sequence[Document],
         out_dir: Path,
         config: TrainConfig,
+        progress: ProgressCallback | None = None,
     ) -> None:
         self.model, self.tokenizer, self.out_dir, self.config = model, tokenizer, out_dir, config
         self.device = next(model.parameters()).device
         self.bf16 = bf16_is_fast(self.device) if config.bf16 is None else config.bf16
-        self.train_tokens = [tokenizer.encode(d.text) for d in train_docs]
-        self.valid_tokens = [tokenizer.encode(d.text) for d in valid_docs]
+        self.train_tokens = _encode(tokenizer, train_docs, progress)
+        self.valid_tokens = _encode(tokenizer, valid_docs, None)
         if not any(len(t) for t in self.train_tokens) or not any(len(t) for t in self.valid_tokens):
             raise ValueError(
                 "expected at least one token to train on and one to validate on, found none; check the input"
@@ -316,13 +330,14 @@ def train(
 ) -> TrainResult:
     """Train ``model`` and leave the best weights in ``out_dir``, ready for `load_model`.
 
-    ``progress(stage, done, total)`` counts steps, or seconds where only ``max_seconds`` is set. With ``resume`` a state
+    ``progress(stage, done, total)`` counts characters while the text is tokenised, then steps, or seconds where only
+    ``max_seconds`` is set. With ``resume`` a state
     found in ``out_dir`` is continued; its budget counts the time or steps spent before. Ctrl-C ends the step, saves
     the state and returns with ``interrupted`` set. Afterwards ``model`` holds the last weights, not the best ones.
     """
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    run = _Run(model, tokenizer, train_docs, valid_docs, out_dir, config)
+    run = _Run(model, tokenizer, train_docs, valid_docs, out_dir, config, progress)
     if resume and (out_dir / STATE_FILE).is_file():
         run.restore()
     model.train()

@@ -5,17 +5,22 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from knnlm._core import plan_index
 from knnlm.cli import main
 from knnlm.cli.console import duration, plain, size
+from knnlm.cli.estimate import free_bytes, process_bytes
 from knnlm.cli.train import hold_out
 from knnlm.datastore import Datastore
 from knnlm.documents import Document
+from knnlm.progress import Task
 
 COMMANDS = ["demo", "train", "dump", "build", "tune", "eval", "generate", "inspect", "info", "verify"]
 WORDS = ["the", "store", "keeps", "a", "key", "for", "every", "token", "and", "value", "is", "that", "follows", "text"]
@@ -145,11 +150,42 @@ def test_dry_run_estimates_and_writes_nothing(texts: Path, model: Path, built: P
     assert run_json("info", tmp_path / "store")["nlist"] is None
 
 
+@pytest.mark.parametrize("keep", ["float16", "float32", None])
+def test_dry_run_knows_what_a_build_will_take(keep: Any, tmp_path: Path) -> None:
+    keys = np.random.default_rng(0).standard_normal((30_000, 32), dtype=np.float32)
+    path = tmp_path / "store"
+    with Datastore.create(path, dim=32, keep_keys=keep) as opened:
+        opened.add(keys, np.arange(len(keys)) % 50)
+    found = run_json("build", path, "--dry-run")
+    run("build", path)
+    info = run_json("info", path)
+    assert found["disk_bytes"] == pytest.approx(info["bytes"], rel=0.1)
+    assert found["nlist"] == pytest.approx(info["nlist"], rel=0.3)
+    assert found["peak_disk_bytes"] >= found["disk_bytes"]
+    sampled = plan_index(len(keys), 32)[1]
+    assert sampled == len(keys)  # all keys of a small store
+    assert found["memory_bytes"] > process_bytes() / 2 + 2 * sampled * 32 * 4
+
+
+def test_free_bytes_are_those_of_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def usage(path: Any) -> Any:
+        asked.append(Path(path))
+        return SimpleNamespace(free=7)
+
+    monkeypatch.setattr("knnlm.cli.estimate.shutil.disk_usage", usage)
+    assert free_bytes(tmp_path / "new" / "deep" / "store") == 7
+    assert asked == [tmp_path]
+
+
 def test_tune_saves_and_eval_uses_it(texts: Path, store: Path) -> None:
     tuned = run_json("tune", store, texts / "valid.txt", "--k", 64)
     assert tuned["perplexity"] <= tuned["lm_perplexity"]
     assert all(Path(path).read_text().startswith("<?xml") for path in tuned["plots"])
-    assert len(tuned["plots"]) == 3
+    assert [Path(path).stem for path in tuned["plots"]] == [
+        f"perplexity-{x}" for x in ("lambda", "temperature", "k", "size")
+    ]
     found = run_json("eval", store, texts / "test.txt")
     assert found["settings"]["lambda_"] == pytest.approx(tuned["lambda_"])
     assert found["settings"]["temperature"] == pytest.approx(tuned["temperature"])
@@ -160,6 +196,69 @@ def test_tune_saves_and_eval_uses_it(texts: Path, store: Path) -> None:
     exact = run_json("eval", store, texts / "test.txt", "--exact", "--temperature", 5, "--k", 16)
     assert exact["settings"]["exact"] is True
     assert "perplexity" in run("eval", store, texts / "test.txt").stdout
+
+
+def test_exact_search_is_remembered_and_can_be_turned_off(texts: Path, store: Path) -> None:
+    run("tune", store, texts / "valid.txt", "--k", 16, "--exact", "--no-plots")
+    assert run_json("eval", store, texts / "test.txt")["settings"]["exact"] is True
+    assert run_json("eval", store, texts / "test.txt", "--no-exact")["settings"]["exact"] is False
+
+
+def test_cache_and_ngram_are_tuned_and_then_used(texts: Path, store: Path) -> None:
+    assert "--cache --ngram" in run("eval", store, texts / "test.txt", "--cache", "--ngram", code=1).stderr
+    tuned = run_json("tune", store, texts / "valid.txt", "--k", 16, "--cache", "--ngram", "--no-plots")
+    assert set(tuned["blends"]) == {"cache", "ngram", "cache+ngram"}
+    best = tuned["blends"]["cache+ngram"]
+    assert sum(best["weights"].values()) == pytest.approx(1)
+    assert best["perplexity"] <= min(tuned["perplexity"], tuned["blends"]["cache"]["perplexity"]) * 1.0001
+    found = run_json("eval", store, texts / "test.txt", "--cache", "--ngram")
+    assert found["blended"]["settings"]["blend"]["weights"] == best["weights"]
+    assert found["blended"]["perplexity"] < found["perplexity"]  # words of a short list: the 5-gram knows more
+    assert found["blended"]["lm_perplexity"] == found["lm_perplexity"]
+    shown = run("eval", store, texts / "test.txt", "--cache")
+    assert "blended in" in shown.stdout
+    assert "cache of 2,000 tokens" in shown.stdout
+    assert "5-gram model has counted" in run("eval", store, texts / "books" / "0.txt", "--ngram").stderr
+
+
+def test_the_arithmetic_of_the_keys_is_remembered(texts: Path, model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    run("dump", texts / "books", "--model", model, "--out", path, "--autocast", "bfloat16", "--keys", "float32")
+    assert run_json("info", path)["attributes"]["autocast"] == "bfloat16"
+    found = run_json("eval", path, texts / "books" / "0.txt", "--k", 1, "--lambda", 1, "--exclude", "none", "--exact")
+    assert found["settings"]["autocast"] == "bfloat16"
+    assert found["perplexity"] == 1.0  # the very keys, so every token finds itself
+
+
+def test_the_input_of_any_module_can_be_the_key(texts: Path, model: Path, tmp_path: Path) -> None:
+    run("dump", texts / "books", "--model", model, "--out", tmp_path / "a", "--key", "module:blocks.0.ffn")
+    assert run_json("info", tmp_path / "a")["attributes"]["representation"] == "module:blocks.0.ffn"
+    assert run_json("eval", tmp_path / "a", texts / "test.txt", "--k", 8)["settings"]["layer"] == -1
+    wrong = run("dump", texts / "books", "--model", model, "--out", tmp_path / "b", "--key", "module:none", code=1)
+    assert "named_modules" in wrong.stderr
+    assert "module:NAME" in run("dump", "x", "--model", model, "--out", tmp_path / "b", "--key", "ffn", code=2).stderr
+
+
+def test_documents_are_tokenised_once(
+    texts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from knnlm.tokens import BackendTokenizer
+
+    seen: list[int] = []
+    original = BackendTokenizer.encode
+    monkeypatch.setattr(BackendTokenizer, "encode", lambda self, text: seen.append(len(text)) or original(self, text))
+    run("build", texts / "books", "--model", model, "--out", tmp_path / "store")
+    assert len(seen) == 2
+    seen.clear()
+    run("eval", tmp_path / "store", texts / "test.txt", "--k", 4)
+    assert len(seen) == 1
+
+
+def test_wrong_usage_is_json_too(texts: Path, store: Path) -> None:
+    assert "STORE" in run_json("info", code=2)["error"]
+    assert "1.5" in run_json("eval", store, "text", "--lambda", "1.5", code=2)["error"]
+    assert "--nonsense" in run_json("verify", store, "--nonsense", code=2)["error"]
+    assert run("info", code=2).stdout == ""
 
 
 def test_eval_warns_of_text_that_the_store_has(texts: Path, store: Path) -> None:
@@ -231,6 +330,26 @@ def test_verify_lists_damage(store: Path) -> None:
     found = run_json("verify", store, code=1)
     assert found["sound"] is False
     assert found["problems"]
+
+
+def test_verify_and_inspect_tell_how_far_they_are(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, int, int]] = []
+    original = Task.update
+
+    def update(self: Task, done: int, total: int | None = None) -> None:
+        seen.append((self.stage, done, total or 0))
+        original(self, done, total)
+
+    monkeypatch.setattr(Task, "update", update)
+    run("verify", store)
+    stage, done, total = seen[-1]
+    bytes_on_disk = sum(file.stat().st_size for file in store.glob("*.seg"))
+    assert stage == "verify"
+    assert total == bytes_on_disk
+    assert 0.8 * total < done <= total
+    seen.clear()
+    run("inspect", store, "--string", "the store keeps a key")
+    assert seen[-1][1] == seen[-1][2] > 0
 
 
 def test_existing_output_is_refused_without_overwrite(texts: Path, model: Path, store: Path) -> None:
@@ -385,7 +504,9 @@ def test_an_interrupted_training_resumes(texts: Path, tmp_path: Path, monkeypatc
         "--layers", 1, "--heads", 2, "--context", 32, "--batch-tokens", 256, "--optimizer", "muon",
     )  # fmt: skip
     monkeypatch.setattr(train._Run, "step", interrupted)
-    assert "--resume" in run(*options, code=130).stderr
+    said = run(*options, code=130).stderr
+    for part in ("interrupted after 2 steps", "state is saved in", "--resume", "no weights are there to use yet"):
+        assert part in said
     monkeypatch.setattr(train._Run, "step", original)
     assert run_json(*options, "--resume")["steps"] == 4
 

@@ -234,3 +234,22 @@ def test_reading_is_lazy(tmp_path):
     report = ReadReport()
     first = next(iter(read_documents([tmp_path], report=report)))
     assert (first.name, report.documents) == ("0.txt", 1)
+
+
+def test_how_far_reading_has_come(tmp_path):
+    (tmp_path / "a.txt").write_text("# one\ntext\n# two\nmore text\n")
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": f"line {i}"}) + "\n" for i in range(2000)))
+    with gzip.open(tmp_path / "c.txt.gz", "wt") as file:
+        file.write("packed " * 50)
+    report = ReadReport()
+    shares = [report.share for _ in read_documents([tmp_path], split_pattern="markdown", report=report)]
+    assert report.size == sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert shares == sorted(shares)
+    assert 0 < shares[0] < shares[1] < 0.01 < shares[1500] < 1
+    assert report.share == 1.0
+
+
+def test_a_source_that_is_not_there_is_known_before_anything_is_read(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        next(read_documents([tmp_path / "a.txt", tmp_path / "nowhere"]))

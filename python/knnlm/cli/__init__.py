@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from typing import cast
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any, cast
 
 import click
 
@@ -36,6 +39,24 @@ class _Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
 
+    def main(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, standalone_mode: bool = True, **extra: Any
+    ) -> Any:
+        """Runs a command; with `--json` a wrong usage is JSON on standard output as well."""
+        given = list(sys.argv[1:] if args is None else args)
+        if not standalone_mode:
+            return super().main(args=given, standalone_mode=False, **extra)
+        try:
+            code = super().main(args=given, standalone_mode=False, **extra)
+        except click.ClickException as error:
+            if "--json" in given:
+                click.echo(json.dumps({"error": error.format_message()}, ensure_ascii=False))
+            error.show()
+            sys.exit(error.exit_code)
+        except click.Abort:
+            sys.exit(130)
+        sys.exit(code if isinstance(code, int) else 0)
+
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="knnlm", message="%(prog)s %(version)s")
@@ -49,5 +70,6 @@ def main() -> None:
       knnlm tune store more-books/
       knnlm eval store held-out.txt
 
-    Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
+    Exit codes: 0 success, 1 failure (for verify: problems found), 2 wrong usage, 130 interrupted. With --json standard
+    output is one JSON object in every case; after a failure it is {"error": …}.
     """

@@ -81,6 +81,7 @@ def command(
     key: str,
     layer: int,
     keys: str,
+    autocast: str | None,
     window: int | None,
     context: int | None,
     batch_tokens: int | None,
@@ -117,12 +118,12 @@ def command(
                 extra = _build(store, options, preset, progress)
         else:
             texts = Texts(source, text_field, split_documents, split, max_documents)
-            spec = key_spec(key, layer, keys, window, context)
+            spec = key_spec(key, layer, keys, window, context, autocast)
             if dry_run:
                 from knnlm.cli.estimate import of_text
 
                 loaded = load(model, device, threads)
-                estimate = of_text(loaded, texts.read(), spec, keys, index, batch_tokens, threads, progress)
+                estimate = of_text(loaded, texts, spec, keys, index, batch_tokens, threads, progress, out)
                 _show_estimate(estimate, as_json)
                 texts.finish()
                 return
@@ -132,15 +133,13 @@ def command(
             path = out
             with whole_folder(out, overwrite, (*source, model)) as partial:
                 loaded = load(model, device, threads)
-                documents = texts.read()
-                total = count_tokens(loaded, documents, progress)
-                if (index["nlist"] or 1) > total:
+                if index["nlist"] is not None and (total := count_tokens(loaded, texts, progress)) < index["nlist"]:
                     raise click.UsageError(
                         f"the text has {total:,} tokens, fewer than the {index['nlist']:,} lists asked for: "
                         "leave out --nlist or the preset, or add text"
                     )
                 free = shutil.disk_usage(out.parent).free
-                store, written = dump_to(partial, loaded, documents, spec, keys, model, batch_tokens, progress, total)
+                store, written = dump_to(partial, loaded, texts, spec, keys, model, batch_tokens, progress)
                 with store:
                     extra = {
                         "tokens": written.tokens,

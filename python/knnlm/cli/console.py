@@ -35,8 +35,8 @@ class Command(click.Command):
             return super().invoke(ctx)
         except (click.exceptions.Exit, click.UsageError):
             raise
-        except (KeyboardInterrupt, click.Abort):
-            _end(ctx, "interrupted, nothing half-written is left", INTERRUPTED)
+        except (KeyboardInterrupt, click.Abort) as stop:
+            _end(ctx, str(stop) or "interrupted, nothing half-written is left", INTERRUPTED)
         except BrokenPipeError:
             raise
         except Exception as error:

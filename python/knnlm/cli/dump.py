@@ -8,7 +8,7 @@ import click
 
 from knnlm.cli.console import Command, duration, note, print_json, size
 from knnlm.cli.options import Texts, as_json, device, key_options, out, overwrite, text_options, threads, window_options
-from knnlm.cli.work import count_tokens, dump_to, key_spec, load, whole_folder
+from knnlm.cli.work import dump_to, key_spec, load, whole_folder
 
 
 @click.command("dump", cls=Command)
@@ -33,6 +33,7 @@ def command(
     key: str,
     layer: int,
     keys: str,
+    autocast: str | None,
     window: int | None,
     context: int | None,
     batch_tokens: int | None,
@@ -54,10 +55,8 @@ def command(
     texts = Texts(text, text_field, split_documents, split, max_documents)
     with Progress(json=as_json) as progress, whole_folder(out, overwrite, (*text, model)) as partial:
         loaded = load(model, device, threads)
-        documents = texts.read()
-        total = count_tokens(loaded, documents, progress)
-        spec = key_spec(key, layer, keys, window, context)
-        store, written = dump_to(partial, loaded, documents, spec, keys, model, batch_tokens, progress, total)
+        spec = key_spec(key, layer, keys, window, context, autocast)
+        store, written = dump_to(partial, loaded, texts, spec, keys, model, batch_tokens, progress)
         with store:
             info = store.info()
     texts.finish()

@@ -2,58 +2,65 @@
 
 from __future__ import annotations
 
-import math
 import shutil
+import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from knnlm.cli.work import count_tokens, key_width, open_store
+from knnlm.cli.work import key_width, open_store
 
 if TYPE_CHECKING:
-    from knnlm.documents import Document
+    from knnlm.cli.options import Texts
     from knnlm.identity import KeySpec
+    from knnlm.keys import TokenDocument
     from knnlm.models import LoadedModel
     from knnlm.progress import Progress
 
 SAMPLE_SECONDS = 5.0  # of running the model
 SAMPLE_ENTRIES = 20_000  # indexed for the estimate of a dumped store
-TRAINING_BYTES = 1 << 30  # most that the index keeps of sampled keys, float32
-KEYS_PER_LIST = 64  # sampled for learning the lists
+SAMPLE_DOCUMENTS = 64  # kept of a text, each cut to SAMPLE_TOKENS
+SAMPLE_TOKENS = 5000
+KEYS_PER_LIST = 64  # at least, in the sample's index
+CODEBOOK = ("Centroids", "Derived")  # sections that grow with the number of lists
+FIXED = ("Parameters", "Words")  # and those that do not grow at all
+BUFFERS = 64 << 20  # of the writer and of the search threads
 
 
 def of_text(
     loaded: LoadedModel,
-    documents: Sequence[Document],
+    texts: Texts,
     spec: KeySpec,
     kept: str,
     index: dict[str, Any],
     batch_tokens: int | None,
     threads: int | None,
     progress: Progress,
+    out: Path | None,
 ) -> dict[str, Any]:
     """Tokens exactly; seconds, disk and memory estimated from the keys of some seconds."""
-    from knnlm.keys import iterate
+    from knnlm.keys import arithmetic, iterate
 
-    total = count_tokens(loaded, documents, progress)
     spec = spec.resolved(loaded.context)
+    sampled = _sample_and_count(loaded, texts, progress)
+    total, count = texts.tokens, texts.report.documents
     keys, values = [], []
     tokens = 0
     started = time.perf_counter()
     task = progress.track("sample", int(SAMPLE_SECONDS), "s")
     for chunk in iterate(
         loaded,
-        _spread(documents),
+        sampled,
         captures=[(spec.representation, spec.layer)],
         window=spec.window,
         context=spec.context,
         key_dtype=spec.key_dtype,
         batch_tokens=batch_tokens,
+        scores=False,
+        dtype=arithmetic(None, spec, None),
     ):
         keys.append(chunk.key)
         values.append(chunk.tokens)
@@ -65,12 +72,15 @@ def of_text(
     dump_seconds = (time.perf_counter() - started) / max(1, tokens) * total
     sample = np.concatenate(keys) if keys else np.zeros((0, key_width(loaded, spec)), np.float32)  # (m, d)
     targets = np.concatenate(values) if values else np.zeros(0, np.uint32)
+    raw = total * sample.shape[1] * np.dtype(spec.key_dtype).itemsize
+    found = _index(sample, targets, total, raw, kept != "none", 4, index, threads, dump_seconds)
     return {
         "tokens": total,
-        "documents": len(documents),
+        "documents": count,
         "sample_tokens": tokens,
         "dump_seconds": dump_seconds,
-        **_index(sample, targets, total, kept, index, threads, dump_seconds, _model_bytes(loaded)),
+        **found,
+        "free_bytes": free_bytes(Path.cwd() / "store" if out is None else out),
     }
 
 
@@ -85,58 +95,93 @@ def of_store(path: Path, index: dict[str, Any], threads: int | None) -> dict[str
             )
         size = min(n, SAMPLE_ENTRIES)
         keys, values = store.keys(0, size), store.values(0, size)
-        found = _index(keys, values, n, info["keep_keys"] or "none", index, threads, 0.0, 0)
-        return {"tokens": n, "documents": info["documents"], "sample_tokens": size, "dump_seconds": 0.0, **found}
+        raw = int(info["sections"].get("Keys", 0))  # as they lie on disk, float16 or float32
+        width = np.dtype(info["value_dtype"]).itemsize
+        found = _index(keys, values, n, raw, info["keep_keys"] is not None, width, index, threads, 0.0)
+        more = {"tokens": n, "documents": info["documents"], "sample_tokens": size, "dump_seconds": 0.0}
+        return {**more, **found, "free_bytes": free_bytes(path)}
 
 
 def _index(
-    keys: Any, values: Any, n: int, kept: str, index: dict[str, Any], threads: int | None, dump: float, model_bytes: int
+    keys: Any,
+    values: Any,
+    n: int,
+    raw: int,
+    keeps: bool,
+    value_bytes: int,
+    index: dict[str, Any],
+    threads: int | None,
+    dump: float,
 ) -> dict[str, Any]:
+    """Builds an index of the sample and scales it to n entries with `raw` bytes of keys."""
+    from knnlm._core import plan_index
     from knnlm.datastore import Datastore
 
     d = keys.shape[1]
-    raw = n * d * (2 if keys.dtype == np.float16 else 4)
-    searched, seconds, lists = 0.0, 0.0, 1
+    nlist, trained_on = plan_index(n, d, index["nlist"])
+    seconds, listed = 0.0, 0.0
     if len(keys):
         with (
             tempfile.TemporaryDirectory(prefix="knnlm-") as folder,
             Datastore.create(Path(folder) / "sample", dim=d, keep_keys="float32") as store,
         ):
             store.add(keys, values)
-            nlist = None if index["nlist"] is None else max(1, min(index["nlist"], len(keys) // KEYS_PER_LIST))
+            few = None if index["nlist"] is None else max(1, min(index["nlist"], len(keys) // KEYS_PER_LIST))
             started = time.perf_counter()
-            store.build(nlist=nlist, code=index["code"], threads=threads)
+            store.build(nlist=few, code=index["code"], threads=threads)
             seconds = time.perf_counter() - started
             info = store.info()
-            lists = info["nlist"]
-            searched = float(info["search_bytes_per_entry"])
         # Each entry is compared with each centroid, and there are more of both in the whole.
-        seconds *= max(1.0, n / len(keys)) * max(1.0, (index["nlist"] or lists_for(n)) / lists)
-    nlist_all = index["nlist"] or lists_for(n)
-    training = min(TRAINING_BYTES, min(n, KEYS_PER_LIST * nlist_all) * d * 4)
-    disk = n * (searched + 4) + (0 if kept == "none" else raw)
+        seconds *= max(1.0, n / len(keys)) * max(1.0, nlist / info["nlist"])
+        for name, size in info["sections"].items():
+            if name in CODEBOOK or name == "ListOffsets":
+                listed += size * nlist / info["nlist"]
+            elif name in FIXED:
+                listed += size
+            elif name not in ("Keys", "Values", "Documents", "Names", "Metadata", "Checksums"):
+                listed += size * n / len(keys)
+    disk = n * value_bytes + listed
+    # The sample is read in parts that are then joined, and k-means copies what it starts from.
+    training = 2 * trained_on * d * 4 + 3 * nlist * d * 4
     return {
         "build_seconds": seconds,
         "seconds": dump + seconds,
-        "disk_bytes": int(disk),
-        "peak_disk_bytes": int(n * (searched + 4) + raw),
-        "memory_bytes": int(model_bytes + 2 * training + nlist_all * d * 4 + 12 * n),
-        "free_bytes": shutil.disk_usage(Path.cwd()).free,
-        "nlist": nlist_all,
+        "disk_bytes": int(disk + (raw if keeps else 0)),
+        "peak_disk_bytes": int(disk + raw),
+        "memory_bytes": int(process_bytes() + training + 4 * n + BUFFERS),
+        "nlist": nlist,
     }
 
 
-def lists_for(n: int) -> int:
-    """About how many lists the index makes for n entries (64 entries each at first, 0.18 √n later)."""
-    return 1 if n < 2048 else math.ceil(n / max(64.0, 0.18 * math.sqrt(n)))
+def free_bytes(output: Path) -> int:
+    """Bytes free on the disk that will hold `output`, which need not exist yet."""
+    place = output.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return shutil.disk_usage(place).free
 
 
-def _spread(documents: Sequence[Document]) -> Iterator[Document]:
-    """Documents from all over the corpus, cut so that several are seen in the time."""
-    order = np.random.default_rng(0).permutation(len(documents))
-    for i in order.tolist():
-        yield replace(documents[i], text=documents[i].text[:20_000])
+def process_bytes() -> int:
+    """The most memory that this process has used: interpreter, libraries, and the model with its activations."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 512 << 20
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
-def _model_bytes(loaded: LoadedModel) -> int:
-    return sum(parameter.numel() * parameter.element_size() for parameter in loaded.model.parameters())
+def _sample_and_count(loaded: LoadedModel, texts: Texts, progress: Progress) -> list[TokenDocument]:
+    """Counts the tokens of a text and keeps documents from all over it (reservoir sampling), in random order."""
+    from knnlm.keys import TokenDocument
+
+    rng = np.random.default_rng(0)
+    task = progress.track("count tokens", unit="tok")
+    kept: list[TokenDocument] = []
+    for number, document in enumerate(texts.tokenised(loaded.tokenizer)):
+        task.update(texts.tokens, texts.expected_tokens())
+        place = number if number < SAMPLE_DOCUMENTS else int(rng.integers(number + 1))
+        if place < SAMPLE_DOCUMENTS:
+            short = TokenDocument(document.name, document.tokens[:SAMPLE_TOKENS])
+            kept[place : place + 1] = [short]
+    return [kept[i] for i in rng.permutation(len(kept))]

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
+from numpy.typing import NDArray
 
 from knnlm.cli.console import Command, facts, print_json, table, warn
-from knnlm.cli.options import Texts, as_json, device, mixing_options, model, text_options, threads
-from knnlm.cli.work import count_tokens, load_for, open_store
+from knnlm.cli.options import (
+    Texts,
+    as_json,
+    cache_option,
+    device,
+    mixing_options,
+    model,
+    ngram_option,
+    text_options,
+    threads,
+)
+from knnlm.cli.work import blend_text, load_for, open_store
 
 if TYPE_CHECKING:
     from knnlm.cached import Cached, Evaluation
     from knnlm.datastore import Datastore
+    from knnlm.progress import Progress
 
 OVERLAP = 0.01  # a larger share of evaluated tokens in the store's 13-grams is worth a warning
 
@@ -25,6 +38,8 @@ OVERLAP = 0.01  # a larger share of evaluated tokens in the store's 13-grams is 
 @click.argument("text", nargs=-1, required=True)
 @model
 @mixing_options
+@cache_option
+@ngram_option
 @click.option(
     "--exclude",
     type=click.Choice(("document", "entry", "none")),
@@ -45,7 +60,9 @@ def command(
     k: int | None,
     nprobe: int | None,
     rerank: str | None,
-    exact: bool,
+    exact: bool | None,
+    cache: bool,
+    ngram: bool,
     exclude: str,
     text_field: str,
     split_documents: str | None,
@@ -57,69 +74,68 @@ def command(
 ) -> None:
     """Perplexity of TEXT under the model alone and with STORE, by token and by word.
 
-    λ, T and k are those that `knnlm tune` saved. Warns when the text overlaps the store.
+    λ, T and k are those that `knnlm tune` saved, and so are the weights of --cache and --ngram. Warns when the text
+    overlaps the store.
 
     \b
     Example:
       knnlm eval store held-out.txt
       knnlm eval store held-out.txt --lambda 0.3 --temperature 10 --exact
     """
+    from knnlm.blend import blend_of
     from knnlm.identity import settings_of
-    from knnlm.perplexity import neighbours_of, score
+    from knnlm.perplexity import score, scored_by
     from knnlm.progress import Progress
 
     texts = Texts(text, text_field, split_documents, split, max_documents)
     with Progress(json=as_json) as progress, open_store(store) as opened:
+        blend = blend_of(opened, cache, ngram)
         loaded = load_for(opened, model, device, threads)
-        documents = texts.read()
         settings = settings_of(
-            opened,
-            lambda_=lambda_,
-            temperature=temperature,
-            k=k,
-            nprobe=nprobe,
-            rerank=rerank,
-            exact=exact or None,
+            opened, lambda_=lambda_, temperature=temperature, k=k, nprobe=nprobe, rerank=rerank, exact=exact
         )
-        total = count_tokens(loaded, documents, progress)
-        progress.track("score", total, "tok")
-        cached = neighbours_of(
+        cached, settings = scored_by(
             loaded,
-            documents,
+            texts.tokenised(loaded.tokenizer),
             opened,
-            k=settings.k or 1,
-            nprobe=settings.nprobe,
-            rerank=settings.rerank,
-            exact=settings.exact,
-            threads=threads,
+            replace(settings, threads=threads),
+            blend=blend,
             exclude=exclude,
-            progress=progress,
-            total=total,
+            progress=texts.callback(progress, "score"),
         )
-        found = score(cached, replace(settings, threads=threads))
-        progress("overlap", 0, 1)
-        share = _overlap(cached, opened)
-        progress("overlap", 1, 1)
+        found = score(cached, settings)
+        blended = None if blend is None else score(cached, settings, blend)
+        share = _overlap(cached, opened, progress)
     texts.finish()
-    _warn(share, found, exclude)
+    _warn(share, found, exclude, ngram)
     if as_json:
-        print_json({**found.to_dict(), "overlap_13gram": share, "store": str(store), "read": texts.summary()})
+        more = {} if blended is None else {"blended": blended.to_dict()}
+        print_json({**found.to_dict(), **more, "overlap_13gram": share, "store": str(store), "read": texts.summary()})
         return
-    _show(found, share)
+    _show(found, blended, share)
 
 
-def _overlap(cached: Cached, store: Datastore) -> float:
+def _overlap(cached: Cached, store: Datastore, progress: Progress) -> float:
     """Share of the scored tokens that lie in a 13-gram of the store."""
     from knnlm.overlap import overlap_13gram
 
+    task = progress.track("overlap", len(store), "tok")
+
+    def held() -> Iterator[NDArray[Any]]:
+        for info in store.documents():
+            task.update(info.stop)
+            yield store.values(info.start, info.stop)
+
     scored = [cached.tokens[a:b] for a, b in zip(cached.offsets, cached.offsets[1:], strict=False)]
-    return overlap_13gram(scored, (store.values(info.start, info.stop) for info in store.documents()))
+    return overlap_13gram(scored, held())
 
 
-def _warn(share: float, found: Evaluation, exclude: str) -> None:
+def _warn(share: float, found: Evaluation, exclude: str, ngram: bool) -> None:
     if found.excluded_documents:
         left_out = {"document": "their own document was", "entry": "their own entries were", "none": "nothing was"}
         warn(f"{found.excluded_documents} of the evaluated documents are in the store; {left_out[exclude]} left out")
+        if ngram:
+            warn("the 5-gram model has counted those documents too: its part of the result is of text that it knows")
     if share > OVERLAP:
         warn(
             f"{100 * share:.1f} % of the evaluated tokens are in a run of 13 tokens that the store has too: "
@@ -127,25 +143,19 @@ def _warn(share: float, found: Evaluation, exclude: str) -> None:
         )
 
 
-def _show(found: Evaluation, share: float) -> None:
+def _show(found: Evaluation, blended: Evaluation | None, share: float) -> None:
     def word(value: float | None) -> str:
         return "–" if value is None or not np.isfinite(value) else f"{value:.2f}"
 
     model_speed = found.tokens / found.model_seconds if found.model_seconds else float("nan")
-    table(
-        None,
-        ["", "perplexity", "by word", "change", "tokens/s"],
-        [
-            ["model alone", f"{found.lm_perplexity:.2f}", word(found.lm_word_perplexity), "", f"{model_speed:,.0f}"],
-            [
-                "with the store",
-                f"{found.perplexity:.2f}",
-                word(found.word_perplexity),
-                f"{100 * (found.perplexity / found.lm_perplexity - 1):+.1f} %",
-                f"{found.tokens_per_second:,.0f}",
-            ],
-        ],
-    )
+    rows = [["model alone", f"{found.lm_perplexity:.2f}", word(found.lm_word_perplexity), "", f"{model_speed:,.0f}"]]
+    for name, one in (("with the store", found), ("and what is blended in", blended)):
+        if one is not None:
+            change = f"{100 * (one.perplexity / found.lm_perplexity - 1):+.1f} %"
+            rows.append(
+                [name, f"{one.perplexity:.2f}", word(one.word_perplexity), change, f"{one.tokens_per_second:,.0f}"]
+            )
+    table(None, ["", "perplexity", "by word", "change", "tokens/s"], rows)
     used: dict[str, Any] = found.settings
     facts(
         {
@@ -155,6 +165,7 @@ def _show(found: Evaluation, share: float) -> None:
             if used["exact"]
             else f"index, nprobe {used['nprobe'] or 'default'}, rerank {used['rerank'] or 'default'}",
             "retrieved": f"{100 * found.retrieved:.1f} % of the tokens are among their neighbours",
+            **({} if blended is None else {"blended": blend_text(blended.settings["blend"])}),
             "overlap": f"{100 * share:.2f} % of the tokens are in a 13-gram of the store",
         }
     )

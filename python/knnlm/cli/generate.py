@@ -41,7 +41,7 @@ def command(
     k: int | None,
     nprobe: int | None,
     rerank: str | None,
-    exact: bool,
+    exact: bool | None,
     max_tokens: int,
     sampling_temperature: float,
     top_k: int | None,
@@ -75,7 +75,7 @@ def command(
             k=k,
             nprobe=nprobe,
             rerank=rerank,
-            exact=exact or None,
+            exact=exact,
             threads=threads,
         )
         pieces = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -39,7 +40,7 @@ def command(
     k: int | None,
     nprobe: int | None,
     rerank: str | None,
-    exact: bool,
+    exact: bool | None,
     neighbours: int,
     first: int,
     tokens: int,
@@ -62,6 +63,7 @@ def command(
     """
     from knnlm.inspection import rows, to_table
     from knnlm.knn_lm import KNNLM, Text
+    from knnlm.progress import Progress
 
     if (string is None) == (not text):
         raise click.UsageError("expected text to inspect: files, or --string TEXT")
@@ -69,7 +71,7 @@ def command(
         refuse_existing(html, overwrite)
     texts = Texts(text, text_field, split_documents, split, max_documents or 1)
     shown = []
-    with open_store(store) as opened:
+    with Progress(json=as_json) as progress, open_store(store) as opened:
         loaded = load_for(opened, model, device, threads)
         lm = KNNLM(
             loaded,
@@ -79,12 +81,13 @@ def command(
             k=k,
             nprobe=nprobe,
             rerank=rerank,
-            exact=exact or None,
+            exact=exact,
             threads=threads,
         )
-        documents: list[Any] = [Text("string", string)] if string is not None else texts.read()
+        documents: Iterable[Any] = [Text("string", string)] if string is not None else texts
+        task = progress.track("search", unit="tok")
         for document in documents:
-            explained = lm.explain(document)
+            explained = lm.explain(document, progress=lambda _, done, total: task.update(done, total))
             positions = islice(range(first, len(explained)), tokens)
             shown += list(rows(explained, loaded.tokenizer, positions, neighbours=neighbours, left=24, right=6))
         settings = lm.settings

@@ -10,21 +10,32 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from knnlm.cli.console import report_reading
+from knnlm.documents import SPLIT_PATTERNS
+from knnlm.identity import AUTOCAST, REPRESENTATIONS
 
 if TYPE_CHECKING:
     from knnlm.documents import Document
+    from knnlm.keys import TokenDocument
+    from knnlm.progress import Progress
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-REPRESENTATIONS = (
-    "ffn-input",
-    "ffn-input-pre-norm",
-    "attention-input",
-    "attention-input-pre-norm",
-    "block-output",
-    "normed-output",
-)
-NAMED_SPLITS = ("wikitext", "pep", "chapter", "markdown")
+
+class KeyName(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in some versions of click only
+    """One of the paper's representations, or module:NAME."""
+
+    name = "key"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """What `--help` shows."""
+        return "NAME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse what no model has; whether a model has the module is known once it is loaded."""
+        if value in REPRESENTATIONS or (str(value).startswith("module:") and str(value) != "module:"):
+            return str(value)
+        self.fail(f"expected one of {', '.join(REPRESENTATIONS)} or module:NAME, found {value!r}", param, ctx)
+
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else.")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
@@ -34,6 +45,14 @@ threads = click.option(
     "--threads", type=click.IntRange(min=1), help="Threads of the model and of the search.  [default: all cores]"
 )
 model = click.option("--model", help="Model folder or Hugging Face name.  [default: the one that the store remembers]")
+exact_option = click.option(
+    "--exact/--no-exact",
+    "exact",
+    default=None,
+    help="Scan all raw keys instead of the index, or do not although the store was tuned so.  [default: as tuned]",
+)
+cache_option = click.option("--cache", is_flag=True, help="Mix in a continuous cache of the text (Grave et al. 2017).")
+ngram_option = click.option("--ngram", is_flag=True, help="Mix in a 5-gram model of the store's text.")
 out = click.option("--out", type=click.Path(path_type=Path), required=True, help="Output folder.")
 
 
@@ -47,7 +66,8 @@ def text_options(command: F) -> F:
             click.option(
                 "--split-documents",
                 metavar="PATTERN",
-                help=f"A line that matches starts a new document: a regular expression, or {', '.join(NAMED_SPLITS)}.",
+                help="A line that matches starts a new document: a regular expression, or "
+                f"{', '.join(SPLIT_PATTERNS)}.",
             ),
             click.option("--split", default="train", show_default=True, help="Split of a hf: data set."),
             click.option(
@@ -86,10 +106,11 @@ def key_options(command: F) -> F:
         (
             click.option(
                 "--key",
-                type=click.Choice(REPRESENTATIONS),
+                type=KeyName(),
                 default="ffn-input",
                 show_default=True,
-                help="Which hidden state is the key.",
+                help=f"Which hidden state is the key: {', '.join(REPRESENTATIONS)}, or module:NAME, the input of any "
+                "module of the model.",
             ),
             click.option("--layer", type=int, default=-1, show_default=True, help="Layer of the key; -1 is the last."),
             click.option(
@@ -98,6 +119,11 @@ def key_options(command: F) -> F:
                 default="float16",
                 show_default=True,
                 help="Raw keys kept in the store; without them there is no exact search.",
+            ),
+            click.option(
+                "--autocast",
+                type=click.Choice([name for name in AUTOCAST if name]),
+                help="Arithmetic of the model while it makes keys; the store remembers it.  [default: the model's own]",
             ),
         )
     ):
@@ -116,7 +142,7 @@ def mixing_options(command: F) -> F:
                 "--nprobe", type=click.IntRange(min=1), help="Lists scanned per query.  [default: the store's]"
             ),
             click.option("--rerank", type=click.Choice(("none", "keys")), help="Score candidates again with raw keys."),
-            click.option("--exact", is_flag=True, help="Scan all raw keys instead of the index."),
+            exact_option,
         )
     ):
         command = option(command)
@@ -137,10 +163,13 @@ class Texts:
         from knnlm.documents import ReadReport
 
         self.report = ReadReport()
+        self.tokens = 0
 
     def __iter__(self) -> Iterator[Document]:
-        from knnlm.documents import read_documents
+        """Read from the start; raises ValueError at the end if there was no document, with the reasons."""
+        from knnlm.documents import ReadReport, read_documents
 
+        self.report = ReadReport()
         documents = read_documents(
             self.sources,
             text_field=self.text_field,
@@ -152,18 +181,41 @@ class Texts:
             yield document
             if count == self.max_documents:
                 return
-
-    def read(self) -> list[Document]:
-        """All documents.
-
-        Raises:
-            ValueError: there are none, with the reasons.
-        """
-        documents = list(self)
-        if not documents:
+        if not self.report.documents:
             reasons = "; ".join(self.report.lines())
             raise ValueError(f"expected text in {', '.join(self.sources)}, found no document to read. {reasons}")
+
+    def read(self, progress: Progress | None = None) -> list[Document]:
+        """All documents at once; raises ValueError if there are none."""
+        task = None if progress is None else progress.track("read", unit="bytes")
+        documents = []
+        for document in self:
+            documents.append(document)
+            if task is not None:
+                task.update(int(self.report.position), self.report.size)
         return documents
+
+    def tokenised(self, tokenizer: Any) -> Iterator[TokenDocument]:
+        """The documents with their tokens, one after the other: nothing is tokenised twice, nothing is kept."""
+        from knnlm.keys import TokenDocument
+
+        self.tokens = 0
+        for document in self:
+            tokens = tokenizer.encode(document.text)
+            self.tokens += len(tokens)
+            yield TokenDocument(document.name, tokens, document.metadata, document.text)
+
+    def expected_tokens(self) -> int:
+        """Tokens of the whole text as far as the part that is read tells; 0 where the size is not known."""
+        share = self.report.share
+        if self.max_documents is not None:
+            share = max(share, self.report.documents / self.max_documents) if share else 0.0
+        return round(self.tokens / share) if share else 0
+
+    def callback(self, progress: Progress, stage: str) -> Callable[[str, int, int], None]:
+        """A `progress` that shows tokens done of those expected."""
+        task = progress.track(stage, unit="tok")
+        return lambda _, done, total: task.update(done, max(done, total or self.expected_tokens()))
 
     def finish(self) -> None:
         """Says what was skipped or repaired, if anything was."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,9 @@ from knnlm.cli.options import Texts, as_json, device, out, overwrite, seed, text
 
 if TYPE_CHECKING:
     from knnlm.documents import Document
+    from knnlm.progress import Progress
     from knnlm.tokens import Tokenizer
+    from knnlm.train import TrainResult
 
 HELD_OUT = 20  # one document of so many is held out for validation
 
@@ -85,7 +88,7 @@ def command(
 ) -> None:
     """Train a decoder-only transformer on TEXT and leave it in a folder for the other commands.
 
-    Ctrl-C stops the training; --resume goes on with it.
+    Ctrl-C stops the training after the step in progress and saves its state; --resume goes on with it.
 
     \b
     Example:
@@ -105,32 +108,31 @@ def command(
     if threads is not None:
         torch.set_num_threads(threads)
     texts = Texts(text, text_field, split_documents, split, max_documents)
-    documents = texts.read()
-    if valid:
-        held_out = Texts(valid, text_field, split_documents, split).read()
-    else:
-        documents, held_out = hold_out(documents)
-    words = _tokenizer(tokenizer, documents, vocab_size, out if resume else None)
-    torch.manual_seed(seed)
-    config = TransformerConfig(words.vocab_size, d_model, layers, heads, context=context, dropout=dropout)
-    model = TransformerLM(config).to(pick_device(device))
-    budget = TrainConfig(
-        max_steps=steps,
-        max_seconds=600.0 if steps is None and seconds is None else seconds,
-        batch_tokens=batch_tokens,
-        learning_rate=learning_rate,
-        optimizer=optimizer,
-        seed=seed,
-    )
-    if overwrite and not resume and out.exists():
-        refuse_foreign(out, (*text, *valid))
-        shutil.rmtree(out)
     with Progress(json=as_json) as progress:
+        documents = texts.read(progress)
+        if valid:
+            held_out = Texts(valid, text_field, split_documents, split).read()
+        else:
+            documents, held_out = hold_out(documents)
+        words = _tokenizer(tokenizer, documents, vocab_size, out if resume else None, progress)
+        torch.manual_seed(seed)
+        config = TransformerConfig(words.vocab_size, d_model, layers, heads, context=context, dropout=dropout)
+        model = TransformerLM(config).to(pick_device(device))
+        budget = TrainConfig(
+            max_steps=steps,
+            max_seconds=600.0 if steps is None and seconds is None else seconds,
+            batch_tokens=batch_tokens,
+            learning_rate=learning_rate,
+            optimizer=optimizer,
+            seed=seed,
+        )
+        if overwrite and not resume and out.exists():
+            refuse_foreign(out, (*text, *valid))
+            shutil.rmtree(out)
         result = fit(model, words, documents, held_out, out, budget, resume=resume, progress=progress)
     texts.finish()
     if result.interrupted:
-        note(f"stopped after {result.steps:,} steps; go on with --resume")
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(stopped(result, out))
     if as_json:
         print_json(
             {
@@ -152,6 +154,19 @@ def command(
     )
 
 
+def stopped(result: TrainResult, out: Path) -> str:
+    """What an interrupted training leaves, and how to go on."""
+    usable = (
+        f"{out} is a model with the best weights so far, of validation perplexity {result.best:.2f}"
+        if math.isfinite(result.best)
+        else "no weights are there to use yet, since the first validation was not reached"
+    )
+    return (
+        f"interrupted after {result.steps:,} steps and {duration(result.seconds)}; the state is saved in {out}, and "
+        f"{usable}. To go on, give the same command with --resume"
+    )
+
+
 def hold_out(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
     """Train and validation documents, by a hash of the name; of few documents, the last part of the longest."""
     train: list[Document] = []
@@ -168,14 +183,26 @@ def hold_out(documents: Sequence[Document]) -> tuple[list[Document], list[Docume
     return train, [replace(longest, name=f"{longest.name} (end)", text=longest.text[cut:])]
 
 
-def _tokenizer(kind: str, documents: Sequence[Document], vocab_size: int | None, resumed: Path | None) -> Tokenizer:
+def _tokenizer(
+    kind: str, documents: Sequence[Document], vocab_size: int | None, resumed: Path | None, progress: Progress
+) -> Tokenizer:
     from knnlm.tokens import Tokenizer
 
     if resumed is not None and (resumed / "tokenizer.json").is_file():
         return Tokenizer.load(resumed)
-    texts = (document.text for document in documents)
-    if kind == "bpe":
-        return Tokenizer.train_bpe(texts, vocab_size or 8192)
-    if kind == "words":
-        return Tokenizer.train_words(texts, vocab_size)
-    return Tokenizer.load(kind)
+    if kind not in ("bpe", "words"):
+        return Tokenizer.load(kind)
+    task = progress.track("tokenizer: count", sum(len(document.text) for document in documents), "characters")
+
+    def texts() -> Iterator[str]:
+        for document in documents:
+            yield document.text
+            task.advance(len(document.text))
+        if kind == "bpe":
+            progress.track("tokenizer: merge")  # the library says nothing of how far it is
+
+    return (
+        Tokenizer.train_bpe(texts(), vocab_size or 8192)
+        if kind == "bpe"
+        else Tokenizer.train_words(texts(), vocab_size)
+    )

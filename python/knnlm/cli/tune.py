@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from knnlm.cli.console import Command, facts, note, print_json
-from knnlm.cli.options import Texts, as_json, device, model, text_options, threads
-from knnlm.cli.work import count_tokens, load_for, open_store
+from knnlm.cli.options import (
+    Texts,
+    as_json,
+    cache_option,
+    device,
+    exact_option,
+    model,
+    ngram_option,
+    text_options,
+    threads,
+)
+from knnlm.cli.work import blend_text, load_for, open_store
 
 if TYPE_CHECKING:
+    from knnlm.blend import Blend
+    from knnlm.cached import Cached
+    from knnlm.keys import TokenDocument
     from knnlm.tune import Tuned
 
-_TITLES = {"lambda_": ("Weight of the neighbours", "λ"), "temperature": ("Temperature", "T"), "k": ("Neighbours", "k")}
+SIZE_TOKENS = 8000  # scored for the plot against the store's size
 
 
 @click.command("tune", cls=Command)
@@ -25,7 +40,9 @@ _TITLES = {"lambda_": ("Weight of the neighbours", "λ"), "temperature": ("Tempe
 @click.option("--temperature", type=click.FloatRange(0, min_open=True), help="Fix T instead of choosing it.")
 @click.option("--nprobe", type=click.IntRange(min=1), help="Lists scanned per query.  [default: the store's]")
 @click.option("--rerank", type=click.Choice(("none", "keys")), help="Score candidates again.  [default: the store's]")
-@click.option("--exact", is_flag=True, help="Scan all raw keys instead of the index.")
+@exact_option
+@cache_option
+@ngram_option
 @click.option("--plots", type=click.Path(path_type=Path), help="Folder for the plots.  [default: STORE-tuning]")
 @click.option("--no-plots", is_flag=True, help="Write no plots.")
 @text_options
@@ -40,7 +57,9 @@ def command(
     temperature: float | None,
     nprobe: int | None,
     rerank: str | None,
-    exact: bool,
+    exact: bool | None,
+    cache: bool,
+    ngram: bool,
     plots: Path | None,
     no_plots: bool,
     text_field: str,
@@ -53,43 +72,70 @@ def command(
 ) -> None:
     """Choose λ, T and k on validation TEXT and save them with STORE; `eval`, `generate` and `inspect` use them.
 
-    The text must not be in the store; where it is, each document's own entries are left out.
+    The text must not be in the store; where it is, each document's own entries are left out. With --cache and --ngram
+    their weights are chosen and saved as well.
 
     \b
     Example:
       knnlm tune store validation.txt
+      knnlm tune store validation.txt --cache --ngram
     """
+    from knnlm.blend import CACHE_SIZE, ORDER, cache_thetas, ngram_of
+    from knnlm.identity import Settings, default_temperature
     from knnlm.perplexity import neighbours_of
     from knnlm.progress import Progress
+    from knnlm.store_size import size_curve
     from knnlm.tune import save_tuned
     from knnlm.tune import tune as choose
 
     texts = Texts(text, text_field, split_documents, split, max_documents)
     with Progress(json=as_json) as progress, open_store(store) as opened:
         loaded = load_for(opened, model, device, threads)
-        documents = texts.read()
-        total = count_tokens(loaded, documents, progress)
-        progress.track("score", total, "tok")
+        thetas = cache_thetas(default_temperature(opened)) if cache else []
+        progress("5-gram", 0, 1) if ngram else None
+        counted = ngram_of(opened, ORDER, int(loaded.tokenizer.vocab_size)) if ngram else None
+        progress("5-gram", 1, 1) if ngram else None
+        heads = _Heads(texts.tokenised(loaded.tokenizer))
         cached = neighbours_of(
             loaded,
-            documents,
+            heads,
             opened,
             k=max(1, min(k, len(opened))),
             nprobe=nprobe,
             rerank=rerank,
-            exact=exact,
+            exact=bool(exact),
             threads=threads,
-            progress=progress,
-            total=total,
+            cache_thetas=thetas,
+            cache_size=CACHE_SIZE,
+            cache_metric=opened.metric,
+            ngram=counted,
+            progress=texts.callback(progress, "score"),
         )
+        progress("tune", 0, 1)
         tuned = choose(cached, temperature=temperature)
-        save_tuned(opened, tuned, nprobe=nprobe, rerank=rerank, exact=exact or None)
-    folder = None if no_plots else plots or store.with_name(f"{store.name}-tuning")
-    written = [] if folder is None else _plots(tuned, folder)
+        blends = _blends(cached, tuned, thetas, ngram, opened.metric)
+        progress("tune", 1, 1)
+        search = {"nprobe": nprobe, "rerank": rerank, "exact": exact or None}
+        save_tuned(opened, tuned, **search, blends={name: blend.to_dict() for name, blend in blends.items()} or None)
+        folder = None if no_plots else plots or store.with_name(f"{store.name}-tuning")
+        written = []
+        if folder is not None:
+            curves = {name: (curve.x, curve.perplexity, tuned.lm_perplexity) for name, curve in tuned.curves.items()}
+            if not cached.excluded_documents:  # a search leaves out one range of entries: the rest of the store
+                settings = Settings(tuned.lambda_, tuned.temperature, tuned.k, nprobe, rerank, bool(exact), threads)
+                sizes = size_curve(loaded, heads.documents, opened, settings, progress=progress)
+                curves["size"] = (sizes.x, sizes.perplexity, sizes.fixed["lm_perplexity"])
+            written = _plots(tuned, curves, folder)
     texts.finish()
     if as_json:
         print_json(
-            {**tuned.to_dict(curves=True), "store": str(store), "plots": written, "excluded": cached.excluded_documents}
+            {
+                **tuned.to_dict(curves=True),
+                "blends": {name: blend.to_dict() for name, blend in blends.items()},
+                "store": str(store),
+                "plots": written,
+                "excluded": cached.excluded_documents,
+            }
         )
         return
     facts(
@@ -99,6 +145,7 @@ def command(
             "k": f"{tuned.k}",
             "perplexity": f"{tuned.perplexity:.2f}, the model alone {tuned.lm_perplexity:.2f} "
             f"({100 * (tuned.perplexity / tuned.lm_perplexity - 1):+.1f} %), on {tuned.tokens:,} tokens",
+            **{f"with {name}": f"{b.perplexity:.2f}: {blend_text(b.to_dict())}" for name, b in blends.items()},
         }
     )
     if cached.excluded_documents:
@@ -106,24 +153,50 @@ def command(
     note(f"saved in {store}" + (f"; plots in {folder}" if folder else ""))
 
 
-def _plots(tuned: Tuned, folder: Path) -> list[str]:
-    from knnlm.plots import Line, Plot, save
+class _Heads:
+    """Passes documents on and keeps the first tokens of the first ones, for the plot against the store's size."""
+
+    def __init__(self, documents: Iterable[TokenDocument]) -> None:
+        self._passing, self.documents = documents, list[Any]()
+
+    def __iter__(self) -> Iterator[TokenDocument]:
+        left = SIZE_TOKENS
+        for document in self._passing:
+            head = document.tokens[: min(left, SIZE_TOKENS // 8)]
+            if len(head):
+                self.documents.append(replace(document, tokens=head, text=None))
+                left -= len(head)
+            yield document
+
+
+def _blends(cached: Cached, tuned: Tuned, thetas: Sequence[float], ngram: bool, metric: str) -> dict[str, Blend]:
+    """Weights of every combination of the asked components, by its name."""
+    from knnlm.blend import blend_name, fit_blend
+    from knnlm.perplexity import cache_name
+
+    log_p_knn = cached.log_p_knn(tuned.temperature, tuned.k) if thetas or ngram else None
+    found = {}
+    for with_cache in (False, True)[: 1 + bool(thetas)]:
+        for with_ngram in (False, True)[: 1 + ngram]:
+            if log_p_knn is not None and (with_cache or with_ngram):
+                found[blend_name(with_cache, with_ngram)] = fit_blend(
+                    cached.log_p_lm,
+                    log_p_knn,
+                    {theta: cached.features[cache_name(theta)] for theta in thetas} if with_cache else None,
+                    cached.features["ngram"] if with_ngram else None,
+                    metric=metric,
+                )
+    return found
+
+
+def _plots(tuned: Tuned, curves: Mapping[str, tuple[list[float], list[float], float]], folder: Path) -> list[str]:
+    from knnlm.plots import save, tuning_plot
 
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, (title, label) in _TITLES.items():
-        if name not in tuned.curves:
-            continue
-        curve = tuned.curves[name]
-        plot = Plot(
-            f"{title}, validation text",
-            label,
-            [Line("kNN-LM", curve.x, curve.perplexity)],
-            log_x=name != "lambda_",
-            level=("model alone", tuned.lm_perplexity),
-            chosen=float(getattr(tuned, name)),
-        )
+    for name, (x, y, alone) in curves.items():
+        chosen = None if name == "size" else float(getattr(tuned, name))
         path = folder / f"perplexity-{name.rstrip('_')}.svg"
-        save(plot, path)
+        save(tuning_plot(name, x, y, alone, chosen, "validation text"), path)
         written.append(str(path))
     return written

@@ -24,11 +24,14 @@ def command(store: Path, as_json: bool) -> None:
       knnlm verify store
     """
     from knnlm.datastore import Datastore
+    from knnlm.progress import Progress
 
     if not store.exists():
         raise FileNotFoundError(f"expected a store at {store}, found nothing there")
     started = time.perf_counter()
-    problems = Datastore.verify_path(store)
+    with Progress(json=as_json) as progress:
+        progress.track("verify", unit="bytes")
+        problems = Datastore.verify_path(store, progress)
     seconds = time.perf_counter() - started
     if as_json:
         print_json({"store": str(store), "sound": not problems, "problems": problems, "seconds": seconds})

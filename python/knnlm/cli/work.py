@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,8 @@ import numpy as np
 from knnlm.cli.console import refuse_existing, refuse_foreign
 
 if TYPE_CHECKING:
+    from knnlm.cli.options import Texts
     from knnlm.datastore import Datastore
-    from knnlm.documents import Document
     from knnlm.identity import KeySpec
     from knnlm.keys import DumpResult
     from knnlm.models import LoadedModel
@@ -79,11 +79,13 @@ def attributes_of(loaded: LoadedModel, source: str, keys: KeySpec) -> dict[str, 
     return attributes
 
 
-def key_spec(key: str, layer: int, keys: str, window: int | None, context: int | None) -> KeySpec:
+def key_spec(
+    key: str, layer: int, keys: str, window: int | None, context: int | None, autocast: str | None = None
+) -> KeySpec:
     """The options of a command as `KeySpec`; codes are made from float32 where raw keys are not kept."""
     from knnlm.identity import KeySpec
 
-    return KeySpec(key, layer, window, context, "float32" if keys == "none" else keys)
+    return KeySpec(key, layer, window, context, "float32" if keys == "none" else keys, autocast)
 
 
 def key_width(loaded: LoadedModel, keys: KeySpec) -> int:
@@ -95,31 +97,25 @@ def key_width(loaded: LoadedModel, keys: KeySpec) -> int:
     return int(next(chunks).key.shape[1])
 
 
-def count_tokens(loaded: LoadedModel, documents: Sequence[Document], progress: Progress) -> int:
-    """Tokens of all documents."""
-    total = 0
-    characters = sum(len(document.text) for document in documents)
-    done = 0
-    task = progress.track("count tokens", characters, "characters")
-    for document in documents:
-        total += len(loaded.tokenizer.encode(document.text))
-        done += len(document.text)
-        task.update(done)
-    return total
+def count_tokens(loaded: LoadedModel, texts: Texts, progress: Progress) -> int:
+    """Tokens of a text, which is read once for it."""
+    task = progress.track("count tokens", unit="tok")
+    for _ in texts.tokenised(loaded.tokenizer):
+        task.update(texts.tokens, texts.expected_tokens())
+    return texts.tokens
 
 
 def dump_to(
     path: Path,
     loaded: LoadedModel,
-    documents: Iterable[Document],
+    texts: Texts,
     keys: KeySpec,
     kept: str,
     source: str,
     batch_tokens: int | None,
     progress: Progress,
-    total: int,
 ) -> tuple[Datastore, DumpResult]:
-    """A new store at `path` with the keys of the documents, unindexed."""
+    """A new store at `path` with the keys of the texts, unindexed; they are read as they are needed."""
     from knnlm.datastore import Datastore
     from knnlm.keys import dump
 
@@ -132,14 +128,26 @@ def dump_to(
         attributes=attributes_of(loaded, source, keys),
     )
     try:
-        progress.track("dump", total, "tok")
         return store, dump(
-            loaded, documents, store, keys=keys, batch_tokens=batch_tokens, progress=progress, total=total
+            loaded,
+            texts.tokenised(loaded.tokenizer),
+            store,
+            keys=keys,
+            batch_tokens=batch_tokens,
+            progress=texts.callback(progress, "dump"),
         )
     except BaseException:
         store.discard()
         store.close()
         raise
+
+
+def blend_text(blend: Mapping[str, Any]) -> str:
+    """A blend in one line: weights, and what the cache is."""
+    names = {"lm": "model", "knn": "store", "cache": "cache", "ngram": "5-gram"}
+    weights = ", ".join(f"{names[name]} {weight:.3f}" for name, weight in blend["weights"].items())
+    cache = "" if blend["theta"] is None else f"; cache of {blend['size']:,} tokens, θ {blend['theta']:.3g}"
+    return weights + cache
 
 
 @contextmanager
