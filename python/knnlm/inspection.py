@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -255,42 +256,51 @@ def in_context(tokenizer: Any, tokens: NDArray[np.int64], at: int) -> tuple[str,
     return head, tokenizer.token_text(target), tokenizer.decode(after)
 
 
-def to_table(shown: Iterable[TokenRow], width: int = 40, neighbours: int | None = None) -> Table:
+def to_table(shown: Iterable[TokenRow], width: int | None = None, neighbours: int | None = None) -> Table:
     """A rich table: one line a token, and under it one line a neighbour.
 
-    width: characters of context. neighbours: shown of each token; None = all that the rows have.
+    width: characters of context before a token; None = what the terminal has room for. neighbours: shown of each token;
+    None = all that the rows have.
     """
     from rich.table import Table
-    from rich.text import Text
 
-    table = Table(show_lines=False, expand=False, pad_edge=False)
-    table.add_column("text, next token marked", no_wrap=True)
-    table.add_column("document", overflow="ellipsis", max_width=32, no_wrap=True)
-    table.add_column("distance", justify="right", no_wrap=True)
-    table.add_column("share", justify="right", no_wrap=True)
-    for row in shown:
-        facts = f"p_LM {row.p_lm:.3f}  p_kNN {row.p_knn:.3f}  p {row.p:.3f}"
-        nearest = row.neighbours[:neighbours]
-        table.add_row(_marked(row, width, "bold"), Text(facts, style="bold"), "", "", end_section=not nearest)
-        for i, near in enumerate(nearest):
+    if width is None:  # so that the token itself is never cut off
+        width = min(40, max(12, (shutil.get_terminal_size((120, 24)).columns - 54) * 3 // 5))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    # Cells do not wrap, but these columns give way where the terminal is narrow.
+    table.add_column("text, next token marked")
+    table.add_column("document", max_width=28)
+    table.add_column("distance", justify="right", no_wrap=True, min_width=8)
+    table.add_column("share", justify="right", no_wrap=True, min_width=7)
+    for number, row in enumerate(shown):
+        if number:
+            table.add_row()
+        table.add_row(_marked(row, width, "bold reverse"), _cell(row.document, "dim"))
+        table.add_row(_cell(f"p_LM {row.p_lm:.3f}, p_kNN {row.p_knn:.3f}, p {row.p:.3f}", "dim"))
+        for near in row.neighbours[:neighbours]:
             table.add_row(
-                Text("  ") + _marked(near, width - 2, "bold green" if near.right else "bold"),
-                near.document,
+                _cell("  ") + _marked(near, width - 2, "bold green underline" if near.right else "bold underline"),
+                _cell(near.document),
                 f"{near.distance:.4g}",
                 f"{100 * near.share:.1f} %",
-                end_section=i == len(nearest) - 1,
             )
     return table
+
+
+def _cell(text: str, style: str = "") -> Any:
+    from rich.text import Text
+
+    return Text(text, style, no_wrap=True, overflow="ellipsis")
 
 
 def _marked(row: TokenRow | NeighbourRow, width: int, style: str) -> Any:
     from rich.text import Text
 
-    token = _one_line(row.token) if row.token.strip() else repr(row.token)[1:-1]
+    token = _one_line(row.token) if row.token.strip() else row.token.replace("\n", "⏎").replace(" ", "␣")
     before, after = _one_line(row.before), _one_line(row.after)
     before = "…" + before[1 - width :] if len(before) > width else before
     after = after[: width // 3 - 1] + "…" if len(after) > width // 3 else after
-    return Text.assemble((before, "dim"), (token, style + " underline"), (after, "dim"))
+    return Text.assemble((before, "dim"), (token, style), (after, "dim"), no_wrap=True, overflow="ellipsis")
 
 
 def _one_line(text: str) -> str:

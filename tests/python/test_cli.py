@@ -217,7 +217,7 @@ def test_cache_and_ngram_are_tuned_and_then_used(texts: Path, store: Path) -> No
     assert found["blended"]["lm_perplexity"] == found["lm_perplexity"]
     shown = run("eval", store, texts / "test.txt", "--cache")
     assert "blended in" in shown.stdout
-    assert "cache of 2,000 tokens" in shown.stdout
+    assert "cache of 8,000 tokens" in shown.stdout
     assert "5-gram model has counted" in run("eval", store, texts / "books" / "0.txt", "--ngram").stderr
 
 
