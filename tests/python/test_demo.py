@@ -39,7 +39,7 @@ def result(folder: Path, printed: str) -> dict[str, Any]:
 def test_it_ends_with_table_neighbours_and_report(folder: Path, printed: str) -> None:
     for shown in ("language model alone", "quantised", "exact", "shuffled", "5-gram", "λ", "bytes per entry", "tok/s"):
         assert shown in printed
-    assert "nearest stored text" in printed
+    assert "text, next token marked" in printed
     assert str(folder / "report.html") in printed.replace("\n", "")
     page = (folder / "report.html").read_text()
     assert page.count("<svg") == 8

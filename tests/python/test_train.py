@@ -150,7 +150,7 @@ def test_killed_and_resumed_equals_uninterrupted(tiny_corpus, tiny_tokenizer, tm
 
 def test_ctrl_c_saves_and_the_next_call_goes_on(tiny_corpus, tiny_tokenizer, tmp_path):
     def interrupt(stage, done, total):
-        if done == 3:
+        if stage == "train" and done == 3:
             raise KeyboardInterrupt
 
     model = fresh(tiny_tokenizer)
@@ -158,16 +158,18 @@ def test_ctrl_c_saves_and_the_next_call_goes_on(tiny_corpus, tiny_tokenizer, tmp
     assert result.interrupted
     assert result.steps == 3
     assert (tmp_path / STATE_FILE).is_file()
-    steps = []
+    seen = []
     again = train(
         fresh(tiny_tokenizer),
         tiny_tokenizer,
         *tiny_corpus,
         tmp_path,
         config(),
-        progress=lambda s, d, t: steps.append(d),
+        progress=lambda *call: seen.append(call),
     )
-    assert steps[0] == 4
+    assert next(done for stage, done, _ in seen if stage == "train") == 4
+    characters = sum(len(document.text) for document in tiny_corpus[0])
+    assert [call for call in seen if call[0] == "tokenise"][-1] == ("tokenise", characters, characters)
     assert again.steps == 12
     assert not again.interrupted
 
