@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # models of the tests are too sma
 import random
 
 import pytest
+from cli_corpus import built, model, store, texts  # noqa: F401  # fixtures of every file
 
 
 def tiny_documents(count, seed, sentences=12):
