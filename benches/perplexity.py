@@ -37,6 +37,7 @@ from knnlm.overlap import overlap
 from knnlm.tune import fit_weights, mix_components, tune
 
 CACHE_SIZES = (500, 2000, 8000)
+FEWEST = 5  # documents; with fewer a bootstrap over documents says nothing
 CACHE_THETAS = tuple(float(x) for x in 2.0 ** np.arange(-10, 2))
 
 
@@ -167,14 +168,14 @@ def table(entries: Sequence[dict[str, Any]]) -> str:
     lines = []
     for e in entries:
         low, high = (f"{100 * (bound - 1):+.1f}" for bound in e["ratio_interval"])
-        base = e is entries[0]
+        base, few = e is entries[0], e["documents"] < FEWEST
         lines.append(
             (
                 e["system"],
                 f"{e['perplexity']:.2f}",
                 f"{e['word_perplexity']:.2f}",
                 "" if base else f"{100 * (e['ratio'] - 1):+.1f} %",
-                "" if base else f"{low} to {high} %",
+                "" if base else "too few documents" if few else f"{low} to {high} %",
                 f"{e['tokens_per_second']:,.0f}",
                 brief(e["settings"]),
             )

@@ -30,6 +30,7 @@ from knnlm.interpolate import mix
 from knnlm.tune import tune
 
 LAYERS = (-1, -2)
+FEWEST = 5  # documents; with fewer a bootstrap over documents says nothing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{record['lm_perplexity']:.2f} on {len(split):,} test tokens in {len(split.names)} documents. "
         f"Store: {record['store_tokens']:,} training tokens, float16 keys, {record['search']} search, k up to "
         f"{args.k}. Lambda, temperature and k of each row tuned on {record['tuning_tokens']:,} validation tokens. "
-        "Intervals: 10,000 paired bootstrap samples of documents.\n"
+        f"{interval_text(len(split.names))}\n"
     )
     title = f"Key representations: {args.corpus}"
     path = tables.write(args.out, f"representations-{args.corpus}", title, record, [table(rows), text])
@@ -109,6 +110,8 @@ def row(store: Datastore, valid: Split, test: Split, capture: Capture, args: arg
         "representation": capture[0],
         "layer": capture[1],
         "perplexity": interval.perplexity_b,
+        "documents": len(test.document_tokens),
+        "ratio": interval.ratio,
         "ratio_interval": [interval.ratio_low, interval.ratio_high],
         "validation_perplexity": tuned.perplexity,
         "lambda": tuned.lambda_,
@@ -117,6 +120,20 @@ def row(store: Datastore, valid: Split, test: Split, capture: Capture, args: arg
         "target_found": float(np.asarray(found[1].match).any(axis=1).mean()),
         "search_seconds": found[1].search_seconds,
     }
+
+
+def change(row: dict[str, Any]) -> str:
+    """Change of the perplexity against the LM, with its interval where there are documents enough for one."""
+    text = f"{100 * (row['ratio'] - 1):+.1f} %"
+    low, high = (f"{100 * (bound - 1):+.1f}" for bound in row["ratio_interval"])
+    return text if row["documents"] < FEWEST else f"{text} ({low} to {high})"
+
+
+def interval_text(documents: int) -> str:
+    """What stands behind the changes."""
+    if documents < FEWEST:
+        return "Too few documents for a bootstrap interval."
+    return "Intervals: 10,000 paired bootstrap samples of documents."
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -129,7 +146,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
                 r["representation"],
                 {-1: "last", -2: "second last"}[r["layer"]],
                 f"{r['perplexity']:.2f}",
-                f"{100 * (r['ratio_interval'][0] - 1):+.1f} to {100 * (r['ratio_interval'][1] - 1):+.1f} %",
+                change(r),
                 f"{r['lambda']:.2f}",
                 f"{r['temperature']:.3g}",
                 r["k"],
