@@ -56,7 +56,7 @@ class DemoSettings:
         sizes: parts of the store for the plot of perplexity against its size, on a quarter of the validation tokens.
     """
 
-    seconds: float = 90.0
+    seconds: float = 120.0
     steps: int | None = None
     seed: int = 0
     scored: int = 8000
@@ -163,6 +163,7 @@ def _train(folder: Path, corpus: Corpus, settings: DemoSettings, progress: Progr
         seed=settings.seed,
     )
     valid = first_tokens(corpus.valid, tokenizer, settings.scored)
+    progress.track("train", unit="s" if settings.steps is None else "steps")
     result = train(model, tokenizer, corpus.train, valid, folder, config, resume=False, progress=progress)
     if result.interrupted:
         raise KeyboardInterrupt

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColum
 from rich.progress import Progress as RichProgress
 
 PLAIN_SECONDS = 10.0  # between lines where stderr is no terminal
+SHORTEST_SECONDS = 1.0  # a stage that took less leaves no line there
 
 
 class Progress:
@@ -18,7 +19,7 @@ class Progress:
 
     The object is itself a callable ``progress(stage, done, total)``, the form that every long operation of the package
     takes; ``total`` 0 means unknown. On a terminal it draws bars, in a pipe or log it prints a line every ten seconds
-    and one at the end of a stage, and with ``json=True`` or ``quiet=True`` nothing.
+    and one at the end of a stage that took a second, and with ``json=True`` or ``quiet=True`` nothing.
     """
 
     def __init__(self, json: bool = False, quiet: bool = False, console: Console | None = None) -> None:
@@ -47,7 +48,7 @@ class Progress:
     ) -> None:
         """Leave the last state on the screen."""
         for task in self._tasks.values():
-            task.line(last=True)
+            task.last_line()
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
@@ -69,7 +70,7 @@ class Task:
     def __init__(self, owner: Progress, stage: str, total: int, unit: str) -> None:
         self._owner, self.stage, self.total, self.unit = owner, stage, total, unit
         self.done = 0
-        self._started = self._last_line = time.monotonic()
+        self._started = self._last_line = self._updated = time.monotonic()
         self._printed = -1
         bars = owner._bars
         self._id = bars.add_task(stage, total=total or None, amount="") if bars is not None else None
@@ -81,26 +82,35 @@ class Task:
     def update(self, done: int, total: int | None = None) -> None:
         """Set the number of steps done, and perhaps a better total."""
         self.done = done
+        self._updated = time.monotonic()
         if total is not None:
             self.total = total
         if self._id is not None and self._owner._bars is not None:
             self._owner._bars.update(self._id, completed=done, total=self.total or None, amount=self.amount())
-        elif time.monotonic() - self._last_line >= PLAIN_SECONDS:
+        elif self.total and done >= self.total:
+            self.last_line()
+        elif self._updated - self._last_line >= PLAIN_SECONDS:
             self.line()
 
     def rate(self) -> float:
-        """Steps per second since the stage began."""
-        return self.done / max(time.monotonic() - self._started, 1e-9)
+        """Steps per second between the begin of the stage and the last report."""
+        return self.done / max(self._updated - self._started, 1e-9)
 
     def amount(self) -> str:
         """``done/total unit, rate``."""
         whole = f"{self.done:,}" + (f"/{self.total:,}" if self.total else "")
-        return f"{whole} {self.unit}".rstrip() + f", {self.rate():,.0f}{' ' + self.unit if self.unit else ''}/s"
+        text = f"{whole} {self.unit}".rstrip()
+        return text if self.unit == "s" else f"{text}, {self.rate():,.0f}{' ' + self.unit if self.unit else ''}/s"
 
-    def line(self, last: bool = False) -> None:
+    def line(self) -> None:
         """Print one plain line where there is no bar and somebody reads."""
         if self._owner.silent or self._id is not None or self._printed == self.done:
             return
-        self._printed, self._last_line = self.done, time.monotonic()
-        left = (self.total - self.done) / max(self.rate(), 1e-9) if self.total > self.done and not last else 0.0
+        self._printed, self._last_line = self.done, self._updated
+        left = (self.total - self.done) / max(self.rate(), 1e-9) if self.total > self.done else 0.0
         print(f"{self.stage}: {self.amount()}" + (f", {left:,.0f} s left" if left else ""), file=sys.stderr, flush=True)
+
+    def last_line(self) -> None:
+        """The same at the end of a stage, if it took long enough to be told."""
+        if self._updated - self._started >= SHORTEST_SECONDS:
+            self.line()

@@ -111,7 +111,10 @@ def number(value: float | None) -> str:
 
 def percent(value: float | None, digits: int = 1) -> str:
     """A share from 0 to 1 as a percentage."""
-    return "–" if value is None else f"{100 * value:.{digits}f} %"
+    if value is None:
+        return "–"
+    rounded = round(100 * value, digits) + 0.0  # + 0.0: no negative zero
+    return f"{'−' if rounded < 0 else ''}{abs(rounded):.{digits}f} %"
 
 
 def change(value: float | None) -> str:

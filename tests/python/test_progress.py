@@ -24,6 +24,23 @@ def test_lines_where_stderr_is_no_terminal(monkeypatch, capsys):
     assert any("s left" in line for line in lines)
 
 
+def test_a_rate_is_that_of_the_stage_and_a_short_stage_leaves_no_line(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with Progress(console=Console(file=io.StringIO())) as p:
+        p("dump", 0, 100)
+        now[0] = 5.0
+        p("dump", 100, 100)
+        p("quick", 0, 3)
+        now[0] = 5.5
+        p("quick", 3, 3)
+        p.track("train", 90, unit="s")
+        now[0] = 95.0
+        p("train", 90, 90)
+        now[0] = 500.0  # other work
+    assert capsys.readouterr().err.splitlines() == ["dump: 100/100, 20/s", "train: 90/90 s"]
+
+
 @pytest.mark.parametrize("option", ["json", "quiet"])
 def test_silence(option, capsys):
     with Progress(**{option: True}) as p:

@@ -128,3 +128,10 @@ def test_changes_and_shares() -> None:
     assert visible(" ") == "␣"
     assert visible("a\n") == "a⏎"
     assert opening("\n\n  a\n\n \n\nb ") == "  a\n\nb "
+
+
+def test_no_negative_zero():
+    from knnlm.report import percent
+
+    assert percent(-0.0001) == "0.0 %"
+    assert percent(-0.123) == "−12.3 %"

@@ -19,7 +19,7 @@ from knnlm.cli.options import as_json, device, seed, threads
 @click.option(
     "--seconds",
     type=click.FloatRange(min=1),
-    default=90.0,
+    default=120.0,
     show_default=True,
     help="Time for training the model; the rest takes about as long again.",
 )
