@@ -14,7 +14,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +86,15 @@ class _Parts:
 
 
 def run(out: Path, settings: DemoSettings, progress: Progress) -> DemoResult:
-    """Runs the demo and leaves the model, both stores, `result.json` and `report.html` in the folder `out`.
+    """Runs the demo and leaves model, both stores, `demo.json`, `result.json` and `report.html` in the folder `out`.
 
     Raises:
         FileNotFoundError: this Python carries no sources or no language reference.
     """
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
+    # Written first: after a Ctrl-C too, the folder is known to be a demo's, so that --overwrite may clear it.
+    (out / "demo.json").write_text(json.dumps(asdict(settings), indent=1), encoding="utf-8")
     progress("read", 0, 2)
     corpus = docstrings()
     progress("read", 1, 2)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,23 @@ def test_ctrl_c_leaves_no_half_written_store(tmp_path: Path, monkeypatch: pytest
     arguments = ["demo", "--out", str(tmp_path / "out"), "--steps", "1", "--scored", "200", "--documents", "2"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 130
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["demo.json", "model"]
+
+
+def test_overwrite_removes_only_what_a_demo_wrote(folder: Path, printed: str, tmp_path: Path) -> None:
+    mine = tmp_path / "model"
+    mine.mkdir()
+    (mine / "model.safetensors").write_bytes(b"mine")
+    refused = CliRunner().invoke(main, ["demo", "--out", str(tmp_path), "--overwrite"])
+    assert refused.exit_code == 2
+    assert "no demo wrote it" in refused.stderr
+    assert (mine / "model.safetensors").read_bytes() == b"mine"
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "store-reference" / "thesis.txt").write_text("years of work")
+    refused = CliRunner().invoke(main, ["demo", "--out", str(copy), "--overwrite"])
+    assert refused.exit_code == 2
+    assert "thesis.txt" in refused.stderr
+    assert sorted(p.name for p in (copy / "model").iterdir()) == sorted(p.name for p in (folder / "model").iterdir())
 
 
 def test_the_scored_text_is_of_many_documents_and_as_long_as_asked() -> None:

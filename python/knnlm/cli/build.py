@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from knnlm.cli.console import Command, duration, note, print_json, refuse_existing, size
+from knnlm.cli.folders import whole_folder
 from knnlm.cli.options import (
     Texts,
     as_json,
@@ -21,7 +22,7 @@ from knnlm.cli.options import (
     threads,
     window_options,
 )
-from knnlm.cli.work import count_tokens, dump_to, is_store, key_spec, load, open_store, whole_folder
+from knnlm.cli.work import count_tokens, dump_to, is_store, key_spec, load, open_store
 
 if TYPE_CHECKING:
     from knnlm.datastore import Datastore

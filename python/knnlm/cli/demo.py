@@ -8,8 +8,11 @@ from pathlib import Path
 
 import click
 
-from knnlm.cli.console import Command, duration, note, print_json, terminal
+from knnlm.cli.console import Command, duration, note, print_json, refuse_foreign, terminal
 from knnlm.cli.options import as_json, device, seed, threads
+
+PARTS = ("model", "store-docstrings", "store-reference")  # folders of a demo
+MARK = "demo.json"  # says that a demo made the folder
 
 
 @click.command("demo", cls=Command)
@@ -57,6 +60,7 @@ def command(
     """
     if out.exists() and any(out.iterdir()) and not overwrite:
         raise click.UsageError(f"output {out} exists already: choose another name or add --overwrite")
+    _refuse_other_output(out)
     note("loading torch …")
     import torch
 
@@ -66,8 +70,9 @@ def command(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    for part in ("model", "store-docstrings", "store-reference"):
-        shutil.rmtree(out / part, ignore_errors=True)
+    for part in PARTS:
+        if (out / part).exists():
+            shutil.rmtree(out / part)
     settings = replace(
         DemoSettings(),
         seconds=seconds,
@@ -85,3 +90,14 @@ def command(
         return
     terminal().print(as_terminal(result))
     note(f"\n{duration(result.seconds)} in all")
+
+
+def _refuse_other_output(out: Path) -> None:
+    """Raises a usage error if running in `out` would remove what no demo wrote."""
+    there = [part for part in PARTS if (out / part).exists()]
+    if there and not (out / MARK).is_file():
+        raise click.UsageError(
+            f"{out} holds {', '.join(there)} but no {MARK}, so no demo wrote it: choose another name for --out"
+        )
+    for part in there:
+        refuse_foreign(out / part)

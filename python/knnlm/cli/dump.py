@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from knnlm.cli.console import Command, duration, note, print_json, size
+from knnlm.cli.folders import whole_folder
 from knnlm.cli.options import Texts, as_json, device, key_options, out, overwrite, text_options, threads, window_options
-from knnlm.cli.work import dump_to, key_spec, load, whole_folder
+from knnlm.cli.work import dump_to, key_spec, load
 
 
 @click.command("dump", cls=Command)

@@ -6,6 +6,7 @@ import hashlib
 import math
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from knnlm.cli.console import Command, duration, note, print_json, refuse_foreign
+from knnlm.cli.folders import take_place
 from knnlm.cli.options import Texts, as_json, device, out, overwrite, seed, text_options, threads
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from knnlm.tokens import Tokenizer
     from knnlm.train import TrainResult
 
+STATE_FILE = "training.safetensors"  # of `checkpoint.py`, which needs torch
 HELD_OUT = 20  # one document of so many is held out for validation
 
 
@@ -88,7 +91,8 @@ def command(
 ) -> None:
     """Train a decoder-only transformer on TEXT and leave it in a folder for the other commands.
 
-    Ctrl-C stops the training after the step in progress and saves its state; --resume goes on with it.
+    Ctrl-C stops the training after the step in progress and saves its state; --resume goes on with it. --overwrite
+    trains in a folder beside OUT, named OUT.new, which takes the place of OUT once it is whole.
 
     \b
     Example:
@@ -99,6 +103,8 @@ def command(
         raise click.UsageError(f"output {out} exists already: choose another name, or add --overwrite or --resume")
     import torch
 
+    if overwrite:
+        refuse_foreign(out, (*text, *valid))
     from knnlm.models import pick_device
     from knnlm.progress import Progress
     from knnlm.train import TrainConfig
@@ -108,13 +114,13 @@ def command(
     if threads is not None:
         torch.set_num_threads(threads)
     texts = Texts(text, text_field, split_documents, split, max_documents)
-    with Progress(json=as_json) as progress:
+    with Progress(json=as_json) as progress, _place(out, overwrite, resume) as place:
         documents = texts.read(progress)
         if valid:
             held_out = Texts(valid, text_field, split_documents, split).read()
         else:
             documents, held_out = hold_out(documents)
-        words = _tokenizer(tokenizer, documents, vocab_size, out if resume else None, progress)
+        words = _tokenizer(tokenizer, documents, vocab_size, place if resume else None, progress)
         torch.manual_seed(seed)
         config = TransformerConfig(words.vocab_size, d_model, layers, heads, context=context, dropout=dropout)
         model = TransformerLM(config).to(pick_device(device))
@@ -126,13 +132,10 @@ def command(
             optimizer=optimizer,
             seed=seed,
         )
-        if overwrite and not resume and out.exists():
-            refuse_foreign(out, (*text, *valid))
-            shutil.rmtree(out)
-        result = fit(model, words, documents, held_out, out, budget, resume=resume, progress=progress)
+        result = fit(model, words, documents, held_out, place, budget, resume=resume, progress=progress)
+        if result.interrupted:
+            raise KeyboardInterrupt(stopped(result, place, out))
     texts.finish()
-    if result.interrupted:
-        raise KeyboardInterrupt(stopped(result, out))
     if as_json:
         print_json(
             {
@@ -154,16 +157,41 @@ def command(
     )
 
 
-def stopped(result: TrainResult, out: Path) -> str:
+@contextmanager
+def _place(out: Path, overwrite: bool, resume: bool) -> Iterator[Path]:
+    """Where to train: `out`, or with --overwrite a folder beside it that takes its place at the end.
+
+    What an interrupted training leaves there is kept for --resume; what has no state to go on with is removed.
+    """
+    beside = out.with_name(f"{out.name}.new")
+    if not overwrite or not out.exists():
+        yield out
+        return
+    if resume and not (beside / STATE_FILE).is_file():
+        yield out
+        return
+    if not resume and beside.exists():
+        refuse_foreign(beside)
+        shutil.rmtree(beside)
+    try:
+        yield beside
+        take_place(beside, out)
+    finally:
+        if beside.exists() and not (beside / STATE_FILE).is_file():
+            shutil.rmtree(beside)
+
+
+def stopped(result: TrainResult, place: Path, out: Path) -> str:
     """What an interrupted training leaves, and how to go on."""
     usable = (
-        f"{out} is a model with the best weights so far, of validation perplexity {result.best:.2f}"
+        f"{place} is a model with the best weights so far, of validation perplexity {result.best:.2f}"
         if math.isfinite(result.best)
         else "no weights are there to use yet, since the first validation was not reached"
     )
+    unharmed = f"{out} is as it was. " if place != out else ""
     return (
-        f"interrupted after {result.steps:,} steps and {duration(result.seconds)}; the state is saved in {out}, and "
-        f"{usable}. To go on, give the same command with --resume"
+        f"interrupted after {result.steps:,} steps and {duration(result.seconds)}; the state is saved in {place}, and "
+        f"{usable}. {unharmed}To go on, give the same command with --resume"
     )
 
 

@@ -1,18 +1,16 @@
-"""What several commands do: load a model, open a store, write a store whole or not at all, count tokens."""
+"""What several commands do: load a model, open a store, count tokens, dump."""
 
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
-from knnlm.cli.console import refuse_existing, refuse_foreign
+from knnlm.cli.folders import missing
 
 if TYPE_CHECKING:
     from knnlm.cli.options import Texts
@@ -33,7 +31,7 @@ def open_store(path: Path) -> Datastore:
     from knnlm.datastore import Datastore
 
     if not path.exists():
-        raise FileNotFoundError(f"expected a store at {path}, found nothing there: make one with knnlm build")
+        raise FileNotFoundError(f"expected a store at {path}, found nothing there: {missing(path)}")
     return Datastore.open(path)
 
 
@@ -148,24 +146,3 @@ def blend_text(blend: Mapping[str, Any]) -> str:
     weights = ", ".join(f"{names[name]} {weight:.3f}" for name, weight in blend["weights"].items())
     cache = "" if blend["theta"] is None else f"; cache of {blend['size']:,} tokens, θ {blend['theta']:.3g}"
     return weights + cache
-
-
-@contextmanager
-def whole_folder(out: Path, overwrite: bool, inputs: Iterable[Path | str] = ()) -> Iterator[Path]:
-    """A sibling folder that becomes `out` at the end, or is removed on any error or Ctrl-C."""
-    refuse_existing(out, overwrite)
-    refuse_foreign(out, inputs)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        if out.exists():
-            old = out.with_name(f".{out.name}.{os.getpid()}.old")
-            out.rename(old)
-            partial.rename(out)
-            shutil.rmtree(old)
-        else:
-            partial.rename(out)
-    finally:
-        if partial.exists():
-            shutil.rmtree(partial)
