@@ -27,7 +27,7 @@ class Explanation:
 
     tokens: (L,) uint32.  log_p_lm: (L,) float32; log_p_knn, log_p: (L,) float64, nats; log_p_knn is NaN where nothing
     was found.  neighbours: (L, k).  weights: (L, k) share of p_kNN.  documents: (L, k) int64, index into the store's
-    documents, -1 for missing.
+    documents, -1 for missing.  start: position of the first of these tokens in the text.  text_tokens: all of it, (N,).
     """
 
     tokens: NDArray[np.uint32]
@@ -40,6 +40,8 @@ class Explanation:
     name: str
     settings: Settings
     store: Any = field(repr=False)
+    start: int = 0
+    text_tokens: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32), repr=False)
 
     def __len__(self) -> int:
         """Number of tokens."""
@@ -98,48 +100,58 @@ def explain(
     *,
     keys: KeySpec | None = None,
     exclude: str = "document",
+    start: int = 0,
+    stop: int | None = None,
     dtype: Any = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Explanation:
     """Neighbours of each token of one document; settings as `settings_of` gives them, with T and k.
 
-    document: has `name` and `text` or `tokens`. exclude: as in `neighbours_of`. Raises IdentityError if the store
-    belongs to another model, ValueError if T or k is None.
+    document: has `name` and `text` or `tokens`. exclude: as in `neighbours_of`. start, stop: explain these tokens only;
+    the model reads up to `stop`, and what it and the store say of them is the same. Memory: some 32 k bytes for each
+    explained token. Raises IdentityError if the store belongs to another model, ValueError if T or k is None or
+    start < 0.
     """
     from knnlm.keys import TokenDocument, arithmetic, document_tokens, iterate
     from knnlm.stored_texts import excluded_ranges, stored_texts
 
     if settings.k is None or settings.temperature is None:
         raise ValueError("settings: expected k and temperature; take them from settings_of(store)")
+    if start < 0:
+        raise ValueError(f"start: expected a position in the text, at least 0, found {start}")
     check(store, loaded, keys)
     spec = (keys or key_spec(store) or KeySpec()).resolved(loaded.context)
     tokens = document_tokens(loaded, document)
     span = stored_texts(store).find(document.name, tokens) if exclude != "none" else None
+    stop = len(tokens) if stop is None else max(0, min(stop, len(tokens)))
+    start = min(start, stop)
     parts: list[Neighbours] = []
     log_p: list[NDArray[np.float32]] = []
     for chunk in iterate(
         loaded,
-        [TokenDocument(document.name, tokens)],  # not tokenised again
+        [TokenDocument(document.name, tokens[:stop])],  # not tokenised again; a token sees only those before it
         captures=[(spec.representation, spec.layer)],
         window=spec.window,
         context=spec.context,
         key_dtype="float32",
         dtype=arithmetic(store, spec, dtype),
     ):
-        log_p.append(chunk.log_p)
-        parts.append(
-            store.search(
-                chunk.key,
+        skipped = max(0, start - chunk.start)
+        log_p.append(chunk.log_p[skipped:])
+        wanted = chunk.key[skipped:]  # (m, d)
+        if len(wanted):
+            found = store.search(
+                wanted,
                 settings.k,
                 nprobe=settings.nprobe,
                 rerank=settings.rerank,
                 exact=settings.exact,
-                exclude=excluded_ranges(span, exclude, chunk.start, len(chunk.tokens)),
+                exclude=excluded_ranges(span, exclude, chunk.start + skipped, len(wanted)),
                 threads=settings.threads,
             )
-        )
+            parts.append(found)
         if progress is not None:
-            progress("explain", chunk.start + len(chunk.tokens), len(tokens))
+            progress("explain", chunk.start + len(chunk.tokens), stop)
     if not parts:
         parts = [store.search(np.zeros((0, store.dim), np.float32), settings.k)]
     found = Neighbours(
@@ -149,10 +161,11 @@ def explain(
         store.metric,
     )
     log_p_lm = np.concatenate(log_p) if log_p else np.zeros(0, np.float32)
-    knn = log_p_knn(found, tokens, settings.temperature)
+    explained = tokens[start:stop]
+    knn = log_p_knn(found, explained, settings.temperature)
     document_of = getattr(store, "document_of", None)
     return Explanation(
-        tokens=tokens,
+        tokens=explained,
         log_p_lm=log_p_lm,
         log_p_knn=knn,
         log_p=mix(log_p_lm, knn, settings.lambda_),
@@ -162,6 +175,8 @@ def explain(
         name=document.name,
         settings=settings,
         store=store,
+        start=start,
+        text_tokens=tokens,
     )
 
 
@@ -205,10 +220,12 @@ def rows(
 ) -> Iterator[TokenRow]:
     """Each token of a text (or those at `positions`) with its nearest neighbours in context, decoded.
 
-    left, right: tokens of context around the target. p_kNN is 0 where nothing was found.
+    positions: in the text, from `start` of the explanation on. left, right: tokens of context around the target. p_kNN
+    is 0 where nothing was found.
     """
     e = explanation
-    for t in range(len(e)) if positions is None else positions:
+    for position in range(e.start, e.start + len(e)) if positions is None else positions:
+        t = position - e.start
         ids = e.neighbours.ids[t, :neighbours]
         ids = ids[ids >= 0]
         contexts = source_contexts(e.store, ids, left, right)  # (m, left + 1 + right)
@@ -227,8 +244,8 @@ def rows(
                     id_,
                 )
             )
-        window = e.tokens[max(0, t - left) : t + right + 1].astype(np.int64)
-        before, token, after = in_context(tokenizer, window, min(t, left))
+        window = e.text_tokens[max(0, position - left) : position + right + 1].astype(np.int64)
+        before, token, after = in_context(tokenizer, window, min(position, left))
         p_knn = float(e.p_knn[t])
         yield TokenRow(
             before,
@@ -239,7 +256,7 @@ def rows(
             0.0 if np.isnan(p_knn) else p_knn,
             float(e.p[t]),
             near,
-            int(t),
+            int(position),
         )
 
 

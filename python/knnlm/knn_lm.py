@@ -144,9 +144,18 @@ class KNNLM:
             return float(np.exp(-log_p.sum(dtype=np.float64) / units)) if units else float("nan")
 
     def explain(
-        self, text: Any, *, exclude: str = "document", progress: Callable[[str, int, int], None] | None = None
+        self,
+        text: Any,
+        *,
+        exclude: str = "document",
+        start: int = 0,
+        stop: int | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
     ) -> Explanation:
-        """Tokens, p_LM, p_kNN and p of each, neighbours, their shares and documents, as arrays."""
+        """Tokens, p_LM, p_kNN and p of each, neighbours, their shares and documents, as arrays.
+
+        start, stop: only these tokens of a long text, for the arrays hold some 32 k bytes a token.
+        """
         if self.datastore is None:
             raise ValueError("explain: expected a datastore, found None; there are no neighbours to show")
         self._two_components("explain")
@@ -157,6 +166,8 @@ class KNNLM:
             self.settings,
             keys=self.keys,
             exclude=exclude,
+            start=start,
+            stop=stop,
             dtype=self.dtype,
             progress=progress,
         )

@@ -48,6 +48,35 @@ def test_arrays(explained):
     np.testing.assert_array_equal(contexts[:, :, 2], e.neighbours.values[:, :3])
 
 
+def test_a_part_of_a_text_is_as_in_the_whole_and_no_more_is_searched(explained):
+    e, tokenizer = explained, LetterTokenizer()
+    asked = []
+
+    class Watched(BruteForceStore):
+        def search(self, queries, *arguments, **options):
+            asked.append(len(queries))
+            return super().search(queries, *arguments, **options)
+
+    loaded = tiny()
+    store = Watched(16)
+    dump(loaded, [Doc("first", "abc abd."), Doc("second", "abc\nabe."), Doc("mine", "abc ab")], store)
+    whole = explain(loaded, store, Doc("mine", "abc ab"), Settings(0.3, 5.0, 20))
+    np.testing.assert_allclose(whole.p, e.p)  # its own document is left out
+    asked.clear()
+    part = explain(loaded, store, Doc("mine", "abc ab"), Settings(0.3, 5.0, 20), start=2, stop=4)
+    assert asked == [2]
+    assert part.neighbours.ids.shape == (2, 20)
+    np.testing.assert_array_equal(part.neighbours.ids, whole.neighbours.ids[2:4])
+    np.testing.assert_allclose(part.p, whole.p[2:4], rtol=1e-6)
+    assert [(r.position, r.before, r.token, r.after) for r in rows(part, tokenizer)] == [
+        (r.position, r.before, r.token, r.after) for r in rows(whole, tokenizer, [2, 3])
+    ]
+    beyond = explain(loaded, store, Doc("mine", "abc ab"), Settings(0.3, 5.0, 20), start=9, stop=12)
+    assert list(rows(beyond, tokenizer)) == []
+    with pytest.raises(ValueError, match="at least 0"):
+        explain(loaded, store, Doc("mine", "abc ab"), Settings(0.3, 5.0, 20), start=-1)
+
+
 def test_rows(explained):
     tokenizer = LetterTokenizer()
     found = list(rows(explained, tokenizer, neighbours=2, left=3, right=2))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import click
 
 from knnlm.cli.console import Command, note, print_json, refuse_existing, terminal
-from knnlm.cli.options import Texts, as_json, device, mixing_options, model, overwrite, text_options, threads
+from knnlm.cli.options import Texts, as_json, device, mixing_options, model, one_text_options, overwrite, threads
 from knnlm.cli.work import load_for, open_store
 
 
@@ -25,7 +24,7 @@ from knnlm.cli.work import load_for, open_store
 @click.option("--first", type=click.IntRange(min=0), default=0, show_default=True, help="First token shown.")
 @click.option("--tokens", type=click.IntRange(min=1), default=20, show_default=True, help="Tokens shown of each text.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page to this file instead of the table.")
-@text_options
+@one_text_options
 @device
 @threads
 @overwrite
@@ -56,6 +55,8 @@ def command(
 ) -> None:
     """Show where each prediction of TEXT comes from: its nearest neighbours in STORE, in context.
 
+    Of several documents the first is shown, unless --max-documents asks for more.
+
     \b
     Examples:
       knnlm inspect store --string "It was a bright cold day"
@@ -69,7 +70,7 @@ def command(
         raise click.UsageError("expected text to inspect: files, or --string TEXT")
     if html is not None:
         refuse_existing(html, overwrite)
-    texts = Texts(text, text_field, split_documents, split, max_documents or 1)
+    texts = Texts(text, text_field, split_documents, split, max_documents or 2)
     shown = []
     with Progress(json=as_json) as progress, open_store(store) as opened:
         loaded = load_for(opened, model, device, threads)
@@ -86,16 +87,33 @@ def command(
         )
         documents: Iterable[Any] = [Text("string", string)] if string is not None else texts
         task = progress.track("search", unit="tok")
+        names: list[str] = []
+        more = False
         for document in documents:
-            explained = lm.explain(document, progress=lambda _, done, total: task.update(done, total))
-            positions = islice(range(first, len(explained)), tokens)
-            shown += list(rows(explained, loaded.tokenizer, positions, neighbours=neighbours, left=24, right=6))
+            if names and max_documents is None:
+                more = True
+                break
+            names.append(document.name)
+            explained = lm.explain(
+                document, start=first, stop=first + tokens, progress=lambda _, done, total: task.update(done, total)
+            )
+            shown += list(rows(explained, loaded.tokenizer, neighbours=neighbours, left=24, right=6))
         settings = lm.settings
     texts.finish()
+    if more:
+        note(f"only {names[0]}, the first document, is shown: --max-documents 2 and so on shows more")
     if not shown:
         raise ValueError(f"expected tokens from position {first} on, found a shorter text")
     if as_json:
-        print_json({"store": str(store), "settings": settings.to_dict(), "tokens": [asdict(row) for row in shown]})
+        print_json(
+            {
+                "store": str(store),
+                "settings": settings.to_dict(),
+                "documents": names,
+                "more": more,
+                "tokens": [asdict(row) for row in shown],
+            }
+        )
     elif html is None:
         terminal().print(to_table(shown))
     if html is not None:

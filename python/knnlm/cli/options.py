@@ -58,6 +58,15 @@ out = click.option("--out", type=click.Path(path_type=Path), required=True, help
 
 def text_options(command: F) -> F:
     """Options that say how input text is read; `Texts` collects them."""
+    return _text_options(command, "all")
+
+
+def one_text_options(command: F) -> F:
+    """The same for a command that reads the first document only, unless it is told to read more."""
+    return _text_options(command, "1")
+
+
+def _text_options(command: F, documents: str) -> F:
     for option in reversed(
         (
             click.option(
@@ -71,7 +80,9 @@ def text_options(command: F) -> F:
             ),
             click.option("--split", default="train", show_default=True, help="Split of a hf: data set."),
             click.option(
-                "--max-documents", type=click.IntRange(min=1), help="Read at most this many documents.  [default: all]"
+                "--max-documents",
+                type=click.IntRange(min=1),
+                help=f"Read at most this many documents.  [default: {documents}]",
             ),
         )
     ):
