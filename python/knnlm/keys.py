@@ -94,6 +94,7 @@ def iterate(
     context: int | None = None,
     key_dtype: str = "float16",
     batch_tokens: int | None = None,
+    pool_batches: int = 8,
     features: Sequence[str] = (),
     scores: bool = True,
     dtype: torch.dtype | None = None,
@@ -105,9 +106,10 @@ def iterate(
     documents: objects with `name`, `metadata` and `text` (or `tokens`, (L,) integers); context never crosses their
     borders, and an empty one gives nothing. window, context: tokens; defaults: the model's context, and half of that.
     captures: none, one or several (representation, layer), all from one forward pass. batch_tokens: positions per
-    forward pass; default: what keeps its logits near half a gigabyte. scores: whether log p_LM is wanted; without it
-    the model stops at the last key, before its head. dtype: torch.bfloat16 runs the model under
-    autocast. progress(stage, done, total) counts tokens. Memory: one pool of batches, whatever the corpus holds.
+    forward pass; default: `batch_size`. pool_batches: so many batches are run before their chunks come. scores: whether
+    log p_LM is wanted; without it the model stops at the last key, before its head. dtype: torch.bfloat16 runs the
+    model under autocast. progress(stage, done, total) counts tokens, after each forward pass. Memory: one pool of
+    batches, whatever the corpus holds.
     Raises ValueError for a window that the model cannot read and for keys that float16 cannot hold.
     """
     window, context = _windows(loaded, window, context)
@@ -115,30 +117,33 @@ def iterate(
         raise ValueError(f"key_dtype: expected float16 or float32, found {key_dtype!r}")
     if unknown := set(features) - {"entropy", "max"}:
         raise ValueError(f"features: expected 'entropy' or 'max', found {sorted(unknown)}")
-    if batch_tokens is None:
-        batch_tokens = max(window, min(4096, 2**27 // int(loaded.tokenizer.vocab_size)))
+    batch_tokens = batch_size(loaded, window) if batch_tokens is None else batch_tokens
     if not scores and (features or not captures):
         raise ValueError("scores=False gives keys only: expected captures and no features")
     run = _Runner(loaded, captures, key_dtype, features, dtype, scores)
     done = 0
+
+    def passed(tokens: int) -> None:
+        nonlocal done
+        done += tokens
+        if progress is not None:
+            progress("model", done, total)
+
     with run:
         pool: list[_Job] = []
         waiting = 0
         for job in _jobs(loaded, documents, window, context):
             pool.append(job)
             waiting += job.window.stop - job.window.start
-            if waiting >= 8 * batch_tokens:
-                for chunk in run.pool(pool, batch_tokens):
-                    done += len(chunk.tokens)
-                    yield chunk
-                    if progress is not None:
-                        progress("model", done, total)
+            if waiting >= pool_batches * batch_tokens:
+                yield from run.pool(pool, batch_tokens, passed)
                 pool, waiting = [], 0
-        for chunk in run.pool(pool, batch_tokens):
-            done += len(chunk.tokens)
-            yield chunk
-            if progress is not None:
-                progress("model", done, total)
+        yield from run.pool(pool, batch_tokens, passed)
+
+
+def batch_size(loaded: Loaded, window: int) -> int:
+    """Positions of a forward pass whose logits stay near half a gigabyte; at least one window."""
+    return max(window, min(4096, 2**27 // int(loaded.tokenizer.vocab_size)))
 
 
 def _windows(loaded: Loaded, window: int | None, context: int | None) -> tuple[int, int]:
@@ -210,8 +215,11 @@ class _Runner:
             self.capture.close()
         self.model.train(self.was_training)
 
-    def pool(self, jobs: list[_Job], batch_tokens: int) -> Iterator[Chunk]:
-        """Run a pool of windows, those with the same unscored head and of similar length together; results in order."""
+    def pool(self, jobs: list[_Job], batch_tokens: int, passed: Callable[[int], None]) -> Iterator[Chunk]:
+        """Run a pool of windows, those with the same unscored head and of similar length together; results in order.
+
+        passed: told the number of scored tokens after each batch.
+        """
         order = sorted(jobs, key=lambda job: (job.head, job.window.start - job.window.stop))
         at = 0
         while at < len(order):
@@ -219,6 +227,7 @@ class _Runner:
             batch = order[at : at + max(1, batch_tokens // longest)]
             batch = [job for job in batch if job.head == batch[0].head]
             self._batch(batch, longest)
+            passed(sum(job.window.stop - job.window.score_from for job in batch))
             at += len(batch)
         at = 0
         while at < len(jobs):

@@ -160,6 +160,17 @@ def test_dump_writes_whole_documents_in_order():
     assert seen[-1] == ("dump", len(text), 1000)
 
 
+def test_progress_is_told_after_each_forward_pass():
+    loaded = tiny()
+    seen = []
+    options = {"batch_tokens": 24, "progress": lambda *call: seen.append(call), "total": 240}
+    chunks = list(iterate(loaded, [Doc("long", "abc " * 60)], **options))
+    assert len(chunks) < len(seen)
+    assert [done for _, done, _ in seen] == sorted({done for _, done, _ in seen})
+    assert seen[-1] == ("model", 240, 240)
+    assert len(list(iterate(loaded, [Doc("long", "abc " * 60)], batch_tokens=24, pool_batches=1))) > len(chunks)
+
+
 def test_every_document_gets_a_name_of_its_own(tmp_path):
     loaded = tiny()
     names = ["a", "b", "a", "", "a (2)", "a", ""]

@@ -6,12 +6,14 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from knnlm.cli.work import key_width, open_store
+from knnlm.cli.work import check_lists, key_width, open_store
 
 if TYPE_CHECKING:
     from knnlm.cli.options import Texts
@@ -42,34 +44,13 @@ def of_text(
     out: Path | None,
 ) -> dict[str, Any]:
     """Tokens exactly; seconds, disk and memory estimated from the keys of some seconds."""
-    from knnlm.keys import arithmetic, iterate
-
     spec = spec.resolved(loaded.context)
     sampled = _sample_and_count(loaded, texts, progress)
     total, count = texts.tokens, texts.report.documents
-    keys, values = [], []
-    tokens = 0
-    started = time.perf_counter()
-    task = progress.track("sample", int(SAMPLE_SECONDS), "s")
-    for chunk in iterate(
-        loaded,
-        sampled,
-        captures=[(spec.representation, spec.layer)],
-        window=spec.window,
-        context=spec.context,
-        key_dtype=spec.key_dtype,
-        batch_tokens=batch_tokens,
-        scores=False,
-        dtype=arithmetic(None, spec, None),
-    ):
-        keys.append(chunk.key)
-        values.append(chunk.tokens)
-        tokens += len(chunk.tokens)
-        seconds = time.perf_counter() - started
-        task.update(min(int(seconds), int(SAMPLE_SECONDS)))
-        if seconds > SAMPLE_SECONDS:
-            break
-    dump_seconds = (time.perf_counter() - started) / max(1, tokens) * total
+    check_lists(total, index["nlist"])
+    keys, values, per_token = _sample_keys(loaded, sampled, spec, batch_tokens, progress)
+    tokens = sum(len(part) for part in values)
+    dump_seconds = per_token * total
     sample = np.concatenate(keys) if keys else np.zeros((0, key_width(loaded, spec)), np.float32)  # (m, d)
     targets = np.concatenate(values) if values else np.zeros(0, np.uint32)
     raw = total * sample.shape[1] * np.dtype(spec.key_dtype).itemsize
@@ -84,6 +65,60 @@ def of_text(
     }
 
 
+def _sample_keys(
+    loaded: LoadedModel, documents: list[TokenDocument], spec: KeySpec, batch_tokens: int | None, progress: Progress
+) -> tuple[list[Any], list[Any], float]:
+    """Keys and targets of as much text as some `SAMPLE_SECONDS` allow, and seconds a token.
+
+    One window comes first, which also warms the model up: where a whole batch would take longer than all the time
+    there is, the rest goes window by window as well.
+    """
+    from knnlm.keys import arithmetic, batch_size, iterate
+
+    keys: list[Any] = []
+    values: list[Any] = []
+    task = progress.track("sample", max(1, int(SAMPLE_SECONDS)), "s")
+    began = started = time.perf_counter()
+    passed = 0
+
+    def tick(_: str, done: int, __: int) -> None:
+        nonlocal passed
+        passed = done
+        task.update(min(int(time.perf_counter() - began), int(SAMPLE_SECONDS)))
+
+    def chunks(batch: int) -> Generator[Any]:
+        yield from iterate(
+            loaded,
+            documents,
+            captures=[(spec.representation, spec.layer)],
+            window=spec.window,
+            context=spec.context,
+            key_dtype=spec.key_dtype,
+            batch_tokens=batch,
+            pool_batches=1,
+            scores=False,
+            dtype=arithmetic(None, spec, None),
+            progress=tick,
+        )
+
+    assert spec.window is not None  # it is resolved
+    with closing(chunks(spec.window)) as first:
+        next(first, None)
+    batch = batch_size(loaded, spec.window) if batch_tokens is None else batch_tokens
+    if (time.perf_counter() - began) / max(1, passed) * batch > SAMPLE_SECONDS:
+        batch = spec.window
+    started, passed = time.perf_counter(), 0
+    seconds = 0.0
+    with closing(chunks(batch)) as sampled:
+        for chunk in sampled:
+            keys.append(chunk.key)
+            values.append(chunk.tokens)
+            seconds = time.perf_counter() - started
+            if time.perf_counter() - began > SAMPLE_SECONDS:
+                break
+    return keys, values, seconds / max(1, passed)
+
+
 def of_store(path: Path, index: dict[str, Any], threads: int | None) -> dict[str, Any]:
     """The same for a store that has its keys."""
     with open_store(path) as store:
@@ -91,7 +126,8 @@ def of_store(path: Path, index: dict[str, Any], threads: int | None) -> dict[str
         info = store.info()
         if info["entries_with_keys"] < n:
             raise ValueError(
-                f"expected raw keys in {path}, found {info['entries_with_keys']:,} of {n:,}: dump it again"
+                f"the estimate samples raw keys, and {path} keeps none of its indexed entries: knnlm build without "
+                f"--dry-run adds the other {info['entries_with_keys']:,} to the index"
             )
         size = min(n, SAMPLE_ENTRIES)
         keys, values = store.keys(0, size), store.values(0, size)
