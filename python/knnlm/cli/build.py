@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from knnlm.cli.console import Command, duration, note, print_json, refuse_existing, size
+from knnlm.cli.console import Command, duration, note, print_json, refuse_existing, refuse_foreign, size
 from knnlm.cli.folders import whole_folder
 from knnlm.cli.options import (
     Texts,
@@ -22,7 +23,10 @@ from knnlm.cli.options import (
     threads,
     window_options,
 )
-from knnlm.cli.work import count_tokens, dump_to, is_store, key_spec, load, open_store
+from knnlm.cli.options import (
+    metric as metric_option,
+)
+from knnlm.cli.work import check_lists, count_tokens, dump_to, is_store, key_spec, load, open_store
 
 if TYPE_CHECKING:
     from knnlm.datastore import Datastore
@@ -60,6 +64,7 @@ def _code(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
 @click.option("--dry-run", is_flag=True, help="Only say how many tokens, minutes, and bytes on disk and in memory.")
 @text_options
 @key_options
+@metric_option
 @window_options
 @seed
 @device
@@ -70,6 +75,7 @@ def command(
     source: tuple[str, ...],
     model: str | None,
     out: Path | None,
+    metric: Literal["l2", "ip"] | None,
     preset: str | None,
     nlist: int | None,
     code: Any,
@@ -107,6 +113,8 @@ def command(
     with Progress(json=as_json) as progress:
         if model is None:
             path = _single_store(source, out)
+            with open_store(path) as store:
+                _refuse_useless(store, retrain, index["nlist"], metric)
             if dry_run:
                 from knnlm.cli.estimate import of_store
 
@@ -114,8 +122,6 @@ def command(
                 return
             store, extra = open_store(path), {}
             with store:
-                if store.is_built and not retrain and store.info()["indexed"] == len(store):
-                    raise click.UsageError(f"{path} has an index of all its entries: add --retrain to learn a new one")
                 extra = _build(store, options, preset, progress)
         else:
             texts = Texts(source, text_field, split_documents, split, max_documents)
@@ -123,6 +129,9 @@ def command(
             if dry_run:
                 from knnlm.cli.estimate import of_text
 
+                if out is not None:
+                    refuse_existing(out, overwrite)
+                    refuse_foreign(out, (*source, model))
                 loaded = load(model, device, threads)
                 estimate = of_text(loaded, texts, spec, keys, index, batch_tokens, threads, progress, out)
                 _show_estimate(estimate, as_json)
@@ -134,13 +143,12 @@ def command(
             path = out
             with whole_folder(out, overwrite, (*source, model)) as partial:
                 loaded = load(model, device, threads)
-                if index["nlist"] is not None and (total := count_tokens(loaded, texts, progress)) < index["nlist"]:
-                    raise click.UsageError(
-                        f"the text has {total:,} tokens, fewer than the {index['nlist']:,} lists asked for: "
-                        "leave out --nlist or the preset, or add text"
-                    )
+                if index["nlist"] is not None:
+                    check_lists(count_tokens(loaded, texts, progress), index["nlist"])
                 free = shutil.disk_usage(out.parent).free
-                store, written = dump_to(partial, loaded, texts, spec, keys, model, batch_tokens, progress)
+                store, written = dump_to(
+                    partial, loaded, texts, spec, keys, model, batch_tokens, progress, metric or "l2"
+                )
                 with store:
                     extra = {
                         "tokens": written.tokens,
@@ -179,18 +187,49 @@ def _single_store(source: tuple[str, ...], out: Path | None) -> Path:
     raise click.UsageError(f"expected one store, found {', '.join(source)}; to build from text add --model")
 
 
+def _refuse_useless(store: Datastore, retrain: bool, nlist: int | None, metric: str | None) -> None:
+    """Raises what is wrong with indexing a store, before anything is done; --dry-run says the same."""
+    n, info = len(store), store.info()
+    if metric is not None and metric != store.metric:
+        raise click.UsageError(f"{store.path} is a store of --metric {store.metric}: dump the text again for {metric}")
+    _refuse_empty(store)
+    if store.is_built and not retrain and info["indexed"] == n:
+        raise click.UsageError(f"{store.path} has an index of all its entries: add --retrain to learn a new one")
+    if (not store.is_built or retrain) and info["entries_with_keys"] < n:
+        raise ValueError(
+            f"expected raw keys of all {n:,} entries of {store.path}, found {info['entries_with_keys']:,}: it was "
+            "built without keeping them, so no new index can be learned; dump the text again with --keys float16"
+        )
+    check_lists(n, nlist if retrain or not store.is_built else None)
+
+
+def _refuse_empty(store: Datastore) -> None:
+    if not len(store):
+        raise ValueError(f"expected entries to index in {store.path}, found none: give a text that has tokens")
+
+
 def _build(store: Datastore, options: dict[str, Any], preset: str | None, progress: Any) -> dict[str, Any]:
     from knnlm.index_progress import index_progress
 
+    _refuse_empty(store)
+    before = store.attributes.get("tuned") or {}
     started = time.perf_counter()
     store.build(progress=index_progress(progress, "index"), **options)
     seconds = time.perf_counter() - started
     if preset == "paper":
         settings = {**PAPER_SETTINGS, "k": min(1024, max(1, len(store)))}
         store.set_attributes({**store.attributes, "tuned": {**settings, "preset": "paper"}})
+        if before and "preset" not in before:
+            note(f"the preset's settings replace the tuned ones ({_settings(before)}): knnlm tune chooses them again")
+    elif before and options["retrain"]:
+        note(f"kept {_settings(before)}, which were chosen with the former index: knnlm tune chooses them again")
     info = store.info()
     names = ("bytes", "bytes_per_entry", "search_bytes_per_entry", "nlist", "code", "generation")
     return {"entries": len(store), "build_seconds": seconds, **{name: info[name] for name in names}}
+
+
+def _settings(tuned: Mapping[str, Any]) -> str:
+    return f"λ {tuned['lambda_']:.3f}, T {tuned['temperature']:.4g}, k {tuned['k']}"
 
 
 def _show_estimate(estimate: dict[str, Any], as_json: bool) -> None:

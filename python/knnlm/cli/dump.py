@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
 from knnlm.cli.console import Command, duration, note, print_json, size
 from knnlm.cli.folders import whole_folder
-from knnlm.cli.options import Texts, as_json, device, key_options, out, overwrite, text_options, threads, window_options
+from knnlm.cli.options import (
+    Texts,
+    as_json,
+    device,
+    key_options,
+    metric,
+    out,
+    overwrite,
+    text_options,
+    threads,
+    window_options,
+)
 from knnlm.cli.work import dump_to, key_spec, load
 
 
@@ -18,6 +30,7 @@ from knnlm.cli.work import dump_to, key_spec, load
 @out
 @text_options
 @key_options
+@metric
 @window_options
 @device
 @threads
@@ -27,6 +40,7 @@ def command(
     text: tuple[str, ...],
     model: str,
     out: Path,
+    metric: Literal["l2", "ip"] | None,
     text_field: str,
     split_documents: str | None,
     split: str,
@@ -57,7 +71,7 @@ def command(
     with Progress(json=as_json) as progress, whole_folder(out, overwrite, (*text, model)) as partial:
         loaded = load(model, device, threads)
         spec = key_spec(key, layer, keys, window, context, autocast)
-        store, written = dump_to(partial, loaded, texts, spec, keys, model, batch_tokens, progress)
+        store, written = dump_to(partial, loaded, texts, spec, keys, model, batch_tokens, progress, metric or "l2")
         with store:
             info = store.info()
     texts.finish()

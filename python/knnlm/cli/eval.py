@@ -23,7 +23,7 @@ from knnlm.cli.options import (
     text_options,
     threads,
 )
-from knnlm.cli.work import blend_text, load_for, open_store
+from knnlm.cli.work import blend_text, load_for, note_defaults, open_store
 
 if TYPE_CHECKING:
     from knnlm.cached import Cached, Evaluation
@@ -94,6 +94,7 @@ def command(
         settings = settings_of(
             opened, lambda_=lambda_, temperature=temperature, k=k, nprobe=nprobe, rerank=rerank, exact=exact
         )
+        note_defaults(opened, settings, lambda_=lambda_, temperature=temperature, k=k)
         cached, settings = scored_by(
             loaded,
             texts.tokenised(loaded.tokenizer),
@@ -108,6 +109,8 @@ def command(
         share = _overlap(cached, opened, progress)
     texts.finish()
     _warn(share, found, exclude, ngram)
+    if blended is not None and lambda_ is not None:
+        warn("--lambda does not change what is blended in: its weights are those that knnlm tune saved")
     if as_json:
         more = {} if blended is None else {"blended": blended.to_dict()}
         print_json({**found.to_dict(), **more, "overlap_13gram": share, "store": str(store), "read": texts.summary()})

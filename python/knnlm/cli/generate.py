@@ -9,7 +9,7 @@ import click
 
 from knnlm.cli.console import Command, print_json
 from knnlm.cli.options import as_json, device, mixing_options, model, seed, threads
-from knnlm.cli.work import load_for, open_store
+from knnlm.cli.work import load_for, note_defaults, open_store
 
 
 @click.command("generate", cls=Command)
@@ -78,6 +78,8 @@ def command(
             exact=exact,
             threads=threads,
         )
+        if not without_store:
+            note_defaults(opened, lm.settings, lambda_=lambda_, temperature=temperature, k=k)
         pieces = []
         if not as_json:
             click.echo(prompt, nl=False)

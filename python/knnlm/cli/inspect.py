@@ -11,7 +11,7 @@ import click
 
 from knnlm.cli.console import Command, note, print_json, refuse_existing, terminal
 from knnlm.cli.options import Texts, as_json, device, mixing_options, model, one_text_options, overwrite, threads
-from knnlm.cli.work import load_for, open_store
+from knnlm.cli.work import load_for, note_defaults, open_store
 
 
 @click.command("inspect", cls=Command)
@@ -85,6 +85,7 @@ def command(
             exact=exact,
             threads=threads,
         )
+        note_defaults(opened, lm.settings, lambda_=lambda_, temperature=temperature, k=k)
         documents: Iterable[Any] = [Text("string", string)] if string is not None else texts
         task = progress.track("search", unit="tok")
         names: list[str] = []

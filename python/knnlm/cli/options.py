@@ -53,6 +53,11 @@ exact_option = click.option(
 )
 cache_option = click.option("--cache", is_flag=True, help="Mix in a continuous cache of the text (Grave et al. 2017).")
 ngram_option = click.option("--ngram", is_flag=True, help="Mix in a 5-gram model of the store's text.")
+metric = click.option(
+    "--metric",
+    type=click.Choice(("l2", "ip")),
+    help="What is near: the least squared distance, or the largest inner product.  [default: l2]",
+)
 out = click.option("--out", type=click.Path(path_type=Path), required=True, help="Output folder.")
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 import numpy as np
 
+from knnlm.cli.console import note
 from knnlm.cli.folders import missing
 
 if TYPE_CHECKING:
     from knnlm.cli.options import Texts
     from knnlm.datastore import Datastore
-    from knnlm.identity import KeySpec
+    from knnlm.identity import KeySpec, Settings
     from knnlm.keys import DumpResult
     from knnlm.models import LoadedModel
     from knnlm.progress import Progress
@@ -103,6 +104,15 @@ def count_tokens(loaded: LoadedModel, texts: Texts, progress: Progress) -> int:
     return texts.tokens
 
 
+def check_lists(entries: int, nlist: int | None) -> None:
+    """Raises a usage error for more lists than entries."""
+    if nlist is not None and entries < nlist:
+        raise click.UsageError(
+            f"the text has {entries:,} tokens, fewer than the {nlist:,} lists asked for: "
+            "leave out --nlist or the preset, or add text"
+        )
+
+
 def dump_to(
     path: Path,
     loaded: LoadedModel,
@@ -112,6 +122,7 @@ def dump_to(
     source: str,
     batch_tokens: int | None,
     progress: Progress,
+    metric: Literal["l2", "ip"] = "l2",
 ) -> tuple[Datastore, DumpResult]:
     """A new store at `path` with the keys of the texts, unindexed; they are read as they are needed."""
     from knnlm.datastore import Datastore
@@ -121,6 +132,7 @@ def dump_to(
     store = Datastore.create(
         path,
         dim=key_width(loaded, keys),
+        metric=metric,
         keep_keys=None if kept == "none" else kept,  # type: ignore[arg-type]
         max_value=int(loaded.tokenizer.vocab_size) - 1,
         attributes=attributes_of(loaded, source, keys),
@@ -146,3 +158,18 @@ def blend_text(blend: Mapping[str, Any]) -> str:
     weights = ", ".join(f"{names[name]} {weight:.3f}" for name, weight in blend["weights"].items())
     cache = "" if blend["theta"] is None else f"; cache of {blend['size']:,} tokens, θ {blend['theta']:.3g}"
     return weights + cache
+
+
+def note_defaults(store: Datastore, settings: Settings, **given: Any) -> None:
+    """Says which of λ, T and k nobody chose for this store: neither `given` on the command line nor tuned."""
+    tuned = store.attributes.get("tuned") or {}
+    shown = {
+        "lambda_": f"λ {settings.lambda_:.3f}",
+        "temperature": f"T {settings.temperature:.4g}",
+        "k": f"k {settings.k}",
+    }
+    preset = tuned.get("preset")
+    unchosen = [text for name, text in shown.items() if given.get(name) is None and (preset or tuned.get(name) is None)]
+    if unchosen:
+        why = f"are of the preset {preset}" if preset else "are defaults, the store is not tuned"
+        note(f"{', '.join(unchosen)} {why}: knnlm tune {store.path} TEXT chooses them on text of yours")
