@@ -103,3 +103,12 @@ def test_the_whole_comparison(key_set: engine_sets.KeySet, tmp_path: Path, capsy
     ours = max((row for row in rows if row["system"] == "knnlm"), key=lambda row: float(row["recall"]))
     assert float(ours["recall"]) > 0.6
     assert list((tmp_path / "out").glob("*.svg"))
+
+
+def test_opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import opening
+
+    options = ["--work", str(tmp_path), "--out", str(tmp_path / "out"), "--entries", "500", "--dim", "16"]
+    monkeypatch.setattr(sys, "argv", ["opening.py", *options, "--repeats", "1"])
+    opening.main()
+    assert "| 500 |" in capsys.readouterr().out
