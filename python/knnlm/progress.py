@@ -47,11 +47,18 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave the last state on the screen."""
-        for task in self._tasks.values():
+        for task in self._tasks.values() if kind is None else ():  # after an error its message is enough
             task.last_line()
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
+
+    def say(self, text: str) -> None:
+        """A line above the bars, or in the log; nothing where output is for a machine."""
+        if self._bars is not None:
+            self._bars.console.print(text, markup=False, highlight=False)
+        elif not self.silent:
+            print(text, file=sys.stderr, flush=True)
 
     def track(self, stage: str, total: int | None = None, unit: str = "") -> Task:
         """The bar of one stage; call ``advance`` or ``update`` on it. A stage named before goes on."""

@@ -214,6 +214,7 @@ class _Run:
         self.epoch, self.position = 0, 0  # position: batches done in this epoch
         self.last_valid = 0.0
         self.recent: list[float] = []
+        self.on_valid: Callable[[dict[str, float]], None] | None = None
         self.started = time.monotonic()
         torch.manual_seed(config.seed)
 
@@ -283,6 +284,8 @@ class _Run:
         (self.out_dir / "curve.json").write_text(
             json.dumps({"config": asdict(self.config), **asdict(result)}, indent=1)
         )
+        if self.on_valid is not None:
+            self.on_valid(result.curve[-1])
 
     def save(self) -> None:
         """Write all that resuming needs."""
@@ -327,13 +330,16 @@ def train(
     config: TrainConfig,
     resume: bool = True,
     progress: ProgressCallback | None = None,
+    on_valid: Callable[[dict[str, float]], None] | None = None,
 ) -> TrainResult:
     """Train ``model`` and leave the best weights in ``out_dir``, ready for `load_model`.
 
     ``progress(stage, done, total)`` counts characters while the text is tokenised, then steps, or seconds where only
     ``max_seconds`` is set. With ``resume`` a state
     found in ``out_dir`` is continued; its budget counts the time or steps spent before. Ctrl-C ends the step, saves
-    the state and returns with ``interrupted`` set. Afterwards ``model`` holds the last weights, not the best ones.
+    the state and returns with ``interrupted`` set; where no validation was reached yet, the weights of that step are
+    left to use, and ``best`` stays infinite. ``on_valid(point)`` gets each new point of the curve. Afterwards ``model``
+    holds the last weights, not the best ones.
     """
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -344,6 +350,7 @@ def train(
     last_save = time.monotonic()
     stop = _StopRequest()
     try:
+        run.on_valid = on_valid
         while run.done < 1.0 and not stop.asked:
             for group in run.epoch_batches()[run.position :]:
                 if (done := run.done) >= 1.0 or stop.asked:
@@ -373,5 +380,7 @@ def train(
         stop.restore()
     run.result.interrupted = stop.asked
     run.save()
+    if stop.asked and run.result.steps and math.isinf(run.result.best):
+        save_model(run.out_dir, run.model, run.tokenizer)  # better than none; the first validation replaces them
     run.result.seconds = run.seconds
     return run.result

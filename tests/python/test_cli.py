@@ -427,6 +427,7 @@ def test_input_of_every_kind_and_what_was_skipped(texts: Path, model: Path, tmp_
 
 def test_an_interrupted_training_resumes(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from knnlm import train
+    from knnlm.checkpoint import read_model
 
     original = train._Run.step
 
@@ -441,9 +442,10 @@ def test_an_interrupted_training_resumes(texts: Path, tmp_path: Path, monkeypatc
     )  # fmt: skip
     monkeypatch.setattr(train._Run, "step", interrupted)
     said = run(*options, code=130).stderr
-    for part in ("interrupted after 2 steps", "state is saved in", "--resume", "no weights are there to use yet"):
+    for part in ("interrupted after 2 steps", "state is saved in", "--resume", "a model with the weights of step 2"):
         assert part in said
     monkeypatch.setattr(train._Run, "step", original)
+    assert read_model(tmp_path / "model").config.d_model == 16
     assert run_json(*options, "--resume")["steps"] == 4
 
 

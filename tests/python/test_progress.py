@@ -41,6 +41,36 @@ def test_a_rate_is_that_of_the_stage_and_a_short_stage_leaves_no_line(monkeypatc
     assert capsys.readouterr().err.splitlines() == ["dump: 100/100, 20/s", "train: 90/90 s"]
 
 
+def test_no_line_for_what_took_no_time_or_failed(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with Progress(console=Console(file=io.StringIO())) as p:
+        p("instant", 0, 1)
+        p("slow", 0, 2)
+        p("instant", 1, 1)
+        now[0] = 3.0
+        p("slow", 2, 2)
+        p.say("a word")
+    assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == ["slow", "a word"]
+    with pytest.raises(RuntimeError), Progress(console=Console(file=io.StringIO())) as p:  # noqa: PT012
+        p("fails", 0, 2)
+        now[0] = 9.0
+        p("fails", 1, 2)
+        raise RuntimeError
+    assert capsys.readouterr().err == ""
+
+
+def test_a_word_between_bars_and_none_for_machines(capsys):
+    file = io.StringIO()
+    with Progress(console=Console(file=file, force_terminal=True, width=120)) as p:
+        p("dump", 1, 2)
+        p.say("perplexity [12]")
+    assert "perplexity [12]" in file.getvalue()
+    with Progress(json=True) as p:
+        p.say("perplexity")
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("option", ["json", "quiet"])
 def test_silence(option, capsys):
     with Progress(**{option: True}) as p:

@@ -174,6 +174,22 @@ def test_ctrl_c_saves_and_the_next_call_goes_on(tiny_corpus, tiny_tokenizer, tmp
     assert not again.interrupted
 
 
+def test_each_validation_is_told_and_an_early_ctrl_c_leaves_weights(tiny_corpus, tiny_tokenizer, tmp_path):
+    def interrupt(stage, done, total):
+        if stage == "train" and done == 1:
+            raise KeyboardInterrupt
+
+    model = fresh(tiny_tokenizer)
+    early = train(model, tiny_tokenizer, *tiny_corpus, tmp_path, config(valid_steps=None), progress=interrupt)
+    assert early.best == float("inf")
+    saved = weights(read_model(tmp_path))
+    assert all(torch.equal(value, saved[name]) for name, value in weights(model).items())
+    told = []
+    result = train(model, tiny_tokenizer, *tiny_corpus, tmp_path, config(valid_steps=6), on_valid=told.append)
+    assert [point["step"] for point in told] == [6, 12]
+    assert told == result.curve
+
+
 def test_a_real_ctrl_c_finishes_its_step_and_the_rest_gives_the_same_bits(tiny_corpus, tiny_tokenizer, tmp_path):
     whole = fresh(tiny_tokenizer)
     train(whole, tiny_tokenizer, *tiny_corpus, tmp_path / "whole", config())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -114,10 +114,11 @@ def command(
     if threads is not None:
         torch.set_num_threads(threads)
     texts = Texts(text, text_field, split_documents, split, max_documents)
+    valid_texts = Texts(valid, text_field, split_documents, split)
     with Progress(json=as_json) as progress, _place(out, overwrite, resume) as place:
         documents = texts.read(progress)
         if valid:
-            held_out = Texts(valid, text_field, split_documents, split).read()
+            held_out = valid_texts.read()
         else:
             documents, held_out = hold_out(documents)
         words = _tokenizer(tokenizer, documents, vocab_size, place if resume else None, progress)
@@ -132,10 +133,22 @@ def command(
             optimizer=optimizer,
             seed=seed,
         )
-        result = fit(model, words, documents, held_out, place, budget, resume=resume, progress=progress)
+        result = fit(
+            model,
+            words,
+            documents,
+            held_out,
+            place,
+            budget,
+            resume=resume,
+            progress=progress,
+            on_valid=lambda point: progress.say(reached(point)),
+        )
         if result.interrupted:
             raise KeyboardInterrupt(stopped(result, place, out))
     texts.finish()
+    if valid:
+        valid_texts.finish()
     if as_json:
         print_json(
             {
@@ -148,12 +161,21 @@ def command(
                 "valid_perplexity": result.best,
                 "curve": result.curve,
                 "read": texts.summary(),
+                "read_valid": valid_texts.summary(),
             }
         )
         return
     note(
         f"{out}: {result.steps:,} steps, {result.tokens:,} tokens in {duration(result.seconds)}, "
         f"validation perplexity {result.best:.2f}"
+    )
+
+
+def reached(point: Mapping[str, float]) -> str:
+    """One validation in a line."""
+    return (
+        f"validation perplexity {point['valid_perplexity']:.2f} after {point['step']:,} steps, "
+        f"{duration(point['seconds'])}"
     )
 
 
@@ -165,6 +187,8 @@ def _place(out: Path, overwrite: bool, resume: bool) -> Iterator[Path]:
     """
     beside = out.with_name(f"{out.name}.new")
     if not overwrite or not out.exists():
+        if resume and (beside / STATE_FILE).is_file():
+            note(f"{beside} holds an interrupted training that is to replace {out}: --overwrite --resume goes on")
         yield out
         return
     if resume and not (beside / STATE_FILE).is_file():
@@ -173,6 +197,7 @@ def _place(out: Path, overwrite: bool, resume: bool) -> Iterator[Path]:
     if not resume and beside.exists():
         refuse_foreign(beside)
         shutil.rmtree(beside)
+        note(f"removed {beside}, an earlier training that was to replace {out}")
     try:
         yield beside
         take_place(beside, out)
@@ -186,7 +211,9 @@ def stopped(result: TrainResult, place: Path, out: Path) -> str:
     usable = (
         f"{place} is a model with the best weights so far, of validation perplexity {result.best:.2f}"
         if math.isfinite(result.best)
-        else "no weights are there to use yet, since the first validation was not reached"
+        else f"{place} is a model with the weights of step {result.steps:,}, not validated yet"
+        if result.steps
+        else "no weights are there to use yet"
     )
     unharmed = f"{out} is as it was. " if place != out else ""
     return (
