@@ -113,7 +113,7 @@ def explain(
     start < 0.
     """
     from knnlm.keys import TokenDocument, arithmetic, document_tokens, iterate
-    from knnlm.stored_texts import excluded_ranges, stored_texts
+    from knnlm.stored_texts import search_without, stored_texts
 
     if settings.k is None or settings.temperature is None:
         raise ValueError("settings: expected k and temperature; take them from settings_of(store)")
@@ -122,7 +122,7 @@ def explain(
     check(store, loaded, keys)
     spec = (keys or key_spec(store) or KeySpec()).resolved(loaded.context)
     tokens = document_tokens(loaded, document)
-    span = stored_texts(store).find(document.name, tokens) if exclude != "none" else None
+    copies = stored_texts(store).find_all(document.name, tokens) if exclude != "none" else []
     stop = len(tokens) if stop is None else max(0, min(stop, len(tokens)))
     start = min(start, stop)
     parts: list[Neighbours] = []
@@ -140,13 +140,16 @@ def explain(
         log_p.append(chunk.log_p[skipped:])
         wanted = chunk.key[skipped:]  # (m, d)
         if len(wanted):
-            found = store.search(
+            found = search_without(
+                store,
                 wanted,
                 settings.k,
+                copies,
+                exclude,
+                chunk.start + skipped,
                 nprobe=settings.nprobe,
                 rerank=settings.rerank,
                 exact=settings.exact,
-                exclude=excluded_ranges(span, exclude, chunk.start + skipped, len(wanted)),
                 threads=settings.threads,
             )
             parts.append(found)

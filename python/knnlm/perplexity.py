@@ -17,7 +17,7 @@ from knnlm.interpolate import log_p_of_matches, matches, mix
 from knnlm.mixture import mix_components
 from knnlm.neighbours import Searchable
 from knnlm.spill import GrowingArray
-from knnlm.stored_texts import EXCLUDE, StoredTexts, excluded_ranges, stored_texts
+from knnlm.stored_texts import EXCLUDE, StoredTexts, excluded_ranges, search_without, stored_texts
 
 __all__ = [
     "Cached",
@@ -90,7 +90,7 @@ def neighbours_of(
     names: list[str] = []
     words: list[int] = []
     lengths: list[int] = []
-    span: tuple[int, int] | None = None
+    copies: list[tuple[int, int]] = []
     excluded = 0
     model_seconds = search_seconds = 0.0
     done = 0
@@ -121,19 +121,22 @@ def neighbours_of(
             names.append(document.name)
             lengths.append(0)
             words.append(_words(document))
-            span = stored.find(document.name, chunk.all_tokens) if stored is not None else None
-            excluded += span is not None
+            copies = stored.find_all(document.name, chunk.all_tokens) if stored is not None else []
+            excluded += bool(copies)
         lengths[-1] += len(chunk.tokens)
         started = time.perf_counter()
         for at in range(0, len(chunk.tokens), QUERIES):
             targets = chunk.tokens[at : at + QUERIES]
-            found = store.search(
+            found = search_without(
+                store,
                 chunk.key[at : at + QUERIES],
                 k,
+                copies,
+                exclude,
+                chunk.start + at,
                 nprobe=nprobe,
                 rerank=rerank,
                 exact=exact,
-                exclude=excluded_ranges(span, exclude, chunk.start + at, len(targets)),
                 threads=threads,
             )
             match = matches(found, targets)

@@ -89,6 +89,27 @@ def test_text_of_the_store_is_scored_without_itself(loaded):
         neighbours_of(loaded, [document], store, k=3, exclude="self")
 
 
+@pytest.mark.parametrize("kind", ["reference", "disk"])
+def test_every_copy_of_a_text_is_left_out(loaded, tmp_path, kind):
+    text = "abc abd abe."
+    documents = [Doc("a", text), Doc("other", "fgh fgh"), Doc("b", text), Doc("c", text)]
+    if kind == "reference":
+        store = stored(loaded, documents)
+    else:
+        store = Datastore.create(
+            tmp_path / "store", dim=16, keep_keys="float32", attributes=describe(loaded, KeySpec())
+        )
+        dump(loaded, documents, store)
+    n, length = len(store), len(text)
+    for exclude, left in (("document", n - 3 * length), ("entry", n - 3), ("none", n)):
+        cached = neighbours_of(loaded, [Doc("b", text)], store, k=n, exclude=exclude)
+        assert np.isfinite(cached.distances).sum(1).tolist() == [left] * length
+        assert (cached.distances[:, 0] < 1e-4).all() == (exclude == "none")
+        nearest = neighbours_of(loaded, [Doc("b", text)], store, k=2, exclude=exclude)
+        np.testing.assert_allclose(nearest.distances, cached.distances[:, :2], rtol=1e-4, atol=1e-5)
+    assert StoredTexts(store).find_all("b", loaded.tokenizer.encode(text))[0] == (length + 7, 2 * length + 7)
+
+
 def test_own_entries_are_found_by_position(loaded):
     store = stored(loaded, [Doc("a", "abc"), Doc("b", "abcd" * 9), Doc("a", "abca")])
     texts_ = StoredTexts(store)
