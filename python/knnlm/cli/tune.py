@@ -18,6 +18,7 @@ from knnlm.cli.options import (
     exact_option,
     model,
     ngram_option,
+    overwrite,
     text_options,
     threads,
 )
@@ -45,6 +46,7 @@ SIZE_TOKENS = 8000  # scored for the plot against the store's size
 @ngram_option
 @click.option("--plots", type=click.Path(path_type=Path), help="Folder for the plots.  [default: STORE-tuning]")
 @click.option("--no-plots", is_flag=True, help="Write no plots.")
+@overwrite
 @text_options
 @device
 @threads
@@ -62,6 +64,7 @@ def command(
     ngram: bool,
     plots: Path | None,
     no_plots: bool,
+    overwrite: bool,
     text_field: str,
     split_documents: str | None,
     split: str,
@@ -88,6 +91,13 @@ def command(
     from knnlm.tune import save_tuned
     from knnlm.tune import tune as choose
 
+    folder = None if no_plots else plots or store.with_name(f"{store.name}-tuning")
+    there = sorted(folder.glob("perplexity-*.svg")) if folder is not None else []
+    if there and not overwrite:
+        raise click.UsageError(
+            f"{folder} holds plots of an earlier tuning, such as {there[0].name}: add --overwrite or --no-plots, or "
+            "name another folder with --plots"
+        )
     texts = Texts(text, text_field, split_documents, split, max_documents)
     with Progress(json=as_json) as progress, open_store(store) as opened:
         loaded = load_for(opened, model, device, threads)
@@ -117,7 +127,6 @@ def command(
         progress("tune", 1, 1)
         search = {"nprobe": nprobe, "rerank": rerank, "exact": exact or None}
         save_tuned(opened, tuned, **search, blends={name: blend.to_dict() for name, blend in blends.items()} or None)
-        folder = None if no_plots else plots or store.with_name(f"{store.name}-tuning")
         written = []
         if folder is not None:
             curves = {name: (curve.x, curve.perplexity, tuned.lm_perplexity) for name, curve in tuned.curves.items()}
