@@ -16,6 +16,8 @@ pub enum SectionKind {
     DocumentText = 4,
     /// Data: u32 record numbers of the named documents, sorted by name.
     DocumentNames = 5,
+    /// Data: u64 pairs (first id, first row) of the runs of rows whose ids follow each other; only where ids are gone.
+    Runs = 6,
     /// Codebook: small JSON of parameters (m, bits, nlist, seed, calibration …).
     Parameters = 16,
     /// Codebook: `nlist × d` f32 centroids.
@@ -34,6 +36,8 @@ pub enum SectionKind {
     Factors = 35,
     /// Lists: second-level codes for re-ranking, list order.
     SecondCodes = 36,
+    /// Deleted: u64 triples (document record, first id, id after the last).
+    Deleted = 48,
     /// Any segment: one CRC32C (u32) per MiB of every other section.
     Checksums = 255,
 }
@@ -75,12 +79,13 @@ impl Element {
 
 impl SectionKind {
     /// Every kind that this version knows.
-    pub const ALL: [SectionKind; 15] = [
+    pub const ALL: [SectionKind; 17] = [
         SectionKind::Values,
         SectionKind::Keys,
         SectionKind::Documents,
         SectionKind::DocumentText,
         SectionKind::DocumentNames,
+        SectionKind::Runs,
         SectionKind::Parameters,
         SectionKind::Centroids,
         SectionKind::Words,
@@ -90,6 +95,7 @@ impl SectionKind {
         SectionKind::Codes,
         SectionKind::Factors,
         SectionKind::SecondCodes,
+        SectionKind::Deleted,
         SectionKind::Checksums,
     ];
 
@@ -104,7 +110,7 @@ impl SectionKind {
             SectionKind::Values | SectionKind::DocumentNames | SectionKind::ListIds | SectionKind::Checksums => {
                 Element::U32
             }
-            SectionKind::ListOffsets => Element::U64,
+            SectionKind::ListOffsets | SectionKind::Runs | SectionKind::Deleted => Element::U64,
             SectionKind::Keys | SectionKind::Centroids | SectionKind::Words => Element::F32,
             SectionKind::Documents
             | SectionKind::DocumentText

@@ -220,6 +220,96 @@ class Datastore:
                 progress=progress,
             )
 
+    def train(
+        self,
+        sample: Any,
+        *,
+        expected: int,
+        seed: int = 0,
+        nlist: int | None = None,
+        code: Literal["small"] | tuple[int, int] | None = None,
+        threads: int | None = None,
+        progress: Callable[[str, int, int], object] | None = None,
+    ) -> None:
+        """Learn the index of an empty store from a sample of its keys, before they come.
+
+        From then on entries are encoded in memory as they are added, searchable with the commit, and raw keys are never
+        written. The defaults of nprobe and temperature come from the sample.
+
+        Args:
+            sample: `(n, dim)` floats, drawn like the keys that will be added.
+            expected: number of entries that the lists are laid out for.
+            seed, nlist, code, threads, progress: as in `build`.
+
+        Raises:
+            ValueError: an argument out of range. StoreError: the store has entries or an index, or keeps raw keys.
+        """
+        rows = to_floats(sample, "sample", self.dim)
+        if rows.ndim != 2:
+            raise ValueError(f"sample must have shape (n, {self.dim}), found {rows.shape}")
+        chosen = code if code is None or isinstance(code, str) else (operator.index(code[0]), operator.index(code[1]))
+        self._publish()
+        with self._lock:
+            self._core.train(
+                rows,
+                expected=_integer(expected, "expected", 1, 2**63 - 1),
+                seed=_integer(seed, "seed", 0, 2**64 - 1),
+                nlist=_optional(nlist, "nlist"),
+                code=chosen,
+                threads=_optional(threads, "threads"),
+                progress=progress,
+            )
+
+    def delete(self, documents: str | int | Sequence[str | int]) -> int:
+        """Delete documents, by name or index; return the number of their entries.
+
+        They are in no result of this object when the call returns, and in none of another from its next `refresh` on.
+        Their ids are never given again. Their names, values, keys and codes stay on disk until `compact`; centroids and
+        code words still carry statistics of them until `build(retrain=True)`.
+
+        Raises:
+            ValueError: a document that is not there; nothing is deleted then. StoreError: another process is writing.
+        """
+        given = [documents] if isinstance(documents, (str, int, np.integer)) else list(documents)
+        found = document_lists(given, "documents", 0)
+        assert found is not None
+        self._publish()
+        with self._lock:
+            return self._core.delete([key for keys in found[0] for key in keys])
+
+    def replace(self, keys: Any, values: Any, document: str, metadata: dict[str, Any] | None = None) -> range:
+        """Put entries in the place of a document's, in one go for readers that open or refresh afterwards.
+
+        The new entries have new ids. Readers see the document with its old entries, then none, then the new ones, since
+        deleting and adding are a generation each; after a crash between them the document is gone. What else was added
+        and not committed is published first. Arguments, errors: as `add`; nothing changes if one of them is wrong.
+        """
+        self._publish()
+        with self._lock:
+            old = self._core.find_document(document)
+            if old is None:
+                raise ValueError(f"document {document!r}: expected one to replace, found none of that name")
+            self.delete(old)
+            ids = self.add(keys, values, document, metadata)
+            self._publish()
+        return ids
+
+    def compact(self, *, progress: Callable[[str, int, int], object] | None = None) -> None:
+        """Rewrite the files without what is deleted, and join data and lists that came in parts.
+
+        Answers stay as they were. Takes room for a second copy of the store while it works. Readers of an older
+        generation keep its files alive until they refresh or close.
+
+        Args:
+            progress: called with (stage, done, total).
+
+        Raises:
+            StoreError: another process is writing. OSError: it cannot be written; the store is then as it was.
+        """
+        self._publish()
+        with self._lock:
+            self._core.compact(progress)
+
     def set_attributes(self, attributes: dict[str, Any]) -> None:
         """Replace the JSON that the store remembers for its caller, as a new generation."""
         text = json.dumps(attributes, sort_keys=True)
@@ -306,6 +396,12 @@ class Datastore:
         self._publish()
         return self._core.n
 
+    @property
+    def next_id(self) -> int:
+        """The id that the next entry will get: every id so far is below it, those of deleted entries too."""
+        self._publish()
+        return self._core.next_id
+
     def get(self, ids: Any) -> Entries:
         """Look entries up by id; −1 (a missing neighbour) is allowed and stays missing.
 
@@ -337,7 +433,7 @@ class Datastore:
         return self._core.keys(*self._range(start, stop)).reshape(-1, self.dim)
 
     def values(self, start: int, stop: int) -> NDArray[np.unsignedinteger[Any]]:
-        """Copy the values `(stop - start,)` of a range of ids.
+        """Copy the values `(stop - start,)` of a range of ids; all ones for entries that are deleted.
 
         Raises:
             ValueError: a range outside of the store.
@@ -367,10 +463,12 @@ class Datastore:
     def info(self) -> dict[str, Any]:
         """Return what the store is, as JSON.
 
-        Among others: n, dim, metric, value_dtype, keep_keys, generation, documents, attributes, bytes, bytes_per_entry,
+        Among others: n, next_id, dim, metric, value_dtype, keep_keys, generation, documents, deleted_documents and
+        deleted_entries (on disk until `compact`), attributes, bytes, bytes_per_entry,
         search_bytes_per_entry, sections (name → bytes), files; and of the index, None before `build`: nlist, code
         (m, bits, bytes), default_nprobe, default_temperature, seed, list_lengths (histogram by powers of two: empty,
-        1, 2–3, 4–7 …).
+        1, 2–3, 4–7 …), drift (by how much the mean quantisation error of what was added since the codebook was learnt
+        is larger, as a fraction) and retrain_advised.
         """
         self._publish()
         facts: dict[str, Any] = json.loads(self._core.info())
@@ -378,7 +476,8 @@ class Datastore:
         facts["n"] = facts.pop("entries")
         facts["code"] = {"m": index["m"], "bits": index["bits"], "bytes": index["code_bytes"]} if index else None
         shape = ("shortest_list", "mean_list", "longest_list", "list_lengths")
-        for name in ("nlist", "default_nprobe", "default_temperature", "seed", *shape):
+        drift = ("fit", "drift", "retrain_advised", "lists_segments")
+        for name in ("nlist", "default_nprobe", "default_temperature", "seed", *shape, *drift):
             facts[name] = index.get(name)
         sections: dict[str, int] = {}
         for section in (section for file in facts["files"] for section in file["sections"]):
@@ -447,11 +546,11 @@ class Datastore:
         return Documents(core.document_count, core.document)
 
     def _ids(self, ids: Any, low: int) -> NDArray[np.int64]:
-        n = len(self)
-        return to_integers(ids, "ids", np.int64, low, n - 1, f"the store has {n} entries")
+        n = self.next_id
+        return to_integers(ids, "ids", np.int64, low, n - 1, f"the ids of the store end before {n}")
 
     def _range(self, start: int, stop: int) -> tuple[int, int]:
-        n = len(self)
+        n = self.next_id
         first = _integer(start, "start", 0, n)
         return first, _integer(stop, "stop", first, n)
 

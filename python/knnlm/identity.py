@@ -203,7 +203,9 @@ def default_temperature(store: Any) -> float:
     n = len(store)
     if proposed is not None or n < 2 or not hasattr(store, "keys"):
         return proposed or 1.0
-    ids = np.unique(np.linspace(0, n - 1, 64).astype(np.int64))
+    ids = np.unique(np.linspace(0, getattr(store, "next_id", n) - 1, 64).astype(np.int64))
+    if hasattr(store, "document_of"):
+        ids = ids[store.document_of(ids) >= 0]  # without those of deleted entries
     queries = np.concatenate([np.asarray(store.keys(int(i), int(i) + 1), np.float32) for i in ids])
     near = store.search(queries, max(1, min(1024, n // 10)), exclude=np.stack([ids, ids + 1], axis=1))
     return temperature_of(near.distances)

@@ -162,10 +162,17 @@ class StoreUnion:
             raise ValueError("expected at least one store, all of one dimension and one metric")
         self.stores = list(stores)
         self.dim, self.metric = stores[0].dim, stores[0].metric
-        self.offsets = np.cumsum([0] + [len(store) for store in stores])  # (stores + 1,)
+        # Ids of a store end at next_id, which deleted entries make larger than its length.
+        ends = [int(getattr(store, "next_id", len(store))) for store in stores]
+        self.offsets = np.cumsum([0, *ends])  # (stores + 1,)
 
     def __len__(self) -> int:
         """Entries of all stores."""
+        return sum(len(store) for store in self.stores)
+
+    @property
+    def next_id(self) -> int:
+        """Every id is below it."""
         return int(self.offsets[-1])
 
     def search(
@@ -181,8 +188,8 @@ class StoreUnion:
     ) -> Neighbours:
         """Search every store and merge by (distance, store, id)."""
         parts = []
-        for store, start in zip(self.stores, self.offsets[:-1], strict=True):
-            own = None if exclude is None else np.clip(np.asarray(exclude, np.int64) - start, 0, len(store))
+        for store, start, end in zip(self.stores, self.offsets[:-1], self.offsets[1:], strict=True):
+            own = None if exclude is None else np.clip(np.asarray(exclude, np.int64) - start, 0, end - start)
             parts.append(
                 store.search(queries, k, nprobe=nprobe, rerank=rerank, exact=exact, exclude=own, threads=threads)
             )

@@ -82,8 +82,11 @@ def neighbours_of(
     stored = stored_texts(store) if exclude != "none" else None
     shuffled = None
     if shuffle_seed is not None:
-        values: NDArray[Any] = np.array(store.values(0, len(store)))  # type: ignore[attr-defined]
-        shuffled = np.random.default_rng(shuffle_seed).permutation(values)
+        stop = getattr(store, "next_id", len(store))
+        values: NDArray[Any] = np.array(store.values(0, stop))  # type: ignore[attr-defined]
+        held = values != np.iinfo(values.dtype).max  # the values of deleted entries stay where they are
+        values[held] = np.random.default_rng(shuffle_seed).permutation(values[held])
+        shuffled = values
 
     whole = _WholeDocuments(cache_thetas, cache_size, cache_metric, ngram)
     columns: dict[str, GrowingArray] = {}

@@ -11,6 +11,7 @@ mod decode;
 mod kmeans;
 mod lists;
 mod memory;
+mod merge;
 pub(crate) mod quantiser;
 mod rotation;
 mod trainer;
@@ -24,6 +25,7 @@ use crate::sections::SectionSink;
 pub use codebook::Codebook;
 pub use lists::Lists;
 pub use memory::Memory;
+pub use merge::merge_lists;
 use std::sync::atomic::AtomicBool;
 
 /// What the caller may choose about an index.
@@ -35,6 +37,8 @@ pub struct Params {
     pub code: CodeChoice,
     /// Seed of every random choice.
     pub seed: u64,
+    /// Number of entries that the lists are for, if the keys are a sample of them.
+    pub expected: Option<usize>,
 }
 
 /// Size of the code of an entry.

@@ -105,7 +105,8 @@ pub fn train(
     let rows = Rows::new(keys);
     let mut rng = ChaCha8Rng::seed_from_u64(params.seed);
 
-    let (target, wanted) = plan(n, d, params.nlist);
+    let (target, wanted) = plan(params.expected.unwrap_or(n).max(n), d, params.nlist);
+    let (target, wanted) = (target.min(n), wanted.min(n));
     progress("sample", 0, 0);
     let (sample, mean) = sample(&rows, d, metric, stratified(&mut rng, n, wanted), pool, cancel)?;
 

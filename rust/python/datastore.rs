@@ -2,7 +2,7 @@
 
 use super::arrays::{KeyArray, ValueArray, ranges, value_array};
 use super::call::{brief, call};
-use super::documents::DocumentLists;
+use super::documents::{DocumentLists, Key};
 use super::options::{Code, key_type, metric, rerank, value_type};
 use crate::index::Params;
 use crate::search::Request;
@@ -173,10 +173,44 @@ impl Datastore {
         progress: Option<Py<PyAny>>,
     ) -> PyResult<()> {
         let core = self.writer()?;
-        let params = Params { nlist, code: Code::choice(code)?, seed };
+        let params = Params { nlist, code: Code::choice(code)?, seed, expected: None };
         let options = BuildOptions { params, retrain, threads };
         call(py, progress.as_ref(), |reporter| {
             core.build(&options, &|stage, done, total| reporter.report(stage, done, total), reporter.cancel())
+        })
+    }
+
+    #[pyo3(signature = (keys, *, expected, seed, nlist, code, threads, progress))]
+    #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
+    fn train(
+        &self,
+        py: Python<'_>,
+        keys: KeyArray,
+        expected: usize,
+        seed: u64,
+        nlist: Option<usize>,
+        code: Option<Code>,
+        threads: Option<usize>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<()> {
+        let (core, keys) = (self.writer()?, keys.rows()?);
+        let params = Params { nlist, code: Code::choice(code)?, seed, expected: Some(expected) };
+        let options = BuildOptions { params, retrain: false, threads };
+        call(py, progress.as_ref(), |reporter| {
+            core.train(keys, &options, &|stage, done, total| reporter.report(stage, done, total), reporter.cancel())
+        })
+    }
+
+    fn delete(&self, py: Python<'_>, documents: Vec<Key>) -> PyResult<u64> {
+        let core = self.writer()?;
+        let documents: Vec<_> = documents.into_iter().map(Key::core).collect();
+        call(py, None, |_| core.delete(&documents))
+    }
+
+    fn compact(&self, py: Python<'_>, progress: Option<Py<PyAny>>) -> PyResult<()> {
+        let core = self.writer()?;
+        call(py, progress.as_ref(), |reporter| {
+            core.compact(&|stage, done, total| reporter.report(stage, done, total), reporter.cancel())
         })
     }
 
@@ -291,6 +325,11 @@ impl Datastore {
     #[getter]
     fn n(&self) -> PyResult<u64> {
         Ok(self.reader()?.len())
+    }
+
+    #[getter]
+    fn next_id(&self) -> PyResult<u64> {
+        Ok(self.reader()?.next_id())
     }
 
     #[getter]

@@ -3,24 +3,23 @@
 //! Everything goes to new files; one manifest makes them the next generation. A build that fails or is interrupted
 //! leaves the store as it was.
 
+use super::compact::{LISTS_LIMIT, join_small_lists, lists_name, part_name};
 use super::datastore::Datastore;
-use super::documents::{DocumentTable, NAMED, Record};
+use super::drift::{Fit, quantisation_error};
 use super::files::Folder;
 use super::lookup::keys_not_kept;
-use super::manifest::{DataRecord, ListsRecord, Manifest, collect};
+use super::manifest::{ListsRecord, Manifest};
+use super::merge::Merge;
 use super::segment::{SegmentFile, SegmentKind, SegmentName};
 use super::segment_writer::SegmentWriter;
 use super::snapshot::Snapshot;
-use super::writer::{data_name, value_element};
-use crate::index::{CodeChoice, Codebook, Params, Progress, train, write_lists};
+use super::writer::{check_sample, data_name};
+use crate::index::{CodeChoice, Codebook, Lists, Params, Progress, merge_lists, train, write_lists};
+use crate::keys::{KeyBlock, KeyRows};
 use crate::search::Pool;
-use crate::sections::{Element, SectionKind, SectionSink, SectionSource};
 use crate::{Error, Result};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// Entries of one lists segment: its ids are 32-bit numbers relative to its first.
-const LISTS_LIMIT: u64 = u32::MAX as u64;
 
 /// What the caller may choose about a build.
 #[derive(Clone, Debug, Default)]
@@ -42,21 +41,46 @@ impl Datastore {
     /// `Interrupted`; `Io`. The store is then as it was.
     pub fn build(&self, options: &BuildOptions, progress: Progress, cancel: &AtomicBool) -> Result<()> {
         let pool = Pool::get(options.threads)?;
-        let mut guard = self.writing();
-        self.commit_held(&mut guard)?;
-        let lock = self.begin()?;
-        let snapshot = self.snapshot();
-        let build = Build { folder: &self.folder, snapshot: &snapshot, pool: &pool, progress, cancel };
-        let outcome = build.next(options).and_then(|next| match next {
-            Some(manifest) => manifest.publish(&self.folder).and_then(|()| self.switch(manifest)),
-            None => Ok(()),
-        });
-        if outcome.is_err() {
-            let _ = self.refresh();
-            collect(&self.folder, &self.snapshot().manifest);
-        }
-        drop(lock);
-        outcome
+        self.publish_next(|snapshot| {
+            Build { folder: &self.folder, snapshot, pool: &pool, progress, cancel }.next(options)
+        })
+    }
+}
+
+impl Datastore {
+    /// Learns the codebook of an empty store from a sample of the keys that it will hold. From then on entries are encoded
+    /// as they are added and raw keys are never written. Lists are laid out for `options.params.expected` entries.
+    ///
+    /// # Errors
+    /// `State` for a store that has entries, a codebook, or keeps raw keys; `Argument` for keys or parameters that do not
+    /// fit; `Interrupted`; `Io`. The store is then as it was.
+    pub fn train(
+        &self,
+        sample: KeyRows,
+        options: &BuildOptions,
+        progress: Progress,
+        cancel: &AtomicBool,
+    ) -> Result<()> {
+        let pool = Pool::get(options.threads)?;
+        self.publish_next(|snapshot| {
+            let mut manifest = snapshot.manifest.clone();
+            if manifest.entries > 0 || manifest.codebook.is_some() || manifest.keep_keys.is_some() {
+                return Err(Error::State(format!(
+                    "{}: expected an empty store without an index that keeps no raw keys, found {} entries; train first, then add",
+                    self.path().display(),
+                    manifest.entries
+                )));
+            }
+            check_sample(manifest.dim, &sample)?;
+            manifest.generation += 1;
+            let name = format!("codebook-{:08}.seg", manifest.generation);
+            let mut segment = SegmentWriter::create(&self.folder, &name, SegmentKind::Codebook)?;
+            let block = KeyBlock { first_id: 0, d: manifest.dim, rows: sample };
+            train(&[block], manifest.metric, &options.params, &pool, progress, cancel, &mut segment)?;
+            manifest.codebook = Some(segment.finish()?);
+            manifest.encode = true;
+            Ok(Some(manifest))
+        })
     }
 }
 
@@ -72,7 +96,7 @@ impl Build<'_> {
     /// Writes the files of the next generation; none if there is nothing to index.
     fn next(&self, options: &BuildOptions) -> Result<Option<Manifest>> {
         let mut manifest = self.snapshot.manifest.clone();
-        if manifest.entries == 0 {
+        if manifest.live() == 0 {
             return Ok(None);
         }
         manifest.generation += 1;
@@ -83,6 +107,7 @@ impl Build<'_> {
             }
             manifest.codebook = Some(self.train(&manifest, &options.params)?);
             manifest.lists.clear();
+            manifest.fit = None;
         } else {
             self.check_same_parameters(&options.params)?;
         }
@@ -139,106 +164,71 @@ impl Build<'_> {
         let mut start = indexed;
         while start < manifest.entries {
             let ids = start..manifest.entries.min(start + LISTS_LIMIT);
-            let name = self.write_lists(&codebook, manifest, &ids, start == indexed)?;
-            manifest.lists.push(ListsRecord { name, first_id: ids.start, entries: ids.end - ids.start });
+            let keys = self.snapshot.key_blocks(&ids)?;
+            let name = part_name(&lists_name(manifest.generation), start == indexed, start);
+            let context =
+                Context { folder: self.folder, pool: self.pool, progress: self.progress, cancel: self.cancel };
+            context.add_lists(&codebook, &keys, ids.clone(), &name, manifest)?;
             start = ids.end;
         }
-        Ok(())
-    }
-
-    fn write_lists(
-        &self,
-        codebook: &Codebook,
-        manifest: &Manifest,
-        ids: &Range<u64>,
-        first: bool,
-    ) -> Result<SegmentName> {
-        let part = if first { String::new() } else { format!("-{}", ids.start) };
-        let name = format!("lists-{:08}{part}.seg", manifest.generation);
-        let mut segment = SegmentWriter::create(self.folder, &name, SegmentKind::Lists)?;
-        let keys = self.snapshot.key_blocks(ids)?;
-        write_lists(codebook, &keys, self.pool, self.progress, self.cancel, &mut segment)?;
-        segment.finish()
+        join_small_lists(self.folder, manifest, self.cancel)
     }
 
     /// Copies values and documents of all segments with raw keys into one without.
     fn drop_keys(&self, manifest: &mut Manifest) -> Result<()> {
         let Some(first) = manifest.data.iter().position(|d| d.keys.is_some()) else { return Ok(()) };
-        let old = &self.snapshot.data[first..];
-        let total: u64 = old.iter().map(|s| s.entries).sum();
-        let mut segment = SegmentWriter::create(self.folder, &data_name(manifest.generation), SegmentKind::Data)?;
-        segment.begin_as(SectionKind::Values, value_element(manifest.values))?;
-        let mut done = 0;
-        for s in old {
-            for chunk in s.file.section(SectionKind::Values)?.chunks(1 << 24) {
-                if self.cancel.load(Ordering::Relaxed) {
-                    return Err(Error::Interrupted);
-                }
-                segment.write(chunk)?;
-            }
-            done += s.entries;
-            (self.progress)("drop raw keys", done, total);
-        }
-        segment.end()?;
-        let merged = merge_documents(old.iter().map(|s| &s.file), &manifest.data[first..])?;
-        segment.section(SectionKind::Documents, Element::Bytes, bytemuck::cast_slice(&merged.records))?;
-        segment.section(SectionKind::DocumentText, Element::Bytes, &merged.text)?;
-        segment.section(SectionKind::DocumentNames, Element::U32, bytemuck::cast_slice(&merged.names))?;
-        let record = DataRecord {
-            name: segment.finish()?,
-            first_id: manifest.data[first].first_id,
-            entries: total,
-            keys: None,
-            documents: merged.records.len() as u64,
-            continues: manifest.data[first].continues,
+        let merge = Merge {
+            folder: self.folder,
+            snapshot: self.snapshot,
+            segments: first..manifest.data.len(),
+            keys: false,
+            drop_deleted: false,
+            progress: self.progress,
+            cancel: self.cancel,
         };
+        let record = merge.write(&data_name(manifest.generation))?;
         manifest.data.truncate(first);
         manifest.data.push(record);
         Ok(())
     }
 }
 
-struct Merged {
-    records: Vec<Record>,
-    text: Vec<u8>,
-    names: Vec<u32>,
+/// Where and how lists are written.
+pub(crate) struct Context<'c> {
+    pub(crate) folder: &'c Folder,
+    pub(crate) pool: &'c Pool,
+    pub(crate) progress: Progress<'c>,
+    pub(crate) cancel: &'c AtomicBool,
 }
 
-/// One document table of several consecutive ones; a document that goes on keeps its later record.
-fn merge_documents<'a>(files: impl Iterator<Item = &'a SegmentFile>, data: &[DataRecord]) -> Result<Merged> {
-    let mut merged = Merged { records: Vec::new(), text: Vec::new(), names: Vec::new() };
-    let mut named: Vec<(String, u32)> = Vec::new();
-    for (i, (file, record)) in files.zip(data).enumerate() {
-        if i > 0 && record.continues {
-            let dropped = merged.records.pop();
-            if dropped.is_some_and(|r| r.flags & NAMED != 0) {
-                named.pop();
-            }
-            merged.text.truncate(dropped.map_or(merged.text.len(), |r| r.text as usize));
+impl Context<'_> {
+    /// Writes the lists of the entries `ids`, of which `keys` are left, adds them to the manifest and notes their error.
+    pub(crate) fn add_lists(
+        &self,
+        codebook: &Codebook,
+        keys: &[KeyBlock],
+        ids: Range<u64>,
+        name: &str,
+        manifest: &mut Manifest,
+    ) -> Result<()> {
+        let mut segment = SegmentWriter::create(self.folder, name, SegmentKind::Lists)?;
+        if keys.is_empty() {
+            merge_lists(codebook, &[], ids.start, &|_| true, self.progress, self.cancel, &mut segment)?;
+        } else {
+            write_lists(codebook, keys, self.pool, self.progress, self.cancel, &mut segment)?;
         }
-        let table = DocumentTable::open(file)?;
-        for j in 0..table.len() {
-            let document = table.get(j)?;
-            let number = u32::try_from(merged.records.len()).map_err(|_| {
-                Error::State("expected at most 4294967295 documents in one build; build more often".into())
-            })?;
-            let name = document.name.as_deref().unwrap_or("");
-            let metadata = document.metadata.as_deref().unwrap_or("");
-            merged.records.push(Record {
-                start: document.start,
-                end: document.end,
-                text: merged.text.len() as u64,
-                name: name.len() as u32,
-                metadata: metadata.len() as u32,
-                flags: if document.name.is_some() { NAMED } else { 0 },
-                reserved: 0,
+        let record = ListsRecord { name: segment.finish()?, first_id: ids.start, entries: ids.end - ids.start };
+        let added: u64 = keys.iter().map(|b| b.n() as u64).sum();
+        if added > 0 {
+            let file = SegmentFile::open(self.folder.path(), &record.name, SegmentKind::Lists)?;
+            let lists = Lists::open(&file, codebook, record.first_id, record.entries)?;
+            let error = quantisation_error(codebook, &[lists], keys)?;
+            manifest.fit = Some(match manifest.fit {
+                None => Fit { trained_error: error, ..Fit::default() },
+                Some(fit) => fit.with(added, error),
             });
-            merged.text.extend(name.as_bytes());
-            merged.text.extend(metadata.as_bytes());
-            named.extend(document.name.map(|name| (name, number)));
         }
+        manifest.lists.push(record);
+        Ok(())
     }
-    named.sort_unstable();
-    merged.names = named.into_iter().map(|(_, number)| number).collect();
-    Ok(merged)
 }

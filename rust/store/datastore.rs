@@ -106,9 +106,13 @@ impl Datastore {
             data: Vec::new(),
             codebook: None,
             lists: Vec::new(),
+            deleted: None,
+            fit: None,
+            encode: false,
             attributes,
         };
         manifest.publish(&folder)?;
+        folder.sync_parent()?;
         collect(&folder, &manifest);
         drop(lock);
         Datastore::of(folder)
@@ -238,8 +242,13 @@ impl Datastore {
         self.writing().as_ref().map_or(0, |w| w.writer.pending())
     }
 
-    /// Entries that are committed.
+    /// Entries that are committed and not deleted.
     pub fn len(&self) -> u64 {
+        self.snapshot().manifest.live()
+    }
+
+    /// Id that the next entry gets after what is committed; every id so far is below it.
+    pub fn next_id(&self) -> u64 {
         self.snapshot().manifest.entries
     }
 
@@ -281,18 +290,12 @@ impl Datastore {
     /// Remembers other JSON, as a new generation (after a commit).
     pub fn set_attributes(&self, attributes: &str) -> Result<()> {
         let attributes = parse_attributes(attributes)?;
-        let mut guard = self.writing();
-        self.commit_held(&mut guard)?;
-        let lock = self.begin()?;
-        let mut manifest = self.snapshot().manifest.clone();
-        manifest.generation += 1;
-        manifest.attributes = attributes;
-        let outcome = manifest.publish(&self.folder).and_then(|()| self.switch(manifest));
-        if outcome.is_err() {
-            let _ = self.refresh();
-        }
-        drop(lock);
-        outcome
+        self.publish_next(|snapshot| {
+            let mut manifest = snapshot.manifest.clone();
+            manifest.generation += 1;
+            manifest.attributes = attributes;
+            Ok(Some(manifest))
+        })
     }
 
     /// Reads every byte of this generation and lists what is wrong.

@@ -129,18 +129,21 @@ impl<'a> DocumentTable<'a> {
             .ok_or_else(|| self.error(0, &format!("expected a document that holds id {id}, found none")))
     }
 
-    /// The record of a name.
-    pub fn find(&self, name: &str) -> Result<Option<usize>> {
-        let (mut low, mut high) = (0, self.names.len());
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let record = self.names[middle] as usize;
-            match self.name_bytes(record)?.cmp(name.as_bytes()) {
-                std::cmp::Ordering::Equal => return Ok(Some(record)),
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Greater => high = middle,
+    /// The records of a name; several, if documents of that name were deleted before.
+    pub fn find(&self, name: &str) -> Result<&'a [u32]> {
+        let bound = |below: fn(std::cmp::Ordering) -> bool| -> Result<usize> {
+            let (mut low, mut high) = (0, self.names.len());
+            while low < high {
+                let middle = low + (high - low) / 2;
+                if below(self.name_bytes(self.names[middle] as usize)?.cmp(name.as_bytes())) {
+                    low = middle + 1;
+                } else {
+                    high = middle;
+                }
             }
-        }
-        Ok(None)
+            Ok(low)
+        };
+        let (start, end) = (bound(std::cmp::Ordering::is_lt)?, bound(std::cmp::Ordering::is_le)?);
+        Ok(self.names.get(start..end).unwrap_or(&[]))
     }
 }

@@ -157,6 +157,15 @@ impl Folder {
         self.files.sync_dir(&self.path).map_err(|e| Error::io(&self.path, "flush folder to disk", e))
     }
 
+    /// Forces the folder's own name to the disk.
+    pub fn sync_parent(&self) -> Result<()> {
+        let absolute = std::path::absolute(&self.path).map_err(|e| Error::io(&self.path, "find parent of", e))?;
+        match absolute.parent() {
+            Some(parent) => self.files.sync_dir(parent).map_err(|e| Error::io(parent, "flush folder to disk", e)),
+            None => Ok(()),
+        }
+    }
+
     /// Removes a file of the folder.
     pub fn remove(&self, name: &str) -> Result<()> {
         let path = self.join(name);

@@ -1,11 +1,15 @@
 //! What a store says about itself.
 
 use super::datastore::Datastore;
+use super::drift::Fit;
 use super::manifest::{KeyType, ValueType};
 use super::segment::SegmentFile;
 use crate::{Metric, Result};
 use serde::Serialize;
 use serde_json::value::RawValue;
+
+/// Growth of the quantisation error above which a new codebook is advised.
+const RETRAIN_ABOVE: f64 = 0.2;
 
 /// Sizes, parameters and statistics of a store.
 #[derive(Clone, Debug, Serialize)]
@@ -18,6 +22,8 @@ pub struct Info {
     pub format: String,
     /// Number of entries.
     pub entries: u64,
+    /// The next id; every id so far is below it.
+    pub next_id: u64,
     /// Dimension of a key.
     pub dim: usize,
     /// How keys are compared.
@@ -32,6 +38,10 @@ pub struct Info {
     pub entries_with_keys: u64,
     /// Entries that are in a list; the rest is scanned exactly.
     pub indexed: u64,
+    /// Deleted documents whose bytes are still on disk, until `compact`.
+    pub deleted_documents: u64,
+    /// Their entries.
+    pub deleted_entries: u64,
     /// Number of documents.
     pub documents: u64,
     /// Bytes of all files.
@@ -66,6 +76,14 @@ pub struct IndexInfo {
     pub default_temperature: f32,
     /// Seed of the build.
     pub seed: u64,
+    /// How well codes fit what the codebook was learnt from and what was added since.
+    pub fit: Option<Fit>,
+    /// By how much the mean quantisation error of what was added is larger, as a fraction.
+    pub drift: Option<f64>,
+    /// Whether it is so much larger that a new codebook is worth its time.
+    pub retrain_advised: bool,
+    /// Number of lists segments; each costs a search some time.
+    pub lists_segments: usize,
     /// Shortest list.
     pub shortest_list: u64,
     /// Mean length of a list.
@@ -114,8 +132,9 @@ impl Datastore {
         let index_files: Vec<&SegmentFile> = snapshot.codebook.iter().chain(&snapshot.lists).collect();
         let files: Vec<FileInfo> = data.chain(index_files.iter().copied()).map(describe).collect();
         let bytes: u64 = files.iter().map(|f| f.bytes).sum();
-        let per_entry = |bytes: u64| if manifest.entries == 0 { 0.0 } else { bytes as f64 / manifest.entries as f64 };
+        let per_entry = |bytes: u64| if manifest.live() == 0 { 0.0 } else { bytes as f64 / manifest.live() as f64 };
         let unindexed: u64 = snapshot.corpus()?.unindexed.iter().map(|b| b.bytes()).sum();
+        let drift = manifest.fit.as_ref().and_then(Fit::drift);
         let index = snapshot.with_index(|codebook, lists| {
             let mut lengths = vec![0u64; codebook.nlist()];
             for lists in lists {
@@ -135,6 +154,10 @@ impl Datastore {
                 default_nprobe: codebook.default_nprobe(),
                 default_temperature: codebook.default_temperature(),
                 seed: codebook.seed(),
+                fit: manifest.fit,
+                drift,
+                retrain_advised: drift.is_some_and(|drift| drift > RETRAIN_ABOVE),
+                lists_segments: lists.len(),
                 shortest_list: lengths.iter().copied().min().unwrap_or(0),
                 mean_list: lengths.iter().sum::<u64>() as f64 / lengths.len().max(1) as f64,
                 longest_list: lengths.iter().copied().max().unwrap_or(0),
@@ -145,14 +168,17 @@ impl Datastore {
             path: self.path().display().to_string(),
             generation: manifest.generation,
             format: format!("{}.{}", super::FORMAT_MAJOR, super::FORMAT_MINOR),
-            entries: manifest.entries,
+            entries: manifest.live(),
+            next_id: manifest.entries,
             dim: manifest.dim,
             metric: manifest.metric,
             value_dtype: manifest.values,
             max_value: manifest.max_value,
             keep_keys: manifest.keep_keys,
             entries_with_keys: manifest.data.iter().filter(|d| d.keys.is_some()).map(|d| d.entries).sum(),
-            indexed: manifest.indexed(),
+            indexed: snapshot.pieces(&(0..manifest.indexed())).map(|piece| piece.rows.len() as u64).sum(),
+            deleted_documents: manifest.deleted.as_ref().map_or(0, |d| d.documents),
+            deleted_entries: manifest.deleted.as_ref().map_or(0, |d| d.entries),
             documents: manifest.documents(),
             bytes,
             bytes_per_entry: per_entry(bytes),

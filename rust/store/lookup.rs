@@ -3,7 +3,7 @@
 use super::datastore::Datastore;
 use super::documents::Document;
 use super::snapshot::Snapshot;
-use super::values::{ValueRows, Values};
+use super::values::Values;
 use crate::search::IdSet;
 use crate::search::filter::id_set;
 use crate::{Error, Result};
@@ -45,8 +45,16 @@ impl Datastore {
         let d = snapshot.manifest.dim;
         let blocks = snapshot.key_blocks(&ids)?;
         let found: u64 = blocks.iter().map(|b| b.n() as u64).sum();
-        if found != ids.end - ids.start {
+        if found != snapshot.pieces(&ids).map(|piece| piece.rows.len() as u64).sum::<u64>() {
             return Err(keys_not_kept(&snapshot, "raw keys"));
+        }
+        if found != ids.end - ids.start {
+            return Err(Error::Argument(format!(
+                "raw keys of {} .. {}: expected entries that exist, found {} that are deleted; ask document by document",
+                ids.start,
+                ids.end,
+                ids.end - ids.start - found
+            )));
         }
         let mut out = vec![0f32; found as usize * d];
         let mut rows = out.chunks_exact_mut(d);
@@ -58,17 +66,21 @@ impl Datastore {
         Ok(out)
     }
 
-    /// Values of a range of ids.
+    /// Values of a range of ids; all ones for those that are deleted.
     ///
     /// # Errors
     /// `Argument` for a range that does not exist.
     pub fn values(&self, ids: Range<u64>) -> Result<Values> {
         let snapshot = self.snapshot();
         snapshot.check_range(&ids)?;
-        let mut out = Values::with_capacity(snapshot.manifest.values, (ids.end - ids.start) as usize);
-        for (segment, rows) in snapshot.pieces(&ids) {
-            out.extend(segment.values()?, rows);
+        let mut out = Values::try_with_capacity(snapshot.manifest.values, ids.end - ids.start)?;
+        let mut next = ids.start;
+        for piece in snapshot.pieces(&ids) {
+            (next..piece.first_id).for_each(|_| out.push(None));
+            next = piece.first_id + piece.rows.len() as u64;
+            out.extend(piece.segment.values()?, piece.rows);
         }
+        (next..ids.end).for_each(|_| out.push(None));
         Ok(out)
     }
 
@@ -171,20 +183,10 @@ impl Snapshot {
     /// Values of ids; all ones for ids that do not exist.
     pub(crate) fn values_of(&self, ids: &[i64]) -> Result<Values> {
         let mut out = Values::with_capacity(self.manifest.values, ids.len());
-        let mut last: Option<(Range<u64>, ValueRows)> = None;
         for &id in ids {
-            let id = u64::try_from(id).unwrap_or(u64::MAX);
-            if !last.as_ref().is_some_and(|(range, _)| range.contains(&id)) {
-                last = match self.segment_of(id) {
-                    Some(s) => Some((s.first_id..s.first_id + s.entries, s.values()?)),
-                    None => {
-                        out.push(None);
-                        continue;
-                    }
-                };
-            }
-            if let Some((range, rows)) = &last {
-                out.push(Some(rows.get((id - range.start) as usize)));
+            match u64::try_from(id).ok().and_then(|id| self.locate(id)) {
+                Some((segment, row)) => out.push(Some(segment.values()?.get(row))),
+                None => out.push(None),
             }
         }
         Ok(out)

@@ -3,11 +3,13 @@
 //! `manifest-00000007.json` = one envelope line (format version, length and CRC32C of the rest), then the body. The
 //! highest number is the current generation; it is published by one rename.
 
+use super::drift::Fit;
 use super::files::{Folder, TEMPORARY};
 use super::segment::{FORMAT_MAJOR, FORMAT_MINOR, SegmentName, check_version};
 use crate::{Error, Metric, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use std::ops::Range;
 use std::path::Path;
 
 /// How raw keys are stored.
@@ -50,6 +52,28 @@ pub struct DataRecord {
     pub documents: u64,
     /// Whether its first record continues the last document of the segment before.
     pub continues: bool,
+    /// Id after the last that it stands for, if ids are gone: its rows are then found through its section `Runs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_id: Option<u64>,
+}
+
+impl DataRecord {
+    /// Ids that it stands for; checked by [`Manifest::read`] not to overflow.
+    pub fn ids(&self) -> Range<u64> {
+        self.first_id..self.end_id.unwrap_or(self.first_id.saturating_add(self.entries))
+    }
+}
+
+/// The file of deleted documents as the manifest knows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeletedRecord {
+    /// The file.
+    #[serde(flatten)]
+    pub name: SegmentName,
+    /// Number of deleted documents.
+    pub documents: u64,
+    /// Number of their entries that are still in data segments.
+    pub entries: u64,
 }
 
 /// A lists segment as the manifest knows it.
@@ -79,7 +103,7 @@ pub struct Manifest {
     pub max_value: Option<u64>,
     /// Whether `build` keeps raw keys, and how.
     pub keep_keys: Option<KeyType>,
-    /// Number of entries; the next id.
+    /// Number of ids given so far, of deleted entries too: the next id.
     pub entries: u64,
     /// Data segments, in id order without gaps.
     pub data: Vec<DataRecord>,
@@ -87,6 +111,15 @@ pub struct Manifest {
     pub codebook: Option<SegmentName>,
     /// Lists segments, in id order without gaps from id 0.
     pub lists: Vec<ListsRecord>,
+    /// Documents that are deleted but not yet compacted away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted: Option<DeletedRecord>,
+    /// How well the codebook fits the entries that it was learnt from and those added later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fit: Option<Fit>,
+    /// Whether entries are encoded as they are added, so that raw keys are never written.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub encode: bool,
     /// Whatever the caller wants remembered.
     pub attributes: Box<RawValue>,
 }
@@ -129,16 +162,28 @@ impl Manifest {
         self.lists.last().map_or(0, |l| l.first_id + l.entries)
     }
 
+    /// Number of document records, those of deleted documents included.
+    pub fn records(&self) -> u64 {
+        self.data.iter().map(|d| d.documents.saturating_sub(u64::from(d.continues))).fold(0, u64::saturating_add)
+    }
+
     /// Number of documents.
     pub fn documents(&self) -> u64 {
-        self.data.iter().map(|d| d.documents - u64::from(d.continues)).sum()
+        self.records().saturating_sub(self.deleted.as_ref().map_or(0, |d| d.documents))
+    }
+
+    /// Number of entries that are not deleted.
+    pub fn live(&self) -> u64 {
+        let rows = self.data.iter().map(|d| d.entries).fold(0, u64::saturating_add);
+        rows.saturating_sub(self.deleted.as_ref().map_or(0, |d| d.entries))
     }
 
     /// Files that this generation consists of, its own included.
     pub fn files(&self) -> Vec<&str> {
         let data = self.data.iter().map(|d| d.name.file.as_str());
         let lists = self.lists.iter().map(|l| l.name.file.as_str());
-        data.chain(self.codebook.iter().map(|c| c.file.as_str())).chain(lists).collect()
+        let deleted = self.deleted.iter().map(|d| d.name.file.as_str());
+        data.chain(self.codebook.iter().map(|c| c.file.as_str())).chain(lists).chain(deleted).collect()
     }
 
     /// Reads and checks the manifest of a generation.
@@ -231,7 +276,9 @@ impl Manifest {
         }
         let mut next = 0u64;
         for (i, data) in self.data.iter().enumerate() {
-            let end = data.first_id.checked_add(data.entries).filter(|&end| end <= i64::MAX as u64);
+            let rows = data.first_id.checked_add(data.entries);
+            let end = rows.map(|rows| (rows, data.end_id.unwrap_or(rows)));
+            let end = end.filter(|&(rows, end)| rows <= end && end <= i64::MAX as u64).map(|(_, end)| end);
             if data.first_id != next || end.is_none() {
                 return Err(format!(
                     "{}: expected ids from {next}, found {} from {}",
@@ -245,6 +292,11 @@ impl Manifest {
         }
         if next != self.entries {
             return Err(format!("expected {} entries in data segments, found {next}", self.entries));
+        }
+        if let Some(deleted) = &self.deleted
+            && (deleted.documents > self.records() || deleted.entries > self.entries)
+        {
+            return Err(format!("expected at most {} deleted documents, found {}", self.records(), deleted.documents));
         }
         let mut next = 0u64;
         for lists in &self.lists {
@@ -261,7 +313,7 @@ impl Manifest {
             return Err("expected a codebook beside lists, found none".into());
         }
         // What is in no list can only be found by its raw key.
-        let lost = self.data.iter().find(|d| d.keys.is_none() && d.first_id + d.entries > next && d.entries > 0);
+        let lost = self.data.iter().find(|d| d.keys.is_none() && d.ids().end > next && d.entries > 0);
         match lost {
             Some(data) => {
                 Err(format!("{}: expected raw keys for entries from {next}, which are in no list", data.name.file))
@@ -291,7 +343,7 @@ pub fn collect(folder: &Folder, current: &Manifest) {
 
 fn is_segment_name(name: &str) -> bool {
     let stem = name.strip_suffix(".seg").unwrap_or("");
-    ["data-", "codebook-", "lists-"].iter().any(|prefix| {
+    ["data-", "codebook-", "lists-", "deleted-"].iter().any(|prefix| {
         stem.strip_prefix(prefix)
             .is_some_and(|digits| digits.len() >= 8 && digits.bytes().all(|b| b.is_ascii_digit() || b == b'-'))
     })

@@ -7,13 +7,20 @@
 #![doc = include_str!("../../docs/format.md")]
 
 mod build;
+mod compact;
 mod datastore;
+mod deleted;
 mod documents;
+mod drift;
+mod edit;
+mod encoding;
 pub mod files;
 mod info;
 mod lookup;
 mod manifest;
 mod map;
+mod merge;
+mod runs;
 mod search;
 mod segment;
 mod segment_writer;
@@ -26,9 +33,10 @@ mod writer;
 pub use build::BuildOptions;
 pub use datastore::{Datastore, Options};
 pub use documents::Document;
+pub use drift::Fit;
 pub use info::{FileInfo, IndexInfo, Info, SectionInfo};
 pub use lookup::{DocumentKey, Entries};
-pub use manifest::{DataRecord, KeyType, ListsRecord, MAX_DIM, Manifest, ValueType};
+pub use manifest::{DataRecord, DeletedRecord, KeyType, ListsRecord, MAX_DIM, Manifest, ValueType};
 pub use search::Neighbours;
 pub use segment::{Damage, DamagedSection, FORMAT_MAJOR, FORMAT_MINOR, Section, SegmentFile, SegmentKind, SegmentName};
 pub use segment_writer::SegmentWriter;

@@ -47,10 +47,10 @@ impl Snapshot {
         Ok(Corpus {
             d: self.manifest.dim,
             metric: self.manifest.metric,
-            keys: self.key_blocks(&(0..entries))?,
+            keys: self.stored_key_blocks(&(0..entries))?,
             index: self.index()?,
-            unindexed: self.key_blocks(&(self.manifest.indexed()..entries))?,
-            deleted: &[],
+            unindexed: self.stored_key_blocks(&(self.manifest.indexed()..entries))?,
+            deleted: self.deleted.spans(),
         })
     }
 
@@ -105,15 +105,14 @@ impl Datastore {
         let mut out = vec![0f32; ids.len() * d];
         let (mut coded, mut places) = (Vec::new(), Vec::new());
         for (place, (&id, row)) in ids.iter().zip(out.chunks_exact_mut(d)).enumerate() {
-            let known = u64::try_from(id).ok().and_then(|id| Some((id, snapshot.segment_of(id)?)));
-            let Some((id, segment)) = known else {
+            let known = u64::try_from(id).ok().and_then(|id| Some((id, snapshot.locate(id)?)));
+            let Some((id, (segment, i))) = known else {
                 return Err(crate::Error::Argument(format!(
-                    "ids: expected 0 to {}, found {id}",
+                    "ids: expected 0 to {} and not deleted, found {id}",
                     snapshot.manifest.entries as i64 - 1
                 )));
             };
-            let i = (id - segment.first_id) as usize;
-            match segment.keys(i..i + 1)? {
+            match segment.keys(id, i..i + 1)? {
                 Some(block) => block.read_row(0, row),
                 None => {
                     coded.push(id);

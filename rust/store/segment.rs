@@ -41,6 +41,8 @@ pub enum SegmentKind {
     Codebook = 2,
     /// Lists of codes.
     Lists = 3,
+    /// Deleted documents.
+    Deleted = 4,
 }
 
 /// How a manifest names a segment file. The checksum is that of the section table, which holds those of all sections.

@@ -1,8 +1,10 @@
 //! One generation of a store, opened: what every reader uses, unchanged by writers.
 
+use super::deleted::Deleted;
 use super::documents::{Document, DocumentTable};
 use super::files::Folder;
 use super::manifest::{KeyType, Manifest, ValueType};
+use super::runs::Runs;
 use super::segment::{SegmentFile, SegmentKind};
 use super::values::ValueRows;
 use crate::keys::{KeyBlock, KeyRows};
@@ -14,13 +16,21 @@ use std::ops::Range;
 #[derive(Debug)]
 pub struct DataSegment {
     pub(crate) file: SegmentFile,
-    pub(crate) first_id: u64,
-    pub(crate) entries: u64,
+    pub(crate) ids: Range<u64>,
+    runs: Runs,
     keys: Option<KeyType>,
     values: ValueType,
     dim: usize,
     /// Index of its first document in the whole store.
     pub(crate) first_document: u64,
+}
+
+/// Rows of a data segment whose ids follow each other.
+#[derive(Clone, Debug)]
+pub(crate) struct Piece<'s> {
+    pub(crate) segment: &'s DataSegment,
+    pub(crate) first_id: u64,
+    pub(crate) rows: Range<usize>,
 }
 
 /// An opened generation. Mapped files stay valid after they were unlinked.
@@ -31,6 +41,7 @@ pub struct Snapshot {
     pub(crate) data: Vec<DataSegment>,
     pub(crate) codebook: Option<SegmentFile>,
     pub(crate) lists: Vec<SegmentFile>,
+    pub(crate) deleted: Deleted,
 }
 
 impl Snapshot {
@@ -96,9 +107,10 @@ impl Snapshot {
             let first_document = documents - u64::from(record.continues);
             documents = first_document.saturating_add(record.documents);
             data.push(DataSegment {
+                runs: Runs::read(&file, record)?,
                 file,
-                first_id: record.first_id,
-                entries: record.entries,
+                ids: record.ids(),
+
                 keys: record.keys,
                 values: manifest.values,
                 dim: manifest.dim,
@@ -115,54 +127,83 @@ impl Snapshot {
             .iter()
             .map(|l| SegmentFile::open(folder.path(), &l.name, SegmentKind::Lists))
             .collect::<Result<_>>()?;
-        Ok(Snapshot { manifest, data, codebook, lists })
+        let deleted = match &manifest.deleted {
+            Some(record) => Deleted::open(folder, record, manifest.records(), manifest.entries)?,
+            None => Deleted::default(),
+        };
+        Ok(Snapshot { manifest, data, codebook, lists, deleted })
     }
 
-    /// The segment that holds an id.
-    pub(crate) fn segment_of(&self, id: u64) -> Option<&DataSegment> {
-        let after = self.data.partition_point(|s| s.first_id <= id);
+    /// Segment and row of an entry; none if there is no such entry or it is deleted.
+    pub(crate) fn locate(&self, id: u64) -> Option<(&DataSegment, usize)> {
+        let after = self.data.partition_point(|s| s.ids.start <= id);
         // An empty segment shares its first id with the next one, which comes later and is found first.
-        self.data[..after].iter().rev().find(|s| s.entries > 0).filter(|s| id - s.first_id < s.entries)
+        let segment = self.data[..after].iter().rev().find(|s| s.ids.contains(&id))?;
+        segment.row_of(id).filter(|_| !self.deleted.holds_id(id)).map(|row| (segment, row))
     }
 
-    /// Segments and the rows of each that make up a range of ids.
-    pub(crate) fn pieces(&self, ids: &Range<u64>) -> impl Iterator<Item = (&DataSegment, Range<usize>)> {
+    /// Rows of a range of ids in pieces, ascending; those of deleted entries are among them.
+    pub(crate) fn stored(&self, ids: &Range<u64>) -> impl Iterator<Item = Piece<'_>> {
         let ids = ids.clone();
-        self.data.iter().filter_map(move |s| {
-            let start = ids.start.max(s.first_id);
-            let end = ids.end.min(s.first_id + s.entries);
-            (start < end).then(|| (s, (start - s.first_id) as usize..(end - s.first_id) as usize))
+        let first = self.data.partition_point(|s| s.ids.end <= ids.start);
+        self.data[first..]
+            .iter()
+            .take_while({
+                let end = ids.end;
+                move |s| s.ids.start < end
+            })
+            .flat_map(move |segment| segment.pieces(ids.clone()))
+    }
+
+    /// Rows of a range of ids in pieces, ascending, without those of deleted entries.
+    pub(crate) fn pieces(&self, ids: &Range<u64>) -> impl Iterator<Item = Piece<'_>> {
+        self.stored(ids).flat_map(|piece| {
+            let ids = piece.first_id..piece.first_id + piece.rows.len() as u64;
+            without(ids, self.deleted.spans()).into_iter().map(move |left| {
+                let start = piece.rows.start + (left.start - piece.first_id) as usize;
+                let rows = start..start + (left.end - left.start) as usize;
+                Piece { segment: piece.segment, first_id: left.start, rows }
+            })
         })
     }
 
-    /// Raw keys of a range of ids, where they are kept.
+    /// Raw keys of a range of ids, where they are kept, without those of deleted entries.
     pub(crate) fn key_blocks(&self, ids: &Range<u64>) -> Result<Vec<KeyBlock<'_>>> {
-        let mut blocks = Vec::new();
-        for (segment, rows) in self.pieces(ids) {
-            blocks.extend(segment.keys(rows)?);
-        }
-        Ok(blocks)
+        self.pieces(ids).filter_map(|piece| piece.keys().transpose()).collect()
+    }
+
+    /// Raw keys of a range of ids, where they are kept; those of deleted entries are among them.
+    pub(crate) fn stored_key_blocks(&self, ids: &Range<u64>) -> Result<Vec<KeyBlock<'_>>> {
+        self.stored(ids).filter_map(|piece| piece.keys().transpose()).collect()
     }
 
     /// Document number `index`.
     pub fn document(&self, index: u64) -> Result<Document> {
-        let after = self.data.partition_point(|s| s.first_document <= index);
-        let segment = self.data[..after].last();
-        match segment {
-            Some(s) if index < self.manifest.documents() => {
-                DocumentTable::open(&s.file)?.get((index - s.first_document) as usize)
-            }
-            _ => Err(Error::Argument(format!(
+        if index >= self.manifest.documents() {
+            return Err(Error::Argument(format!(
                 "document index: expected less than {}, found {index}",
                 self.manifest.documents()
-            ))),
+            )));
+        }
+        self.document_record(self.deleted.record_of(index)?)
+    }
+
+    /// Document record number `record`, deleted or not.
+    pub(crate) fn document_record(&self, record: u64) -> Result<Document> {
+        let after = self.data.partition_point(|s| s.first_document <= record);
+        match self.data[..after].last() {
+            Some(s) => DocumentTable::open(&s.file)?.get((record - s.first_document) as usize),
+            None => Err(Error::Argument(format!("document record: expected one that exists, found {record}"))),
         }
     }
 
     /// Number of the document that an id lies in; none for ids that do not exist.
     pub fn document_of(&self, id: u64) -> Result<Option<u64>> {
-        match self.segment_of(id) {
-            Some(s) => Ok(Some(s.first_document + DocumentTable::open(&s.file)?.record_of(id)? as u64)),
+        match self.locate(id) {
+            Some((s, _)) => {
+                let record = s.first_document + DocumentTable::open(&s.file)?.record_of(id)? as u64;
+                Ok(Some(self.deleted.index_of(record)))
+            }
             None => Ok(None),
         }
     }
@@ -170,12 +211,39 @@ impl Snapshot {
     /// Number of the document of a name.
     pub fn find_document(&self, name: &str) -> Result<Option<u64>> {
         for segment in self.data.iter().rev() {
-            if let Some(record) = DocumentTable::open(&segment.file)?.find(name)? {
-                return Ok(Some(segment.first_document + record as u64));
+            for &record in DocumentTable::open(&segment.file)?.find(name)? {
+                let record = segment.first_document + u64::from(record);
+                if !self.deleted.holds_record(record) {
+                    return Ok(Some(self.deleted.index_of(record)));
+                }
             }
         }
         Ok(None)
     }
+}
+
+impl<'s> Piece<'s> {
+    /// Its raw keys, if they are kept.
+    pub(crate) fn keys(&self) -> Result<Option<KeyBlock<'s>>> {
+        self.segment.keys(self.first_id, self.rows.clone())
+    }
+}
+
+/// What is left of a range without ascending disjoint others.
+pub(crate) fn without(ids: Range<u64>, gone: &[Range<u64>]) -> Vec<Range<u64>> {
+    let first = gone.partition_point(|g| g.end <= ids.start);
+    let mut left = Vec::new();
+    let mut start = ids.start;
+    for gone in gone[first..].iter().take_while(|g| g.start < ids.end) {
+        if start < gone.start {
+            left.push(start..gone.start);
+        }
+        start = gone.end;
+    }
+    if start < ids.end {
+        left.push(start..ids.end);
+    }
+    left
 }
 
 impl DataSegment {
@@ -187,15 +255,25 @@ impl DataSegment {
         })
     }
 
-    /// Raw keys of some rows (within `entries`), if it has them.
-    pub(crate) fn keys(&self, rows: Range<usize>) -> Result<Option<KeyBlock<'_>>> {
+    /// Row of an id, if it has one.
+    pub(crate) fn row_of(&self, id: u64) -> Option<usize> {
+        self.runs.row_of(id)
+    }
+
+    /// Its rows with ids in a range.
+    pub(crate) fn pieces(&self, ids: Range<u64>) -> impl Iterator<Item = Piece<'_>> {
+        self.runs.spans(ids).map(|(first_id, rows)| Piece { segment: self, first_id, rows })
+    }
+
+    /// Raw keys of some rows (within `entries`) whose ids follow `first_id`, if it has them.
+    pub(crate) fn keys(&self, first_id: u64, rows: Range<usize>) -> Result<Option<KeyBlock<'_>>> {
         let span = rows.start * self.dim..rows.end * self.dim;
         let keys = match self.keys {
             None => return Ok(None),
             Some(KeyType::Float16) => KeyRows::F16(&typed(&self.file, SectionKind::Keys)?[span]),
             Some(KeyType::Float32) => KeyRows::F32(&typed(&self.file, SectionKind::Keys)?[span]),
         };
-        Ok(Some(KeyBlock { first_id: self.first_id + rows.start as u64, d: self.dim, rows: keys }))
+        Ok(Some(KeyBlock { first_id, d: self.dim, rows: keys }))
     }
 }
 

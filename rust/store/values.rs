@@ -91,6 +91,21 @@ impl Values {
         }
     }
 
+    /// No values, room for `n` that a file may have asked for; an error if there is no such memory.
+    pub(crate) fn try_with_capacity(value_type: ValueType, n: u64) -> Result<Values> {
+        let mut values = Values::with_capacity(value_type, 0);
+        let room = usize::try_from(n).ok().and_then(|n| match &mut values {
+            Values::U32(x) => x.try_reserve_exact(n).ok(),
+            Values::U64(x) => x.try_reserve_exact(n).ok(),
+        });
+        match room {
+            Some(()) => Ok(values),
+            None => {
+                Err(Error::State(format!("expected memory for {n} values, found too little; ask for fewer at a time")))
+            }
+        }
+    }
+
     /// Appends a value that fits; `None` = missing, all ones.
     pub(crate) fn push(&mut self, value: Option<u64>) {
         match self {

@@ -3,8 +3,9 @@
 use super::documents::DocumentTable;
 use super::files::Folder;
 use super::manifest::{DataRecord, Manifest};
+use super::runs::Runs;
 use super::segment::{Damage, SegmentFile, SegmentKind, SegmentName};
-use super::snapshot::Snapshot;
+use super::snapshot::{Piece, Snapshot};
 use crate::index::Progress;
 use crate::sections::SectionKind;
 use crate::{Error, Result};
@@ -64,12 +65,20 @@ pub(crate) fn verify(
     for data in &manifest.data {
         let per_entry = |number| {
             let rows = number == SectionKind::Values as u32 || number == SectionKind::Keys as u32;
-            rows.then_some((data.first_id, data.entries))
+            rows.then_some((0, data.entries))
         };
+        let before = problems.len();
         if let Some(file) =
             check_file(folder, &data.name, SegmentKind::Data, per_entry, (&read, cancel), &mut problems)?
         {
             check_documents(&file, data, &mut problems);
+        }
+        // Damaged rows are told by their ids.
+        let damaged = problems[before..].iter_mut().filter_map(|p| p.entries.clone().map(|rows| (p, rows)));
+        let runs =
+            SegmentFile::open(folder.path(), &data.name, SegmentKind::Data).and_then(|file| Runs::read(&file, data));
+        for (problem, rows) in damaged {
+            problem.entries = runs.as_ref().ok().and_then(|runs| runs.ids_of(rows));
         }
     }
     if let Some(name) = &manifest.codebook {
@@ -78,22 +87,25 @@ pub(crate) fn verify(
     for lists in &manifest.lists {
         // Codes lie in blocks that are padded list by list: a range of entries would mislead.
         let per_entry = |number| (number == SectionKind::ListIds as u32).then_some((0, lists.entries));
-        if let Some(file) =
-            check_file(folder, &lists.name, SegmentKind::Lists, per_entry, (&read, cancel), &mut problems)?
-        {
-            check_list_ids(&file, lists.entries, &mut problems);
-        }
+        check_file(folder, &lists.name, SegmentKind::Lists, per_entry, (&read, cancel), &mut problems)?;
+    }
+    if let Some(deleted) = &manifest.deleted {
+        check_file(folder, &deleted.name, SegmentKind::Deleted, |_| None, (&read, cancel), &mut problems)?;
     }
     // Sections that are sound one by one may still not fit together.
-    if problems.is_empty()
-        && let Err(e) = Snapshot::of(folder, manifest.clone()).and_then(|snapshot| snapshot.check_index())
-    {
-        problems.push(Problem {
-            file: Manifest::file_name(manifest.generation),
-            section: None,
-            entries: None,
-            message: e.to_string(),
+    if problems.is_empty() {
+        let fits = Snapshot::of(folder, manifest.clone()).and_then(|snapshot| {
+            snapshot.check_index()?;
+            check_lists(&snapshot, &mut problems)
         });
+        if let Err(e) = fits {
+            problems.push(Problem {
+                file: Manifest::file_name(manifest.generation),
+                section: None,
+                entries: None,
+                message: e.to_string(),
+            });
+        }
     }
     Ok(problems)
 }
@@ -141,23 +153,32 @@ fn check_documents(file: &SegmentFile, data: &DataRecord, problems: &mut Vec<Pro
         message,
     };
     let check = || -> Result<Option<String>> {
+        let runs = Runs::read(file, data)?;
+        let rows = |ids: Range<u64>| runs.spans(ids).map(|(_, rows)| rows.len() as u64).sum::<u64>();
         let table = DocumentTable::open(file)?;
         let mut next = data.first_id;
+        let mut held = 0;
         for i in 0..table.len() {
             let document = table.get(i)?;
             let inherited = i == 0 && data.continues && document.start <= next;
-            if document.start != next && !inherited {
+            // Ids are gone where documents were deleted; an entry is in a document always.
+            if !inherited && (document.start < next || rows(next..document.start) > 0) {
                 return Ok(Some(format!("record {i}: expected start {next}, found {}", document.start)));
             }
+            let own = document.start.max(data.first_id)..document.end;
+            held += own.end.saturating_sub(own.start);
             next = document.end;
             if let Some(name) = &document.name
-                && table.find(name)? != Some(i)
+                && !table.find(name)?.contains(&(i as u32))
             {
                 return Ok(Some(format!("record {i}: expected to find it by its name {name:?}")));
             }
         }
-        let end = data.first_id + data.entries;
-        Ok((next != end).then(|| format!("expected documents up to id {end}, found {next}")))
+        let end = data.ids().end;
+        let whole = next <= end && held == data.entries && rows(next..end) == 0;
+        Ok((!whole).then(|| {
+            format!("expected documents of {} entries up to id {end}, found {held} up to {next}", data.entries)
+        }))
     };
     match check() {
         Ok(None) => {}
@@ -166,24 +187,38 @@ fn check_documents(file: &SegmentFile, data: &DataRecord, problems: &mut Vec<Pro
     }
 }
 
-/// Every entry of a lists segment is in exactly one list.
-fn check_list_ids(file: &SegmentFile, entries: u64, problems: &mut Vec<Problem>) {
-    let Ok(ids) = crate::sections::typed::<u32>(file, SectionKind::ListIds) else {
-        return; // said by `check_index`
-    };
-    let mut seen = vec![0u64; (entries as usize).div_ceil(64)];
-    let mut found = 0u64;
-    for &id in ids.iter().filter(|&&id| u64::from(id) < entries) {
-        let (word, bit) = (id as usize / 64, 1u64 << (id % 64));
-        found += u64::from(seen[word] & bit == 0);
-        seen[word] |= bit;
+/// Every entry that is not deleted is in exactly one list; nothing is in a list that has no entry.
+fn check_lists(snapshot: &Snapshot, problems: &mut Vec<Problem>) -> Result<()> {
+    for (file, record) in snapshot.lists.iter().zip(&snapshot.manifest.lists) {
+        let ids: &[u32] = crate::sections::typed(file, SectionKind::ListIds)?;
+        let mut seen = vec![0u64; (record.entries as usize).div_ceil(64)];
+        let bit = |id: u64| (id as usize / 64, 1u64 << (id % 64));
+        let mut found = 0u64;
+        for id in ids.iter().map(|&id| u64::from(id)).filter(|&id| id < record.entries) {
+            let (word, bit) = bit(id);
+            found += u64::from(seen[word] & bit == 0);
+            seen[word] |= bit;
+        }
+        let span = record.first_id..record.first_id + record.entries;
+        let present = |pieces: &mut dyn Iterator<Item = Piece>| -> (u64, u64) {
+            pieces.flat_map(|p| p.first_id..p.first_id + p.rows.len() as u64).fold((0, 0), |(n, listed), id| {
+                let (word, bit) = bit(id - record.first_id);
+                (n + 1, listed + u64::from(seen[word] & bit != 0))
+            })
+        };
+        let (live, listed) = present(&mut snapshot.pieces(&span));
+        let (_, stored) = present(&mut snapshot.stored(&span));
+        if listed != live || stored != ids.len() as u64 || found != stored {
+            problems.push(Problem {
+                file: record.name.file.clone(),
+                section: Some(format!("{:?}", SectionKind::ListIds)),
+                entries: None,
+                message: format!(
+                    "expected each of {live} entries once and no others, found {listed} of them among {} ids",
+                    ids.len()
+                ),
+            });
+        }
     }
-    if found != entries {
-        problems.push(Problem {
-            file: file.path().file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
-            section: Some(format!("{:?}", SectionKind::ListIds)),
-            entries: None,
-            message: format!("expected each of {entries} entries once, found {found} of them"),
-        });
-    }
+    Ok(())
 }

@@ -4,6 +4,7 @@
 //! appends them. What is added becomes visible when the manifest that names the segment is published.
 
 use super::documents::{Document, NAMED, Record};
+use super::encoding::Encoding;
 use super::files::Folder;
 use super::manifest::{DataRecord, KeyType, Manifest, SPILL_NAMES, ValueType};
 use super::segment::SegmentKind;
@@ -23,13 +24,22 @@ use std::sync::Arc;
 /// Scalars that are converted at a time.
 const BLOCK: usize = 1 << 16;
 
+/// Where raw keys go.
+#[derive(Debug)]
+enum Keys {
+    /// To the segment.
+    Segment(Box<SegmentWriter>),
+    /// Into lists.
+    Lists(Box<Encoding>),
+}
+
 /// A data segment in the making.
 #[derive(Debug)]
 pub struct Writer {
     base: Arc<Snapshot>,
     folder: Folder,
     key_type: KeyType,
-    segment: SegmentWriter,
+    keys: Keys,
     values: Spill,
     records: Spill,
     text: Spill,
@@ -50,19 +60,27 @@ impl Writer {
     pub fn start(folder: &Folder, base: Arc<Snapshot>) -> Result<Writer> {
         let manifest = &base.manifest;
         let key_type = manifest.keep_keys.unwrap_or(KeyType::Float32);
-        let name = data_name(manifest.generation + 1);
-        let mut segment = SegmentWriter::create(folder, &name, SegmentKind::Data)?;
-        segment.begin_as(SectionKind::Keys, key_element(key_type))?;
-        let last = match manifest.documents() {
-            0 => None,
-            n => Some(base.document(n - 1)?),
+        let keys = match Encoding::start(folder, manifest)? {
+            Some(encoding) => Keys::Lists(Box::new(encoding)),
+            None => {
+                let name = data_name(manifest.generation + 1);
+                let mut segment = SegmentWriter::create(folder, &name, SegmentKind::Data)?;
+                segment.begin_as(SectionKind::Keys, key_element(key_type))?;
+                Keys::Segment(Box::new(segment))
+            }
         };
+        // The last document can go on only if its last entry is the store's last: nothing may lie between its entries.
+        let last = match manifest.records() {
+            n if n > 0 && !base.deleted.holds_record(n - 1) => Some(base.document_record(n - 1)?),
+            _ => None,
+        };
+        let last = last.filter(|last| last.end == manifest.entries);
         let [values, records, text] = SPILL_NAMES.map(|stem| Spill::new(folder, stem));
         let inherited = last.is_some();
         Ok(Writer {
             folder: folder.clone(),
             key_type,
-            segment,
+            keys,
             values,
             records,
             text,
@@ -219,21 +237,25 @@ impl Writer {
     }
 
     fn write_keys(&mut self, keys: KeyRows) -> Result<()> {
+        let segment = match &mut self.keys {
+            Keys::Segment(segment) => segment,
+            Keys::Lists(encoding) => return encoding.add(keys),
+        };
         match (keys, self.key_type) {
-            (KeyRows::F32(x), KeyType::Float32) => self.segment.write(bytemuck::cast_slice(x)),
-            (KeyRows::F16(x), KeyType::Float16) => self.segment.write(bytemuck::cast_slice(x)),
+            (KeyRows::F32(x), KeyType::Float32) => segment.write(bytemuck::cast_slice(x)),
+            (KeyRows::F16(x), KeyType::Float16) => segment.write(bytemuck::cast_slice(x)),
             (KeyRows::F32(x), KeyType::Float16) => {
                 let mut block = vec![f16::ZERO; BLOCK.min(x.len())];
                 x.chunks(BLOCK).try_for_each(|x| {
                     block[..x.len()].convert_from_f32_slice(x);
-                    self.segment.write(bytemuck::cast_slice(&block[..x.len()]))
+                    segment.write(bytemuck::cast_slice(&block[..x.len()]))
                 })
             }
             (KeyRows::F16(x), KeyType::Float32) => {
                 let mut block = vec![0f32; BLOCK.min(x.len())];
                 x.chunks(BLOCK).try_for_each(|x| {
                     x.convert_to_f32_slice(&mut block[..x.len()]);
-                    self.segment.write(bytemuck::cast_slice(&block[..x.len()]))
+                    segment.write(bytemuck::cast_slice(&block[..x.len()]))
                 })
             }
         }
@@ -248,8 +270,18 @@ impl Writer {
         if self.entries == 0 && self.documents == 0 {
             return Ok(None);
         }
-        let mut segment = self.segment;
-        segment.end()?;
+        let mut manifest = self.base.manifest.clone();
+        manifest.generation += 1;
+        let (mut segment, keys) = match self.keys {
+            Keys::Segment(mut segment) => {
+                segment.end()?;
+                (*segment, Some(self.key_type))
+            }
+            Keys::Lists(encoding) => {
+                encoding.finish(&mut manifest)?;
+                (SegmentWriter::create(&self.folder, &data_name(manifest.generation), SegmentKind::Data)?, None)
+            }
+        };
         segment.begin_as(SectionKind::Values, value_element(self.base.manifest.values))?;
         self.values.drain(&mut segment)?;
         segment.end()?;
@@ -262,15 +294,14 @@ impl Writer {
         let order: Vec<u32> = self.names.into_values().collect();
         segment.section(SectionKind::DocumentNames, Element::U32, bytemuck::cast_slice(&order))?;
         let name = segment.finish()?;
-        let mut manifest = self.base.manifest.clone();
-        manifest.generation += 1;
         manifest.data.push(DataRecord {
             name,
             first_id: manifest.entries,
             entries: self.entries,
-            keys: Some(self.key_type),
+            keys,
             documents: u64::from(self.documents),
             continues: self.continues,
+            end_id: None,
         });
         manifest.entries += self.entries;
         manifest.publish(&self.folder)?;
@@ -317,6 +348,14 @@ fn check_rows(d: usize, keys: &KeyRows, values: &ValueRows) -> Result<usize> {
         )));
     }
     Ok(values.len())
+}
+
+/// Refuses a sample of keys that is not whole rows of finite numbers.
+pub(crate) fn check_sample(d: usize, keys: &KeyRows) -> Result<()> {
+    if keys.is_empty() || !keys.len().is_multiple_of(d) {
+        return Err(Error::Argument(format!("sample: expected rows of {d} numbers, found {} numbers", keys.len())));
+    }
+    check_keys(d, keys, KeyType::Float32)
 }
 
 /// Refuses NaN, infinities and what f16 cannot hold, naming the first row and column.

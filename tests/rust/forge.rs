@@ -35,8 +35,11 @@ pub fn seal(folder: &Path, name: &str, bytes: &mut [u8]) {
                 d["bytes"] = bytes.len().into();
             });
         }
-        if body["codebook"]["file"] == name {
-            body["codebook"]["crc32c"] = table_crc.into();
+        for one in ["codebook", "deleted"] {
+            if body[one]["file"] == name {
+                body[one]["crc32c"] = table_crc.into();
+                body[one]["bytes"] = bytes.len().into();
+            }
         }
     });
 }

@@ -2,10 +2,14 @@
 
 mod built;
 mod corrupt;
+mod edit;
 mod failing_disk;
 mod failures;
+mod flips;
 mod forge;
 mod forged;
 mod golden;
+mod power_loss;
+mod recording_disk;
 mod store;
 mod store_support;

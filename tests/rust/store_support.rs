@@ -40,7 +40,7 @@ pub fn add(
     document: Option<&str>,
     metadata: Option<&str>,
 ) -> knnlm::Result<std::ops::Range<u64>> {
-    let first = store.len() + store.pending();
+    let first = store.next_id() + store.pending();
     let keys: Vec<f32> = (first..first + n).flat_map(|id| key(store.dim(), id)).collect();
     let values: Vec<u32> = (first..first + n).map(value).collect();
     store.add(KeyRows::F32(&keys), ValueRows::U32(&values), document, metadata)

@@ -1,0 +1,62 @@
+//! Changes of a store other than appending: one generation each, or nothing.
+
+use super::datastore::Datastore;
+use super::deleted::Tombstone;
+use super::lookup::DocumentKey;
+use super::manifest::{Manifest, collect};
+use super::snapshot::Snapshot;
+use crate::Result;
+
+impl Datastore {
+    /// Deletes documents: their entries are in no result from the return of the call on, here; in other processes from
+    /// their next `refresh`. Their bytes stay on disk until [`Self::compact`]. What was added before is committed first.
+    /// Returns the number of entries deleted.
+    ///
+    /// # Errors
+    /// `Argument` for a document that is not there, with nothing deleted; `State` for a second writer; `Io`.
+    pub fn delete(&self, documents: &[DocumentKey]) -> Result<u64> {
+        let mut entries = 0;
+        self.publish_next(|snapshot| {
+            let tombstone = |key| -> Result<Tombstone> {
+                let record = snapshot.deleted.record_of(snapshot.document_index(key)?)?;
+                let document = snapshot.document_record(record)?;
+                Ok(Tombstone { record, start: document.start, end: document.end })
+            };
+            let mut gone: Vec<Tombstone> = documents.iter().map(tombstone).collect::<Result<_>>()?;
+            gone.sort_unstable_by_key(|t| t.record);
+            gone.dedup();
+            if gone.is_empty() {
+                return Ok(None);
+            }
+            entries = gone.iter().fold(0, |sum: u64, t| sum.saturating_add(t.end - t.start));
+            let mut manifest = snapshot.manifest.clone();
+            manifest.generation += 1;
+            let before = manifest.deleted.as_ref().map_or(0, |d| d.entries);
+            let deleted = snapshot.deleted.with(gone);
+            manifest.deleted =
+                Some(deleted.write(&self.folder, manifest.generation, before.saturating_add(entries))?);
+            Ok(Some(manifest))
+        })?;
+        Ok(entries)
+    }
+
+    /// Commits what was added, takes the lock and publishes the manifest that `next` makes of the newest generation; none
+    /// = nothing to do. Whatever fails, the store is at one generation or the other, and this object with it.
+    pub(crate) fn publish_next(&self, next: impl FnOnce(&Snapshot) -> Result<Option<Manifest>>) -> Result<()> {
+        let mut guard = self.writing();
+        self.commit_held(&mut guard)?;
+        let lock = self.begin()?;
+        let snapshot = self.snapshot();
+        let outcome = next(&snapshot).and_then(|manifest| match manifest {
+            Some(manifest) => manifest.publish(&self.folder).and_then(|()| self.switch(manifest)),
+            None => Ok(()),
+        });
+        if outcome.is_err() {
+            // On disk either generation may be the newest if the very last step failed: look.
+            let _ = self.refresh();
+            collect(&self.folder, &self.snapshot().manifest);
+        }
+        drop(lock);
+        outcome
+    }
+}

@@ -1,0 +1,90 @@
+//! Entries that are encoded as they are added: their raw keys wait in memory and are never written.
+
+use super::build::Context;
+use super::compact::{LISTS_LIMIT, join_small_lists, lists_name, part_name};
+use super::files::Folder;
+use super::manifest::Manifest;
+use super::segment::{SegmentFile, SegmentKind};
+use crate::Result;
+use crate::index::Codebook;
+use crate::keys::{KeyBlock, KeyRows};
+use crate::search::Pool;
+use half::slice::HalfFloatSliceExt;
+use std::sync::atomic::AtomicBool;
+
+/// Floats that wait at most: 256 MiB. Batches end at multiples of it, however the rows come.
+const WAITING: usize = 64 << 20;
+
+/// Raw keys on their way into lists.
+#[derive(Debug)]
+pub(crate) struct Encoding {
+    folder: Folder,
+    codebook: SegmentFile,
+    /// The next generation in the making: only its lists and their fit are used.
+    manifest: Manifest,
+    first_id: u64,
+    keys: Vec<f32>,
+}
+
+impl Encoding {
+    /// Starts after the entries of a manifest; none unless the store encodes what is added.
+    pub(crate) fn start(folder: &Folder, base: &Manifest) -> Result<Option<Encoding>> {
+        let Some(name) = base.codebook.as_ref().filter(|_| base.encode) else { return Ok(None) };
+        let codebook = SegmentFile::open(folder.path(), name, SegmentKind::Codebook)?;
+        let manifest = Manifest { generation: base.generation + 1, ..base.clone() };
+        Ok(Some(Encoding { folder: folder.clone(), codebook, manifest, first_id: base.entries, keys: Vec::new() }))
+    }
+
+    fn most(&self) -> usize {
+        (WAITING / self.manifest.dim).max(1).min(LISTS_LIMIT as usize) * self.manifest.dim
+    }
+
+    /// Takes rows; encodes whenever a batch is full.
+    pub(crate) fn add(&mut self, rows: KeyRows) -> Result<()> {
+        let (mut at, most) = (0, self.most());
+        while at < rows.len() {
+            let old = self.keys.len();
+            let n = (most - old).min(rows.len() - at);
+            match rows {
+                KeyRows::F32(x) => self.keys.extend_from_slice(&x[at..at + n]),
+                KeyRows::F16(x) => {
+                    self.keys.resize(old + n, 0.0);
+                    x[at..at + n].convert_to_f32_slice(&mut self.keys[old..]);
+                }
+            }
+            at += n;
+            if self.keys.len() == most {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let d = self.manifest.dim;
+        let keys = std::mem::take(&mut self.keys);
+        let n = (keys.len() / d) as u64;
+        if n == 0 {
+            return Ok(());
+        }
+        let codebook = Codebook::open(&self.codebook, d, self.manifest.metric)?;
+        let name = lists_name(self.manifest.generation);
+        let mine = self.manifest.lists.iter().any(|l| l.name.file == name);
+        let (pool, never) = (Pool::get(None)?, AtomicBool::new(false));
+        let context = Context { folder: &self.folder, pool: &pool, progress: &|_, _, _| (), cancel: &never };
+        let block = KeyBlock { first_id: self.first_id, d, rows: KeyRows::F32(&keys) };
+        let ids = self.first_id..self.first_id + n;
+        context.add_lists(&codebook, &[block], ids, &part_name(&name, !mine, self.first_id), &mut self.manifest)?;
+        self.first_id += n;
+        Ok(())
+    }
+
+    /// Encodes what waits and hands the lists to the manifest of the next generation.
+    pub(crate) fn finish(mut self, manifest: &mut Manifest) -> Result<()> {
+        self.flush()?;
+        join_small_lists(&self.folder, &mut self.manifest, &AtomicBool::new(false))?;
+        manifest.lists = self.manifest.lists;
+        manifest.fit = self.manifest.fit;
+        Ok(())
+    }
+}

@@ -1,0 +1,196 @@
+//! Writes consecutive data segments as one: without raw keys that need not be kept, without documents that are deleted.
+
+use super::documents::{DocumentTable, NAMED, Record};
+use super::files::Folder;
+use super::manifest::DataRecord;
+use super::runs::Run;
+use super::segment::SegmentKind;
+use super::segment_writer::SegmentWriter;
+use super::snapshot::{Piece, Snapshot};
+use super::writer::{key_element, value_element};
+use crate::index::Progress;
+use crate::keys::KeyRows;
+use crate::sections::{Element, SectionKind, SectionSink};
+use crate::store::values::ValueRows;
+use crate::{Error, Result};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Rows that are copied between two looks at `cancel`.
+const ROWS: usize = 1 << 16;
+
+/// What is written of which segments.
+pub(crate) struct Merge<'m> {
+    pub(crate) folder: &'m Folder,
+    pub(crate) snapshot: &'m Snapshot,
+    /// Places of the segments in the manifest.
+    pub(crate) segments: Range<usize>,
+    /// Whether raw keys go along (all segments have them then, of one type).
+    pub(crate) keys: bool,
+    /// Whether deleted documents stay behind.
+    pub(crate) drop_deleted: bool,
+    pub(crate) progress: Progress<'m>,
+    pub(crate) cancel: &'m AtomicBool,
+}
+
+impl Merge<'_> {
+    /// Writes the segment `name`.
+    pub(crate) fn write(&self, name: &str) -> Result<DataRecord> {
+        let manifest = &self.snapshot.manifest;
+        let old = &manifest.data[self.segments.clone()];
+        let ids = old[0].first_id..old[old.len() - 1].ids().end;
+        let pieces: Vec<Piece> =
+            if self.drop_deleted { self.snapshot.pieces(&ids).collect() } else { self.snapshot.stored(&ids).collect() };
+        let entries: u64 = pieces.iter().map(|p| p.rows.len() as u64).sum();
+        let runs = runs(&pieces);
+        let mut segment = SegmentWriter::create(self.folder, name, SegmentKind::Data)?;
+        let key_type = old[0].keys.filter(|_| self.keys);
+        if let Some(key_type) = key_type {
+            segment.begin_as(SectionKind::Keys, key_element(key_type))?;
+            self.copy("copy raw keys", &pieces, entries, &mut segment, |piece, sink| match piece.keys()? {
+                Some(block) => match block.rows {
+                    KeyRows::F32(x) => sink.write(bytemuck::cast_slice(x)),
+                    KeyRows::F16(x) => sink.write(bytemuck::cast_slice(x)),
+                },
+                None => {
+                    Err(Error::State("expected raw keys in all segments that are joined, found one without".into()))
+                }
+            })?;
+            segment.end()?;
+        }
+        segment.begin_as(SectionKind::Values, value_element(manifest.values))?;
+        self.copy("copy values", &pieces, entries, &mut segment, |piece, sink| match piece.segment.values()? {
+            ValueRows::U32(x) => sink.write(bytemuck::cast_slice(&x[piece.rows.clone()])),
+            ValueRows::U64(x) => sink.write(bytemuck::cast_slice(&x[piece.rows.clone()])),
+        })?;
+        segment.end()?;
+        let (documents, continues) = self.documents()?;
+        segment.section(SectionKind::Documents, Element::Bytes, bytemuck::cast_slice(&documents.records))?;
+        segment.section(SectionKind::DocumentText, Element::Bytes, &documents.text)?;
+        segment.section(SectionKind::DocumentNames, Element::U32, bytemuck::cast_slice(&documents.sorted()))?;
+        let whole = ids.end - ids.start == entries;
+        if !whole {
+            segment.section(SectionKind::Runs, Element::U64, bytemuck::cast_slice(&runs))?;
+        }
+        Ok(DataRecord {
+            name: segment.finish()?,
+            first_id: ids.start,
+            entries,
+            keys: key_type,
+            documents: documents.records.len() as u64,
+            continues,
+            end_id: (!whole).then_some(ids.end),
+        })
+    }
+
+    fn copy(
+        &self,
+        stage: &str,
+        pieces: &[Piece],
+        total: u64,
+        sink: &mut SegmentWriter,
+        put: impl Fn(&Piece, &mut SegmentWriter) -> Result<()>,
+    ) -> Result<()> {
+        let mut done = 0;
+        for piece in pieces {
+            for start in piece.rows.clone().step_by(ROWS) {
+                if self.cancel.load(Ordering::Relaxed) {
+                    return Err(Error::Interrupted);
+                }
+                let rows = start..piece.rows.end.min(start + ROWS);
+                let first_id = piece.first_id + (start - piece.rows.start) as u64;
+                done += rows.len() as u64;
+                put(&Piece { segment: piece.segment, first_id, rows }, sink)?;
+            }
+            (self.progress)(stage, done, total);
+        }
+        Ok(())
+    }
+
+    /// One document table of all, and whether its first record continues the document before.
+    fn documents(&self) -> Result<(Merged, bool)> {
+        let snapshot = self.snapshot;
+        let gone = |record: u64| self.drop_deleted && snapshot.deleted.holds_record(record);
+        let mut merged = Merged::default();
+        let mut continues = false;
+        for place in self.segments.clone() {
+            let (segment, record) = (&snapshot.data[place], &snapshot.manifest.data[place]);
+            let table = DocumentTable::open(&segment.file)?;
+            for j in 0..table.len() {
+                let number = segment.first_document + j as u64;
+                if gone(number) {
+                    continue;
+                }
+                if j == 0 && record.continues {
+                    if place == self.segments.start {
+                        continues = true;
+                    } else {
+                        merged.pop(); // a document that goes on keeps its later record
+                    }
+                }
+                merged.push(&table, j)?;
+            }
+        }
+        Ok((merged, continues))
+    }
+}
+
+/// Pieces whose ids follow each other are one run.
+fn runs(pieces: &[Piece]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    let (mut row, mut next) = (0, None);
+    for piece in pieces {
+        if next != Some(piece.first_id) {
+            runs.push(Run { id: piece.first_id, row });
+        }
+        row += piece.rows.len() as u64;
+        next = Some(piece.first_id + piece.rows.len() as u64);
+    }
+    runs
+}
+
+#[derive(Default)]
+struct Merged {
+    records: Vec<Record>,
+    text: Vec<u8>,
+    named: Vec<(String, u32)>,
+}
+
+impl Merged {
+    fn push(&mut self, table: &DocumentTable, j: usize) -> Result<()> {
+        let document = table.get(j)?;
+        let number = u32::try_from(self.records.len()).map_err(|_| {
+            Error::State("expected at most 4294967295 documents in one segment; build more often".into())
+        })?;
+        let name = document.name.as_deref().unwrap_or("");
+        let metadata = document.metadata.as_deref().unwrap_or("");
+        self.records.push(Record {
+            start: document.start,
+            end: document.end,
+            text: self.text.len() as u64,
+            name: name.len() as u32,
+            metadata: metadata.len() as u32,
+            flags: if document.name.is_some() { NAMED } else { 0 },
+            reserved: 0,
+        });
+        self.text.extend(name.as_bytes());
+        self.text.extend(metadata.as_bytes());
+        self.named.extend(document.name.map(|name| (name, number)));
+        Ok(())
+    }
+
+    fn pop(&mut self) {
+        if let Some(dropped) = self.records.pop() {
+            if dropped.flags & NAMED != 0 {
+                self.named.pop();
+            }
+            self.text.truncate(dropped.text as usize);
+        }
+    }
+
+    fn sorted(&self) -> Vec<u32> {
+        let mut named: Vec<&(String, u32)> = self.named.iter().collect();
+        named.sort_unstable();
+        named.into_iter().map(|&(_, number)| number).collect()
+    }
+}

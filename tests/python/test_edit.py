@@ -1,0 +1,86 @@
+"""Deleting, replacing and compacting from Python, readers beside a writer, and stores as parts of a union."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from knnlm import Datastore, StoreUnion
+
+D = 8
+
+
+def keys_of(seed, n):
+    return np.random.default_rng(seed).standard_normal((n, D)).astype(np.float32)
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Ten documents of 50 entries, indexed."""
+    store = Datastore.create(tmp_path / "store", dim=D, keep_keys="float32")
+    for i in range(10):
+        store.add(keys_of(i, 50), np.full(50, i), document=f"doc {i}", metadata={"i": i})
+    store.build(nlist=5)
+    with store:
+        yield store
+
+
+def test_delete_hides_at_once_and_compact_removes(store):
+    query = keys_of(3, 50)[7]
+    assert store.search(query, 1).values.tolist() == [3]
+    reader = Datastore.open(store.path)
+    assert store.delete("doc 3") == 50
+    for options in ({}, {"exact": True}, {"rerank": "keys"}):
+        assert 3 not in store.search(query, 450, **options).values
+    assert len(store) == 450
+    assert store.next_id == 500
+    assert [d.name for d in store.documents()][2:4] == ["doc 2", "doc 4"]
+    assert store.search(query, 1000, exact=True).found.sum() == 450
+    assert reader.search(query, 1).values.tolist() == [3]  # its generation stays until it refreshes
+    reader.refresh()
+    assert len(reader) == 450
+    before = store.search(keys_of(4, 5), 20)
+    info = store.info()
+    assert (info["deleted_documents"], info["deleted_entries"], info["n"]) == (1, 50, 450)
+    store.compact()
+    assert store.info()["deleted_documents"] == 0
+    after = store.search(keys_of(4, 5), 20)
+    np.testing.assert_array_equal(before.ids, after.ids)
+    np.testing.assert_array_equal(before.distances, after.distances)
+    assert store.verify() == []
+    np.testing.assert_array_equal(store.values(140, 210), [2] * 10 + [2**32 - 1] * 50 + [4] * 10)
+    with pytest.raises(ValueError, match="deleted"):
+        store.keys(140, 160)
+    assert store.get([149, 150, 200]).documents.tolist() == [2, -1, 3]
+
+
+def test_delete_takes_indices_and_lists(store):
+    assert store.delete([0, "doc 9"]) == 100
+    assert store.delete(np.int64(0)) == 50  # doc 1 is the first now
+    assert store.documents()[0].name == "doc 2"
+    for wrong in ("doc 0", 7, -1, ["doc 2", "nowhere"], 1.5):
+        with pytest.raises((ValueError, TypeError)):
+            store.delete(wrong)
+    assert len(store.documents()) == 7
+
+
+def test_replace_gives_new_entries_new_ids(store):
+    ids = store.replace(keys_of(99, 20), np.full(20, 77), "doc 5", {"new": True})
+    assert ids == range(500, 520)
+    found = store.documents()[store.find_document("doc 5")]
+    assert (found.start, found.stop, found.metadata) == (500, 520, {"new": True})
+    assert store.search(keys_of(99, 20)[3], 1).values.tolist() == [77]
+    assert 5 not in store.search(keys_of(5, 50), 500).values
+    with pytest.raises(ValueError, match="none of that name"):
+        store.replace(keys_of(0, 1), [1], "nowhere")
+
+
+def test_union_counts_ids_not_entries(store, tmp_path):
+    store.delete("doc 9")
+    store.compact()
+    with Datastore.create(tmp_path / "other", dim=D, keep_keys="float32") as other:
+        other.add(keys_of(50, 10), np.full(10, 50))
+        union = StoreUnion([store, other])
+        assert (len(union), union.next_id) == (460, 510)
+        assert union.search(keys_of(50, 10)[4], 1).ids.tolist() == [504]
+        assert union.search(keys_of(50, 10)[4][None], 1, exclude=[[504, 505]]).ids[0, 0] != 504
