@@ -1,0 +1,183 @@
+//! The steps that are interrupted, and what a store holds, entry by entry.
+
+use knnlm::Metric;
+use knnlm::index::Params;
+use knnlm::keys::KeyRows;
+use knnlm::store::{BuildOptions, Datastore, DocumentKey, KeyType, Options, ValueRows, ValueType, Values};
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+const DIM: usize = 8;
+const DOCUMENTS: u64 = 50;
+
+/// How large the stores are.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    /// Entries before the step.
+    pub entries: u64,
+}
+
+impl Size {
+    /// For every run of the tests.
+    pub const SHORT: Size = Size { entries: 3_000 };
+    /// For the campaign.
+    pub const FULL: Size = Size { entries: 100_000 };
+}
+
+/// A change of a store: one commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Documents to a store without an index.
+    Add,
+    /// An index, raw keys dropped.
+    Build,
+    /// An index, raw keys kept, of what was appended to an indexed store.
+    Append,
+    /// Documents out of an indexed store.
+    Delete,
+    /// What was deleted off the disk.
+    Compact,
+}
+
+/// All of them.
+pub const STEPS: [Step; 5] = [Step::Add, Step::Build, Step::Append, Step::Delete, Step::Compact];
+
+impl Step {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Step::Add => "add",
+            Step::Build => "build",
+            Step::Append => "append",
+            Step::Delete => "delete",
+            Step::Compact => "compact",
+        }
+    }
+
+    /// The store that it starts from.
+    pub fn prepare(self, path: &Path, size: Size) {
+        let keep_keys = matches!(self, Step::Add | Step::Append).then_some(KeyType::Float16);
+        let options = Options {
+            dim: DIM,
+            metric: Metric::L2,
+            keep_keys,
+            values: ValueType::Uint32,
+            max_value: None,
+            attributes: Some("{\"crash\": true}".into()),
+            overwrite: false,
+        };
+        let store = Datastore::create(path, &options).expect("create");
+        for i in 0..DOCUMENTS {
+            add(&store, size.entries / DOCUMENTS, &format!("document {i}"));
+        }
+        store.commit().expect("commit");
+        if !matches!(self, Step::Add | Step::Build) {
+            build(&store);
+        }
+        if self == Step::Append {
+            append(&store, size.entries / 10, "appended, not indexed");
+        }
+        if self == Step::Compact {
+            append(&store, size.entries / 10, "appended");
+            build(&store);
+            delete(&store);
+        }
+    }
+
+    /// Does it.
+    pub fn run(self, store: &Datastore, size: Size) {
+        match self {
+            Step::Add => {
+                for i in 0..10 {
+                    add(store, size.entries / 20, &format!("added {i}"));
+                }
+                store.commit().expect("commit");
+            }
+            Step::Build | Step::Append => build(store),
+            Step::Delete => delete(store),
+            Step::Compact => store.compact(&|_, _, _| {}, &AtomicBool::new(false)).expect("compact"),
+        }
+    }
+}
+
+fn key(id: u64) -> [f32; DIM] {
+    let mix = |x: u64| (x ^ x >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    std::array::from_fn(|j| ((mix(mix(id * 131 + j as u64 + 1)) >> 40) as u32 % 97) as f32 / 4.0 - 12.0)
+}
+
+fn value(id: u64) -> u32 {
+    (id * 2_654_435_761 % 50_000) as u32
+}
+
+fn add(store: &Datastore, n: u64, document: &str) {
+    let first = store.next_id() + store.pending();
+    let keys: Vec<f32> = (first..first + n).flat_map(key).collect();
+    let values: Vec<u32> = (first..first + n).map(value).collect();
+    store.add(KeyRows::F32(&keys), ValueRows::U32(&values), Some(document), Some("{}")).expect("add");
+}
+
+/// One document more, committed.
+pub fn append(store: &Datastore, n: u64, document: &str) {
+    add(store, n, document);
+    store.commit().expect("commit");
+}
+
+fn build(store: &Datastore) {
+    let params = Params { nlist: Some(32), ..Params::default() };
+    let options = BuildOptions { params, retrain: false, threads: Some(2) };
+    store.build(&options, &|_, _, _| {}, &AtomicBool::new(false)).expect("build");
+}
+
+fn delete(store: &Datastore) {
+    let gone: Vec<DocumentKey> = (0..5).map(|i| DocumentKey::Name(format!("document {}", 7 * i + 1))).collect();
+    store.delete(&gone).expect("delete");
+}
+
+/// Everything that a store tells about its entries.
+#[derive(PartialEq)]
+pub struct Contents {
+    generation: u64,
+    indexed: u64,
+    values: Vec<u32>,
+    documents: Vec<knnlm::store::Document>,
+    attributes: String,
+    nearest: Vec<i64>,
+}
+
+impl Contents {
+    /// Reads all of it; raw keys are compared with what they must be.
+    pub fn of(store: &Datastore) -> Contents {
+        let n = store.next_id();
+        let Values::U32(values) = store.values(0..n).expect("values") else { panic!("u32 values") };
+        for (id, &found) in (0..).zip(&values) {
+            assert!(found == value(id) || found == u32::MAX, "entry {id}: value {found}");
+        }
+        let documents: Vec<_> = (0..store.documents()).map(|i| store.document(i).expect("document")).collect();
+        for document in documents.iter().filter(|_| store.info().expect("info").keep_keys.is_some()) {
+            let keys = store.keys(document.start..document.end).expect("keys");
+            assert!(keys == (document.start..document.end).flat_map(key).collect::<Vec<f32>>(), "raw keys differ");
+        }
+        let queries: Vec<f32> = (0..5).flat_map(|i| key(i * 977 + 13)).collect();
+        let request = knnlm::search::Request { k: 50, ..Default::default() };
+        let found = store.search(&queries, &request, Some(1), &AtomicBool::new(false)).expect("search");
+        let info = store.info().expect("info");
+        Contents {
+            generation: store.generation(),
+            indexed: info.indexed,
+            values,
+            documents,
+            attributes: store.attributes(),
+            nearest: found.ids,
+        }
+    }
+
+    /// Entries that are not deleted.
+    pub fn len(&self) -> u64 {
+        self.values.iter().filter(|&&v| v != u32::MAX).count() as u64
+    }
+
+    /// The generation that holds it.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+}
