@@ -61,6 +61,13 @@ def _code(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
     help="Code of an entry: M parts of BITS bits, or the least bytes.  [default: for quality]",
 )
 @click.option("--retrain", is_flag=True, help="Learn lists and codes again for a store that has an index.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="With --keys none: processes that run the model, each with its own copy.",
+)
 @click.option("--dry-run", is_flag=True, help="Only say how many tokens, minutes, and bytes on disk and in memory.")
 @text_options
 @key_options
@@ -80,6 +87,7 @@ def command(
     nlist: int | None,
     code: Any,
     retrain: bool,
+    workers: int,
     dry_run: bool,
     text_field: str,
     split_documents: str | None,
@@ -99,6 +107,9 @@ def command(
     as_json: bool,
 ) -> None:
     """Index a store that `knnlm dump` wrote, or make an indexed store from text.
+
+    With --keys none raw keys are never written: they are encoded in memory, part by part. Such a build that was killed
+    goes on where it was when the same command is run again, and ends with the same bytes.
 
     \b
     Examples:
@@ -124,7 +135,7 @@ def command(
             with store:
                 extra = _build(store, options, preset, progress)
         else:
-            texts = Texts(source, text_field, split_documents, split, max_documents)
+            texts = Texts(source, text_field, split_documents, split, max_documents, stamped=True)
             spec = key_spec(key, layer, keys, window, context, autocast)
             if dry_run:
                 from knnlm.cli.estimate import of_text
@@ -141,6 +152,28 @@ def command(
                 raise click.UsageError("a store made from text needs a place: --out FOLDER")
             refuse_existing(out, overwrite)
             path = out
+            if keys == "none":
+                from knnlm.cli.one_pass import build_codes
+
+                extra = build_codes(
+                    out,
+                    overwrite,
+                    load(model, device, threads),
+                    model,
+                    texts,
+                    spec,
+                    index,
+                    {**PAPER_SETTINGS, "preset": "paper"} if preset == "paper" else None,
+                    seed,
+                    device,
+                    threads,
+                    workers,
+                    batch_tokens,
+                    progress,
+                )
+                texts.finish()
+                _report(path, extra, as_json)
+                return
             with whole_folder(out, overwrite, (*source, model)) as partial:
                 loaded = load(model, device, threads)
                 if index["nlist"] is not None:
@@ -158,6 +191,10 @@ def command(
                         "read": texts.summary(),
                     }
             texts.finish()
+    _report(path, extra, as_json)
+
+
+def _report(path: Path, extra: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json({"store": str(path), **extra})
         return

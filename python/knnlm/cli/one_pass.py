@@ -1,0 +1,90 @@
+"""`knnlm build TEXT --keys none`: one pass from text to a store of codes; an interrupted build goes on where it was."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from knnlm.cli.console import note, refuse_existing, refuse_foreign
+from knnlm.cli.work import attributes_of, key_width, load
+
+if TYPE_CHECKING:
+    from knnlm.cli.options import Texts
+    from knnlm.identity import KeySpec
+    from knnlm.models import LoadedModel
+    from knnlm.progress import Progress
+
+
+def building(out: Path) -> Path:
+    """Folder of a build in the making: the same in every run, so that the next one finds it."""
+    return out.with_name(f".{out.name}.building")
+
+
+def build_codes(
+    out: Path,
+    overwrite: bool,
+    loaded: LoadedModel,
+    model: str,
+    texts: Texts,
+    keys: KeySpec,
+    index: dict[str, Any],
+    settings: dict[str, Any] | None,
+    seed: int,
+    device: str | None,
+    threads: int | None,
+    workers: int,
+    batch_tokens: int | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Make the store `out`; what an interrupted run of the same command committed is not done again. Facts for JSON."""
+    from knnlm.datastore import Datastore
+    from knnlm.one_pass import build_in_one_pass
+
+    refuse_existing(out, overwrite)
+    refuse_foreign(out, (*texts.sources, model))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = building(out)
+    if partial.exists():
+        note(f"{partial}: going on with an interrupted build")
+    tasks: dict[str, Any] = {}
+
+    def show(stage: str, done: int, total: int) -> None:
+        unit = "tok" if stage in ("encode", "count tokens") and total != 0 else ""
+        task = tasks.setdefault(stage, None) or progress.track(stage, unit=unit)
+        tasks[stage] = task
+        task.update(done, total)
+
+    attributes = attributes_of(loaded, model, keys.resolved(loaded.context))
+    result = build_in_one_pass(
+        partial,
+        loaded,
+        lambda: texts.tokenised(loaded.tokenizer),
+        keys=keys,
+        dim=key_width(loaded, keys),
+        attributes=attributes if settings is None else {**attributes, "tuned": settings},
+        code=index["code"],
+        nlist=index["nlist"],
+        seed=seed,
+        threads=threads,
+        workers=workers,
+        load=functools.partial(load, model, device, threads),
+        progress=show,
+        **({} if batch_tokens is None else {"batch_tokens": batch_tokens}),
+    )
+    if out.exists():
+        shutil.rmtree(out)
+    partial.rename(out)
+    with Datastore.open(out) as store:
+        info = store.info()
+    names = ("bytes", "bytes_per_entry", "search_bytes_per_entry", "nlist", "code", "generation")
+    return {
+        "entries": info["n"],
+        "tokens": result.tokens,
+        "parts": result.parts,
+        "resumed_parts": result.resumed_parts,
+        "build_seconds": result.seconds,
+        "read": texts.summary(),
+        **{name: info[name] for name in names},
+    }
