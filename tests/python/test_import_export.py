@@ -1,0 +1,154 @@
+"""Stores of other programs come in, neighbours and stores go out, with the numbers that they had."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from tiny_lm import texts, tiny
+
+from knnlm import Datastore
+from knnlm.exporting import targets, write_arrow, write_parquet, write_safetensors
+from knnlm.identity import KeySpec, Settings, describe
+from knnlm.importing import import_faiss, import_memmaps
+from knnlm.interpolate import log_p_knn
+from knnlm.keys import dump, iterate
+
+D = 16
+
+
+def raw(tmp_path, n=500, dtype=np.float16, value=np.int32, zeros=0, name="dstore_gpt2_{n}_16_{what}.npy"):
+    """Keys and values as the original programs write them: no header."""
+    rng = np.random.default_rng(0)
+    keys = rng.standard_normal((n, D)).astype(dtype)
+    keys[n - zeros :] = 0
+    values = rng.integers(0, 30000, n).astype(value)
+    paths = [tmp_path / name.format(n=n, what=what) for what in ("keys", "vals")]
+    keys.tofile(paths[0])
+    values.tofile(paths[1])
+    return keys, values, *paths
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("value", [np.int16, np.int32, np.int64])
+def test_memory_maps_keep_keys_values_and_order(tmp_path, dtype, value):
+    keys, values, a, b = raw(tmp_path, dtype=dtype, value=value, zeros=13)
+    found = import_memmaps(tmp_path / "store", a, b)
+    assert (found.entries, found.dim, found.dropped) == (487, D, 13)
+    with Datastore.open(tmp_path / "store") as store:
+        np.testing.assert_array_equal(store.keys(0, 487), keys[:487].astype(np.float32))
+        np.testing.assert_array_equal(store.values(0, 487), values[:487])
+        assert store.search(keys[7].astype(np.float32), 1).ids.tolist() == [7]
+
+
+def test_a_shape_that_is_not_clear_is_asked_for(tmp_path):
+    keys, _, a, b = raw(tmp_path, name="{what}.bin")
+    with pytest.raises(ValueError, match="give dim"):
+        import_memmaps(tmp_path / "store", a, b)
+    with pytest.raises(ValueError, match="or 250 rows of float32"):  # 500 × f16 with i32 is 250 × f32 with i64
+        import_memmaps(tmp_path / "store", a, b, dim=D)
+    with pytest.raises(ValueError, match="no shape"):
+        import_memmaps(tmp_path / "store", a, b, dim=D + 1, key_dtype="float16")
+    assert import_memmaps(tmp_path / "store", a, b, dim=D, key_dtype="float16").entries == len(keys)
+
+
+def test_values_that_had_wrapped_are_refused(tmp_path):
+    _, values, a, b = raw(tmp_path, value=np.int16)
+    values[44] = -100
+    values.tofile(b)
+    with pytest.raises(ValueError, match="value 44"):
+        import_memmaps(tmp_path / "store", a, b)
+
+
+def test_npy_files_say_their_shape(tmp_path):
+    keys, values, *_ = raw(tmp_path)
+    np.save(tmp_path / "k.npy", keys)
+    np.save(tmp_path / "v.npy", values[:, None])
+    assert import_memmaps(tmp_path / "store", tmp_path / "k.npy", tmp_path / "v.npy").entries == 500
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF8,Flat", "OPQ8_16,IVF4,PQ8x4"])
+def test_faiss_index_gives_its_vectors(tmp_path, factory):
+    faiss = pytest.importorskip("faiss")
+    rng = np.random.default_rng(1)
+    keys = rng.standard_normal((600, D)).astype(np.float32)
+    values = rng.integers(0, 50000, 600).astype(np.int64)
+    index = faiss.index_factory(D, factory)
+    index.train(keys)
+    index.add(keys)
+    faiss.write_index(index, str(tmp_path / "knn.index"))
+    np.save(tmp_path / "v.npy", values)
+    found = import_faiss(tmp_path / "store", tmp_path / "knn.index", tmp_path / "v.npy", keep_keys="float32")
+    assert (found.entries, found.lossy) == (600, "PQ" in factory)
+    with Datastore.open(tmp_path / "store") as store:
+        np.testing.assert_array_equal(store.values(0, 600), values)
+        error = np.abs(store.keys(0, 600) - keys).mean()
+        assert error < (0.7 if found.lossy else 1e-6)
+
+
+@pytest.fixture(scope="module")
+def language_model(tmp_path_factory):
+    loaded = tiny()
+    documents = texts()
+    spec = KeySpec(window=24, context=8, key_dtype="float32")
+    store = Datastore.create(
+        tmp_path_factory.mktemp("lm") / "store", dim=D, keep_keys="float32", attributes=describe(loaded, spec)
+    )
+    dump(loaded, documents, store, keys=spec)
+    yield loaded, documents, store
+    store.close()
+
+
+SETTINGS = Settings(temperature=3.0, k=12, exact=True)
+
+
+def test_targets_are_what_evaluation_would_use(language_model, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    loaded, documents, store = language_model
+    rows = write_parquet(tmp_path / "t.parquet", targets(loaded, documents, store, SETTINGS))
+    assert rows == len(store)
+    table = parquet.read_table(tmp_path / "t.parquet").to_pydict()
+    at = 0
+    for chunk in iterate(loaded, documents, window=24, context=8, key_dtype="float32", scores=False):
+        own = store.find_document(chunk.document.name)
+        found = store.search(chunk.key, 12, exact=True, deny=[own])
+        log_p = log_p_knn(found, chunk.tokens, 3.0)
+        for i, token in enumerate(chunk.tokens):
+            assert (table["document"][at], table["token"][at]) == (chunk.document.name, token)
+            assert table["position"][at] == chunk.start + i
+            np.testing.assert_array_equal(table["ids"][at], found.ids[i])
+            assert sum(table["probabilities"][at]) == pytest.approx(1, abs=1e-5)
+            of = dict(zip(table["tokens"][at], table["probabilities"][at], strict=True))
+            assert of.get(token, 0) == pytest.approx(float(np.exp(log_p[i])), abs=1e-6)
+            assert table["probability"][at] == pytest.approx(of.get(token, 0), abs=1e-6)
+            at += 1
+    assert at == rows
+
+
+def test_safetensors_hold_the_same(language_model, tmp_path):
+    loaded, documents, store = language_model
+    rows = write_safetensors(
+        tmp_path / "t.safetensors", targets(loaded, documents, store, SETTINGS, own_document=True, neighbours=False)
+    )
+    with safe_open(tmp_path / "t.safetensors", "np") as file:
+        held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        names = json.loads(file.metadata()["documents"])
+    assert len(held["token"]) == rows == len(store)
+    assert "ids" not in held
+    assert [names[i] for i in np.unique(held["document"])] == [d.name for d in store.documents()]
+    np.testing.assert_allclose(np.add.reduceat(held["probabilities"], held["offsets"][:-1]), 1, atol=1e-5)
+    np.testing.assert_array_equal(held["token"], store.values(0, len(store)))
+
+
+def test_a_store_goes_out_as_arrow(language_model, tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    _, _, store = language_model
+    assert write_arrow(tmp_path / "s.arrow", store) == len(store)
+    table = pa.ipc.open_file(tmp_path / "s.arrow").read_all()
+    assert table["id"].to_pylist() == list(range(len(store)))
+    np.testing.assert_array_equal(np.array(table["value"]), store.values(0, len(store)))
+    keys = np.array(table["key"].combine_chunks().values).reshape(-1, D)
+    np.testing.assert_array_equal(keys, store.keys(0, len(store)))
+    assert json.loads(table.schema.metadata[b"knnlm"])["keys"] == "raw"
