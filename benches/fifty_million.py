@@ -1,0 +1,175 @@
+"""A store of many synthetic entries under a memory cap: minutes and peak memory of every phase, recall and latency.
+
+    sudo systemd-run --scope -p MemoryMax=4G -p MemorySwapMax=0 python benches/fifty_million.py --folder /some/disk
+    python benches/fifty_million.py --entries 200000 --folder /tmp      # a small one, to try the script
+
+Entries are drawn around centres that are themselves clustered; the exact answer of the queries is gathered while the
+entries are written, so that the check needs no second pass. Codes only: raw keys are never on disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from knnlm import Datastore
+from knnlm._core import plan_index
+
+BATCH = 50_000
+K = 100
+
+
+def private_megabytes() -> float:
+    """Peak resident memory of this process that is not mapped from files, MB."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    held = {line.split(":")[0]: line.split()[1] for line in status if line.startswith(("RssAnon", "VmHWM"))}
+    return int(held["RssAnon"]) / 1024
+
+
+class Source:
+    """Synthetic entries, the same for the same number of the batch."""
+
+    def __init__(self, dim: int, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        coarse = rng.standard_normal((64, dim))
+        self.centres = (coarse[rng.integers(0, 64, 4096)] + 0.6 * rng.standard_normal((4096, dim))).astype(np.float32)
+        self.dim, self.seed = dim, seed
+
+    def batch(self, number: int, count: int) -> np.ndarray[Any, Any]:
+        """Keys `(count, dim)`."""
+        rng = np.random.default_rng((self.seed, number))
+        noise = rng.standard_normal((count, self.dim), np.float32)
+        return self.centres[rng.integers(0, 4096, count)] + np.float32(0.35) * noise
+
+
+class Exact:
+    """The K nearest entries of a few queries, kept up to date while entries pass."""
+
+    def __init__(self, queries: np.ndarray[Any, Any]) -> None:
+        self.queries = queries
+        self.distances = np.full((len(queries), K), np.inf, np.float32)
+        self.ids = np.full((len(queries), K), -1, np.int64)
+
+    def see(self, keys: np.ndarray[Any, Any], first: int) -> None:
+        """Take keys with ids from `first` on."""
+        near = (keys**2).sum(1) - 2 * self.queries @ keys.T + (self.queries**2).sum(1)[:, None]  # (q, n)
+        some = (
+            np.argpartition(near, K, axis=1)[:, :K]
+            if near.shape[1] > K
+            else np.tile(np.arange(near.shape[1]), (len(near), 1))
+        )
+        both = np.concatenate([self.distances, np.take_along_axis(near, some, 1)], 1)
+        ids = np.concatenate([self.ids, some + first], 1)
+        best = np.argsort(both, axis=1, kind="stable")[:, :K]
+        self.distances, self.ids = np.take_along_axis(both, best, 1), np.take_along_axis(ids, best, 1)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--entries", type=int, default=50_000_000)
+    parser.add_argument("--dim", type=int, default=256)
+    parser.add_argument("--queries", type=int, default=200)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--nlist", type=int, default=None)
+    parser.add_argument("--nprobe", type=int, default=None)
+    options = parser.parse_args()
+    path = options.folder / "fifty-million-store"
+    shutil.rmtree(path, ignore_errors=True)
+    source = Source(options.dim)
+    exact = Exact(source.batch(10**9, options.queries))
+    phases: dict[str, Any] = {}
+
+    def timed(name: str, work: Callable[[], object]) -> None:
+        started = time.perf_counter()
+        peak = 0.0
+
+        def note(*_: object) -> None:
+            nonlocal peak
+            peak = max(peak, private_megabytes())
+
+        note()
+        watch.append(note)
+        work()
+        note()
+        watch.pop()
+        phases[name] = {"minutes": (time.perf_counter() - started) / 60, "private_MB": peak}
+        print(json.dumps({name: phases[name]}), flush=True)
+
+    watch: list[Callable[..., None]] = []
+
+    def batches(first: int, last: int) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
+        for number, start in enumerate(range(first, last, BATCH)):
+            keys = source.batch(first + number, min(BATCH, last - start))
+            exact.see(keys, start)
+            yield start, keys
+            for note in watch:
+                note()
+
+    store = Datastore.create(path, dim=options.dim)
+
+    def learn() -> None:
+        wanted = plan_index(options.entries, options.dim, options.nlist)[1]
+        # Under the cap, the sample and the training share the memory with the codes.
+        wanted = min(wanted, options.entries, (600 << 20) // (4 * options.dim))
+        sample = np.concatenate([source.batch(i, BATCH)[: -(-wanted // 20)] for i in range(20)])[:wanted]
+        store.train(sample, expected=options.entries, nlist=options.nlist, progress=lambda *_: watch[-1]())
+
+    def fill(first: int, last: int, commit: int) -> None:
+        for number, (start, keys) in enumerate(batches(first, last)):
+            values = (np.arange(start, start + len(keys)) % 50_000).astype(np.uint32)
+            store.add(keys, values, document=f"document {start}")
+            if number % commit == commit - 1:
+                store.commit()
+        store.commit()
+
+    main_part = options.entries * 98 // 100
+    timed("learn", learn)
+    timed("build", lambda: fill(0, main_part, 20))
+    timed("append 2 %", lambda: fill(main_part, options.entries, 5))
+    timed("compact", lambda: store.compact(progress=lambda *_: watch[-1]()))
+    problems: list[str] = []
+    timed("verify", lambda: problems.extend(store.verify()))
+    latencies: list[float] = []
+    hits = 0
+
+    def search() -> None:
+        nonlocal hits
+        for query, truth in zip(exact.queries, exact.ids, strict=True):
+            started = time.perf_counter()
+            found = store.search(query, K, nprobe=options.nprobe)
+            latencies.append(1000 * (time.perf_counter() - started))
+            hits += len(np.intersect1d(found.ids, truth[truth >= 0]))
+            for note in watch:
+                note()
+
+    timed("search", search)
+    info = store.info()
+    print(
+        json.dumps(
+            {
+                "entries": len(store),
+                "bytes_per_entry": info["bytes_per_entry"],
+                "recall@100": hits / max(1, int((exact.ids >= 0).sum())),
+                "p50_ms": float(np.percentile(latencies, 50)),
+                "p99_ms": float(np.percentile(latencies, 99)),
+                "problems": problems,
+                "phases": phases,
+                "peak_rss_MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            },
+            indent=2,
+        )
+    )
+    store.close()
+
+
+if __name__ == "__main__":
+    main()
