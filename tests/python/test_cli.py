@@ -23,7 +23,10 @@ from knnlm.datastore import Datastore
 from knnlm.documents import Document
 from knnlm.progress import Task
 
-COMMANDS = ["demo", "train", "dump", "build", "tune", "eval", "generate", "inspect", "info", "verify"]
+COMMANDS = [
+    "demo", "train", "dump", "build", "add", "delete", "replace", "compact", "tune", "eval", "generate", "inspect",
+    "info", "verify", "import", "export",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", COMMANDS)

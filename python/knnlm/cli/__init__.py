@@ -15,12 +15,18 @@ _COMMANDS = {
     "train": "train a language model on text",
     "dump": "write the keys of a text to a store, unindexed",
     "build": "index a store, or make one from text",
+    "add": "add what is new or changed in a text, delete what is gone",
+    "delete": "take documents out of a store",
+    "replace": "another text for a document",
+    "compact": "remove deleted bytes, join what came in parts",
     "tune": "choose λ, T and k on validation text and save them",
     "eval": "perplexity of a text with and without the store",
     "generate": "continue a prompt with the help of the store",
     "inspect": "show each token's neighbours in context",
     "info": "what a store holds, and its bytes",
     "verify": "check every byte of a store",
+    "import": "a store from FAISS or raw key files",
+    "export": "neighbours and p_kNN of a text, or a store, for others",
 }
 
 
@@ -33,7 +39,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        return cast(click.Command, importlib.import_module(f"knnlm.cli.{cmd_name}").command)
+        module = {"import": "import_store", "export": "export_store"}.get(cmd_name, cmd_name)
+        return cast(click.Command, importlib.import_module(f"knnlm.cli.{module}").command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

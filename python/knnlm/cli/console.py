@@ -158,7 +158,7 @@ def refuse_existing(path: Path, overwrite: bool, what: str = "output") -> None:
 
 
 OURS = re.compile(
-    r"manifest-\d+\.json|(data|codebook|lists)-[\d-]+\.seg|lock|.*\.tmp"  # a store
+    r"manifest-\d+\.json|(data|codebook|lists|deleted)-[\d-]+\.seg|lock|.*\.tmp"  # a store
     r"|config\.json|curve\.json|tokenizer\.json|(model|training)\.safetensors"  # a model
 )
 

@@ -67,7 +67,7 @@ def command(
     """
     from knnlm.progress import Progress
 
-    texts = Texts(text, text_field, split_documents, split, max_documents)
+    texts = Texts(text, text_field, split_documents, split, max_documents, stamped=True)
     with Progress(json=as_json) as progress, whole_folder(out, overwrite, (*text, model)) as partial:
         loaded = load(model, device, threads)
         spec = key_spec(key, layer, keys, window, context, autocast)

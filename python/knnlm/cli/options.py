@@ -174,6 +174,7 @@ class Texts:
     split_documents: str | None = None
     split: str = "train"
     max_documents: int | None = None
+    stamped: bool = False  # whether documents remember where they came from and the hash of their text
 
     def __post_init__(self) -> None:
         from knnlm.documents import ReadReport
@@ -184,7 +185,9 @@ class Texts:
     def __iter__(self) -> Iterator[Document]:
         """Read from the start; raises ValueError at the end if there was no document, with the reasons."""
         from knnlm.documents import ReadReport, read_documents
+        from knnlm.update import origin, stamp
 
+        where = origin(self.sources)
         self.report = ReadReport()
         documents = read_documents(
             self.sources,
@@ -194,7 +197,7 @@ class Texts:
             report=self.report,
         )
         for count, document in enumerate(documents, start=1):
-            yield document
+            yield stamp(document, where) if self.stamped else document
             if count == self.max_documents:
                 return
         if not self.report.documents:

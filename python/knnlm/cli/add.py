@@ -1,0 +1,113 @@
+"""`knnlm add`: brings a store up to date with a text: only what is new, changed or gone is worked on."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from knnlm.cli.console import Command, duration, note, print_json
+from knnlm.cli.options import Texts, as_json, device, model, text_options, threads
+from knnlm.cli.work import load_for, open_store
+
+
+@click.command("add", cls=Command)
+@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("text", nargs=-1, required=True)
+@model
+@click.option("--batch-tokens", type=click.IntRange(min=1), help="Tokens per forward pass.")
+@click.option("--keep-removed", is_flag=True, help="Keep documents that are not in TEXT any more.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be added, changed and removed.")
+@text_options
+@device
+@threads
+@as_json
+def command(
+    store: Path,
+    text: tuple[str, ...],
+    model: str | None,
+    batch_tokens: int | None,
+    keep_removed: bool,
+    dry_run: bool,
+    text_field: str,
+    split_documents: str | None,
+    split: str,
+    max_documents: int | None,
+    device: str | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Add the documents of TEXT to STORE; run again, add the new, replace the changed, delete the removed.
+
+    A document is known by its name and the hash of its text. Removed are those that came from the same TEXT before and
+    are not there any more. New entries get the codes of the store's index and are searched at once.
+
+    \b
+    Examples:
+      knnlm add store notes/
+      knnlm add store notes/ --dry-run
+    """
+    from knnlm.identity import KeySpec, key_spec
+    from knnlm.index_progress import index_progress
+    from knnlm.keys import dump
+    from knnlm.progress import Progress
+    from knnlm.update import HASH, origin, plan
+
+    texts = Texts(text, text_field, split_documents, split, max_documents)
+    started = time.perf_counter()
+    with Progress(json=as_json) as progress, open_store(store) as opened:
+        documents = texts.read(progress)
+        hashed = all((info.metadata or {}).get(HASH) for info in opened.documents())
+        loaded = None if hashed else load_for(opened, model, device, threads)
+        work = plan(opened, documents, origin(text), None if loaded is None else loaded.tokenizer)
+        if keep_removed:
+            work.removed.clear()
+        tokens = 0
+        if not dry_run:
+            if work.to_add:  # before anything is deleted: a model that does not fit must change nothing
+                loaded = loaded or load_for(opened, model, device, threads)
+            if work.to_delete:
+                opened.delete(work.to_delete)
+            if work.to_add and loaded is not None:
+                task = progress.track("add", unit="tok")
+                written = dump(
+                    loaded,
+                    work.to_add,
+                    opened,
+                    keys=key_spec(opened) or KeySpec(),
+                    batch_tokens=batch_tokens,
+                    progress=lambda _, done, total: task.update(done, total),
+                )
+                tokens = written.tokens
+                if opened.is_built:
+                    opened.build(threads=threads, progress=index_progress(progress, "index"))
+        info = opened.info()
+    texts.finish()
+    result = {
+        "store": str(store),
+        "added": len(work.new),
+        "changed": len(work.changed),
+        "removed": len(work.removed),
+        "unchanged": work.unchanged,
+        "tokens": tokens,
+        "entries": info["n"],
+        "retrain_advised": bool(info["retrain_advised"]),
+        "seconds": time.perf_counter() - started,
+        "dry_run": dry_run,
+        "read": texts.summary(),
+    }
+    if as_json:
+        print_json(result)
+        return
+    verb = "would be " if dry_run else ""
+    note(
+        f"{store}: {len(work.new):,} documents {verb}added, {len(work.changed):,} changed, "
+        f"{len(work.removed):,} removed, "
+        f"{work.unchanged:,} unchanged; {info['n']:,} entries, in {duration(time.perf_counter() - started)}"
+    )
+    if info["retrain_advised"]:
+        note(
+            f"what was added since the index was learnt fits its codes {100 * info['drift']:.0f} % worse: "
+            f"knnlm build {store} --retrain learns a new one (from kept keys)"
+        )

@@ -1,0 +1,73 @@
+"""Commands that change a store: only what is new or changed is worked on, and what is deleted is gone."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from cli_corpus import run, run_json, sentence
+
+from knnlm.datastore import Datastore
+
+
+def test_add_does_only_what_changed(texts: Path, model: Path, tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    shutil.copytree(texts / "books", notes)
+    store = tmp_path / "store"
+    run_json("build", notes, "--model", model, "--out", store, "--nlist", 4, "--threads", 1)
+
+    def add() -> dict[str, int]:
+        found = run_json("add", store, notes, "--threads", 1)
+        return {name: found[name] for name in ("added", "changed", "removed", "unchanged")}
+
+    assert add() == {"added": 0, "changed": 0, "removed": 0, "unchanged": 2}
+    (notes / "0.txt").write_text(sentence(20))
+    (notes / "new.txt").write_text(sentence(21))
+    (notes / "1.txt").unlink()
+    planned = run_json("add", store, notes, "--dry-run")
+    assert (planned["added"], planned["changed"], planned["removed"]) == (1, 1, 1)
+    assert add() == {"added": 1, "changed": 1, "removed": 1, "unchanged": 0}
+    assert add() == {"added": 0, "changed": 0, "removed": 0, "unchanged": 2}
+    with Datastore.open(store) as opened:
+        assert sorted(str(d.name) for d in opened.documents()) == ["0.txt", "new.txt"]
+        assert opened.info()["indexed"] == len(opened)
+    fresh = run_json("build", notes, "--model", model, "--out", tmp_path / "fresh", "--threads", 1)
+    assert fresh["tokens"] == len(Datastore.open(store))
+    assert run_json("verify", store)["sound"]
+
+
+def test_add_knows_documents_without_a_hash_by_their_tokens(texts: Path, model: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    run_json("build", texts / "books", "--model", model, "--out", store, "--threads", 1)
+    with Datastore.open(store) as opened:
+        keys, values = opened.keys(0, 50), opened.values(0, 50)
+        opened.add(keys, values, document="by hand")
+    found = run_json("add", store, texts / "books", "--threads", 1)
+    assert (found["unchanged"], found["added"], found["changed"], found["removed"]) == (2, 0, 0, 0)
+
+
+def test_delete_replace_compact(texts: Path, model: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    run_json("build", texts / "books", "--model", model, "--out", store, "--threads", 1)
+    before = run_json("info", store)["n"]
+    gone = run_json("delete", store, "0.txt")
+    assert gone["left"] == before - gone["entries"]
+    assert "nowhere" in run("delete", store, "nowhere", code=1).stderr
+    (tmp_path / "other.txt").write_text(sentence(30, 50))
+    replaced = run_json("replace", store, "1.txt", tmp_path / "other.txt", "--threads", 1)
+    assert replaced["entries"] == replaced["new"]
+    assert any(b"0.txt" in path.read_bytes() for path in store.glob("*.seg"))
+    compacted = run_json("compact", store)
+    assert compacted["removed"]["entries"] == before
+    assert not any(b"0.txt" in path.read_bytes() for path in store.iterdir())
+    assert run_json("verify", store)["sound"]
+
+
+def test_build_without_raw_keys_is_one_pass(texts: Path, model: Path, tmp_path: Path) -> None:
+    found = run_json("build", texts / "books", "--model", model, "--out", tmp_path / "store", "--keys", "none",
+                     "--threads", 1)  # fmt: skip
+    assert found["entries"] == found["tokens"]
+    info = run_json("info", tmp_path / "store")
+    assert "Keys" not in info["sections"]
+    assert info["attributes"]["model"]
+    assert not list(tmp_path.glob(".*building"))
