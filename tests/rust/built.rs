@@ -187,7 +187,7 @@ fn retraining_replaces_codebook_and_lists() {
     let folder = tempdir().expect("folder");
     let store = built(folder.path(), &keeping(DIM, KeyType::Float16), 500);
     let reader = Datastore::open(folder.path()).expect("open");
-    let params = Params { nlist: Some(4), code: CodeChoice::Pq { m: 4, bits: 8 }, seed: 3 };
+    let params = Params { nlist: Some(4), code: CodeChoice::Pq { m: 4, bits: 8 }, seed: 3, expected: None };
     build(&store, &BuildOptions { params, retrain: true, threads: None }).expect("build");
     let index = store.info().expect("info").index.expect("index");
     assert_eq!((index.nlist, index.m, index.bits, index.seed), (4, 4, 8, 3));
