@@ -547,7 +547,8 @@ class Datastore:
 
     def _ids(self, ids: Any, low: int) -> NDArray[np.int64]:
         n = self.next_id
-        return to_integers(ids, "ids", np.int64, low, n - 1, f"the ids of the store end before {n}")
+        held = f"the store has {len(self)} entries" + ("" if n == len(self) else f", the last with id {n - 1}")
+        return to_integers(ids, "ids", np.int64, low, n - 1, held)
 
     def _range(self, start: int, stop: int) -> tuple[int, int]:
         n = self.next_id

@@ -8,33 +8,36 @@ use serde::{Deserialize, Serialize};
 /// Entries that an error is estimated from.
 const SAMPLE: usize = 1024;
 
-/// Mean squared distances between keys and what their codes decode to, from samples.
+/// Mean squared distances between keys and what their codes decode to, from samples. In single precision, which comes back
+/// from a manifest as it went in: an interrupted build must end with the bytes of another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Fit {
     /// Of the entries that were there when the codebook was learnt.
-    pub trained_error: f64,
+    pub trained_error: f32,
     /// Of those added since.
-    pub added_error: f64,
+    pub added_error: f32,
     /// Number of entries added since.
     pub added: u64,
 }
 
 impl Fit {
     /// The same after `entries` more with a mean error.
-    pub fn with(self, entries: u64, error: f64) -> Fit {
+    pub fn with(self, entries: u64, error: f32) -> Fit {
         let added = self.added.saturating_add(entries);
-        let mean = (self.added_error * self.added as f64 + error * entries as f64) / added.max(1) as f64;
+        let sum = f64::from(self.added_error) * self.added as f64 + f64::from(error) * entries as f64;
+        let mean = (sum / added.max(1) as f64) as f32;
         Fit { added, added_error: mean, ..self }
     }
 
     /// How much larger the error of what was added is, as a fraction; none if nothing was.
     pub fn drift(&self) -> Option<f64> {
-        (self.added > 0 && self.trained_error > 0.0).then(|| self.added_error / self.trained_error - 1.0)
+        let known = self.added > 0 && self.trained_error > 0.0;
+        known.then(|| f64::from(self.added_error) / f64::from(self.trained_error) - 1.0)
     }
 }
 
 /// Mean squared distance between some of the keys and what their codes decode to.
-pub(crate) fn quantisation_error(codebook: &Codebook, lists: &[Lists], keys: &[KeyBlock]) -> Result<f64> {
+pub(crate) fn quantisation_error(codebook: &Codebook, lists: &[Lists], keys: &[KeyBlock]) -> Result<f32> {
     let (d, n) = (codebook.d(), keys.iter().map(KeyBlock::n).sum::<usize>());
     let every = n.div_ceil(SAMPLE).max(1);
     let mut ids = Vec::with_capacity(SAMPLE);
@@ -54,5 +57,5 @@ pub(crate) fn quantisation_error(codebook: &Codebook, lists: &[Lists], keys: &[K
     }
     let decoded = reconstruct(codebook, lists, &ids)?;
     let sum: f64 = rows.iter().zip(&decoded).map(|(x, y)| f64::from(x - y).powi(2)).sum();
-    Ok(sum / ids.len() as f64)
+    Ok((sum / ids.len() as f64) as f32)
 }

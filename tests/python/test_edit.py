@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from knnlm import Datastore, StoreUnion
+from knnlm import Datastore
+from knnlm.neighbours import StoreUnion
 
 D = 8
 
