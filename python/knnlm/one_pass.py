@@ -67,7 +67,7 @@ def parts_of(documents: Iterable[TokenDocument], part_tokens: int = PART_TOKENS)
 
 def sample_keys(
     loaded: Loaded,
-    documents: Iterable[TokenDocument],
+    documents: Callable[[], Iterable[TokenDocument]],
     keys: KeySpec,
     wanted: int,
     total: int,
