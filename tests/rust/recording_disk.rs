@@ -123,12 +123,15 @@ pub enum Loss {
     Bytes,
 }
 
+/// A name that goes and a name that comes, with its file.
+type Change = (Option<String>, Option<(String, usize)>);
+
 /// The files that a disk has after `log`, when the power goes.
 pub fn after_power_loss(log: &[Operation], loss: Loss, rng: &mut ChaCha8Rng) -> BTreeMap<String, Vec<u8>> {
     let mut writes: BTreeMap<usize, Vec<(Vec<u8>, bool)>> = BTreeMap::new(); // bytes, forced
     let mut names: BTreeMap<String, usize> = BTreeMap::new(); // as programs see them
     let mut forced: BTreeMap<String, usize> = BTreeMap::new(); // as the disk has them
-    let mut waiting: Vec<(Option<String>, Option<(String, usize)>)> = Vec::new(); // a name goes, a name comes
+    let mut waiting: Vec<Change> = Vec::new();
     for operation in log {
         match operation {
             Operation::Create(name, file) => {
@@ -153,7 +156,7 @@ pub fn after_power_loss(log: &[Operation], loss: Loss, rng: &mut ChaCha8Rng) -> 
             }
         }
     }
-    let mut chance = |of: u32| rng.next_u32() % of == 0;
+    let mut chance = |of: u32| rng.next_u32().is_multiple_of(of);
     for (goes, comes) in waiting {
         let kept = match loss {
             Loss::Everything => false,
