@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,6 +131,7 @@ def build_in_one_pass(
     attributes: dict[str, Any],
     code: Any = None,
     nlist: int | None = None,
+    metric: Literal["l2", "ip"] = "l2",
     seed: int = 0,
     threads: int | None = None,
     workers: int = 0,
@@ -160,7 +161,7 @@ def build_in_one_pass(
     fresh = not any(path.glob("manifest-*.json")) if path.is_dir() else True
     marks = {**attributes, "one_pass": {"tokens": total, "part_tokens": part_tokens, "seed": seed}}
     store = (
-        Datastore.create(path, dim=dim, max_value=int(loaded.tokenizer.vocab_size) - 1, attributes=marks)
+        Datastore.create(path, dim=dim, metric=metric, max_value=int(loaded.tokenizer.vocab_size) - 1, attributes=marks)
         if fresh
         else Datastore.open(path)
     )

@@ -164,6 +164,7 @@ def command(
                     spec,
                     index,
                     {**PAPER_SETTINGS, "preset": "paper"} if preset == "paper" else None,
+                    metric or "l2",
                     seed,
                     device,
                     threads,

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from knnlm.cli.console import Command, note, print_json
+from knnlm.cli.folders import whole_folder
 from knnlm.cli.options import as_json, out, overwrite
-from knnlm.cli.work import whole_folder
 
 
 @click.command("import", cls=Command)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from knnlm.cli.console import note, refuse_existing, refuse_foreign
+from knnlm.cli.folders import take_place
 from knnlm.cli.work import attributes_of, key_width, load
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def build_codes(
     keys: KeySpec,
     index: dict[str, Any],
     settings: dict[str, Any] | None,
+    metric: str,
     seed: int,
     device: str | None,
     threads: int | None,
@@ -66,6 +67,7 @@ def build_codes(
         attributes=attributes if settings is None else {**attributes, "tuned": settings},
         code=index["code"],
         nlist=index["nlist"],
+        metric="ip" if metric == "ip" else "l2",
         seed=seed,
         threads=threads,
         workers=workers,
@@ -73,9 +75,7 @@ def build_codes(
         progress=show,
         **({} if batch_tokens is None else {"batch_tokens": batch_tokens}),
     )
-    if out.exists():
-        shutil.rmtree(out)
-    partial.rename(out)
+    take_place(partial, out)
     with Datastore.open(out) as store:
         info = store.info()
     names = ("bytes", "bytes_per_entry", "search_bytes_per_entry", "nlist", "code", "generation")
