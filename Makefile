@@ -42,7 +42,7 @@ bench:  ## Criterion benchmarks of the crate
 	cargo bench
 
 wheel:  ## one wheel for CPython 3.10 and later, in dist/
-	maturin build --release --out dist
+	maturin build --release --locked --quiet --out dist --interpreter $$(command -v python3)
 
 clean:  ## remove what was built
 	rm -rf target dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -6,6 +6,23 @@ use std::path::{Path, PathBuf};
 /// Result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// Action of opening a store as a whole, where a missing folder is a wrong path and not a lost file.
+pub(crate) const OPEN_STORE: &str = "open store";
+
+fn advice(action: &str, kind: io::ErrorKind) -> &'static str {
+    use io::ErrorKind::*;
+    match kind {
+        NotFound if action == OPEN_STORE => "; expected the folder of a store: check the path, or create a store there",
+        NotFound => "; expected it there: check the path, or restore the file from a copy",
+        PermissionDenied | ReadOnlyFilesystem => {
+            "; expected permission: change the rights of the folder, or choose another one; nothing was changed"
+        }
+        StorageFull | QuotaExceeded => "; free space and do it again: the last generation of the store is whole",
+        AlreadyExists | NotADirectory => "; expected a folder or nothing, found a file: choose another path",
+        _ => "",
+    }
+}
+
 /// Error of this crate. Messages carry the numbers; the variant decides the Python exception.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -24,7 +41,7 @@ pub enum Error {
         message: String,
     },
     /// The operating system refused. Python: the matching `OSError` subclass.
-    #[error("{}: {action}: {source}", path.display())]
+    #[error("{}: {action}: {source}{}", path.display(), advice(action, source.kind()))]
     Io {
         /// File or folder at fault.
         path: PathBuf,
@@ -42,6 +59,14 @@ impl Error {
     /// The system's refusal of `action` on `path`.
     pub(crate) fn io(path: &Path, action: &'static str, source: io::Error) -> Error {
         Error::Io { path: path.to_path_buf(), action, source }
+    }
+
+    /// What to do about a refusal of the operating system, to be appended to its message; empty where nobody can tell.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Error::Io { action, source, .. } => advice(action, source.kind()),
+            _ => "",
+        }
     }
 
     /// A damaged or foreign file.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Any
 
@@ -38,6 +39,21 @@ def to_floats(x: Any, what: str, dim: int) -> NDArray[np.float16] | NDArray[np.f
         with np.errstate(over="ignore"):  # an overflow becomes Inf, which the core refuses with its position
             array = array.astype(np.float32)
     return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
+
+
+def to_json(x: Any, what: str) -> str:
+    """Return `x` as canonical JSON text.
+
+    Raises:
+        ValueError: something that JSON does not have.
+    """
+    try:
+        return json.dumps(x, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{what} must be JSON: dictionaries with str keys, lists, str, numbers, bool and None; {error}; "
+            "nothing was changed"
+        ) from None
 
 
 def to_integers(x: Any, what: str, dtype: Any, low: int, high: int, hint: str) -> NDArray[Any]:

@@ -12,13 +12,17 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from knnlm.identity import DEFAULT_LAMBDA
 from knnlm.mixture import fit_weights
 from knnlm.ngram import KneserNey
+
+if TYPE_CHECKING:
+    from knnlm.cache import Theta
 
 CACHE_SIZE = 8000
 """Pairs that the cache keeps: the best of 500, 2,000 and 8,000 on WikiText-2 (`benches/record/`)."""
@@ -30,12 +34,13 @@ ORDER = 5
 class Blend:
     """Weights of "lm", "knn" and, as chosen, "cache" and "ngram", which sum to 1, and what the last two are.
 
-    theta, size, metric: of the cache, theta None without one. order: of the n-gram model, None without one.
+    theta, size, metric: of the cache, theta None without one, "auto" for `cache.theta_of`
+    each query. order: of the n-gram model, None without one.
     perplexity: of the text that the weights were fitted to.
     """
 
     weights: Mapping[str, float]
-    theta: float | None = None
+    theta: Theta | None = None
     size: int = CACHE_SIZE
     metric: str = "ip"
     order: int | None = None
@@ -51,6 +56,11 @@ def blend_name(cache: bool, ngram: bool) -> str:
     return "+".join(name for name, wanted in (("cache", cache), ("ngram", ngram)) if wanted)
 
 
+def saved_blends(store: Any) -> dict[str, Any]:
+    """Blends that `tune` saved in a store, by name."""
+    return ((getattr(store, "attributes", None) or {}).get("tuned") or {}).get("blends") or {}
+
+
 def blend_of(store: Any, cache: bool, ngram: bool) -> Blend | None:
     """The blend that `tune` saved in a store, None if none is asked for.
 
@@ -59,7 +69,7 @@ def blend_of(store: Any, cache: bool, ngram: bool) -> Blend | None:
     name = blend_name(cache, ngram)
     if not name:
         return None
-    saved = ((getattr(store, "attributes", None) or {}).get("tuned") or {}).get("blends") or {}
+    saved = saved_blends(store)
     if name not in saved:
         options = " ".join(f"--{part}" for part in name.split("+"))
         raise ValueError(
@@ -67,6 +77,20 @@ def blend_of(store: Any, cache: bool, ngram: bool) -> Blend | None:
             f"{', '.join(saved) or 'none'} in the store: run knnlm tune STORE TEXT {options}"
         )
     return Blend(**saved[name])
+
+
+def untuned_cache(lambda_: float | None = None, temperature: float | None = None) -> Blend:
+    """The LM with a continuous cache alone, for want of tuned weights: lambda 0.25, theta = 1/T or "auto".
+
+    Raises ValueError for a lambda outside 0 to 1 or a T that is not positive.
+    """
+    weight = DEFAULT_LAMBDA if lambda_ is None else lambda_
+    if not 0 <= weight <= 1:
+        raise ValueError(f"lambda_: expected a weight between 0 and 1, found {weight}")
+    if temperature is not None and not temperature > 0:
+        raise ValueError(f"temperature: expected a positive number, found {temperature}")
+    theta: Theta = "auto" if temperature is None else 1 / temperature
+    return Blend({"lm": 1 - weight, "knn": 0.0, "cache": weight}, theta, metric="l2")
 
 
 def cache_thetas(temperature: float) -> list[float]:

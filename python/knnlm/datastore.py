@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from knnlm import _core
 from knnlm._core import FormatError, StoreError
-from knnlm.arrays import to_floats, to_integers
+from knnlm.arrays import to_floats, to_integers, to_json
 from knnlm.entries import DocumentInfo, Documents, Entries, document_lists
 from knnlm.neighbours import Neighbours
 
@@ -91,7 +91,7 @@ class Datastore:
             keep_keys=keep_keys,
             value_dtype=value_dtype,
             max_value=None if max_value is None else _integer(max_value, "max_value", 0, 2**64 - 1),
-            attributes=json.dumps(attributes or {}, sort_keys=True),
+            attributes=to_json(attributes or {}, "attributes"),
             overwrite=overwrite,
         )
         return cls(core)
@@ -155,11 +155,11 @@ class Datastore:
         rows = rows[None] if rows.ndim == 1 else rows  # (n, d)
         if rows.ndim != 2:
             raise ValueError(f"keys must have shape (n, {self.dim}), found {rows.shape}")
-        limit = np.iinfo(self._core.value_dtype).max
-        numbers = to_integers(
-            values, "values", self._core.value_dtype, 0, int(limit), f"the store's values are {self._core.value_dtype}"
-        ).reshape(-1)  # (n,)
-        text = None if metadata is None else json.dumps(metadata, sort_keys=True)
+        kind = self._core.value_dtype
+        hint = f"the store's values are {kind}, whose largest number means missing"
+        limit = int(np.iinfo(kind).max) - 1
+        numbers = to_integers(values, "values", kind, 0, limit, hint).reshape(-1)  # (n,)
+        text = None if metadata is None else to_json(metadata, "metadata")
         with self._lock:
             self._pending_in = os.getpid()
             start, stop = self._core.add(rows, numbers, document, text)
@@ -312,7 +312,7 @@ class Datastore:
 
     def set_attributes(self, attributes: dict[str, Any]) -> None:
         """Replace the JSON that the store remembers for its caller, as a new generation."""
-        text = json.dumps(attributes, sort_keys=True)
+        text = to_json(attributes, "attributes")
         self._publish()
         with self._lock:
             self._core.set_attributes(text)

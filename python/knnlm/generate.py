@@ -12,10 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from knnlm.blend import Blend
+from knnlm.cache import ContinuousCache, theta_of
 from knnlm.capture import Capture
 from knnlm.identity import KeySpec, Loaded, Settings, check, key_spec, settings_of
 from knnlm.interpolate import mix_full
-from knnlm.neighbours import Searchable
+from knnlm.mixture import mix_log_p
+from knnlm.neighbours import Neighbours, Searchable
 from knnlm.windows import check_window, plan
 
 Vector = NDArray[np.float64]
@@ -162,12 +165,14 @@ def generate(
     store: Searchable | None = None,
     settings: Settings | None = None,
     keys: KeySpec | None = None,
+    blend: Blend | None = None,
     max_tokens: int = 100,
     sampling: Sampling = GREEDY,
     stop: Collection[int] = (),
 ) -> Iterator[GeneratedToken]:
     """Continue a prompt of token ids, a token at a time; the prompt follows the document start, as in the dump.
 
+    blend: weights with a continuous cache of prompt and text, in place of lambda.
     store: None = the LM alone. settings: default: what `tune` saved in the store, else the defaults. Ends after
     `max_tokens`, or before a token in `stop`. Same seed, same text. Raises IdentityError if the store belongs to
     another model and ValueError for a prompt token that the model does not have.
@@ -182,25 +187,40 @@ def generate(
         settings = settings_of(store) if settings is None else settings
         spec = keys or key_spec(store) or spec
     rng = np.random.default_rng(sampling.seed)
-    reader = Reader(loaded, spec, capture=store is not None)
+    if blend is not None and (blend.theta is None or blend.order is not None):
+        raise ValueError("generate: expected a blend with a cache and without an n-gram model, which only scores text")
+    cache: ContinuousCache | None = None
+    reader = Reader(loaded, spec, capture=store is not None or blend is not None)
     try:
         reader.extend(tokens)
         for _ in range(max_tokens):
             logits, key = reader.read()
             log_p_lm = torch.log_softmax(logits, -1).cpu().numpy()  # (v,)
             log_p = log_p_lm
-            if store is not None and settings is not None and key is not None and settings.lambda_ > 0:
+            if blend is not None and key is not None:
+                if cache is None:
+                    cache = _cache_of_prompt(loaded, tokens, blend, spec, store, key.shape[1])
+                log_p = _blended(log_p_lm, store, cache, key, settings, blend)
+            elif store is not None and settings is not None and key is not None and settings.lambda_ > 0:
                 log_p = _mixed(log_p_lm, store, key, settings)
             token = draw(log_p, sampling, rng)
             if token in stop:
                 return
             yield GeneratedToken(token, float(log_p[token]), float(log_p_lm[token]))
+            if cache is not None and key is not None:
+                cache.add(key, [token])
             reader.extend([token])
     finally:
         reader.close()
 
 
 def _mixed(log_p_lm: NDArray[Any], store: Searchable, key: NDArray[np.float32], settings: Settings) -> NDArray[Any]:
+    found, temperature = _found(store, key, settings)
+    return np.asarray(mix_full(log_p_lm[None], found, temperature, settings.lambda_)[0])
+
+
+def _found(store: Searchable, key: NDArray[np.float32], settings: Settings) -> tuple[Neighbours, float]:
+    """Neighbours of a key (1, d), and T."""
     filled = settings
     if settings.k is None or settings.temperature is None:
         filled = settings_of(store, **{n: v for n, v in settings.to_dict().items() if n != "threads"})
@@ -214,4 +234,55 @@ def _mixed(log_p_lm: NDArray[Any], store: Searchable, key: NDArray[np.float32], 
         exact=filled.exact,
         threads=settings.threads,
     )
-    return np.asarray(mix_full(log_p_lm[None], found, filled.temperature, filled.lambda_)[0])
+    return found, filled.temperature
+
+
+def _cache_of_prompt(
+    loaded: Loaded, tokens: Sequence[int], blend: Blend, spec: KeySpec, store: Searchable | None, dim: int
+) -> ContinuousCache:
+    """The cache after the prompt, with the keys that scoring it would have."""
+    from knnlm.keys import TokenDocument, arithmetic, iterate
+
+    cache = ContinuousCache(dim, blend.size, blend.metric)
+    spec = spec.resolved(loaded.context)
+    for chunk in iterate(
+        loaded,
+        [TokenDocument("", np.asarray(tokens, np.uint32))],
+        captures=[(spec.representation, spec.layer)],
+        window=spec.window,
+        context=spec.context,
+        key_dtype="float32",
+        dtype=arithmetic(store, spec, None),
+    ):
+        cache.add(chunk.key, chunk.tokens)
+    return cache
+
+
+def _blended(
+    log_p_lm: NDArray[Any],
+    store: Searchable | None,
+    cache: ContinuousCache,
+    key: NDArray[np.float32],
+    settings: Settings | None,
+    blend: Blend,
+) -> NDArray[Any]:
+    """log p over the vocabulary, (v,): w_lm p_LM + w_knn p_kNN + w_cache p_cache, of those that exist."""
+    parts, weights = [log_p_lm.astype(np.float64)], [blend.weights["lm"]]
+
+    def put(name: str, found: Neighbours, temperature: float) -> None:
+        if found.found.any() and blend.weights.get(name):
+            parts.append(mix_full(log_p_lm[None], found, temperature, 1.0)[0])
+            weights.append(blend.weights[name])
+
+    if store is not None and settings is not None:
+        put("knn", *_found(store, key, settings))
+    if len(cache):
+        found = cache.search(key, len(cache))
+        theta = blend.theta
+        if theta == "auto":
+            theta = theta_of(found.distances[0] if cache.metric == "ip" else -found.distances[0])
+        put("cache", found, 1 / max(float(theta or 0), 1e-9))  # theta 0 counts words: T without end
+    total = sum(weights)
+    if not total > 0:
+        return parts[0]
+    return mix_log_p(np.stack(parts), np.array(weights) / total)

@@ -136,8 +136,14 @@ def check(store: Any, loaded: Loaded, keys: KeySpec | None = None) -> None:
     """Raise IdentityError unless `store` was written by this model and tokenizer, with these keys.
 
     keys: what the caller wants to use; None is not compared. A store without attributes (made by hand) is only
-    checked for its dimension, by the search. The message names what differs, both sides, and what to do.
+    checked for its dimension, by the search; of a union of
+    stores each is checked. The message names what differs, both sides, and what to do.
     """
+    members = getattr(store, "stores", None)
+    if members is not None:  # a union says of itself only what all of its stores agree on
+        for member in members:
+            check(member, loaded, keys)
+        return
     attributes: Mapping[str, Any] = getattr(store, "attributes", None) or {}
     wrong: list[str] = []
 

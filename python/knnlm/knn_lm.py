@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from knnlm.blend import blend_of
+from knnlm.blend import blend_of, untuned_cache
 from knnlm.cached import Evaluation
 from knnlm.identity import KeySpec, Loaded, check, key_spec, settings_of
 from knnlm.inspection import Explanation, explain
@@ -36,9 +36,10 @@ class KNNLM:
     own default temperature, k = min(1024, n). Key representation, layer, window and context are the store's. Raises
     IdentityError if the store was written by another model, tokenizer, representation or arithmetic (`dtype`).
 
-    cache, ngram: `log_probs`, `perplexity` and `evaluate` also mix in a continuous cache of the text (Grave et al.
-    2017) and an n-gram model of the store's text, with the weights that `knnlm tune --cache --ngram` saved; lambda_
-    counts for nothing then. Raises ValueError where none were saved.
+    cache, ngram: also mix in a continuous cache of the text (Grave et al. 2017) and an n-gram model of the store's
+    text, with the weights that `knnlm tune --cache --ngram` saved; lambda_ counts for nothing then. Raises ValueError
+    where none were saved. Without a datastore the cache is one by itself: weight lambda_, theta = 1/temperature, by
+    default `cache.theta_of` each query. `generate` uses the cache too, not the n-gram; `explain` uses neither.
 
     Example:
         >>> lm = KNNLM(load_model("model/"), Datastore.open("store/"))  # doctest: +SKIP
@@ -74,7 +75,8 @@ class KNNLM:
         spec = key_spec(datastore) or KeySpec()
         chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         self.keys = replace(spec, **chosen).resolved(self.loaded.context)
-        self.blend = blend_of(datastore, cache, ngram)
+        alone = datastore is None and cache and not ngram
+        self.blend = untuned_cache(lambda_, temperature) if alone else blend_of(datastore, cache, ngram)
         if datastore is None:
             self.settings = replace(settings_of(()), lambda_=0.0)
             return
@@ -110,6 +112,8 @@ class KNNLM:
         from knnlm.perplexity import mixed_log_p, scored_by
 
         document = as_document(text)
+        if self.datastore is None and self.blend is not None:
+            return self._cache_log_probs(document)
         if self.datastore is None or (self.settings.lambda_ == 0 and self.blend is None):
             chunks = iterate(
                 self.loaded,
@@ -131,6 +135,34 @@ class KNNLM:
             dtype=self.dtype,
         )
         return mixed_log_p(cached, settings, self.blend)
+
+    def _cache_log_probs(self, document: Any) -> NDArray[np.floating[Any]]:
+        """LM and continuous cache, without a store, (L,)."""
+        from knnlm.cache import continuous_cache_log_p
+        from knnlm.keys import arithmetic, iterate
+        from knnlm.mixture import mix_components
+
+        assert self.blend is not None
+        assert self.blend.theta is not None
+        chunks = list(
+            iterate(
+                self.loaded,
+                [document],
+                captures=[(self.keys.representation, self.keys.layer)],
+                window=self.keys.window,
+                context=self.keys.context,
+                key_dtype="float32",
+                dtype=arithmetic(None, self.keys, self.dtype),
+            )
+        )
+        if not any(len(chunk.tokens) for chunk in chunks):
+            return np.zeros(0, np.float32)
+        keys = np.concatenate([chunk.key for chunk in chunks])  # (L, d)
+        cache = continuous_cache_log_p(
+            keys, chunks[-1].all_tokens, self.blend.theta, self.blend.size, self.blend.metric
+        )
+        parts = {"lm": np.concatenate([chunk.log_p for chunk in chunks]), "cache": cache}
+        return mix_components(parts, {name: self.blend.weights[name] for name in parts})
 
     def perplexity(self, text: Any, *, words: bool = False, exclude: str = "document") -> float:
         """Perplexity of a text by token, or by word (white-space words and line ends); NaN for an empty text."""
@@ -158,7 +190,8 @@ class KNNLM:
         """
         if self.datastore is None:
             raise ValueError("explain: expected a datastore, found None; there are no neighbours to show")
-        self._two_components("explain")
+        if self.blend is not None:
+            raise ValueError("explain: expected a KNNLM without cache and ngram, found one; make another one for it")
         return explain(
             self.loaded,
             self.datastore,
@@ -186,7 +219,6 @@ class KNNLM:
         """As `generate`, in pieces of text as they come."""
         from knnlm.generate import Sampling, generate
 
-        self._two_components("generate")
         tokenizer = self.loaded.tokenizer
         tokens = [int(t) for t in (tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)]
         # Decoding with the end of the prompt keeps the white space that joins the two.
@@ -198,6 +230,7 @@ class KNNLM:
             store=self.datastore,
             settings=self.settings,
             keys=self.keys,
+            blend=self.blend,
             max_tokens=max_tokens,
             sampling=Sampling(temperature, top_k, top_p, seed),
             stop=self._stop() if stop is None else stop,
@@ -217,12 +250,6 @@ class KNNLM:
         own end of text). This temperature reshapes the mixture, not p_kNN.
         """
         return "".join(self.stream(prompt, **options))
-
-    def _two_components(self, what: str) -> None:
-        if self.blend is not None:
-            raise ValueError(
-                f"{what}: expected a KNNLM without cache and ngram, which only score text; make another one"
-            )
 
     def _stop(self) -> tuple[int, ...]:
         """What the model's own configuration names as end of text; nothing for a model without one."""

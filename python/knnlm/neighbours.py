@@ -153,7 +153,8 @@ def merge(parts: Sequence[Neighbours], k: int | None = None) -> tuple[Neighbours
 class StoreUnion:
     """Several stores searched as one; entry `id` of store `s` is `id + offsets[s]` here.
 
-    Raises ValueError if there is no store or if their dimensions or metrics differ.
+    attributes: what all stores that have any agree on, so that queries are made as all of their keys were. Raises
+    ValueError if there is no store, or if dimensions, metrics or the making of the keys differ.
     """
 
     def __init__(self, stores: Sequence[Searchable]) -> None:
@@ -161,6 +162,18 @@ class StoreUnion:
         if not stores or len({(store.dim, store.metric) for store in stores}) != 1:
             raise ValueError("expected at least one store, all of one dimension and one metric")
         self.stores = list(stores)
+        told = [dict(found) for store in stores if (found := getattr(store, "attributes", None))]
+        for name in ("representation", "layer", "window", "context", "autocast"):
+            ways = {repr(attributes[name]) for attributes in told if name in attributes}
+            if len(ways) > 1:
+                raise ValueError(
+                    f"expected stores whose keys were made alike, found {name} {' and '.join(sorted(ways))}; "
+                    "dump one of them again"
+                )
+        first = told[0] if told else {}
+        self.attributes: dict[str, Any] = {
+            name: value for name, value in first.items() if all(name in a and a[name] == value for a in told)
+        }
         self.dim, self.metric = stores[0].dim, stores[0].metric
         # Ids of a store end at next_id, which deleted entries make larger than its length.
         ends = [int(getattr(store, "next_id", len(store))) for store in stores]

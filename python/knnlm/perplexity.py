@@ -52,7 +52,7 @@ def neighbours_of(
     keep_values: bool = False,
     temperature: float | None = None,
     features: Sequence[str] = (),
-    cache_thetas: Sequence[float] = (),
+    cache_thetas: Sequence[Any] = (),
     cache_size: int = CACHE_SIZE,
     cache_metric: str = "ip",
     ngram: Any = None,
@@ -195,15 +195,15 @@ def neighbours_of(
     )
 
 
-def cache_name(theta: float) -> str:
+def cache_name(theta: float | str) -> str:
     """Name of the feature that holds log p of the continuous cache with this theta."""
-    return f"cache theta={theta:g}"
+    return f"cache theta={theta if isinstance(theta, str) else format(theta, 'g')}"
 
 
 class _WholeDocuments:
     """Columns that need a whole document: log p_cache, from keys that come in chunks, and log p of the n-gram."""
 
-    def __init__(self, thetas: Sequence[float], size: int, metric: str, ngram: Any) -> None:
+    def __init__(self, thetas: Sequence[Any], size: int, metric: str, ngram: Any) -> None:
         self.thetas, self.size, self.metric, self.ngram = list(thetas), size, metric, ngram
         self.chunks: list[Any] = []
 

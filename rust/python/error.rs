@@ -22,13 +22,17 @@ create_exception!(
 impl From<Error> for PyErr {
     fn from(error: Error) -> PyErr {
         let message = error.to_string();
+        let advice = error.advice();
         match error {
             Error::Argument(_) => PyValueError::new_err(message),
             Error::State(_) => StoreError::new_err(message),
             Error::Format { .. } => FormatError::new_err(message),
             // OSError called with a number chooses its subclass: PermissionError, FileNotFoundError …
             Error::Io { path, action, source } => match errno(&source) {
-                Some(number) => PyOSError::new_err((number, format!("{action}: {}", system_message(&source)), path)),
+                Some(number) => {
+                    let says = format!("{action}: {}{advice}", system_message(&source));
+                    PyOSError::new_err((number, says, path.into_os_string())) // a str: a Path prints as PosixPath('…')
+                }
                 None => PyOSError::new_err(message),
             },
             Error::Interrupted => PyKeyboardInterrupt::new_err(()),

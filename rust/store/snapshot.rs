@@ -7,6 +7,7 @@ use super::manifest::{KeyType, Manifest, ValueType};
 use super::runs::Runs;
 use super::segment::{SegmentFile, SegmentKind};
 use super::values::ValueRows;
+use crate::error::OPEN_STORE;
 use crate::keys::{KeyBlock, KeyRows};
 use crate::sections::{Element, SectionKind, SectionSource, typed};
 use crate::{Error, Result};
@@ -300,6 +301,6 @@ fn no_store(folder: &Folder) -> Error {
         let message = "expected a knnlm store (a folder with manifest-*.json), found none; check the path, or create a store there";
         Error::format(path, message)
     } else {
-        Error::io(path, "open store", std::io::ErrorKind::NotFound.into())
+        Error::io(path, OPEN_STORE, std::io::ErrorKind::NotFound.into())
     }
 }

@@ -43,13 +43,13 @@ impl ValueRows<'_> {
         }
     }
 
-    /// Refuses values above `max_value` or too large for `value_type`, naming the first.
+    /// Refuses values above `max_value` or too large for `value_type`, naming the first. All ones means missing.
     pub(crate) fn check(&self, value_type: ValueType, max_value: Option<u64>) -> Result<()> {
         let width = match value_type {
             ValueType::Uint32 => u64::from(u32::MAX),
             ValueType::Uint64 => u64::MAX,
         };
-        let limit = max_value.unwrap_or(u64::MAX).min(width);
+        let limit = max_value.unwrap_or(u64::MAX).min(width - 1);
         let bad = match self {
             ValueRows::U32(x) => x.iter().position(|&v| u64::from(v) > limit),
             ValueRows::U64(x) => x.iter().position(|&v| v > limit),
@@ -59,6 +59,10 @@ impl ValueRows<'_> {
         Err(Error::Argument(if found > width {
             format!(
                 "value of row {row}: expected at most {width} (uint32), found {found}; create the store with value_dtype=\"uint64\". Nothing was added"
+            )
+        } else if found == width {
+            format!(
+                "value of row {row}: expected at most {limit}, found {found}, which means a missing value; nothing was added"
             )
         } else {
             format!("value of row {row}: expected at most max_value = {limit}, found {found}; nothing was added")

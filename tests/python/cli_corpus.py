@@ -50,7 +50,7 @@ def run_json(*arguments: Any, code: int = 0) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def model(texts: Path) -> Path:
-    path = texts / "model"
+    path = texts.parent / "model"
     trained = run_json(
         "train", texts / "books", "--out", path, "--valid", texts / "valid.txt", "--steps", 4, "--vocab-size", 300,
         "--d-model", 16, "--layers", 2, "--heads", 2, "--context", 32, "--batch-tokens", 256, "--optimizer", "muon",
@@ -64,7 +64,7 @@ def model(texts: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def built(texts: Path, model: Path) -> Path:
-    path = texts / "store"
+    path = texts.parent / "built" / "store"
     found = run_json("build", texts / "books", "--model", model, "--out", path)
     assert found["entries"] == found["tokens"] > 600
     assert found["bytes_per_entry"] > found["search_bytes_per_entry"] > 0
@@ -73,5 +73,5 @@ def built(texts: Path, model: Path) -> Path:
 
 @pytest.fixture
 def store(built: Path, tmp_path: Path) -> Path:
-    """A copy to change."""
+    """A copy to change; it is as far from the model as the first one, whose path to the model is relative."""
     return Path(shutil.copytree(built, tmp_path / "store"))

@@ -5,8 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knnlm.cache import continuous_cache_log_p
+from knnlm.cache import ContinuousCache, continuous_cache_log_p, theta_of
+from knnlm.interpolate import log_p_knn
 from knnlm.mixture import mix_log_p
+from knnlm.neighbours import Searchable
+from knnlm.reference import BruteForceStore
 
 
 def loop(keys, targets, theta, size, metric):
@@ -52,6 +55,58 @@ def test_probabilities_of_all_words_sum_to_one(length, size, theta, seed):
         targets[-1] = word
         p.append(np.exp(continuous_cache_log_p(keys, targets, theta, size)[-1]))
     assert sum(p) == pytest.approx(1.0 if length else np.nan, nan_ok=True)
+
+
+@pytest.mark.parametrize("metric", ["ip", "l2"])
+def test_the_cache_is_searched_like_any_datastore(metric):
+    rng = np.random.default_rng(3)
+    keys, values = rng.integers(-2, 3, (40, 4)).astype(np.float32), rng.integers(0, 9, 40)  # many equal distances
+    queries, exclude = rng.integers(-2, 3, (5, 4)).astype(np.float32), np.array([[0, 20]] * 5)
+    cache, whole = ContinuousCache(4, size=30, metric=metric), BruteForceStore(4, metric)
+    whole.add(keys, values)
+    for start in range(0, 40, 7):
+        cache.add(keys[start : start + 7], values[start : start + 7])
+    assert isinstance(cache, Searchable)
+    assert len(cache) == 30
+    for k in (1, 8, 50):  # the first ten were pushed out
+        gone = np.array([[0, 10]] * 5)
+        for found, expected in (
+            (cache.search(queries, k), whole.search(queries, k, exclude=gone)),
+            (cache.search(queries, k, exclude=exclude), whole.search(queries, k, exclude=exclude)),
+        ):
+            np.testing.assert_array_equal(found.ids, expected.ids)
+            np.testing.assert_array_equal(found.values, expected.values)
+            np.testing.assert_allclose(found.distances, expected.distances, rtol=1e-6)
+    assert cache.search(queries[0], 3).ids.shape == (3,)
+    assert ContinuousCache(4).search(queries, 2).ids.tolist() == [[-1, -1]] * 5
+    for wrong in (lambda: cache.search(queries, 0), lambda: cache.search(keys[:, :3], 1), lambda: cache.add(keys, [1])):
+        with pytest.raises(ValueError, match="expected"):
+            wrong()
+
+
+@pytest.mark.parametrize("theta", [0.7, "auto"])
+@pytest.mark.parametrize("metric", ["ip", "l2"])
+def test_scoring_equals_searching_one_position_at_a_time(metric, theta):
+    rng = np.random.default_rng(4)
+    keys, targets = rng.normal(size=(300, 5)).astype(np.float32), rng.integers(0, 6, 300)
+    scored = continuous_cache_log_p(keys, targets, theta, 50, metric)
+    cache = ContinuousCache(5, 50, metric)
+    for t in range(len(keys)):
+        if t:
+            found = cache.search(keys[t], len(cache))
+            scores = found.distances if metric == "ip" else -found.distances
+            temperature = 1 / (theta_of(scores) if theta == "auto" else theta)
+            assert log_p_knn(found, targets[t], temperature) == pytest.approx(scored[t], abs=1e-3)
+        cache.add(keys[t : t + 1], targets[t : t + 1])
+    changed = targets.copy()
+    changed[200:] = 99
+    np.testing.assert_array_equal(continuous_cache_log_p(keys, changed, theta, 50, metric)[:200], scored[:200])
+
+
+def test_theta_of_a_query():
+    assert theta_of(-np.arange(100.0)) == 6 / 10
+    assert theta_of([-1.0, -4.0]) == 2.0
+    assert theta_of([-3.0]) == theta_of([]) == theta_of([2.0, 2.0]) == 1.0
 
 
 def test_flat_cache_counts_words_and_sharp_cache_copies_the_nearest():

@@ -337,9 +337,35 @@ def test_debug_shows_the_traceback() -> None:
 def test_a_model_that_is_gone_is_a_usage_error(texts: Path, store: Path) -> None:
     with Datastore.open(store) as opened:
         attributes = opened.attributes
-        attributes["model"]["source"] = str(store / "gone")
+        attributes["model"]["source"] = "../gone"
         opened.set_attributes(attributes)
-    assert "--model" in run("eval", store, texts / "test.txt", code=2).stderr
+    said = run("eval", store, texts / "test.txt", code=2).stderr
+    assert "--model" in said
+    assert str(store.resolve().parent / "gone") in said
+
+
+def test_a_store_finds_its_model_wherever_both_are_moved(texts: Path, model: Path, tmp_path: Path) -> None:
+    stores = []
+    for place in ("here", "there"):
+        shutil.copytree(model, tmp_path / place / "models" / "m")
+        stores.append(tmp_path / place / "store")
+        run("dump", texts / "books", "--model", tmp_path / place / "models" / "m", "--out", stores[-1])
+    manifests = [next(store.glob("manifest-*.json")).read_bytes() for store in stores]
+    assert manifests[0] == manifests[1]
+    assert str(tmp_path).encode() not in manifests[0]
+    (tmp_path / "there").rename(tmp_path / "moved")
+    assert run_json("eval", tmp_path / "moved" / "store", texts / "test.txt")["tokens"] > 0
+
+
+def test_refusals_of_the_system_are_told_plainly(texts: Path, model: Path, tmp_path: Path) -> None:
+    said = [run("info", tmp_path / "nowhere", code=1).stderr]
+    (tmp_path / "file").write_text("")
+    said.append(run("dump", texts / "books", "--model", model, "--out", tmp_path / "file" / "store", code=1).stderr)
+    assert f"{tmp_path / 'file'}" in said[1]
+    for message in said:
+        assert "expected" in message
+        assert "Errno" not in message
+        assert "PosixPath" not in message
 
 
 @pytest.mark.parametrize("command", ["dump", "build"])

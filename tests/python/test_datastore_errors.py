@@ -48,8 +48,9 @@ ONE = np.ones((1, 16), np.float32)
         (ONE.astype(np.float64) * 1e300, [1], r"(?i)inf"),
         (ONE.astype(complex), [1], "keys must be floats, found dtype complex128"),
         (ONE, [1000], r"1000.*max_value|max_value.*1000"),
-        (ONE, [-1], "values must be from 0 to 4294967295, found -1 at position 0"),
-        (ONE, [2**32], "values must be from 0 to 4294967295, found 4294967296 at position 0"),
+        (ONE, [-1], "values must be from 0 to 4294967294, found -1 at position 0"),
+        (ONE, [2**32], "values must be from 0 to 4294967294, found 4294967296 at position 0"),
+        (ONE, [2**32 - 1], "found 4294967295 at position 0; .* largest number means missing"),
         (ONE, [2**70], "found 1180591620717411303424 at position 0"),
         (ONE, [0.5], "values must be integers, found dtype float64"),
     ],
@@ -65,6 +66,24 @@ def test_add_refuses_and_adds_nothing(path, keys, values, message):
     with Datastore.open(path) as store:
         assert [d.name for d in store.documents()] == ["d0", "d1", "d2", "d3", "d4", "good"]
         assert store.values(500, 501).tolist() == [7]
+
+
+@pytest.mark.parametrize("metadata", [{1: {2}}, {"a": object()}, {"a": 1, 2: 3}, {"a": np.float32(1)}])
+def test_metadata_must_be_json(path, metadata):
+    with Datastore.open(path) as store:
+        with pytest.raises(ValueError, match=r"metadata must be JSON.*nothing was changed"):
+            store.add(ONE, [1], document="bad", metadata=metadata)
+        with pytest.raises(ValueError, match="attributes must be JSON"):
+            store.set_attributes(metadata)
+        assert len(store) == 500
+
+
+def test_all_ones_is_no_value_of_64_bits(tmp_path):
+    with Datastore.create(tmp_path / "s", dim=16, value_dtype="uint64") as store:
+        with pytest.raises(ValueError, match="largest number means missing"):
+            store.add(ONE, np.array([2**64 - 1], np.uint64))
+        store.add(ONE, [2**64 - 2])
+        assert store.values(0, 1).tolist() == [2**64 - 2]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +195,10 @@ def test_no_store_there(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         Datastore.open(tmp_path / "nothing")
     assert caught.value.errno == errno.ENOENT
-    assert str(tmp_path / "nothing") in str(caught.value)
+    assert f"create a store there: '{tmp_path / 'nothing'}'" in str(caught.value)  # and no PosixPath('…')
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"found a file: choose another path.*file'"):
+        Datastore.create(tmp_path / "file", dim=8)
     with pytest.raises(FormatError, match="manifest"):
         Datastore.open(tmp_path)
 
@@ -310,7 +332,7 @@ os.setgroups([]); os.setgid(65534); os.setuid(65534)
 try:
     {code}
 except PermissionError as error:
-    print("refused", error.errno, error.filename)
+    print("refused", error.errno, error.filename, error.strerror)
 """
 
 
@@ -333,6 +355,7 @@ def test_no_write_permission(path, code):
     program = CHILD.format(code=code.format(**names), path=str(path))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.stdout.startswith(f"refused {errno.EACCES} {path.parent}"), done.stdout + done.stderr
+    assert "expected permission: change the rights" in done.stdout
     assert {p.name: p.read_bytes() for p in path.iterdir()} == before
 
 
@@ -360,6 +383,7 @@ def test_full_disk_loses_nothing(small_disk: Path):
             store.add(keys, np.arange(1000))
         store.commit()
     assert caught.value.errno == errno.ENOSPC
+    assert "free space and do it again: the last generation of the store is whole" in str(caught.value)
     with pytest.raises(OSError, match=r"(?i)no space"), store:
         raise caught.value
     with Datastore.open(small_disk / "s", verify=True) as again:

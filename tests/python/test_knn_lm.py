@@ -8,6 +8,8 @@ import torch
 from tiny_lm import Doc, texts, tiny
 
 import knnlm
+from knnlm.blend import Blend
+from knnlm.generate import generate
 from knnlm.identity import IdentityError, KeySpec, Settings, default_temperature, describe
 from knnlm.keys import dump, iterate
 from knnlm.knn_lm import KNNLM, as_loaded
@@ -106,6 +108,53 @@ def test_several_stores_are_one(loaded, store):
     a = KNNLM(loaded, halves, temperature=2.0, k=8, window=16, context=4).log_probs(TEXT)
     b = KNNLM(loaded, store, temperature=2.0, k=4).log_probs(TEXT)
     np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_every_store_of_a_union_is_checked(loaded, store):
+    plain = BruteForceStore(16)
+    assert KNNLM(loaded, StoreUnion([plain, store])).keys.window == 16  # as the store says, not the model's context
+    foreign = BruteForceStore(16)
+    foreign.set_attributes({**store.attributes, "model": {"name": "other", "fingerprint": "another"}})
+    with pytest.raises(IdentityError, match=r"model weights.*written by other"):
+        KNNLM(loaded, StoreUnion([store, foreign]))
+    for name, value in (("window", 8), ("layer", -2), ("autocast", "bfloat16")):
+        foreign.set_attributes({**store.attributes, name: value})
+        with pytest.raises(ValueError, match=rf"made alike, found {name}"):
+            StoreUnion([store, foreign])
+
+
+def test_cache_without_a_store(loaded):
+    lm = KNNLM(loaded, None, cache=True, lambda_=0.4, temperature=5.0, window=16, context=4)
+    [chunk] = iterate(loaded, [Doc("", TEXT)], captures=[("ffn-input", -1)], key_dtype="float32", window=16, context=4)
+    p_lm, expected = np.exp(chunk.log_p.astype(float)), []
+    for t in range(len(TEXT)):  # one token at a time, against what came before it
+        weights = np.exp(-((chunk.key[:t].astype(float) - chunk.key[t]) ** 2).sum(1) / 5.0)
+        said = chunk.tokens[:t] == chunk.tokens[t]
+        expected.append(0.6 * p_lm[t] + 0.4 * weights[said].sum() / weights.sum() if t else p_lm[t])
+    np.testing.assert_allclose(np.exp(lm.log_probs(TEXT)), expected, rtol=1e-4)
+    untuned = KNNLM(loaded, None, cache=True)
+    assert untuned.perplexity(TEXT * 4) < KNNLM(loaded, None).perplexity(TEXT * 4)  # what comes again is found
+    assert np.isnan(untuned.perplexity(""))
+    with pytest.raises(ValueError, match="knnlm tune"):
+        KNNLM(loaded, None, cache=True, ngram=True)
+
+
+@pytest.mark.parametrize("with_store", [False, True])
+def test_generation_and_scoring_agree_with_a_cache(loaded, store, with_store):
+    weights = {"lm": 0.2, "knn": 0.3, "cache": 0.5} if with_store else {"lm": 0.5, "knn": 0.0, "cache": 0.5}
+    blend = Blend(weights, "auto", size=12, metric="l2")
+    spec, settings = KeySpec(window=16, context=4), Settings(0.25, 3.0, 8)
+    prompt = loaded.tokenizer.encode("abcd abcd ab")
+    pieces = list(
+        generate(
+            loaded, prompt, store=store if with_store else None, settings=settings, keys=spec, blend=blend, max_tokens=9
+        )
+    )
+    lm = KNNLM(loaded, store if with_store else None, temperature=3.0, k=8, window=16, context=4)
+    lm.blend = blend
+    text = np.concatenate([prompt, [piece.id for piece in pieces]])
+    scored = lm.log_probs(text, exclude="none")[len(prompt) :]
+    np.testing.assert_allclose([piece.log_p for piece in pieces], scored, atol=1e-3)
 
 
 def test_another_model_is_refused(store):

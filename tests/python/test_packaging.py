@@ -5,7 +5,7 @@ from __future__ import annotations
 import doctest
 import subprocess
 import sys
-from importlib.metadata import requires, version
+from importlib.metadata import distribution, requires, version
 from pathlib import Path
 
 import pytest
@@ -72,6 +72,32 @@ def test_exceptions_have_their_public_names():
     assert (knnlm.StoreError.__module__, knnlm.FormatError.__module__) == ("knnlm", "knnlm")
     assert issubclass(knnlm.FormatError, ValueError)
     assert issubclass(knnlm.StoreError, Exception)
+
+
+def test_installed_from_one_wheel_for_every_cpython():
+    wheel = distribution("knnlm").read_text("WHEEL")
+    assert [line for line in wheel.splitlines() if line.startswith("Tag: cp310-abi3-")]
+    assert Path(_core.__file__).name in ("_core.abi3.so", "_core.pyd")
+
+
+def test_wheel_check_of_ci():
+    ci = (ROOT / ".ci" / "run").read_text()
+    check = ci[ci.index("if [[ $wheel") : ci.index("\nfi\n") + 4]
+    names = {
+        "dist/knnlm-0.1.0-cp310-abi3-manylinux_2_17_x86_64.manylinux2014_x86_64.whl": 0,
+        "dist/knnlm-0.1.0-cp312-cp312-linux_x86_64.whl": 1,
+        "dist/*.whl": 1,
+        "dist/knnlm-0.1.0-cp310-abi3-linux_x86_64.whl dist/knnlm-0.2.0-cp310-abi3-linux_x86_64.whl": 1,
+    }
+    for name, code in names.items():
+        done = subprocess.run(["bash", "-c", check], env={"wheel": name}, capture_output=True, check=False)
+        assert done.returncode == code, name
+
+
+def test_benchmarks_are_run_by_cargo_test():
+    benches = (ROOT / "Cargo.toml").read_text().split("[[bench]]")[1:]
+    assert len(benches) == len(list((ROOT / "benches").glob("*.rs")))
+    assert all("test = true" in bench.split("[profile")[0] for bench in benches)
 
 
 def test_typed_and_stubbed():

@@ -311,9 +311,11 @@ def test_cache_and_ngram_are_blended_with_saved_weights(loaded):
     assert found.settings["blend"]["weights"] == both.weights
     with pytest.raises(ValueError, match="knnlm tune STORE TEXT --ngram"):
         KNNLM(loaded, store, ngram=True)
-    for call in (lambda: lm.explain("abc"), lambda: lm.generate("abc")):
-        with pytest.raises(ValueError, match="without cache"):
-            call()
+    with pytest.raises(ValueError, match="without cache"):
+        lm.explain("abc")
+    with pytest.raises(ValueError, match="without an n-gram"):
+        lm.generate("abc")
+    assert KNNLM(loaded, store, cache=True).generate("abc", max_tokens=3)
 
 
 def test_a_larger_store_is_searched_as_a_smaller_one_would_be(loaded):

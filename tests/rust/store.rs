@@ -165,8 +165,15 @@ fn values_must_fit_their_type() {
     let big = [u64::from(u32::MAX) + 1];
     let error = narrow.add(KeyRows::F32(&[0.0]), ValueRows::U64(&big), None, None).expect_err("too large");
     assert!(error.to_string().contains("4294967296") && error.to_string().contains("uint64"), "{error}");
+    let missing = [u64::from(u32::MAX)];
+    let error = narrow.add(KeyRows::F32(&[0.0]), ValueRows::U64(&missing), None, None).expect_err("means missing");
+    assert!(error.to_string().contains("found 4294967295, which means a missing value"), "{error}");
     let wide = Options { values: ValueType::Uint64, ..options(1) };
     let wide = Datastore::create(&folder.path().join("64"), &wide).expect("create");
+    let error = wide.add(KeyRows::F32(&[0.0]), ValueRows::U64(&[u64::MAX]), None, None).expect_err("means missing");
+    assert!(error.to_string().contains("means a missing value"), "{error}");
+    wide.add(KeyRows::F32(&[0.5]), ValueRows::U32(&[u32::MAX]), None, None).expect("add: no missing value of 64 bits");
+    wide.discard();
     wide.add(KeyRows::F16(&[f16::from_f32(0.5)]), ValueRows::U64(&big), None, None).expect("add");
     wide.add(KeyRows::F32(&[0.5]), ValueRows::U32(&[3]), None, None).expect("add");
     wide.commit().expect("commit");

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import sys
 import traceback
@@ -52,12 +54,32 @@ class ProblemsError(Exception):
 def _one_line(error: Exception) -> str:
     if isinstance(error, click.ClickException):
         return error.format_message()
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return _refused(error)
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError | ValueError | ProblemsError | MemoryError) or type(error).__module__.startswith(
         "knnlm"
     ):
         return text
     return f"{type(error).__name__}: {text} (--debug shows where)"
+
+
+TO_DO = {
+    errno.ENOENT: "expected it there: check the path",
+    errno.EEXIST: "expected a folder or nothing, found a file: choose another path",
+    errno.ENOTDIR: "expected a folder, found a file: choose another path",
+    errno.EISDIR: "expected a file, found a folder: choose another path",
+    errno.EACCES: "expected permission: change the rights, or choose another path",
+    errno.EROFS: "expected permission: change the rights, or choose another path",
+    errno.ENOSPC: "free space and do it again",
+}
+
+
+def _refused(error: OSError) -> str:
+    """What the operating system refused, where, and what to do; without Python's number and quotes."""
+    where, says = os.fsdecode(error.filename), " ".join(str(error.strerror).split())
+    advice = "" if ";" in says else TO_DO.get(error.errno or 0, "")
+    return f"{where}: {says}" + (f"; {advice}" if advice else "")
 
 
 def _end(ctx: click.Context, message: str, code: int) -> NoReturn:

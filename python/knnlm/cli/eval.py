@@ -82,14 +82,20 @@ def command(
       knnlm eval store held-out.txt
       knnlm eval store held-out.txt --lambda 0.3 --temperature 10 --exact
     """
-    from knnlm.blend import blend_of
-    from knnlm.identity import settings_of
+    from knnlm.blend import blend_of, saved_blends, untuned_cache
+    from knnlm.identity import DEFAULT_LAMBDA, settings_of
     from knnlm.perplexity import score, scored_by
     from knnlm.progress import Progress
 
     texts = Texts(text, text_field, split_documents, split, max_documents)
     with Progress(json=as_json) as progress, open_store(store) as opened:
-        blend = blend_of(opened, cache, ngram)
+        alone = cache and not ngram and "cache" not in saved_blends(opened)
+        blend = untuned_cache() if alone else blend_of(opened, cache, ngram)
+        if alone:
+            warn(
+                f"no weights of the cache are tuned: it is mixed with the model alone, weight {DEFAULT_LAMBDA}; "
+                "knnlm tune STORE TEXT --cache finds weights beside the store"
+            )
         loaded = load_for(opened, model, device, threads)
         settings = settings_of(
             opened, lambda_=lambda_, temperature=temperature, k=k, nprobe=nprobe, rerank=rerank, exact=exact
@@ -146,13 +152,18 @@ def _warn(share: float, found: Evaluation, exclude: str, ngram: bool) -> None:
         )
 
 
+def _blended_name(blended: Evaluation | None) -> str:
+    weights = {} if blended is None else blended.settings["blend"]["weights"]
+    return "and what is blended in" if weights.get("knn") else "model and cache, without the store"
+
+
 def _show(found: Evaluation, blended: Evaluation | None, share: float) -> None:
     def word(value: float | None) -> str:
         return "–" if value is None or not np.isfinite(value) else f"{value:.2f}"
 
     model_speed = found.tokens / found.model_seconds if found.model_seconds else float("nan")
     rows = [["model alone", f"{found.lm_perplexity:.2f}", word(found.lm_word_perplexity), "", f"{model_speed:,.0f}"]]
-    for name, one in (("with the store", found), ("and what is blended in", blended)):
+    for name, one in (("with the store", found), (_blended_name(blended), blended)):
         if one is not None:
             change = f"{100 * (one.perplexity / found.lm_perplexity - 1):+.1f} %"
             rows.append(

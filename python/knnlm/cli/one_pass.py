@@ -57,7 +57,7 @@ def build_codes(
         tasks[stage] = task
         task.update(done, total)
 
-    attributes = attributes_of(loaded, model, keys.resolved(loaded.context))
+    attributes = attributes_of(loaded, model, keys.resolved(loaded.context), out)
     result = build_in_one_pass(
         partial,
         loaded,

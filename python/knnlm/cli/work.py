@@ -59,22 +59,35 @@ def load_for(store: Datastore, name: str | None, device: str | None, threads: in
     from knnlm.identity import check
 
     if name is None:
-        name = (store.attributes.get("model") or {}).get("source")
+        remembered = store.attributes.get("model") or {}
+        name = remembered.get("source")
         if name is None:
             raise click.UsageError(f"the store {store.path} remembers no model: give it with --model")
-        if os.path.isabs(name) and not Path(name).exists():
-            raise click.UsageError(f"the model {name} that the store remembers is gone: give it with --model")
+        if name.startswith(".") or os.path.isabs(name):  # a folder; a name on the hub never looks like this
+            folder = Path(os.path.normpath(Path(store.path).resolve() / name))
+            if not folder.exists():
+                raise click.UsageError(
+                    f"the store {store.path} was written by the model {remembered.get('name')} "
+                    f"(fingerprint {str(remembered.get('fingerprint'))[:12]}), expected at {folder}, found nothing "
+                    "there: store and model are to be moved together, or give the model with --model"
+                )
+            name = str(folder)
     loaded = load(name, device, threads)
     check(store, loaded)
     return loaded
 
 
-def attributes_of(loaded: LoadedModel, source: str, keys: KeySpec) -> dict[str, Any]:
-    """What a new store remembers: model, tokenizer and keys, and where the model was."""
+def attributes_of(loaded: LoadedModel, source: str, keys: KeySpec, store: Path) -> dict[str, Any]:
+    """What a new store remembers: model, tokenizer and keys, and where the model is, seen from the store.
+
+    Relative, so that both can be moved together and the store does not tell of other folders.
+    """
     from knnlm.identity import describe
 
     attributes = describe(loaded, keys)
-    attributes["model"]["source"] = str(Path(source).resolve()) if Path(source).is_dir() else source
+    attributes["model"]["source"] = (
+        Path(os.path.relpath(Path(source).resolve(), store.resolve())).as_posix() if Path(source).is_dir() else source
+    )
     return attributes
 
 
@@ -135,7 +148,7 @@ def dump_to(
         metric=metric,
         keep_keys=None if kept == "none" else kept,  # type: ignore[arg-type]
         max_value=int(loaded.tokenizer.vocab_size) - 1,
-        attributes=attributes_of(loaded, source, keys),
+        attributes=attributes_of(loaded, source, keys, path),
     )
     try:
         return store, dump(
@@ -156,7 +169,12 @@ def blend_text(blend: Mapping[str, Any]) -> str:
     """A blend in one line: weights, and what the cache is."""
     names = {"lm": "model", "knn": "store", "cache": "cache", "ngram": "5-gram"}
     weights = ", ".join(f"{names[name]} {weight:.3f}" for name, weight in blend["weights"].items())
-    cache = "" if blend["theta"] is None else f"; cache of {blend['size']:,} tokens, θ {blend['theta']:.3g}"
+    theta = blend["theta"]
+    cache = (
+        ""
+        if theta is None
+        else f"; cache of {blend['size']:,} tokens, θ {theta if theta == 'auto' else f'{theta:.3g}'}"
+    )
     return weights + cache
 
 
