@@ -450,7 +450,11 @@ class Datastore:
         return self.get(ids).documents
 
     def find_document(self, name: str) -> int | None:
-        """Return the index into `documents()` of a name, the latest if several have it; None if none has."""
+        """Return the index into `documents()` of a name, the latest if several commits added it; None if none has.
+
+        A dump gives each document a name of its own: a repeated one becomes "name (2)", and the
+        seventh document, if it has none, "document 7".
+        """
         self._publish()
         return self._core.find_document(name)
 

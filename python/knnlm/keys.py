@@ -304,7 +304,10 @@ class _Runner:
         if not bool(torch.isfinite(stored).all()):
             why = "the model gave NaN or Inf" if not bool(torch.isfinite(key).all()) else "float16 ends at 65504"
             names = ", ".join(sorted({repr(job.document.name) for job in batch})[:4])
-            raise ValueError(f"a key is not finite ({why}) in one of {names}; try key_dtype='float32'")
+            raise ValueError(
+                f"a key is not finite ({why}) in one of {names}; keep float32 (key_dtype='float32', in commands "
+                "--keys float32)"
+            )
         return stored.cpu().numpy()
 
 
