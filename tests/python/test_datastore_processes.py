@@ -152,7 +152,8 @@ def test_open_reader_keeps_its_generation(tmp_path):
 
 
 BUILD = """
-    import sys, numpy as np, knnlm
+    import signal, sys, numpy as np, knnlm
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
     store = knnlm.Datastore.create(sys.argv[1], dim=256, keep_keys="float16")
     rng = np.random.default_rng(0)
     for _ in range(6):
