@@ -4,7 +4,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::f16;
-use knnlm::simd::{FACTOR_BYTES, Isa, Kernels, LANES, ScanQuery, TILE_LANES, TILE_ROWS, Tile};
+use knnlm::simd::{FACTOR_BYTES, GROUP, Isa, Kernels, LANES, ScanQuery, TILE_LANES, TILE_ROWS, Tile};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::hint::black_box;
@@ -92,6 +92,81 @@ fn scans(c: &mut Criterion) {
     }
 }
 
+/// Bytes per second at working sets that lie in the level-2 cache, the level-3 cache and memory, beside a loop that only reads:
+/// the share of the roofline.
+fn roofline(c: &mut Criterion) {
+    let mut rng = ChaCha8Rng::seed_from_u64(11);
+    let table: Vec<u8> = (0..96 * 16).map(|_| (rng.next_u32() % 128) as u8).collect();
+    let block = 48 * LANES + FACTOR_BYTES;
+    for (place, bytes) in [("L2", 256 << 10), ("L3", 8 << 20), ("memory", 256 << 20)] {
+        let mut data = vec![0u8; bytes / block * block];
+        for block in data.chunks_exact_mut(block) {
+            block[..48 * LANES].iter_mut().for_each(|b| *b = rng.next_u32() as u8);
+            block[48 * LANES..].copy_from_slice(bytemuck::cast_slice(&[1f32; 2 * LANES]));
+        }
+        let mut group = c.benchmark_group(format!("48-byte codes in {place}"));
+        group.throughput(Throughput::Bytes(data.len() as u64)).sample_size(10);
+        let words: &[u64] = bytemuck::cast_slice(&data);
+        group.bench_function("read", |b| {
+            b.iter(|| {
+                let mut sums = [0u64; 32];
+                for chunk in words.as_chunks::<32>().0 {
+                    sums.iter_mut().zip(chunk).for_each(|(s, x)| *s ^= x);
+                }
+                black_box(sums)
+            })
+        });
+        let query = ScanQuery { table: &table[..], scale: 1.0, bias: 0.0, base: 0.0, limit: 4000.0 };
+        let room = BLOCKS * LANES;
+        for k in kernels().into_iter().filter(|k| k.isa() != Isa::Scalar) {
+            let (mut scores, mut entries) = (vec![0f32; room], vec![0u32; room]);
+            group.bench_function(BenchmarkId::new("one query", k.isa().name()), |b| {
+                b.iter(|| {
+                    let calls = data.chunks(BLOCKS * block);
+                    black_box(calls.map(|d| k.scan4(d, &query, 0, &mut scores, &mut entries)).sum::<usize>())
+                })
+            });
+            let mut rooms = vec![(vec![0f32; room], vec![0u32; room]); GROUP];
+            group.bench_function(BenchmarkId::new("four queries", k.isa().name()), |b| {
+                b.iter(|| {
+                    let mut found = 0;
+                    for d in data.chunks(BLOCKS * block) {
+                        let mut out = rooms.iter_mut().map(|(s, e)| (&mut s[..], &mut e[..]));
+                        let out = std::array::from_fn(|_| out.next().expect("four"));
+                        found += k.scan4_group(d, &[query; GROUP], 0, out)[0];
+                    }
+                    black_box(found)
+                })
+            });
+        }
+        group.finish();
+    }
+}
+
+/// Elements: multiply-adds (coarse step), records (second level).
+fn integers(c: &mut Criterion) {
+    let mut rng = ChaCha8Rng::seed_from_u64(12);
+    let rows: Vec<i8> = (0..TILE_ROWS * D).map(|_| rng.next_u32() as i8).collect();
+    let panels: Vec<u8> = (0..TILE_LANES * D).map(|_| (rng.next_u32() % 128) as u8).collect();
+    let (scales, offsets) = (reals(13, TILE_LANES), reals(14, TILE_LANES));
+    let tile = |k: Kernels| {
+        let mut tile = [[0f32; TILE_LANES]; TILE_ROWS];
+        k.score_tile8(&rows, D, &panels, &scales, &offsets, &[(0.1, 5); TILE_ROWS], &mut tile);
+        tile
+    };
+    let products = Throughput::Elements((TILE_ROWS * TILE_LANES * D) as u64);
+    compare(c, "score_tile8", products, tile, |a, b| a == b);
+    let codes: Vec<u8> = (0..D / 2).map(|_| rng.next_u32() as u8).collect();
+    let levels: [u8; 16] = std::array::from_fn(|i| 8 * i as u8);
+    compare(c, "dot4 384", Throughput::Elements(1), |k| k.dot4(&codes, &rows[..D], &levels), |a, b| a == b);
+    let values = reals(15, 4096);
+    let keep = |k: Kernels| {
+        let (mut scores, mut entries) = (values.clone(), vec![7u32; 4096]);
+        k.keep_at_most(&mut scores, &mut entries, 0.0)
+    };
+    compare(c, "keep_at_most 4096", Throughput::Elements(4096), keep, |a, b| a == b);
+}
+
 /// Elements: vectors of 256 (transform), vectors of 384 (encoding, tables).
 fn portable(c: &mut Criterion) {
     let (x, words) = (reals(8, D), reals(9, D * 16));
@@ -111,5 +186,5 @@ fn portable(c: &mut Criterion) {
     compare(c, "count_at_most 4096", Throughput::Elements(4096), |k| k.count_at_most(&values, 0.1), |a, b| a == b);
 }
 
-criterion_group!(benches, product, direct, scans, portable);
+criterion_group!(benches, product, direct, scans, roofline, integers, portable);
 criterion_main!(benches);

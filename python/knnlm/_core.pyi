@@ -64,7 +64,7 @@ class Datastore:
     def build(
         self,
         *,
-        seed: int,
+        seed: int | None,
         nlist: int | None,
         code: str | tuple[int, int] | None,
         retrain: bool,
@@ -91,6 +91,8 @@ class Datastore:
         k: int,
         *,
         nprobe: int | None,
+        recall: float | None,
+        depth: int | None,
         rerank: str | None,
         exact: bool,
         exclude: NDArray[np.int64] | None,

@@ -187,7 +187,7 @@ class Datastore:
     def build(
         self,
         *,
-        seed: int = 0,
+        seed: int | None = None,
         nlist: int | None = None,
         code: Literal["small"] | tuple[int, int] | None = None,
         retrain: bool = False,
@@ -197,7 +197,7 @@ class Datastore:
         """Index the entries that are in no list yet, so that they are found without being scanned one by one.
 
         Args:
-            seed: of every random choice; same entries and seed, same bytes, for any number of threads.
+            seed: of every random choice, 0 by default; same entries and seed, same bytes, for any number of threads.
             nlist: number of lists; by default from the number of entries.
             code: bytes per entry: by default chosen for quality, `"small"`, or `(m, bits)` for a product quantiser of
                 `m` parts with 4 or 8 bits each.
@@ -206,13 +206,14 @@ class Datastore:
             progress: called with (stage, done, total); total is 0 where it is not known.
 
         Raises:
-            ValueError: an argument out of range. StoreError: raw keys are needed and not kept.
+            ValueError: an argument out of range, or another code, nlist or seed than the store was built with, without
+                `retrain`. StoreError: raw keys are needed and not kept.
         """
         chosen = code if code is None or isinstance(code, str) else (operator.index(code[0]), operator.index(code[1]))
         self._publish()
         with self._lock:
             self._core.build(
-                seed=_integer(seed, "seed", 0, 2**64 - 1),
+                seed=None if seed is None else _integer(seed, "seed", 0, 2**64 - 1),
                 nlist=_optional(nlist, "nlist"),
                 code=chosen,
                 retrain=retrain,
@@ -325,7 +326,9 @@ class Datastore:
         k: int = 1024,
         *,
         nprobe: int | None = None,
-        rerank: Literal["none", "keys"] | str | None = None,
+        recall: float | None = None,
+        depth: int | None = None,
+        rerank: Literal["none", "code", "keys"] | str | None = None,
         exact: bool = False,
         exclude: Any = None,
         allow: Sequence[Any] | None = None,
@@ -338,8 +341,12 @@ class Datastore:
         Args:
             queries: `(..., dim)` finite floats.
             k: neighbours per query, 1 or more; where the store has fewer, the rest is missing.
-            nprobe: lists to scan; more is slower and finds more.
-            rerank: `"keys"` scores candidates again with raw keys; None or `"none"` does not.
+            nprobe: lists to scan; more is slower and finds more. By default as many as `recall` needs.
+            recall: share of the true neighbours to find, above 0 and at most 1, from what `build` measured; 0.95 if
+                neither this nor `nprobe` is given. Small stores are scanned as a whole.
+            depth: candidates to score again; by default as many as `recall` needs, with `nprobe` twice k.
+            rerank: `"code"` scores candidates again with second-level codes, `"keys"` with raw keys, `"none"` does not;
+                None is `"code"` where the store has such codes.
             exact: scan all raw keys instead of the index.
             exclude: `(..., 2)` integers: a half-open range of ids per query that must not come back.
             allow: documents, by name or index, that alone may come back; or one list of them per query.
@@ -373,6 +380,8 @@ class Datastore:
             rows,
             present,
             nprobe=_optional(nprobe, "nprobe"),
+            recall=None if recall is None else float(recall),
+            depth=_optional(depth, "depth"),
             rerank=rerank,
             exact=exact,
             exclude=ranges,
@@ -389,6 +398,54 @@ class Datastore:
             self.metric,
             *(_widened(place.reshape(*lead, present), count, -1) for place in places or ()),
         )
+
+    def calibrate(
+        self,
+        queries: Any = None,
+        *,
+        ks: Sequence[int] = (8, 64, 1024),
+        recall: float | None = None,
+        count: int = 256,
+        threads: int | None = None,
+        show: Callable[[str], object] | None = print,
+    ) -> list[dict[str, float]]:
+        """Measure the recall of the index against brute force over the raw keys.
+
+        Args:
+            queries: `(q, dim)` keys of text that the store does not hold; by default `count` stored keys at equal
+                distances, their own entries left out, which are easier.
+            ks: numbers of neighbours.
+            recall: what to ask `search` for.
+            count: number of stored keys where no queries are given.
+            threads: by default one per core.
+            show: called with a line for each k; None for silence.
+
+        Returns:
+            For each k: k, asked, recall (share of the exact neighbours that were found) and queries.
+
+        Raises:
+            StoreError: raw keys are not kept.
+        """
+        n = len(self)
+        own = None
+        if queries is None:
+            chosen = np.unique(np.linspace(0, max(n - 1, 0), min(count, n)).astype(np.int64))  # (q,)
+            queries = self.reconstruct(chosen)
+            own = np.stack([chosen, chosen + 1], axis=-1)  # (q, 2)
+        rows = to_floats(queries, "queries", self.dim).reshape(-1, self.dim)  # (q, d)
+        measured = []
+        exact = self.search(rows, max(ks), exact=True, exclude=own, threads=threads).ids
+        for k in ks:
+            found = self.search(rows, k, recall=recall, exclude=own, threads=threads).ids
+            pairs = zip(found, exact[:, :k], strict=True)
+            hits = sum(np.isin(a, b[b >= 0], assume_unique=False).sum() for a, b in pairs)
+            there = int((exact[:, :k] >= 0).sum())
+            asked = 0.95 if recall is None else recall
+            share = float(hits) / there if there else 1.0
+            measured.append({"k": k, "asked": asked, "recall": share, "queries": len(rows)})
+            if show is not None:
+                show(f"k = {k}: recall {share:.4f}, asked {asked:.2f}, {len(rows)} queries")
+        return measured
 
     # -- reading ------------------------------------------------------------------------------------------------
 

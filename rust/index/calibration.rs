@@ -6,6 +6,7 @@
 //! the first.
 
 use super::kmeans::{Matrix, assign, pack, stratified};
+use super::rotation::Rotation;
 use crate::search::exact::scan;
 use crate::search::rows::Rows;
 use crate::search::select::smallest;
@@ -36,14 +37,14 @@ pub struct Calibration {
     pub temperature: f32,
 }
 
-/// Calibrates; `packed` are the centroids (less `mean`) with the offsets of the coarse step.
+/// Calibrates; `centroids` are rotated, `packed` are not (less `mean`), with the offsets of the coarse step.
 #[allow(clippy::too_many_arguments)]
 pub fn run(
     kernels: &Kernels,
     rows: &Rows,
     metric: Metric,
-    d: usize,
     mean: &[f32],
+    rotation: &Rotation,
     centroids: &Matrix,
     packed: &PanelBuffer,
     rng: &mut ChaCha8Rng,
@@ -52,7 +53,7 @@ pub fn run(
     cancel: &AtomicBool,
 ) -> Result<Calibration> {
     progress(0, 3);
-    let n = rows.len();
+    let (n, d) = (rows.len(), mean.len());
     let part = rows.part(MOST_ROWS);
     let chosen = stratified(rng, n, QUERIES);
     let mut queries = vec![0f32; chosen.len() * d];
@@ -76,8 +77,11 @@ pub fn run(
     let centred = |row: &mut [f32]| row.iter_mut().zip(mean).for_each(|(x, m)| *x -= m);
     let lists = pack(kernels, centroids);
     let label = |data: &mut Vec<f32>| {
-        data.chunks_exact_mut(d).for_each(centred);
-        assign(kernels, data, &lists.view(d, -2.0), pool, cancel).map(|(labels, _)| labels)
+        for row in data.chunks_exact_mut(d) {
+            centred(row);
+            rotation.apply(kernels, row);
+        }
+        assign(kernels, data, d, &lists, pool, cancel).map(|(labels, _)| labels)
     };
     // Lengths of the lists, from a sample.
     let mut data = vec![0f32; n.min(16 * nlist) * d];

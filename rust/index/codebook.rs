@@ -4,13 +4,17 @@
 //! f32: the mean that is subtracted first (d; zero for inner products), then for the centroids less the mean, padded to
 //! whole tiles of 32, |c|² (padding +∞; zero for inner products), then the centroids in panels of d × 16.
 
+use super::coarse::Coarse;
 use super::quantiser::Shape;
 use super::rotation::Rotation;
+use super::second;
+use crate::search::Calibration;
 use crate::search::sweep::Panels;
 use crate::sections::{SectionKind, SectionSource, typed};
-use crate::simd::TILE_LANES;
+use crate::simd::{Kernels, TILE_LANES};
 use crate::{Metric, Result};
 use serde::{Deserialize, Serialize};
+use std::sync::{Arc, OnceLock};
 
 /// Greatest dimension of a key.
 pub const MOST_DIMENSIONS: usize = 1 << 16;
@@ -30,6 +34,9 @@ pub struct Parameters {
     pub bits: u8,
     /// Dimensions per sub-quantiser.
     pub dsub: usize,
+    /// Bits per coordinate of the second-level code; 0: there is none.
+    #[serde(default)]
+    pub second_bits: u8,
     /// Seed of every random choice, the rotation among them.
     pub seed: u64,
     /// Lists that a search scans by default.
@@ -40,15 +47,25 @@ pub struct Parameters {
     pub trained_on: u64,
 }
 
+/// What opening a codebook found out, for opening it again without reading and checking anything twice.
+#[derive(Clone)]
+pub struct KeptCodebook {
+    parameters: Arc<Parameters>,
+    rotation: Arc<Rotation>,
+    coarse: Arc<OnceLock<Coarse>>,
+}
+
 /// A trained codebook: views of the sections of its segment file.
 pub struct Codebook<'a> {
-    pub(crate) parameters: Parameters,
+    pub(crate) parameters: Arc<Parameters>,
     pub(crate) centroids: &'a [f32],
     pub(crate) words: &'a [f32],
     pub(crate) mean: &'a [f32],
     pub(crate) norms: &'a [f32],
     pub(crate) panels: &'a [f32],
-    pub(crate) rotation: Rotation,
+    pub(crate) rotation: Arc<Rotation>,
+    coarse: Arc<OnceLock<Coarse>>,
+    calibration: Option<Arc<Calibration>>,
 }
 
 impl<'a> Codebook<'a> {
@@ -72,6 +89,7 @@ impl<'a> Codebook<'a> {
         if !(1..=MOST_DIMENSIONS).contains(&d)
             || !fits
             || !matches!(p.bits, 4 | 8)
+            || !matches!(p.second_bits, 0 | 4)
             || (p.bits == 4 && !p.m.is_multiple_of(8))
         {
             return Err(wrong("code", format!("m × dsub to cover d = {d}, 4 or 8 bits"), format!("{p:?}")));
@@ -84,6 +102,24 @@ impl<'a> Codebook<'a> {
         {
             return Err(wrong("parameters", "1 ≤ default_nprobe ≤ nlist, temperature > 0".into(), format!("{p:?}")));
         }
+        let rotation = Rotation::new(d, p.seed);
+        Codebook::view(
+            source,
+            &KeptCodebook { parameters: Arc::new(p), rotation: Arc::new(rotation), coarse: Arc::default() },
+        )
+    }
+
+    /// Views the sections of a codebook that was opened before.
+    ///
+    /// # Errors
+    /// `Format` if `source` is not the file that `kept` came from.
+    pub fn view(source: &'a dyn SectionSource, kept: &KeptCodebook) -> Result<Codebook<'a>> {
+        let (p, d) = (&*kept.parameters, kept.parameters.d);
+        let wrong = |what: &str, expected: String, found: String| {
+            source.format_error(format!(
+                "codebook {what}: expected {expected}, found {found}; restore the file or build again"
+            ))
+        };
         let floats = |kind: SectionKind, expected: Option<usize>| -> Result<&'a [f32]> {
             let found: &[f32] = typed(source, kind)?;
             if expected != Some(found.len()) {
@@ -103,8 +139,27 @@ impl<'a> Codebook<'a> {
         if let Some(found) = norms[p.nlist..].iter().find(|&&x| x != f32::INFINITY) {
             return Err(wrong("norms", "padding of +∞".into(), found.to_string()));
         }
-        let rotation = Rotation::new(d, p.seed);
-        Ok(Codebook { parameters: p, centroids, words, mean, norms, panels, rotation })
+        let KeptCodebook { parameters, rotation, coarse } = kept.clone();
+        Ok(Codebook { parameters, centroids, words, mean, norms, panels, rotation, coarse, calibration: None })
+    }
+
+    /// What [`Self::view`] needs.
+    pub fn keep(&self) -> KeptCodebook {
+        KeptCodebook {
+            parameters: self.parameters.clone(),
+            rotation: self.rotation.clone(),
+            coarse: self.coarse.clone(),
+        }
+    }
+
+    /// The same with what was measured of its lists.
+    pub fn calibrated(self, calibration: Option<Arc<Calibration>>) -> Codebook<'a> {
+        Codebook { calibration, ..self }
+    }
+
+    /// What was measured of its lists.
+    pub fn calibration(&self) -> Option<&Calibration> {
+        self.calibration.as_deref()
     }
 
     /// Dimension of the keys.
@@ -130,6 +185,11 @@ impl<'a> Codebook<'a> {
     /// Bits per sub-quantiser: 4 or 8.
     pub fn bits(&self) -> u8 {
         self.parameters.bits
+    }
+
+    /// Bits per coordinate of the second-level code: 4, or 0 if there is none.
+    pub fn second_bits(&self) -> u8 {
+        self.parameters.second_bits
     }
 
     /// Bytes of one entry's code, without its two factors.
@@ -163,10 +223,20 @@ impl<'a> Codebook<'a> {
         self.shape().code_bytes() * crate::simd::LANES + crate::simd::FACTOR_BYTES
     }
 
-    /// Centroids for the coarse step: score + |q|² = |q − c|², or score = −⟨q, c⟩.
-    pub(crate) fn coarse(&self) -> Panels<'_> {
+    /// Centroids in f32: score + |q|² = |q − c|², or score = −⟨q, c⟩.
+    pub(crate) fn float_panels(&self) -> Panels<'_> {
         let scale = if self.metric() == Metric::L2 { -2.0 } else { -1.0 };
         Panels { d: self.d(), data: self.panels, offsets: self.norms, scale }
+    }
+
+    /// Centroids for the coarse step, packed when first asked for.
+    pub(crate) fn coarse(&self, kernels: &Kernels) -> &Coarse {
+        self.coarse.get_or_init(|| Coarse::new(kernels, self))
+    }
+
+    /// Bytes of a second-level record; none if entries have none.
+    pub fn second_bytes(&self) -> Option<usize> {
+        (self.parameters.second_bits == 4).then(|| second::record_bytes(self.d()))
     }
 
     /// Centroid `list` in the space of the keys.

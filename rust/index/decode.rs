@@ -1,7 +1,7 @@
 //! Decoded approximations of entries.
 
 use super::quantiser::decode;
-use super::{Codebook, Lists, block};
+use super::{Codebook, Lists, block, second};
 use crate::simd::Kernels;
 use crate::{Error, Metric, Result};
 use std::collections::HashMap;
@@ -32,7 +32,7 @@ pub fn reconstruct(codebook: &Codebook, lists: &[Lists], ids: &[u64]) -> Result<
 }
 
 /// c + t·R⁻¹û: with inner products t = s, so that ⟨q, decoded⟩ is the estimate that a search returns; with L2 t = |r|² / (s|û|²),
-/// the multiple of û nearest to the residual.
+/// the multiple of û nearest to the residual. With a second level: c + R⁻¹(s·û + t·l).
 fn entry(kernels: &Kernels, codebook: &Codebook, lists: &Lists, position: usize) -> Vec<f32> {
     let (d, shape) = (codebook.d(), codebook.shape());
     let (list, bytes, lane) = lists.block_of(position);
@@ -40,8 +40,10 @@ fn entry(kernels: &Kernels, codebook: &Codebook, lists: &Lists, position: usize)
     let (a, b) = block::get(shape, bytes, lane, &mut codes);
     decode(shape, codebook.words, &codes, &mut word);
     let centroid = codebook.centroid(list);
+    let record = lists.record(position as u32);
     let length = match codebook.metric() {
         Metric::Ip => -b,
+        Metric::L2 if !record.is_empty() => -b / 2.0,
         Metric::L2 => {
             let s = -b / 2.0;
             let mut rotated: Vec<f32> = centroid.iter().zip(codebook.mean).map(|(c, m)| c - m).collect();
@@ -54,6 +56,9 @@ fn entry(kernels: &Kernels, codebook: &Codebook, lists: &Lists, position: usize)
     };
     word.truncate(d);
     word.iter_mut().for_each(|x| *x *= length);
+    if !record.is_empty() {
+        second::decode(codebook.metric(), record, &mut word);
+    }
     codebook.rotation.undo(kernels, &mut word);
     word.iter_mut().zip(centroid).for_each(|(x, c)| *x += c);
     word

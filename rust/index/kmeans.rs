@@ -1,10 +1,12 @@
-//! k-means for the lists: Lloyd's algorithm on the fused product-and-argmin of [`crate::search::sweep`].
+//! k-means for the lists: Lloyd's algorithm on a fused product and argmin, in 8 bits for rotated rows of many dimensions.
 //!
 //! Sums run over the members of a cluster in order, clusters are spread over the threads: the same bytes for any number
 //! of threads. Exact duplicates may leave clusters empty; iterations are counted, nothing loops.
 
+use super::panels::{BytePanels, LEAST_DIMENSION};
+use super::second::QueryBytes;
 use crate::search::Pool;
-use crate::search::sweep::{Closest, PanelBuffer, Panels, sweep};
+use crate::search::sweep::{Closest, PanelBuffer, sweep};
 use crate::simd::Kernels;
 use crate::{Error, Result};
 use rand_chacha::ChaCha8Rng;
@@ -55,7 +57,21 @@ pub fn stratified(rng: &mut ChaCha8Rng, n: usize, k: usize) -> Vec<usize> {
 }
 
 /// Centroids packed for assignment: score = |c|² − 2⟨x, c⟩.
-pub fn pack(kernels: &Kernels, centroids: &Matrix) -> PanelBuffer {
+pub enum Packed {
+    /// In 7 bits, for rotated rows of many dimensions.
+    Bytes(BytePanels),
+    /// In f32.
+    Floats(PanelBuffer),
+}
+
+/// Packs centroids.
+pub fn pack(kernels: &Kernels, centroids: &Matrix) -> Packed {
+    if centroids.d >= LEAST_DIMENSION {
+        return Packed::Bytes(BytePanels::pack(centroids.n(), centroids.d, |i, row| {
+            row.copy_from_slice(centroids.row(i));
+            kernels.ip_f32(row, row)
+        }));
+    }
     let mut packed = PanelBuffer::default();
     packed.fill(
         kernels,
@@ -64,33 +80,51 @@ pub fn pack(kernels: &Kernels, centroids: &Matrix) -> PanelBuffer {
         |i, row| row.copy_from_slice(centroids.row(i)),
         |row| kernels.ip_f32(row, row),
     );
-    packed
+    Packed::Floats(packed)
 }
 
-/// Nearest centroid of each row, and its score.
+impl Packed {
+    /// Nearest centroid of each row (of dimension `d`), and its score.
+    pub fn nearest(&self, kernels: &Kernels, rows: &[f32], d: usize) -> (Vec<u32>, Vec<f32>) {
+        match self {
+            Packed::Bytes(panels) => {
+                let bytes = |row: &[f32]| {
+                    let mut bytes = QueryBytes::default();
+                    bytes.fill(row);
+                    bytes
+                };
+                panels.nearest(kernels, &rows.chunks_exact(d).map(bytes).collect::<Vec<_>>())
+            }
+            Packed::Floats(panels) => {
+                let mut closest = Closest::new(rows.len() / d);
+                sweep(kernels, rows, &panels.view(d, -2.0), &mut closest);
+                (closest.labels, closest.scores)
+            }
+        }
+    }
+}
+
+/// Nearest centroid of each row of dimension `d`, and its score.
 pub fn assign(
     kernels: &Kernels,
     rows: &[f32],
-    panels: &Panels,
+    d: usize,
+    packed: &Packed,
     pool: &Pool,
     cancel: &AtomicBool,
 ) -> Result<(Vec<u32>, Vec<f32>)> {
-    let n = rows.len() / panels.d;
+    let n = rows.len() / d;
     let parts = pool.map(n.div_ceil(CHUNK), |c| {
-        let rows = &rows[c * CHUNK * panels.d..(n.min((c + 1) * CHUNK)) * panels.d];
-        let mut closest = Closest::new(rows.len() / panels.d);
-        if !cancel.load(Ordering::Relaxed) {
-            sweep(kernels, rows, panels, &mut closest);
-        }
-        closest
+        let rows = &rows[c * CHUNK * d..(n.min((c + 1) * CHUNK)) * d];
+        if cancel.load(Ordering::Relaxed) { (Vec::new(), Vec::new()) } else { packed.nearest(kernels, rows, d) }
     });
     if cancel.load(Ordering::Relaxed) {
         return Err(Error::Interrupted);
     }
     let (mut labels, mut scores) = (Vec::with_capacity(n), Vec::with_capacity(n));
     for part in parts {
-        labels.extend(part.labels);
-        scores.extend(part.scores);
+        labels.extend(part.0);
+        scores.extend(part.1);
     }
     Ok((labels, scores))
 }
@@ -156,7 +190,7 @@ impl Lloyd<'_> {
         }
         for i in 0..iterations {
             let packed = pack(self.kernels, &centroids);
-            let (labels, _) = assign(self.kernels, &rows.data, &packed.view(rows.d, -2.0), self.pool, self.cancel)?;
+            let (labels, _) = assign(self.kernels, &rows.data, rows.d, &packed, self.pool, self.cancel)?;
             means(rows, &labels, &mut centroids, self.pool);
             let mut counts = vec![0u32; k];
             labels.iter().for_each(|&l| counts[l as usize] += 1);
@@ -178,7 +212,7 @@ impl Lloyd<'_> {
     pub fn split(&self, rows: &Matrix, centroids: &Matrix, cap: usize, seed: u64) -> Result<Matrix> {
         use rand_chacha::rand_core::SeedableRng;
         let packed = pack(self.kernels, centroids);
-        let (labels, _) = assign(self.kernels, &rows.data, &packed.view(rows.d, -2.0), self.pool, self.cancel)?;
+        let (labels, _) = assign(self.kernels, &rows.data, rows.d, &packed, self.pool, self.cancel)?;
         let (starts, members) = members(&labels, centroids.n());
         let alone = Pool::get(Some(1))?;
         let parts = self.pool.map(centroids.n(), |c| {
@@ -191,7 +225,7 @@ impl Lloyd<'_> {
             let local = Lloyd { pool: &alone, step: &|_| (), ..*self };
             let pieces = local.run(&rows, members.len().div_ceil(cap / 2), 5, &mut rng)?;
             let packed = pack(self.kernels, &pieces);
-            let (labels, _) = assign(self.kernels, &rows.data, &packed.view(rows.d, -2.0), &alone, self.cancel)?;
+            let (labels, _) = assign(self.kernels, &rows.data, rows.d, &packed, &alone, self.cancel)?;
             let mut used = vec![false; pieces.n()];
             labels.iter().for_each(|&l| used[l as usize] = true);
             Ok(pieces.select((0..pieces.n()).filter(|&p| used[p])))
@@ -232,7 +266,7 @@ mod tests {
                 let first = l.run(&rows, 3, 5, &mut ChaCha8Rng::seed_from_u64(1)).expect("not cancelled");
                 let mut all = l.split(&rows, &first, 50, 9).expect("not cancelled");
                 let packed = pack(l.kernels, &all);
-                let (labels, _) = assign(l.kernels, &rows.data, &packed.view(2, -2.0), l.pool, l.cancel).expect("runs");
+                let (labels, _) = assign(l.kernels, &rows.data, 2, &packed, l.pool, l.cancel).expect("runs");
                 means(&rows, &labels, &mut all, l.pool);
                 all.data
             })

@@ -1,7 +1,8 @@
 //! The lists of one segment: which entries each centroid holds, their codes and factors.
 //!
 //! Sections: *ListOffsets* nlist + 1 u64, in entries; *ListIds* u32, id less the segment's first id, ascending within a
-//! list; *Codes* blocks of 16 entries, codes then factors as [`crate::simd::Kernels::scan4`] and
+//! list; *SecondCodes* records of `second.rs` in list order, if the
+//! codebook has a second level; *Codes* blocks of 16 entries, codes then factors as [`crate::simd::Kernels::scan4`] and
 //! [`crate::simd::Kernels::scan8`] read them. A list begins at a block of its own; the rest of its last block has
 //! A = +∞, which no limit lets pass.
 
@@ -10,6 +11,30 @@ use crate::sections::{SectionKind, SectionSource, typed};
 use crate::simd::LANES;
 use crate::{Error, Result};
 use std::ops::Range;
+use std::sync::Arc;
+
+/// Second-level records of `n` entries; empty if the codebook has none.
+fn second_section(source: &dyn SectionSource, record_bytes: Option<usize>, n: usize) -> Result<&[u8]> {
+    let Some(bytes) = record_bytes else { return Ok(&[]) };
+    let records = source.section(SectionKind::SecondCodes)?;
+    if n.checked_mul(bytes) != Some(records.len()) {
+        return Err(source.format_error(format!(
+            "second codes: expected {n} records of {bytes} bytes, found {} bytes; restore the file or build again",
+            records.len()
+        )));
+    }
+    Ok(records)
+}
+
+/// What opening lists found out, for opening them again without reading and checking anything twice.
+#[derive(Clone)]
+pub struct KeptLists {
+    first_id: u64,
+    n: u64,
+    block_bytes: usize,
+    record_bytes: Option<usize>,
+    blocks: Arc<Vec<usize>>,
+}
 
 /// Lists of one segment: views of the sections of its file.
 pub struct Lists<'a> {
@@ -17,9 +42,11 @@ pub struct Lists<'a> {
     n: u64,
     offsets: &'a [u64],
     /// First block of each list, and the end.
-    blocks: Vec<usize>,
+    blocks: Arc<Vec<usize>>,
     ids: &'a [u32],
     codes: &'a [u8],
+    second: &'a [u8],
+    record_bytes: Option<usize>,
     block_bytes: usize,
     source: &'a dyn SectionSource,
 }
@@ -61,10 +88,53 @@ impl<'a> Lists<'a> {
                 format!("{} bytes", codes.len()),
             ));
         }
+        let record_bytes = codebook.second_bytes();
+        let second = second_section(source, record_bytes, ids.len())?;
         if first_id.checked_add(n).is_none_or(|end| end > i64::MAX as u64) {
             return Err(wrong("ids", "below 2⁶³".into(), format!("{n} from {first_id}")));
         }
-        Ok(Lists { first_id, n, offsets, blocks, ids, codes, block_bytes, source })
+        Ok(Lists {
+            first_id,
+            n,
+            offsets,
+            blocks: Arc::new(blocks),
+            ids,
+            codes,
+            second,
+            record_bytes,
+            block_bytes,
+            source,
+        })
+    }
+
+    /// Views the sections of lists that were opened before.
+    ///
+    /// # Errors
+    /// `Format` if `source` is not the file that `kept` came from.
+    pub fn view(source: &'a dyn SectionSource, kept: &KeptLists) -> Result<Lists<'a>> {
+        let KeptLists { first_id, n, block_bytes, record_bytes, blocks } = kept.clone();
+        let offsets: &[u64] = typed(source, SectionKind::ListOffsets)?;
+        let ids: &[u32] = typed(source, SectionKind::ListIds)?;
+        let codes = source.section(SectionKind::Codes)?;
+        let total = blocks.last().copied().unwrap_or(0);
+        if offsets.len() != blocks.len() || ids.len() as u64 > n || codes.len() != total * block_bytes {
+            return Err(
+                source.format_error("lists: expected the file that was opened, found another; open again".into())
+            );
+        }
+        let second = second_section(source, record_bytes, ids.len())?;
+        Ok(Lists { first_id, n, offsets, blocks, ids, codes, second, record_bytes, block_bytes, source })
+    }
+
+    /// What [`Self::view`] needs.
+    pub fn keep(&self) -> KeptLists {
+        KeptLists {
+            first_id: self.first_id,
+            n: self.n,
+            block_bytes: self.block_bytes,
+            record_bytes: self.record_bytes,
+            blocks: self.blocks.clone(),
+        }
     }
 
     /// Ids that the entries lie in.
@@ -84,7 +154,7 @@ impl<'a> Lists<'a> {
 
     /// Bytes of all sections.
     pub fn bytes(&self) -> u64 {
-        (self.offsets.len() * 8 + self.ids.len() * 4 + self.codes.len()) as u64
+        (self.offsets.len() * 8 + self.ids.len() * 4 + self.codes.len() + self.second.len()) as u64
     }
 
     /// Number of entries of every list.
@@ -131,6 +201,17 @@ impl<'a> Lists<'a> {
     /// Id of the entry at `position` in list order, for ordering: damaged ones give a large number.
     pub(crate) fn order(&self, position: u32) -> u64 {
         self.ids.get(position as usize).map_or(u64::MAX, |&id| self.first_id + u64::from(id))
+    }
+
+    /// Whether entries have second-level records.
+    pub(crate) fn has_second(&self) -> bool {
+        self.record_bytes.is_some()
+    }
+
+    /// Second-level record of the entry at `position` in list order; empty if there is none.
+    pub(crate) fn record(&self, position: u32) -> &'a [u8] {
+        let bytes = self.record_bytes.unwrap_or(0);
+        (position as usize).checked_mul(bytes).and_then(|at| self.second.get(at..at + bytes)).unwrap_or(&[])
     }
 
     /// Id of the entry at `position` in list order.

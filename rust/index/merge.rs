@@ -89,5 +89,23 @@ pub fn merge_lists(
         progress("merge lists", done, total);
     }
     sink.write(&out)?;
+    sink.end()?;
+    if codebook.second_bytes().is_none() {
+        return Ok(());
+    }
+    sink.begin(SectionKind::SecondCodes)?;
+    for list in 0..nlist {
+        if cancel.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        for part in parts {
+            let (_, first) = part.list(list);
+            for position in first..first + part.list_len(list) as u32 {
+                if keep(part.id(position)?) {
+                    sink.write(part.record(position))?;
+                }
+            }
+        }
+    }
     sink.end()
 }

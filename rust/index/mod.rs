@@ -6,14 +6,17 @@
 
 mod block;
 mod calibration;
+pub(crate) mod coarse;
 mod codebook;
 mod decode;
 mod kmeans;
 mod lists;
 mod memory;
 mod merge;
+pub(crate) mod panels;
 pub(crate) mod quantiser;
 mod rotation;
+pub(crate) mod second;
 mod trainer;
 mod writer;
 
@@ -22,8 +25,8 @@ use crate::Result;
 use crate::keys::KeyBlock;
 use crate::search::Pool;
 use crate::sections::SectionSink;
-pub use codebook::Codebook;
-pub use lists::Lists;
+pub use codebook::{Codebook, KeptCodebook};
+pub use lists::{KeptLists, Lists};
 pub use memory::Memory;
 pub use merge::merge_lists;
 use std::sync::atomic::AtomicBool;
@@ -35,8 +38,8 @@ pub struct Params {
     pub nlist: Option<usize>,
     /// How keys are coded.
     pub code: CodeChoice,
-    /// Seed of every random choice.
-    pub seed: u64,
+    /// Seed of every random choice; `None` = 0 for a new codebook, that of the codebook if there is one.
+    pub seed: Option<u64>,
     /// Number of entries that the lists are for, if the keys are a sample of them.
     pub expected: Option<usize>,
 }
@@ -44,10 +47,11 @@ pub struct Params {
 /// Size of the code of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum CodeChoice {
-    /// 4-bit words, at most 64 bytes up to d = 512, d/8 bytes above.
+    /// 4-bit words over up to 4 dimensions each (48 bytes at d = 384) and, for d > 96, a second level of 4 bits a dimension
+    /// for scoring candidates again.
     #[default]
     Auto,
-    /// 4-bit words over 4 dimensions each: d/8 bytes.
+    /// The first level alone, at most 48 bytes.
     Small,
     /// Product quantiser of `m` sub-quantisers of `bits` (4 or 8) each.
     Pq {
@@ -61,6 +65,14 @@ pub enum CodeChoice {
 /// What [`train`] would do for `n` keys of dimension `d`: lists aimed at, and keys sampled (held as float32).
 pub fn plan(n: usize, d: usize, nlist: Option<usize>) -> (usize, usize) {
     trainer::plan(n, d, nlist)
+}
+
+/// (m, bits, bits of the second level) of a code for keys of dimension `d`.
+///
+/// # Errors
+/// `Argument` for a code that does not fit.
+pub fn code_shape(code: CodeChoice, d: usize) -> Result<(usize, u8, u8)> {
+    trainer::shape(code, d).map(|shape| (shape.m, shape.bits, trainer::second_bits(code, d)))
 }
 
 /// Called with (stage, done, total); total is 0 where it is not known.

@@ -43,12 +43,20 @@ pub fn plan(n: usize, d: usize, nlist: Option<usize>) -> (usize, usize) {
     (target, wanted.min(n))
 }
 
+/// Up to this dimension the first level has 4 bits a dimension and needs no second.
+const FINE: usize = 96;
+
+/// Bits of the second level.
+pub(crate) fn second_bits(code: CodeChoice, d: usize) -> u8 {
+    if code == CodeChoice::Auto && d > FINE { 4 } else { 0 }
+}
+
 /// Shape of the code for dimension `d`.
-fn shape(code: CodeChoice, d: usize) -> Result<Shape> {
+pub(crate) fn shape(code: CodeChoice, d: usize) -> Result<Shape> {
     let four = |dsub: usize| Shape { m: d.div_ceil(dsub).next_multiple_of(8), bits: 4, dsub };
     match code {
-        CodeChoice::Auto => Ok(four(d.div_ceil(128).min(4))),
-        CodeChoice::Small => Ok(four(4)),
+        CodeChoice::Auto => Ok(four(d.div_ceil(FINE).min(4))),
+        CodeChoice::Small => Ok(four(d.div_ceil(FINE).max(4))),
         CodeChoice::Pq { m, bits } if (1..=d).contains(&m) && matches!(bits, 4 | 8) => {
             let dsub = d.div_ceil(m);
             Ok(Shape { m: if bits == 4 { m.next_multiple_of(8) } else { m }, bits, dsub })
@@ -101,39 +109,45 @@ pub fn train(
         return Err(Error::Argument(format!("nlist must be from 1 to the number of entries, {n}; found {found}")));
     }
     let shape = shape(params.code, d)?;
+    let seed = params.seed.unwrap_or(0);
     let kernels = Kernels::best();
     let rows = Rows::new(keys);
-    let mut rng = ChaCha8Rng::seed_from_u64(params.seed);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
 
     let (target, wanted) = plan(params.expected.unwrap_or(n).max(n), d, params.nlist);
     let (target, wanted) = (target.min(n), wanted.min(n));
     progress("sample", 0, 0);
-    let (sample, mean) = sample(&rows, d, metric, stratified(&mut rng, n, wanted), pool, cancel)?;
+    let (mut sample, mean) = sample(&rows, d, metric, stratified(&mut rng, n, wanted), pool, cancel)?;
+    // Everything is learnt from rotated rows: distances stay, and no coordinate stands out.
+    let rotation = Rotation::new(d, seed);
+    rotate(&kernels, &rotation, &mut sample, pool);
 
     let step = |done: usize| progress("lists", done as u64, ITERATIONS as u64);
     let lloyd = Lloyd { kernels: &kernels, pool, cancel, step: &step };
     let centroids = match params.nlist {
         Some(nlist) => lloyd.run(&subset(&sample, PER_LIST * nlist), nlist, ITERATIONS, &mut rng)?,
-        None => automatic(&lloyd, &sample, target, params.seed, &mut rng)?,
+        None => automatic(&lloyd, &sample, target, seed, &mut rng)?,
     };
 
     progress("words", 0, 0);
-    let rotation = Rotation::new(d, params.seed);
-    let units = unit_residuals(&kernels, &rotation, shape, &subset(&sample, WORD_SAMPLE), &centroids, pool, cancel)?;
+    let units = unit_residuals(&kernels, shape, &subset(&sample, WORD_SAMPLE), &centroids, pool, cancel)?;
     drop(sample);
-    let words = learn(&kernels, shape, &units, params.seed, pool, cancel)?;
+    let words = learn(&kernels, shape, &units, seed, pool, cancel)?;
 
+    let mut plain = centroids.clone();
+    plain.data.chunks_exact_mut(d).for_each(|row| rotation.undo(&kernels, row));
     let mut packed = PanelBuffer::default();
     packed.fill(
         &kernels,
-        centroids.n(),
+        plain.n(),
         &vec![0.0; d],
-        |i, row| row.copy_from_slice(centroids.row(i)),
+        |i, row| row.copy_from_slice(plain.row(i)),
         |row| if metric == Metric::L2 { kernels.ip_f32(row, row) } else { 0.0 },
     );
     let shown = |done: u64, total: u64| progress("calibrate", done, total);
-    let calibration =
-        calibration::run(&kernels, &rows, metric, d, &mean, &centroids, &packed, &mut rng, pool, &shown, cancel)?;
+    let calibration = calibration::run(
+        &kernels, &rows, metric, &mean, &rotation, &centroids, &packed, &mut rng, pool, &shown, cancel,
+    )?;
     let parameters = Parameters {
         d,
         metric,
@@ -141,14 +155,15 @@ pub fn train(
         m: shape.m,
         bits: shape.bits,
         dsub: shape.dsub,
-        seed: params.seed,
+        second_bits: second_bits(params.code, d),
+        seed,
         default_nprobe: calibration.nprobe,
         default_temperature: calibration.temperature,
         trained_on: n as u64,
     };
     let json = serde_json::to_vec(&parameters).map_err(|e| Error::State(format!("parameters as JSON: {e}")))?;
     let absolute: Vec<f32> =
-        centroids.data.chunks_exact(d).flat_map(|row| row.iter().zip(&mean).map(|(x, m)| x + m)).collect();
+        plain.data.chunks_exact(d).flat_map(|row| row.iter().zip(&mean).map(|(x, m)| x + m)).collect();
     let (panels, norms) = packed.into_parts();
     let mut section = |kind: SectionKind, parts: &[&[u8]]| -> Result<()> {
         sink.begin(kind)?;
@@ -199,6 +214,19 @@ fn sample(
     Ok((Matrix { d, data }, mean))
 }
 
+/// Rotates every row.
+fn rotate(kernels: &Kernels, rotation: &Rotation, rows: &mut Matrix, pool: &Pool) {
+    let d = rows.d;
+    let parts = pool.map(rows.n().div_ceil(4096), |c| {
+        let mut part = rows.data[c * 4096 * d..rows.data.len().min((c + 1) * 4096 * d)].to_vec();
+        part.chunks_exact_mut(d).for_each(|row| rotation.apply(kernels, row));
+        part
+    });
+    for (to, part) in rows.data.chunks_mut(4096 * d).zip(parts) {
+        to.copy_from_slice(&part);
+    }
+}
+
 /// `most` rows at equal distances.
 fn subset(sample: &Matrix, most: usize) -> Matrix {
     let n = sample.n();
@@ -216,15 +244,14 @@ fn automatic(lloyd: &Lloyd, sample: &Matrix, target: usize, seed: u64, rng: &mut
     let cap = (2.3 * sample.n() as f64 / target as f64).ceil() as usize;
     let mut centroids = lloyd.split(sample, &centroids, cap.max(16), seed)?;
     let packed = pack(lloyd.kernels, &centroids);
-    let (labels, _) = assign(lloyd.kernels, &sample.data, &packed.view(sample.d, -2.0), lloyd.pool, lloyd.cancel)?;
+    let (labels, _) = assign(lloyd.kernels, &sample.data, sample.d, &packed, lloyd.pool, lloyd.cancel)?;
     means(sample, &labels, &mut centroids, lloyd.pool);
     Ok(centroids)
 }
 
-/// Rotated, padded residuals of length one: what the words are learnt from.
+/// Padded residuals of length one: what the words are learnt from.
 fn unit_residuals(
     kernels: &Kernels,
-    rotation: &Rotation,
     shape: Shape,
     sample: &Matrix,
     centroids: &Matrix,
@@ -233,12 +260,11 @@ fn unit_residuals(
 ) -> Result<Matrix> {
     let d = sample.d;
     let packed = pack(kernels, centroids);
-    let (labels, _) = assign(kernels, &sample.data, &packed.view(d, -2.0), pool, cancel)?;
+    let (labels, _) = assign(kernels, &sample.data, d, &packed, pool, cancel)?;
     let mut units = Matrix { d: shape.padded(), data: vec![0f32; sample.n() * shape.padded()] };
     for ((i, unit), &label) in units.data.chunks_exact_mut(shape.padded()).enumerate().zip(&labels) {
         let pairs = sample.row(i).iter().zip(centroids.row(label as usize));
         unit.iter_mut().zip(pairs).for_each(|(u, (x, c))| *u = x - c);
-        rotation.apply(kernels, &mut unit[..d]);
         let norm = kernels.ip_f32(unit, unit).sqrt();
         if norm > 0.0 {
             unit.iter_mut().for_each(|u| *u /= norm);

@@ -23,6 +23,11 @@ type ValuesOut<'py> = Bound<'py, PyAny>;
 /// Distances, values, ids; documents and positions if asked for.
 type Found<'py> = (Floats<'py>, ValuesOut<'py>, Integers<'py>, Option<(Integers<'py>, Integers<'py>)>);
 
+/// Searches that are expected to end sooner stay on the caller's thread: starting another costs as much as they do.
+const BRIEF_SECONDS: f64 = 0.05;
+/// Numbers that `add` takes on the caller's thread: 64 MiB of float32.
+const BRIEF_SCALARS: usize = 1 << 24;
+
 /// A store on disk.
 #[pyclass(frozen, module = "knnlm._core")]
 pub struct Datastore {
@@ -138,7 +143,8 @@ impl Datastore {
         metadata: Option<String>,
     ) -> PyResult<(u64, u64)> {
         let (core, keys, values) = (self.writer()?, keys.rows()?, values.rows()?);
-        let ids = call(py, None, |_| core.add(keys, values, document.as_deref(), metadata.as_deref()))?;
+        let work = || core.add(keys, values, document.as_deref(), metadata.as_deref());
+        let ids = if keys.len() <= BRIEF_SCALARS { brief(py, work)? } else { call(py, None, |_| work())? };
         Ok((ids.start, ids.end))
     }
 
@@ -165,7 +171,7 @@ impl Datastore {
     fn build(
         &self,
         py: Python<'_>,
-        seed: u64,
+        seed: Option<u64>,
         nlist: Option<usize>,
         code: Option<Code>,
         retrain: bool,
@@ -194,7 +200,7 @@ impl Datastore {
         progress: Option<Py<PyAny>>,
     ) -> PyResult<()> {
         let (core, keys) = (self.writer()?, keys.rows()?);
-        let params = Params { nlist, code: Code::choice(code)?, seed, expected: Some(expected) };
+        let params = Params { nlist, code: Code::choice(code)?, seed: Some(seed), expected: Some(expected) };
         let options = BuildOptions { params, retrain: false, threads };
         call(py, progress.as_ref(), |reporter| {
             core.train(keys, &options, &|stage, done, total| reporter.report(stage, done, total), reporter.cancel())
@@ -219,7 +225,7 @@ impl Datastore {
         call(py, None, |_| core.set_attributes(&attributes))
     }
 
-    #[pyo3(signature = (queries, k, *, nprobe, rerank, exact, exclude, allow, deny, places, threads))]
+    #[pyo3(signature = (queries, k, *, nprobe, recall, depth, rerank, exact, exclude, allow, deny, places, threads))]
     #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn search<'py>(
         &self,
@@ -227,6 +233,8 @@ impl Datastore {
         queries: PyReadonlyArray2<'_, f32>,
         k: usize,
         nprobe: Option<usize>,
+        recall: Option<f32>,
+        depth: Option<usize>,
         rerank: Option<&str>,
         exact: bool,
         exclude: Option<PyReadonlyArray2<'_, i64>>,
@@ -238,13 +246,15 @@ impl Datastore {
         let (core, queries) = (self.reader()?, queries.as_slice()?);
         let exclude = exclude.as_ref().map(ranges).transpose()?;
         let rerank = self::rerank(rerank)?;
-        let found = call(py, None, |reporter| {
+        let work = |cancel: &AtomicBool| {
             let snapshot = core.snapshot();
             let sets = |lists: Option<DocumentLists>| lists.map(|l| l.id_sets(&snapshot)).transpose();
             let (allow, deny) = (sets(allow)?, sets(deny)?);
             let request = Request {
                 k,
                 nprobe,
+                recall,
+                depth,
                 rerank,
                 exact,
                 exclude: exclude.as_deref(),
@@ -252,11 +262,16 @@ impl Datastore {
                 deny: deny.as_deref(),
                 ..Request::default()
             };
-            let found = snapshot.search(queries, &request, threads, reporter.cancel())?;
+            let found = snapshot.search(queries, &request, threads, cancel)?;
             let places = if places { Some(snapshot.places_of(&found.ids)?) } else { None };
             Ok((found, places))
-        })?;
-        let (found, places) = found;
+        };
+        let asked = Request { k, nprobe, rerank, exact, ..Request::default() };
+        let (found, places) = if core.search_seconds(queries.len(), &asked) < BRIEF_SECONDS {
+            brief(py, || work(&AtomicBool::new(false)))?
+        } else {
+            call(py, None, |reporter| work(reporter.cancel()))?
+        };
         let places = places.map(|(documents, positions)| (documents.into_pyarray(py), positions.into_pyarray(py)));
         Ok((found.distances.into_pyarray(py), value_array(py, found.values), found.ids.into_pyarray(py), places))
     }

@@ -49,8 +49,8 @@ pub fn value_type(word: &str) -> Result<ValueType> {
 /// `rerank=`.
 pub fn rerank(word: Option<&str>) -> Result<Rerank> {
     match word {
-        None => Ok(Rerank::default()),
-        Some(word) => choose("rerank", word, &[("none", Rerank::None), ("keys", Rerank::Keys)]),
+        None => Ok(Rerank::Auto),
+        Some(word) => choose("rerank", word, &[("none", Rerank::None), ("code", Rerank::Code), ("keys", Rerank::Keys)]),
     }
 }
 

@@ -19,6 +19,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const DIRECT_QUERIES: usize = 3;
 /// Queries that one packed block meets.
 const QUERY_TILE: usize = 1024;
+/// Scans of fewer products stay on the caller's thread: some 100 microseconds.
+const BRIEF_PRODUCTS: usize = 2_000_000;
 /// Rows per task, so that positions fit 32 bits.
 const MOST_ROWS: usize = 1 << 30;
 
@@ -44,9 +46,12 @@ pub fn scan(
         Metric::L2 => mean(rows, d),
         Metric::Ip => vec![0.0; d],
     };
-    let tile = QUERY_TILE.min(q.div_ceil(pool.threads())).max(DIRECT_QUERIES.min(q));
+    // Little work stays on the caller's thread: starting others takes longer.
+    let threads = if q * d < BRIEF_PRODUCTS / n { 1 } else { pool.threads() };
+    let tile = QUERY_TILE.min(q.div_ceil(threads)).max(DIRECT_QUERIES.min(q));
     let tiles = q.div_ceil(tile);
-    let parts = (2 * pool.threads()).div_ceil(tiles).min(n.div_ceil(4096)).max(n.div_ceil(MOST_ROWS));
+    let parts =
+        if threads == 1 { 1 } else { 2 * threads }.div_ceil(tiles).min(n.div_ceil(4096)).max(n.div_ceil(MOST_ROWS));
     let tasks = pool.map(tiles * parts, |task| {
         let (t, part) = (task / parts, task % parts);
         let span = t * tile..q.min((t + 1) * tile);

@@ -3,9 +3,12 @@
 //! In: a [`Corpus`] (views of mapped files) and queries; out: [`Hits`]. The answer does not depend on the batch that
 //! a query came in nor on the number of threads. Equal distances are ordered by id.
 
+mod approximate;
+pub(crate) mod calibrate;
 pub(crate) mod exact;
 pub mod filter;
 mod lists;
+mod plan;
 mod pool;
 pub(crate) mod rows;
 pub(crate) mod select;
@@ -18,7 +21,9 @@ use crate::index::{Codebook, Lists};
 use crate::keys::KeyBlock;
 use crate::simd::{Isa, Kernels};
 use crate::{Error, Metric, Result};
+use approximate::approximate;
 pub use filter::{Filter, IdSet};
+pub use plan::{Calibration, Setting};
 pub use pool::Pool;
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
@@ -42,10 +47,14 @@ pub struct Corpus<'a> {
 /// Whether and how candidates of the approximate search are scored again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Rerank {
-    /// Estimated distances are the answer.
+    /// The best that the index has: `Code` where it has second-level codes, else `None`.
     #[default]
+    Auto,
+    /// Estimated distances are the answer.
     None,
-    /// The best candidates, 2 k and at least k + 128, are scored with their raw keys.
+    /// Candidates are scored again with second-level codes.
+    Code,
+    /// Candidates are scored again with their raw keys.
     Keys,
 }
 
@@ -54,8 +63,12 @@ pub enum Rerank {
 pub struct Request<'a> {
     /// Neighbours per query, at least 1.
     pub k: usize,
-    /// Lists to scan per query; `None` = the default chosen at build.
+    /// Lists to scan per query; `None` = as many as `recall` needs.
     pub nprobe: Option<usize>,
+    /// Recall to aim at, above 0 and at most 1, from what was measured at build; `None` = 0.95.
+    pub recall: Option<f32>,
+    /// Candidates to score again; `None` = as many as `recall` needs, with `nprobe` 2 k and at least k + 128.
+    pub depth: Option<usize>,
     /// Scoring candidates again.
     pub rerank: Rerank,
     /// Scan all raw keys.
@@ -101,7 +114,7 @@ pub fn search(corpus: &Corpus, queries: &[f32], request: &Request, pool: &Pool, 
     let mut found = if request.exact {
         exact(&corpus.keys)?
     } else {
-        let mut found = approximate(corpus, queries, request, &kernels, pool, cancel)?;
+        let mut found = approximate(corpus, queries, request, &kernels, pool, cancel)?.found;
         widen::widen(corpus, queries, request, &kernels, pool, cancel, &mut found)?;
         if !corpus.unindexed.is_empty() {
             found.iter_mut().zip(exact(&corpus.unindexed)?).for_each(|(found, more)| found.extend(more));
@@ -125,29 +138,15 @@ pub fn search(corpus: &Corpus, queries: &[f32], request: &Request, pool: &Pool, 
     Ok(hits)
 }
 
-/// Number of entries that an approximate search looks at, for each query: those of its `nprobe` lists, and those in no list.
+/// Number of entries that an approximate search looks at, for each query: those of its lists, and those in no list.
 ///
 /// # Errors
 /// As [`search`].
-pub fn entries_scanned(corpus: &Corpus, queries: &[f32], nprobe: Option<usize>) -> Result<Vec<u64>> {
-    let kernels = check(corpus, queries, &Request { k: 1, nprobe, ..Request::default() })?;
+pub fn entries_scanned(corpus: &Corpus, queries: &[f32], request: &Request) -> Result<Vec<u64>> {
+    let kernels = check(corpus, queries, request)?;
     let waiting = corpus.unindexed.iter().map(|b| b.n() as u64).sum::<u64>();
-    let Some((codebook, lists)) = &corpus.index else {
-        return Ok(vec![waiting; queries.len() / corpus.d]);
-    };
-    let scan = lists::Scan {
-        kernels: &kernels,
-        codebook,
-        lists,
-        queries,
-        k: 1,
-        nprobe: nprobe.unwrap_or(codebook.default_nprobe()).min(codebook.nlist()),
-        filter: Filter::default(),
-        part: 0,
-        parts: 1,
-        cancel: &AtomicBool::new(false),
-    };
-    Ok(scan.scanned()?.into_iter().map(|n| n + waiting).collect())
+    let found = approximate(corpus, queries, request, &kernels, &Pool::get(Some(1))?, &AtomicBool::new(false))?;
+    Ok(found.scanned.into_iter().map(|n| n + waiting).collect())
 }
 
 /// Refuses what cannot be searched; gives the kernels.
@@ -169,8 +168,20 @@ fn check(corpus: &Corpus, queries: &[f32], request: &Request) -> Result<Kernels>
     if request.k < 1 || q.checked_mul(request.k).is_none_or(|n| n > isize::MAX as usize / 8) {
         return argument(format!("k must be at least 1 and {q} × k must fit memory, found k = {}", request.k));
     }
-    if request.nprobe == Some(0) {
-        return argument("nprobe must be at least 1, found 0".into());
+    if request.nprobe == Some(0) || request.depth == Some(0) {
+        return argument("nprobe and depth must be at least 1, found 0".into());
+    }
+    if let Some(found) = request.recall.filter(|r| !(*r > 0.0 && *r <= 1.0)) {
+        return argument(format!("recall must be above 0 and at most 1, found {found}"));
+    }
+    if request.recall.is_some() && request.nprobe.is_some() {
+        return argument("recall and nprobe: expected one of them, found both".into());
+    }
+    if request.rerank == Rerank::Code && !approximate::has_second(corpus.index.as_ref()) {
+        return Err(Error::State(
+            "rerank=\"code\" needs second-level codes, this store has none; build it with code=None and retrain=True"
+                .into(),
+        ));
     }
     let given = [
         ("exclude", request.exclude.map(<[_]>::len)),
@@ -200,100 +211,29 @@ fn check(corpus: &Corpus, queries: &[f32], request: &Request) -> Result<Kernels>
     }
 }
 
-/// Candidates from the lists, scored again if asked: the best `k` of each query.
-fn approximate(
-    corpus: &Corpus,
-    queries: &[f32],
-    request: &Request,
-    kernels: &Kernels,
-    pool: &Pool,
-    cancel: &AtomicBool,
-) -> Result<Vec<Found>> {
-    let (d, q) = (corpus.d, queries.len() / corpus.d);
-    let Some((codebook, lists)) = corpus.index.as_ref().filter(|_| q > 0) else {
-        return Ok(vec![Found::new(); q]);
-    };
-    let filter = request.filter(corpus.deleted);
-    let rows = rows::Rows::new(&corpus.keys);
-    let candidates = match request.rerank {
-        Rerank::None => request.k,
-        Rerank::Keys => request.k.saturating_mul(2).max(request.k.saturating_add(128)),
-    };
-    let entries = lists.iter().map(Lists::len).sum::<usize>();
-    let nprobe = request.nprobe.unwrap_or(codebook.default_nprobe()).min(codebook.nlist());
-    let tile = QUERY_TILE.min(q.div_ceil(pool.threads()));
-    let tiles = q.div_ceil(tile);
-    // Few queries and much to scan: the threads share the lists of a query.
-    let work = entries as f64 * nprobe as f64 / codebook.nlist() as f64 * tile as f64;
-    let parts = if tiles < pool.threads() && work > 20_000.0 { (pool.threads() / tiles).min(nprobe) } else { 1 };
-    let finish = |i: usize, found: &mut Found| {
-        best(found, candidates);
-        if request.rerank == Rerank::Keys {
-            rescore(kernels, corpus.metric, &rows, &queries[i * d..(i + 1) * d], found)?;
-        }
-        Ok(())
-    };
-    let tasks = pool.map(tiles * parts, |task| -> Result<Vec<Found>> {
-        let (t, part) = (task / parts, task % parts);
-        let span = t * tile..q.min((t + 1) * tile);
-        let scan = lists::Scan {
-            kernels,
-            codebook,
-            lists,
-            queries: &queries[span.start * d..span.end * d],
-            k: candidates.min(entries.max(1)),
-            nprobe,
-            filter: filter.of_queries(&span),
-            part,
-            parts,
-            cancel,
-        };
-        let mut found = scan.run()?;
-        if parts == 1 {
-            for (i, found) in span.zip(&mut found) {
-                finish(i, found)?;
-            }
-        }
-        Ok(found)
-    });
-    let mut all = vec![Found::new(); q];
-    for (task, found) in tasks.into_iter().enumerate() {
-        for (i, part) in found?.into_iter().enumerate() {
-            all[task / parts * tile + i].extend(part);
-        }
-    }
-    if parts > 1 {
-        // Only the best of all parts together may be scored again: the answer must not depend on the threads.
-        all.iter_mut().enumerate().try_for_each(|(i, found)| finish(i, found))?;
-    }
-    Ok(all)
-}
-
-/// Scores candidates with their raw keys, in the order of their ids: that is how the keys lie.
-fn rescore(kernels: &Kernels, metric: Metric, rows: &rows::Rows, query: &[f32], found: &mut Found) -> Result<()> {
-    found.sort_unstable_by_key(|f| f.1);
-    let mut at = Vec::with_capacity(found.len());
-    for f in found.iter() {
-        at.push(rows.find(f.1).ok_or_else(|| {
-            Error::State(format!("rerank=\"keys\": the raw key of entry {} is missing; verify the store", f.1))
-        })?);
-    }
-    rows.score_all(kernels, metric, query, at.iter().copied(), found);
-    Ok(())
-}
-
-/// Queries that share the codes of a list.
-const QUERY_TILE: usize = 512;
-
 /// (score, id) of neighbours; scores are minimised (inner products are negated).
 pub(crate) type Found = Vec<(f32, u64)>;
 
 /// Sorts by (score, id) and keeps `k`.
 pub(crate) fn best(found: &mut Found, k: usize) {
-    let order = |a: &(f32, u64), b: &(f32, u64)| (a.0 + 0.0).total_cmp(&(b.0 + 0.0)).then(a.1.cmp(&b.1));
     if found.len() > k && k > 0 {
+        let order = |a: &(f32, u64), b: &(f32, u64)| (a.0 + 0.0).total_cmp(&(b.0 + 0.0)).then(a.1.cmp(&b.1));
         found.select_nth_unstable_by(k - 1, order);
         found.truncate(k);
     }
-    found.sort_unstable_by(order);
+    // Integers sort several times faster than pairs: score above, position below; then equal scores by id.
+    let mut keys: Vec<u64> =
+        found.iter().zip(0u64..).map(|(f, i)| u64::from(select::key(f.0 + 0.0)) << 32 | i).collect();
+    if found.len() >= u32::MAX as usize {
+        found.sort_unstable_by(|a, b| (a.0 + 0.0).total_cmp(&(b.0 + 0.0)).then(a.1.cmp(&b.1)));
+        return;
+    }
+    keys.sort_unstable();
+    let mut sorted: Found = keys.iter().map(|&key| found[key as u32 as usize]).collect();
+    for equal in sorted.chunk_by_mut(|a, b| a.0 == b.0) {
+        if equal.len() > 1 {
+            equal.sort_unstable_by_key(|f| f.1);
+        }
+    }
+    *found = sorted;
 }

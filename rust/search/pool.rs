@@ -75,8 +75,8 @@ impl Pool {
     pub fn map<T: Send>(&self, n: usize, work: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
         use rayon::prelude::*;
         match &self.pool {
-            None => (0..n).map(work).collect(),
-            Some(pool) => pool.install(|| (0..n).into_par_iter().with_max_len(1).map(work).collect()),
+            Some(pool) if n > 1 => pool.install(|| (0..n).into_par_iter().with_max_len(1).map(work).collect()),
+            _ => (0..n).map(work).collect(),
         }
     }
 }

@@ -6,9 +6,10 @@
 //! order of the stream.
 
 use crate::simd::Kernels;
+use std::cmp::Ordering;
 
 /// Order-preserving map from floats to integers.
-fn key(x: f32) -> u32 {
+pub fn key(x: f32) -> u32 {
     let bits = x.to_bits();
     if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }
 }
@@ -21,18 +22,14 @@ fn value(key: u32) -> f32 {
 /// The k-th smallest of `scores` (k from 1 to their number; no NaN).
 pub fn kth_smallest(kernels: &Kernels, scores: &[f32], k: usize) -> f32 {
     debug_assert!(k >= 1 && k <= scores.len());
-    let (mut least, mut most) = (f32::INFINITY, f32::NEG_INFINITY);
-    for &s in scores {
-        least = least.min(s);
-        most = most.max(s);
-    }
-    let (mut low, mut high) = (key(least), key(most));
+    let (mut low, mut high) = (key(kernels.least(scores)), key(kernels.greatest_at_most(scores, f32::INFINITY)));
     while low < high {
         let middle = low + (high - low) / 2;
-        if kernels.count_at_most(scores, value(middle)) >= k {
-            high = middle;
-        } else {
-            low = middle + 1;
+        match kernels.count_at_most(scores, value(middle)).cmp(&k) {
+            Ordering::Less => low = middle + 1,
+            // Exactly k: the k-th is the last of them.
+            Ordering::Equal => return kernels.greatest_at_most(scores, value(middle)),
+            Ordering::Greater => high = middle,
         }
     }
     value(low)
@@ -136,6 +133,27 @@ impl Nearest {
         self.len = kept;
     }
 
+    /// Appends the candidates of another.
+    pub fn append_all(&mut self, other: &Nearest) {
+        other.scores().iter().zip(other.entries()).for_each(|(&score, &entry)| self.append(score, entry));
+    }
+
+    /// Forgets every candidate; the limit stays.
+    pub fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    /// Keeps the best `k` from now on, at most as many as before; scores may have been replaced.
+    pub fn narrow(&mut self, k: usize) {
+        self.k = k.min(self.k);
+        self.limit = f32::MAX;
+    }
+
+    /// Scores and entries held, scores to be changed.
+    pub fn parts_mut(&mut self) -> (&mut [f32], &[u32]) {
+        (&mut self.scores[..self.len], &self.entries[..self.len])
+    }
+
     /// Replaces every score.
     pub fn rescore(&mut self, score: impl Fn(u32) -> f32) {
         for (s, &entry) in self.scores[..self.len].iter_mut().zip(&self.entries) {
@@ -171,9 +189,16 @@ impl Nearest {
         if self.len == self.k {
             return;
         }
+        let held = kernels.keep_at_most(&mut self.scores[..self.len], &mut self.entries[..self.len], limit);
+        self.len = held;
+        // Fewer than k only where scores of a damaged file are not numbers.
+        if held <= self.k {
+            return;
+        }
+        // More equal scores at the limit than there are places: those with the lowest ids stay.
         let mut ties: Vec<(u64, u32)> = Vec::new();
         let mut kept = 0;
-        for i in 0..self.len {
+        for i in 0..held {
             let (score, entry) = (self.scores[i], self.entries[i]);
             self.scores[kept] = score;
             self.entries[kept] = entry;
@@ -183,9 +208,7 @@ impl Nearest {
             }
         }
         let wanted = self.k - kept;
-        if ties.len() > wanted {
-            ties.select_nth_unstable(wanted - 1);
-        }
+        ties.select_nth_unstable(wanted - 1);
         for &(_, entry) in &ties[..wanted] {
             self.scores[kept] = limit;
             self.entries[kept] = entry;

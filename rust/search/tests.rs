@@ -128,6 +128,23 @@ fn answer_is_independent_of_batch_threads_and_instruction_set() {
                     assert!(one.ids.iter().all(|&id| id >= 0 && !exclude[i].contains(&(id as u64))));
                 }
             }
+            // Threads that share every query, however small.
+            let kernels = Kernels::best();
+            let always = approximate::Sharing { nanoseconds: 0.0, entries: 0.0 };
+            let never = AtomicBool::new(false);
+            for threads in [2, 3, 7] {
+                let shared = |queries: &[f32], request: &Request| {
+                    let pool = pool(threads);
+                    approximate::approximate_shared(&corpus, queries, request, &kernels, &pool, &never, always)
+                };
+                for (i, query) in queries.chunks(d).enumerate().take(5) {
+                    let request = Request { exclude: Some(&exclude[i..=i]), ..request.clone() };
+                    let mut found = shared(query, &request).expect("searches").found.remove(0);
+                    best(&mut found, k);
+                    let ids: Vec<i64> = found.iter().map(|f| f.1 as i64).collect();
+                    assert_eq!(ids, whole.ids[i * k..(i + 1) * k], "query {i}, {threads} threads");
+                }
+            }
             for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
                 let all = Request { nprobe: Some(usize::MAX), isa: Some(isa), ..request.clone() };
                 let other = run(&corpus, &queries, &all, 2);
@@ -246,7 +263,7 @@ fn wide_keys_and_large_k_work() {
         let exact = run(&corpus, &queries, &Request { exact: true, ..ask(k) }, 2);
         let found = run(&corpus, &queries, &Request { rerank: Rerank::Keys, ..ask(k) }, 2);
         assert!(recall(&found, &exact, k) > 0.9, "n={n} d={d} k={k}: {}", recall(&found, &exact, k));
-        let all = entries_scanned(&corpus, &queries, Some(usize::MAX)).expect("counts");
+        let all = entries_scanned(&corpus, &queries, &Request { nprobe: Some(usize::MAX), ..ask(5) }).expect("counts");
         assert!(all.iter().all(|&s| s == n as u64));
     }
 }
@@ -308,5 +325,81 @@ fn damaged_sections_are_errors() {
             built.lists[0].0.insert(kind, bytes);
             assert!(matches!(open(&built), Err(Error::Format { .. })), "{kind:?} {}", bytes.len());
         }
+    }
+}
+
+#[test]
+fn second_level_codes_make_distances_exact_enough() {
+    let (n, d, k) = (25_000, 128, 100);
+    for metric in [Metric::L2, Metric::Ip] {
+        let keys = clustered(n, d, 100, 1.0, 21);
+        let block = KeyBlock { first_id: 0, d, rows: KeyRows::F32(&keys) };
+        let built = build(&[block], metric, &Params::default(), 2);
+        let corpus = corpus(&built, &[block], metric);
+        let queries = clustered(50, d, 100, 1.0, 22);
+        let exact = run(&corpus, &queries, &Request { exact: true, ..ask(k) }, 2);
+        let nprobe = Some(usize::MAX);
+        let none = run(&corpus, &queries, &Request { nprobe, rerank: Rerank::None, ..ask(k) }, 2);
+        let code = run(&corpus, &queries, &Request { nprobe, rerank: Rerank::Code, ..ask(k) }, 2);
+        assert_eq!(code, run(&corpus, &queries, &Request { nprobe, ..ask(k) }, 1), "it is the default");
+        let (before, after) = (recall(&none, &exact, k), recall(&code, &exact, k));
+        assert!(after > before && after > 0.93, "{metric:?}: {before} {after}");
+        let error = |hits: &Hits| {
+            let pairs = hits.ids.iter().zip(&hits.distances).enumerate().map(|(i, (&id, &found))| {
+                let pairs = queries[i / k * d..][..d].iter().zip(&keys[id as usize * d..][..d]);
+                let want: f32 = match metric {
+                    Metric::L2 => pairs.map(|(q, x)| (q - x) * (q - x)).sum(),
+                    Metric::Ip => pairs.map(|(q, x)| q * x).sum(),
+                };
+                f64::from(found - want).powi(2)
+            });
+            pairs.sum::<f64>()
+        };
+        assert!(error(&code) < 0.1 * error(&none), "{metric:?}: {} {}", error(&code), error(&none));
+        // Decoded keys are close, too.
+        let (book, lists) = corpus.index.as_ref().expect("built");
+        let decoded = reconstruct(book, lists, &[5, 24_999]).expect("there");
+        for (row, id) in decoded.chunks(d).zip([5, 24_999]) {
+            let key = &keys[id * d..(id + 1) * d];
+            let error: f32 = row.iter().zip(key).map(|(a, b)| (a - b) * (a - b)).sum();
+            assert!(error < 0.02 * d as f32, "{error}");
+        }
+    }
+}
+
+#[test]
+fn asked_recall_is_had() {
+    let (n, d) = (40_000, 112);
+    for metric in [Metric::L2, Metric::Ip] {
+        let keys = clustered(n, d, 300, 1.0, 31);
+        let block = KeyBlock { first_id: 0, d, rows: KeyRows::F32(&keys) };
+        let built = build(&[block], metric, &Params::default(), 2);
+        let mut corpus = corpus(&built, &[block], metric);
+        let never = AtomicBool::new(false);
+        let calibration = calibrate::calibrate(&mut corpus, &pool(2), &|_, _| (), &never).expect("measures");
+        assert_eq!(calibration, calibrate::calibrate(&mut corpus, &pool(1), &|_, _| (), &never).expect("measures"));
+        corpus.index =
+            corpus.index.map(|(book, lists)| (book.calibrated(Some(std::sync::Arc::new(calibration.clone()))), lists));
+        let queries = clustered(200, d, 300, 1.0, 32);
+        for k in [8, 64, 1024] {
+            let exact = run(&corpus, &queries, &Request { exact: true, ..ask(k) }, 2);
+            let most = calibration.rows.iter().filter(|r| r.k == k).map(|r| r.recall).fold(0.0, f32::max);
+            assert!(most > 0.8, "{metric:?} k={k}: codes reach {most}");
+            for goal in [0.7, most - 0.02] {
+                let request = Request { recall: Some(goal), ..ask(k) };
+                let found = run(&corpus, &queries, &request, 2);
+                for ids in found.ids.chunks(k) {
+                    let mut once = ids.to_vec();
+                    once.sort_unstable();
+                    assert!(once.windows(2).all(|pair| pair[0] < pair[1]), "an entry came twice, or one is missing");
+                }
+                let had = recall(&found, &exact, k);
+                assert!(had > f64::from(goal) - 0.03, "{metric:?} k={k}: asked {goal}, had {had}");
+                let scanned = entries_scanned(&corpus, &queries, &request).expect("counts");
+                assert!(goal > 0.7 || scanned.iter().sum::<u64>() < 200 * n as u64, "some lists were left out");
+            }
+        }
+        let text = serde_json::to_string(&calibration).expect("JSON");
+        assert_eq!(calibration, serde_json::from_str(&text).expect("JSON"));
     }
 }

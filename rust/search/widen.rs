@@ -1,7 +1,8 @@
 //! Queries whose own filter leaves too little in their lists look into more lists until k come back.
 
+use super::approximate::approximate;
 use super::filter::size;
-use super::{Corpus, Found, IdSet, Pool, Request, approximate};
+use super::{Corpus, Found, IdSet, Pool, Request};
 use crate::Result;
 use crate::index::Lists;
 use crate::simd::Kernels;
@@ -42,12 +43,13 @@ pub fn widen(
         let (allow, deny) = (request.allow.map(sets), request.deny.map(sets));
         let again = Request {
             nprobe: Some(nprobe),
+            recall: None,
             exclude: exclude.as_deref(),
             allow: allow.as_deref(),
             deny: deny.as_deref(),
             ..request.clone()
         };
-        let more = approximate(corpus, &rows, &again, kernels, pool, cancel)?;
+        let more = approximate(corpus, &rows, &again, kernels, pool, cancel)?.found;
         short.into_iter().zip(more).for_each(|(i, more)| found[i] = more);
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! Kernels with AVX2, FMA and F16C.
 
-use super::{LANES, ScanQuery, TILE_ROWS, Tile, portable, scalar};
+use super::{LANES, ScanQuery, Scores, TILE_LANES, TILE_ROWS, Tile, portable, scalar};
 use half::f16;
 use std::arch::x86_64::*;
 
@@ -274,4 +274,85 @@ fn keep<T>(
     found
 }
 
+/// See [`super::Kernels::dot4`].
+#[target_feature(enable = "avx2")]
+pub fn dot4(codes: &[u8], query: &[i8], levels: &[u8; 16]) -> i32 {
+    // SAFETY: the array holds 16 bytes.
+    let levels = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(levels.as_ptr().cast()) });
+    let (nibble, ones) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1));
+    let query: &[u8] = bytemuck::cast_slice(query);
+    let mut sums = [_mm256_setzero_si256(); 2];
+    for (unit, query) in codes.as_chunks::<64>().0.iter().zip(query.as_chunks::<128>().0) {
+        let query = query.as_chunks::<32>().0;
+        for (half, codes) in unit.as_chunks::<32>().0.iter().enumerate() {
+            let codes = load_bytes(codes);
+            let low = _mm256_shuffle_epi8(levels, _mm256_and_si256(codes, nibble));
+            let high = _mm256_shuffle_epi8(levels, _mm256_and_si256(_mm256_srli_epi16::<4>(codes), nibble));
+            // Levels are at most 127: two products fit 16 bits.
+            let low = _mm256_madd_epi16(_mm256_maddubs_epi16(low, load_bytes(&query[half])), ones);
+            let high = _mm256_madd_epi16(_mm256_maddubs_epi16(high, load_bytes(&query[2 + half])), ones);
+            sums[half] = _mm256_add_epi32(sums[half], _mm256_add_epi32(low, high));
+        }
+    }
+    let sum = _mm256_add_epi32(sums[0], sums[1]);
+    let sum = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum));
+    let sum = _mm_add_epi32(sum, _mm_shuffle_epi32::<0b0100_1110>(sum));
+    _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32::<0b1011_0001>(sum)))
+}
+
+/// See [`super::Kernels::score_tile8`].
+#[target_feature(enable = "avx2")]
+pub fn score_tile8(
+    rows: &[i8],
+    width: usize,
+    panels: &[u8],
+    scales: &[f32],
+    offsets: &[f32],
+    factors: &[(f32, i32)],
+    tile: &mut Scores,
+) {
+    let mut dots = [[0i32; TILE_LANES]; TILE_ROWS];
+    for (p, panel) in panels.chunks_exact(LANES * width).enumerate() {
+        for (g, group) in rows.chunks(4 * width).enumerate() {
+            let out = &mut dots[4 * g..];
+            match group.len() / width {
+                1 => integer_products::<1>(group, width, panel, out, p),
+                2 => integer_products::<2>(group, width, panel, out, p),
+                3 => integer_products::<3>(group, width, panel, out, p),
+                _ => integer_products::<4>(group, width, panel, out, p),
+            }
+        }
+    }
+    for (i, dots) in dots[..rows.len() / width].iter().enumerate() {
+        portable::scores_of(dots, scales, offsets, factors[i], &mut tile[i]);
+    }
+}
+
+/// Products of R rows with panel `p` (16 keys): two registers of 8 keys a row.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn integer_products<const R: usize>(rows: &[i8], width: usize, panel: &[u8], out: &mut [[i32; TILE_LANES]], p: usize) {
+    let row: [&[[i8; 4]]; R] = std::array::from_fn(|i| rows[i * width..(i + 1) * width].as_chunks::<4>().0);
+    let ones = _mm256_set1_epi16(1);
+    let mut sums = [[_mm256_setzero_si256(); 2]; R];
+    for (t, keys) in panel.as_chunks::<32>().0.as_chunks::<2>().0.iter().enumerate() {
+        let keys = [load_bytes(&keys[0]), load_bytes(&keys[1])];
+        for i in 0..R {
+            let query = _mm256_set1_epi32(i32::from_le_bytes(row[i][t].map(|x| x as u8)));
+            for half in 0..2 {
+                let products = _mm256_madd_epi16(_mm256_maddubs_epi16(keys[half], query), ones);
+                sums[i][half] = _mm256_add_epi32(sums[i][half], products);
+            }
+        }
+    }
+    for i in 0..R {
+        for half in 0..2 {
+            let to = &mut out[i][p * LANES + 8 * half..][..8];
+            // SAFETY: the slice holds 32 bytes, cut above; the store is unaligned.
+            unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), sums[i][half]) };
+        }
+    }
+}
+
 super::portable_kernels!("avx2,f16c", portable);
+super::portable_choices!("avx2", portable);

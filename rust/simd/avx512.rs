@@ -83,7 +83,7 @@ fn store(v: __m512, out: &mut [f32]) {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load_bytes(x: &[u8; 64]) -> __m512i {
+pub(super) fn load_bytes(x: &[u8; 64]) -> __m512i {
     // SAFETY: the array holds 64 bytes; the load is unaligned.
     unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
 }
@@ -227,7 +227,7 @@ pub fn scan8(blocks: &[u8], query: &ScanQuery<f32>, first: u32, scores: &mut [f3
 /// The end of a block: scores `(base + A) + B * sum`; those at most the limit are compressed into the outputs.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn keep<T>(
+pub(super) fn keep<T>(
     sums: __m512,
     factors: &[u8],
     query: &ScanQuery<T>,
@@ -251,6 +251,60 @@ fn keep<T>(
     store(_mm512_maskz_compress_ps(hits, score), scores);
     // SAFETY: the slice holds 16 entries, cut above; the store is unaligned.
     unsafe { _mm512_storeu_si512(entries.as_mut_ptr().cast(), _mm512_maskz_compress_epi32(hits, lanes)) };
+    found
+}
+
+pub use super::avx2::{dot4, score_tile8};
+
+/// See [`super::Kernels::keep_at_most`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub fn keep_at_most(scores: &mut [f32], entries: &mut [u32], limit: f32) -> usize {
+    let n = scores.len().min(entries.len());
+    let bound = _mm512_set1_ps(limit);
+    let (mut kept, mut i) = (0, 0);
+    while i + LANES <= n {
+        // SAFETY: 16 scores and entries from i on are there; stores begin at kept ≤ i, so they end where the loads did.
+        unsafe {
+            let score = _mm512_loadu_ps(scores.as_ptr().add(i));
+            let entry = _mm512_loadu_si512(entries.as_ptr().add(i).cast());
+            let hits = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(score, bound);
+            _mm512_storeu_ps(scores.as_mut_ptr().add(kept), _mm512_maskz_compress_ps(hits, score));
+            _mm512_storeu_si512(entries.as_mut_ptr().add(kept).cast(), _mm512_maskz_compress_epi32(hits, entry));
+            kept += hits.count_ones() as usize;
+        }
+        i += LANES;
+    }
+    for i in i..n {
+        let (score, entry) = (scores[i], entries[i]);
+        (scores[kept], entries[kept]) = (score, entry);
+        kept += usize::from(score <= limit);
+    }
+    kept
+}
+
+/// See [`super::Kernels::find_at_most`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub fn find_at_most(values: &[f32], limit: f32, out: &mut [u32]) -> usize {
+    let bound = _mm512_set1_ps(limit);
+    let mut lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut found = 0;
+    for chunk in chunks {
+        let hits = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(load(chunk), bound);
+        if hits != 0 {
+            let to = &mut out[found..found + LANES];
+            // SAFETY: the slice holds 16 numbers, cut above; the store is unaligned.
+            unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_maskz_compress_epi32(hits, lanes)) };
+            found += hits.count_ones() as usize;
+        }
+        lanes = _mm512_add_epi32(lanes, _mm512_set1_epi32(LANES as i32));
+    }
+    for (i, &value) in rest.iter().enumerate() {
+        if value <= limit {
+            out[found] = (chunks.len() * LANES + i) as u32;
+            found += 1;
+        }
+    }
     found
 }
 

@@ -4,7 +4,9 @@
 //! |---|---|---|
 //! | [`Kernels::score_tile`] | scores of ≤ 12 rows against 32 packed keys, with a limit per row | no (FMA) |
 //! | [`Kernels::l2_f32`] … [`Kernels::ip_f16`] | one direct distance or inner product | yes |
-//! | [`Kernels::scan4`], [`Kernels::scan8`] | scan of coded blocks, keeping what a limit lets pass | yes |
+//! | [`Kernels::score_tile8`] | the same of integers: coarse step | yes |
+//! | [`Kernels::dot4`] | product of a second-level code with a query | yes |
+//! | [`Kernels::scan4`], [`Kernels::scan4_group`], [`Kernels::scan8`] | scan of coded blocks, keeping what a limit lets pass | yes |
 //! | `portable` | transform, encoding, tables, counting, packing | yes |
 //!
 //! `scalar.rs` defines every answer; `parity.rs` compares.
@@ -18,6 +20,9 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+mod avx512vnni;
 mod isa;
 #[cfg(target_arch = "aarch64")]
 #[allow(unsafe_code)]
@@ -39,6 +44,10 @@ pub const LANES: usize = 16;
 pub const TILE_LANES: usize = 2 * LANES;
 /// Most rows of a tile.
 pub const TILE_ROWS: usize = 12;
+/// Queries that [`Kernels::scan4_group`] serves at once.
+pub const GROUP: usize = 4;
+/// Scores of up to 12 rows against 32 keys.
+pub type Scores = [[f32; TILE_LANES]; TILE_ROWS];
 /// Bytes of the factors after the codes of a block: 16 × A, 16 × B, f32.
 pub const FACTOR_BYTES: usize = 2 * 4 * LANES;
 
@@ -89,6 +98,9 @@ macro_rules! dispatch {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => unsafe { avx512::$name$(::<$c>)?($($arg),*) },
             // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => unsafe { avx512vnni::$name$(::<$c>)?($($arg),*) },
+            // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => unsafe { neon::$name$(::<$c>)?($($arg),*) },
             _ => scalar::$name$(::<$c>)?($($arg),*),
@@ -108,6 +120,14 @@ macro_rules! portable_kernels {
             $portable::count_at_most(values, limit)
         }
         #[target_feature(enable = $features)]
+        pub fn greatest_at_most(values: &[f32], limit: f32) -> f32 {
+            $portable::greatest_at_most(values, limit)
+        }
+        #[target_feature(enable = $features)]
+        pub fn least(values: &[f32]) -> f32 {
+            $portable::least(values)
+        }
+        #[target_feature(enable = $features)]
         pub fn word_products(part: &[f32], words: &[f32], out: &mut [f32]) {
             $portable::word_products(part, words, out)
         }
@@ -122,6 +142,46 @@ macro_rules! portable_kernels {
     };
 }
 pub(crate) use portable_kernels;
+
+/// Those that choose, where there is no instruction that compresses.
+macro_rules! portable_choices {
+    ($features:literal, $portable:ident) => {
+        #[target_feature(enable = $features)]
+        pub fn keep_at_most(scores: &mut [f32], entries: &mut [u32], limit: f32) -> usize {
+            $portable::keep_at_most(scores, entries, limit)
+        }
+        #[target_feature(enable = $features)]
+        pub fn find_at_most(values: &[f32], limit: f32, out: &mut [u32]) -> usize {
+            $portable::find_at_most(values, limit, out)
+        }
+    };
+}
+pub(crate) use portable_choices;
+
+/// Integer products, where the compiler vectorises them as well as we could.
+#[cfg(target_arch = "aarch64")]
+macro_rules! portable_integers {
+    ($features:literal, $portable:ident) => {
+        #[target_feature(enable = $features)]
+        pub fn dot4(codes: &[u8], query: &[i8], levels: &[u8; 16]) -> i32 {
+            $portable::dot4(codes, query, levels)
+        }
+        #[target_feature(enable = $features)]
+        pub fn score_tile8(
+            rows: &[i8],
+            width: usize,
+            panels: &[u8],
+            scales: &[f32],
+            offsets: &[f32],
+            factors: &[(f32, i32)],
+            tile: &mut Scores,
+        ) {
+            $portable::score_tile8(rows, width, panels, scales, offsets, factors, tile)
+        }
+    };
+}
+#[cfg(target_arch = "aarch64")]
+pub(crate) use portable_integers;
 
 #[allow(unsafe_code)]
 impl Kernels {
@@ -200,6 +260,79 @@ impl Kernels {
         let room = blocks.len() / (query.table.len() / 2 + FACTOR_BYTES) * LANES;
         assert!(scores.len() >= room && entries.len() >= room, "room for {room} scores, found {}", scores.len());
         dispatch!(self, scan4, blocks, query, first, scores, entries)
+    }
+
+    /// [`Self::scan4`] of the same blocks for four queries; gives their numbers of entries kept.
+    pub fn scan4_group(
+        &self,
+        blocks: &[u8],
+        queries: &[ScanQuery<u8>; GROUP],
+        first: u32,
+        out: [(&mut [f32], &mut [u32]); GROUP],
+    ) -> [usize; GROUP] {
+        #[cfg(target_arch = "x86_64")]
+        if self.isa == Isa::Avx512Vnni {
+            let length = queries[0].table.len();
+            assert!(length > 0 && length.is_multiple_of(128) && queries.iter().all(|q| q.table.len() == length));
+            let room = blocks.len() / (length / 2 + FACTOR_BYTES) * LANES;
+            assert!(out.iter().all(|(s, e)| s.len() >= room && e.len() >= room), "room for {room} scores");
+            // SAFETY: `Kernels` with this value are only made where the CPU has the features.
+            return unsafe { avx512vnni::scan4_group(blocks, queries, first, out) };
+        }
+        let mut found = [0; GROUP];
+        for (((scores, entries), query), found) in out.into_iter().zip(queries).zip(&mut found) {
+            *found = self.scan4(blocks, query, first, scores, entries);
+        }
+        found
+    }
+
+    /// Σ levels[code] · query over the coordinates of a second-level code: units of 64 bytes, byte b with coordinate b
+    /// of 128 in its low and 64 + b in its high nibble. Levels are at most 127.
+    pub fn dot4(&self, codes: &[u8], query: &[i8], levels: &[u8; 16]) -> i32 {
+        assert!(codes.len() * 2 == query.len() && codes.len().is_multiple_of(64));
+        debug_assert!(levels.iter().all(|&l| l < 128));
+        dispatch!(self, dot4, codes, query, levels)
+    }
+
+    /// Scores up to 12 rows of integers (q × width, a multiple of 4) against 32 keys of numbers up to 127: offset +
+    /// (factor · scale) · (Σ row · key − bias), with scales and offsets per key and (factor, bias) per row.
+    ///
+    /// `panels` are two panels: for every four dimensions 16 keys of four numbers.
+    #[allow(clippy::too_many_arguments)]
+    pub fn score_tile8(
+        &self,
+        rows: &[i8],
+        width: usize,
+        panels: &[u8],
+        scales: &[f32],
+        offsets: &[f32],
+        factors: &[(f32, i32)],
+        tile: &mut Scores,
+    ) {
+        assert!(width.is_multiple_of(4) && panels.len() == width * TILE_LANES && factors.len() <= TILE_ROWS);
+        assert!(rows.len() == factors.len() * width && scales.len() == TILE_LANES && offsets.len() == TILE_LANES);
+        dispatch!(self, score_tile8, rows, width, panels, scales, offsets, factors, tile)
+    }
+
+    /// Keeps scores at most `limit`, and their entries, in order and in place; returns their number.
+    pub fn keep_at_most(&self, scores: &mut [f32], entries: &mut [u32], limit: f32) -> usize {
+        dispatch!(self, keep_at_most, scores, entries, limit)
+    }
+
+    /// Writes the positions of values at most `limit` to `out` (16 longer than `values`) in order; returns their number.
+    pub fn find_at_most(&self, values: &[f32], limit: f32, out: &mut [u32]) -> usize {
+        assert!(out.len() >= values.len() + LANES);
+        dispatch!(self, find_at_most, values, limit, out)
+    }
+
+    /// The greatest value at most `limit`; −∞ if there is none.
+    pub fn greatest_at_most(&self, values: &[f32], limit: f32) -> f32 {
+        dispatch!(self, greatest_at_most, values, limit)
+    }
+
+    /// The least value (no NaN); +∞ if there is none.
+    pub fn least(&self, values: &[f32]) -> f32 {
+        dispatch!(self, least, values)
     }
 
     /// Scans blocks of 16 entries in 8-bit codes. Block: m × 16 bytes (byte v of row j = code j of entry v), factors.

@@ -1,6 +1,6 @@
 //! Kernels with NEON (every aarch64 has it).
 
-use super::{LANES, ScanQuery, TILE_ROWS, Tile, portable, scalar};
+use super::{LANES, ScanQuery, Scores, TILE_ROWS, Tile, portable, scalar};
 use half::f16;
 use std::arch::aarch64::*;
 
@@ -168,3 +168,5 @@ pub fn scan8(blocks: &[u8], query: &ScanQuery<f32>, first: u32, scores: &mut [f3
 }
 
 super::portable_kernels!("neon", portable);
+super::portable_choices!("neon", portable);
+super::portable_integers!("neon", portable);

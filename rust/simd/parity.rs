@@ -149,3 +149,103 @@ fn portable_kernels_are_bit_equal() {
         }
     }
 }
+
+#[test]
+fn integer_kernels_are_equal() {
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let levels: [u8; 16] = std::array::from_fn(|i| (i * 127 / 15) as u8);
+    for units in [0, 1, 2, 3, 8] {
+        for start in [0, 1, 5] {
+            let codes: Vec<u8> = (0..units * 64 + start).map(|_| rng.next_u32() as u8).collect();
+            // The most extreme numbers, too: no sum of products may wrap on the way.
+            let query: Vec<i8> = (0..units * 128)
+                .map(|i| if start == 5 { i8::MIN } else { (rng.next_u32() + i as u32) as i8 })
+                .collect();
+            let want = scalar().dot4(&codes[start..], &query, &levels);
+            for k in others() {
+                assert_eq!(want, k.dot4(&codes[start..], &query, &levels), "{k:?} units={units}");
+            }
+        }
+    }
+    for width in [4, 8, 20, 384] {
+        for q in 1..=TILE_ROWS {
+            let extreme = q == 7;
+            let rows: Vec<i8> = (0..q * width).map(|_| if extreme { i8::MIN } else { rng.next_u32() as i8 }).collect();
+            let panels: Vec<u8> =
+                (0..width * TILE_LANES).map(|_| if extreme { 127 } else { (rng.next_u32() % 128) as u8 }).collect();
+            let (scales, offsets) = (reals(&mut rng, TILE_LANES), reals(&mut rng, TILE_LANES));
+            let factors: Vec<(f32, i32)> = reals(&mut rng, q).into_iter().map(|f| (f, 1000)).collect();
+            let run = |k: Kernels| {
+                let mut tile = [[0f32; TILE_LANES]; TILE_ROWS];
+                k.score_tile8(&rows, width, &panels, &scales, &offsets, &factors, &mut tile);
+                tile.map(|row| row.map(f32::to_bits))
+            };
+            let want = run(scalar());
+            for k in others() {
+                assert!(want == run(k), "{k:?} width={width} q={q}");
+            }
+        }
+    }
+}
+
+#[test]
+fn choosing_kernels_are_equal() {
+    let mut rng = ChaCha8Rng::seed_from_u64(6);
+    for n in [0, 1, 15, 16, 17, 31, 32, 33, 100, 1000] {
+        for limit in [-2.0, -0.3, 0.0, 0.9, 2.0] {
+            let values = reals(&mut rng, n);
+            let run = |k: Kernels| {
+                let (mut scores, mut entries) = (values.clone(), (0..n as u32).collect::<Vec<u32>>());
+                let kept = k.keep_at_most(&mut scores, &mut entries, limit);
+                let mut found = vec![0u32; n + LANES];
+                let count = k.find_at_most(&values, limit, &mut found);
+                let ends = (k.least(&values).to_bits(), k.greatest_at_most(&values, limit).to_bits());
+                scores.truncate(kept);
+                entries.truncate(kept);
+                found.truncate(count);
+                (scores, entries, found, ends)
+            };
+            let want = run(scalar());
+            let right: Vec<u32> = (0..n as u32).filter(|&i| values[i as usize] <= limit).collect();
+            assert_eq!((&want.1, &want.2), (&right, &right));
+            for k in others() {
+                assert_eq!(want, run(k), "{k:?} n={n} limit={limit}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_group_of_queries_is_as_good_as_one_by_one() {
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    for (m, blocks) in [(8, 1), (96, 3), (128, 5)] {
+        let tables: Vec<Vec<u8>> =
+            (0..GROUP).map(|_| (0..m * 16).map(|_| (rng.next_u32() % 128) as u8).collect()).collect();
+        let mut data = Vec::new();
+        for _ in 0..blocks {
+            data.extend((0..m * 8).map(|_| rng.next_u32() as u8));
+            reals(&mut rng, 2 * LANES).iter().for_each(|x| data.extend_from_slice(&x.to_le_bytes()));
+        }
+        let queries: [ScanQuery<u8>; GROUP] = std::array::from_fn(|i| ScanQuery {
+            table: &tables[i],
+            scale: 0.01,
+            bias: -3.0,
+            base: i as f32,
+            limit: [f32::MAX, 2.0, 0.0, -1e9][i],
+        });
+        let room = blocks * LANES;
+        for k in others().into_iter().chain([scalar()]) {
+            let mut scores = vec![vec![0f32; room]; GROUP];
+            let mut entries = vec![vec![0u32; room]; GROUP];
+            let mut pairs = scores.iter_mut().zip(&mut entries).map(|(s, e)| (&mut s[..], &mut e[..]));
+            let out = std::array::from_fn(|_| pairs.next().expect("four"));
+            let found = k.scan4_group(&data, &queries, 7, out);
+            for i in 0..GROUP {
+                let (mut s, mut e) = (vec![0f32; room], vec![0u32; room]);
+                let alone = scalar().scan4(&data, &queries[i], 7, &mut s, &mut e);
+                assert_eq!((alone, &e[..alone]), (found[i], &entries[i][..alone]), "{k:?} m={m}");
+                assert!(s[..alone].iter().zip(&scores[i]).all(|(a, b)| a.to_bits() == b.to_bits()), "{k:?} m={m}");
+            }
+        }
+    }
+}

@@ -163,4 +163,7 @@ pub fn keep(
     found
 }
 
-pub use super::portable::{count_at_most, encode, hadamard, pack_panel, word_products};
+pub use super::portable::{
+    count_at_most, dot4, encode, find_at_most, greatest_at_most, hadamard, keep_at_most, least, pack_panel,
+    score_tile8, word_products,
+};

@@ -14,9 +14,10 @@ use super::segment::{SegmentFile, SegmentKind, SegmentName};
 use super::segment_writer::SegmentWriter;
 use super::snapshot::Snapshot;
 use super::writer::{check_sample, data_name};
-use crate::index::{CodeChoice, Codebook, Lists, Params, Progress, merge_lists, train, write_lists};
+use crate::index::{CodeChoice, Codebook, Lists, Params, Progress, code_shape, merge_lists, train, write_lists};
 use crate::keys::{KeyBlock, KeyRows};
-use crate::search::Pool;
+use crate::search::calibrate::calibrate;
+use crate::search::{Calibration, Corpus, Pool};
 use crate::{Error, Result};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -116,6 +117,9 @@ impl Build<'_> {
             return Ok(None);
         }
         self.write_all_lists(&mut manifest, indexed)?;
+        if train_anew {
+            manifest.calibration = self.calibrate(&manifest)?;
+        }
         if manifest.keep_keys.is_none() {
             self.drop_keys(&mut manifest)?;
         }
@@ -136,22 +140,21 @@ impl Build<'_> {
     /// New entries get the codes of the old ones; other wishes need a new codebook.
     fn check_same_parameters(&self, params: &Params) -> Result<()> {
         let same = |codebook: &Codebook| {
-            let nlist = params.nlist.filter(|&n| n != codebook.nlist());
-            let code = match params.code {
-                // 4-bit codes are padded to whole units of 8 sub-quantisers.
-                CodeChoice::Pq { m, bits: 4 } if (m.next_multiple_of(8), 4) == (codebook.m(), codebook.bits()) => None,
-                CodeChoice::Pq { m, bits } if (m, bits) != (codebook.m(), codebook.bits()) => Some((m, bits)),
-                _ => None,
-            };
-            if nlist.is_none() && code.is_none() {
+            let nlist = params.nlist.is_none_or(|n| n == codebook.nlist());
+            let seed = params.seed.is_none_or(|seed| seed == codebook.seed());
+            let code = params.code == CodeChoice::Auto
+                || code_shape(params.code, codebook.d())? == (codebook.m(), codebook.bits(), codebook.second_bits());
+            if nlist && seed && code {
                 return Ok(());
             }
             Err(Error::Argument(format!(
-                "expected the parameters that the store was built with (nlist {}, code {:?}) or retrain=True, found nlist {:?}, code {:?}",
+                "expected the parameters that the store was built with (nlist {}, code {:?}, seed {}) or retrain=True, found nlist {:?}, code {:?}, seed {:?}",
                 codebook.nlist(),
                 (codebook.m(), codebook.bits()),
+                codebook.seed(),
                 params.nlist,
-                params.code
+                params.code,
+                params.seed
             )))
         };
         self.snapshot.with_index(|codebook, _| same(codebook)).map(|_| ())
@@ -172,6 +175,31 @@ impl Build<'_> {
             start = ids.end;
         }
         join_small_lists(self.folder, manifest, self.cancel)
+    }
+
+    /// Measures the recall of the new index; none for small stores, which scan everything.
+    fn calibrate(&self, manifest: &Manifest) -> Result<Option<Calibration>> {
+        let Some(name) = &manifest.codebook else { return Ok(None) };
+        let codebook = SegmentFile::open(self.folder.path(), name, SegmentKind::Codebook)?;
+        let opened = manifest.lists.iter().map(|l| SegmentFile::open(self.folder.path(), &l.name, SegmentKind::Lists));
+        let files: Vec<SegmentFile> = opened.collect::<Result<_>>()?;
+        let codebook = Codebook::open(&codebook, manifest.dim, manifest.metric)?;
+        if codebook.default_nprobe() == codebook.nlist() {
+            return Ok(None);
+        }
+        let pairs = files.iter().zip(&manifest.lists);
+        let lists =
+            pairs.map(|(file, l)| Lists::open(file, &codebook, l.first_id, l.entries)).collect::<Result<_>>()?;
+        let mut corpus = Corpus {
+            d: manifest.dim,
+            metric: manifest.metric,
+            keys: self.snapshot.key_blocks(&(0..manifest.entries))?,
+            index: Some((codebook, lists)),
+            unindexed: Vec::new(),
+            deleted: &[],
+        };
+        let shown = |done: u64, total: u64| (self.progress)("measure recall", done, total);
+        calibrate(&mut corpus, self.pool, &shown, self.cancel).map(Some)
     }
 
     /// Copies values and documents of all segments with raw keys into one without.

@@ -109,6 +109,7 @@ impl Datastore {
             deleted: None,
             fit: None,
             encode: false,
+            calibration: None,
             attributes,
         };
         manifest.publish(&folder)?;

@@ -6,6 +6,7 @@
 use super::drift::Fit;
 use super::files::{Folder, TEMPORARY};
 use super::segment::{FORMAT_MAJOR, FORMAT_MINOR, SegmentName, check_version};
+use crate::search::Calibration;
 use crate::{Error, Metric, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -120,6 +121,9 @@ pub struct Manifest {
     /// Whether entries are encoded as they are added, so that raw keys are never written.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub encode: bool,
+    /// Recall that the index reached when it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
     /// Whatever the caller wants remembered.
     pub attributes: Box<RawValue>,
 }

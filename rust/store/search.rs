@@ -2,11 +2,12 @@
 
 use super::datastore::Datastore;
 use super::lookup::keys_not_kept;
-use super::snapshot::Snapshot;
+use super::snapshot::{CheckedIndex, Snapshot};
 use super::values::Values;
 use crate::Result;
 use crate::index::{Codebook, Lists, reconstruct};
 use crate::search::{Corpus, Pool, Request, Rerank, search};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// Neighbours of `q` queries, `q * k` each, best first. Missing: id −1, value all ones, distance +∞ (ip: −∞).
@@ -23,11 +24,23 @@ pub struct Neighbours {
 impl Snapshot {
     fn index(&self) -> Result<Option<(Codebook<'_>, Vec<Lists<'_>>)>> {
         let Some(file) = &self.codebook else { return Ok(None) };
+        if let Some(checked) = self.checked.get() {
+            let codebook = Codebook::view(file, &checked.codebook)?.calibrated(checked.calibration.clone());
+            let pairs = self.lists.iter().zip(&checked.lists);
+            return Ok(Some((codebook, pairs.map(|(file, kept)| Lists::view(file, kept)).collect::<Result<_>>()?)));
+        }
         let codebook = Codebook::open(file, self.manifest.dim, self.manifest.metric)?;
         let mut lists = Vec::with_capacity(self.lists.len());
         for (file, record) in self.lists.iter().zip(&self.manifest.lists) {
             lists.push(Lists::open(file, &codebook, record.first_id, record.entries)?);
         }
+        let checked = CheckedIndex {
+            codebook: codebook.keep(),
+            lists: lists.iter().map(Lists::keep).collect(),
+            calibration: self.manifest.calibration.clone().map(Arc::new),
+        };
+        let codebook = codebook.calibrated(checked.calibration.clone());
+        let _ = self.checked.set(checked); // another thread may have been quicker with the same
         Ok(Some((codebook, lists)))
     }
 
@@ -93,6 +106,22 @@ impl Datastore {
         cancel: &AtomicBool,
     ) -> Result<Neighbours> {
         self.snapshot().search(queries, request, threads, cancel)
+    }
+
+    /// A rough estimate of how long a search for `scalars` / d queries takes on one thread.
+    pub fn search_seconds(&self, scalars: usize, request: &Request) -> f64 {
+        let snapshot = self.snapshot();
+        let manifest = &snapshot.manifest;
+        let (n, waiting) = (manifest.entries as f64, manifest.entries.saturating_sub(manifest.indexed()) as f64);
+        // Exact scans do some 20 multiplications a nanosecond; a coded entry costs a nanosecond or two.
+        let (exact, coded) = match (request.exact, request.nprobe) {
+            (true, _) => (n, 0.0),
+            (false, None) => (waiting, n / 10.0),
+            (false, Some(_)) => (waiting, n),
+        };
+        let queries = scalars as f64 / manifest.dim as f64;
+        let candidates = request.k as f64 * if request.rerank == Rerank::Keys { 1e-6 } else { 1e-7 };
+        5e-11 * exact * scalars as f64 + queries * (2e-9 * coded + candidates + 1e-4)
     }
 
     /// Keys of entries as f32, row-major: raw where they are kept, else decoded from their codes.

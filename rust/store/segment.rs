@@ -23,7 +23,7 @@ pub(crate) const END_MAGIC: [u8; 8] = *b"\x89KNNEND\n";
 /// Versions that differ here cannot be read.
 pub const FORMAT_MAJOR: u16 = 1;
 /// Versions that differ here can be read; they may hold sections that this program ignores.
-pub const FORMAT_MINOR: u16 = 0;
+pub const FORMAT_MINOR: u16 = 1;
 pub(crate) const HEADER: u64 = 64;
 pub(crate) const TABLE_ENTRY: u64 = 48;
 pub(crate) const FOOTER: u64 = 64;

@@ -8,10 +8,13 @@ use super::runs::Runs;
 use super::segment::{SegmentFile, SegmentKind};
 use super::values::ValueRows;
 use crate::error::OPEN_STORE;
+use crate::index::{KeptCodebook, KeptLists};
 use crate::keys::{KeyBlock, KeyRows};
+use crate::search::Calibration;
 use crate::sections::{Element, SectionKind, SectionSource, typed};
 use crate::{Error, Result};
 use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 /// A data segment, opened.
 #[derive(Debug)]
@@ -43,6 +46,21 @@ pub struct Snapshot {
     pub(crate) codebook: Option<SegmentFile>,
     pub(crate) lists: Vec<SegmentFile>,
     pub(crate) deleted: Deleted,
+    /// Codebook and lists once they were checked: a search opens neither again.
+    pub(crate) checked: OnceLock<CheckedIndex>,
+}
+
+/// What opening codebook and lists found out.
+pub(crate) struct CheckedIndex {
+    pub(crate) codebook: KeptCodebook,
+    pub(crate) lists: Vec<KeptLists>,
+    pub(crate) calibration: Option<Arc<Calibration>>,
+}
+
+impl std::fmt::Debug for CheckedIndex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "CheckedIndex({} lists segments)", self.lists.len())
+    }
 }
 
 impl Snapshot {
@@ -132,7 +150,7 @@ impl Snapshot {
             Some(record) => Deleted::open(folder, record, manifest.records(), manifest.entries)?,
             None => Deleted::default(),
         };
-        Ok(Snapshot { manifest, data, codebook, lists, deleted })
+        Ok(Snapshot { manifest, data, codebook, lists, deleted, checked: OnceLock::new() })
     }
 
     /// Segment and row of an entry; none if there is no such entry or it is deleted.

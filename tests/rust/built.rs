@@ -187,7 +187,7 @@ fn retraining_replaces_codebook_and_lists() {
     let folder = tempdir().expect("folder");
     let store = built(folder.path(), &keeping(DIM, KeyType::Float16), 500);
     let reader = Datastore::open(folder.path()).expect("open");
-    let params = Params { nlist: Some(4), code: CodeChoice::Pq { m: 4, bits: 8 }, seed: 3, expected: None };
+    let params = Params { nlist: Some(4), code: CodeChoice::Pq { m: 4, bits: 8 }, seed: Some(3), expected: None };
     build(&store, &BuildOptions { params, retrain: true, threads: None }).expect("build");
     let index = store.info().expect("info").index.expect("index");
     assert_eq!((index.nlist, index.m, index.bits, index.seed), (4, 4, 8, 3));
@@ -197,6 +197,73 @@ fn retraining_replaces_codebook_and_lists() {
         assert_eq!(search(store, &key(DIM, 77), &request).expect("search").ids, nearest(store, &key(DIM, 77), 5));
     }
     assert_eq!(reader.generation() + 1, store.generation(), "an open reader keeps its generation");
+}
+
+#[test]
+fn other_parameters_than_those_of_the_codebook_are_refused() {
+    let folder = tempdir().expect("folder");
+    let store = Datastore::create(folder.path(), &options(DIM)).expect("create");
+    add(&store, 300, Some("a"), None).expect("add");
+    let params = Params { nlist: Some(4), code: CodeChoice::Pq { m: 8, bits: 4 }, seed: Some(3), expected: None };
+    build(&store, &BuildOptions { params: params.clone(), retrain: false, threads: None }).expect("build");
+    add(&store, 20, Some("a"), None).expect("add");
+    let others = [
+        Params { nlist: Some(5), ..params.clone() },
+        Params { code: CodeChoice::Pq { m: 4, bits: 8 }, ..params.clone() },
+        Params { seed: Some(0), ..params.clone() },
+    ];
+    for params in others {
+        let error = build(&store, &BuildOptions { params, retrain: false, threads: None }).expect_err("must fail");
+        assert!(matches!(&error, Error::Argument(m) if m.contains("retrain=True")), "{error}");
+        assert_eq!(store.info().expect("info").indexed, 300);
+    }
+    for params in [params, Params::default()] {
+        build(&store, &BuildOptions { params, retrain: false, threads: None }).expect("the same, or nothing said");
+    }
+    assert_eq!(store.info().expect("info").indexed, 320);
+}
+
+#[test]
+fn second_level_codes_are_stored_found_and_checked() {
+    const WIDE: usize = 130;
+    let folder = tempdir().expect("folder");
+    let path = |name: &str| folder.path().join(name);
+    let store = built(&path("two levels"), &options(WIDE), 300);
+    let small = Datastore::create(&path("one level"), &options(WIDE)).expect("create");
+    add(&small, 300, Some("a"), None).expect("add");
+    let params = Params { code: CodeChoice::Small, ..Params::default() };
+    build(&small, &BuildOptions { params, retrain: false, threads: None }).expect("build");
+    let query = key(WIDE, 77);
+    let again = Request { k: 5, rerank: Rerank::Code, ..Request::default() };
+    let found = search(&store, &query, &again).expect("search");
+    assert_eq!(found.ids[0], 77);
+    let default = Request { k: 5, ..Request::default() };
+    assert_eq!(found, search(&store, &query, &default).expect("the same is the default"));
+    let error = search(&small, &query, &again).expect_err("no second level");
+    assert!(matches!(&error, Error::State(m) if m.contains("second-level")), "{error}");
+    let sections = |store: &Datastore| -> Vec<String> {
+        let files = store.info().expect("info").files;
+        files.into_iter().flat_map(|f| f.sections).map(|s| s.section).collect()
+    };
+    assert!(
+        sections(&store).contains(&"SecondCodes".to_owned()) && !sections(&small).contains(&"SecondCodes".to_owned())
+    );
+    assert_eq!(store.verify().expect("verify"), vec![]);
+    drop(store);
+    // A damaged record is found by `verify`; a search of it does not panic.
+    let file = files(&path("two levels")).into_iter().find(|f| f.starts_with("lists")).expect("lists");
+    let file = path("two levels").join(file);
+    let whole = std::fs::read(&file).expect("read");
+    for byte in (0..whole.len()).step_by(whole.len() / 40) {
+        let mut bytes = whole.clone();
+        bytes[byte] ^= 0x40;
+        std::fs::remove_file(&file).expect("remove");
+        std::fs::write(&file, bytes).expect("write");
+        assert!(!Datastore::verify_path(&path("two levels")).expect("the manifest is sound").is_empty(), "byte {byte}");
+        if let Ok(store) = Datastore::open(&path("two levels")) {
+            let _ = search(&store, &query, &again);
+        }
+    }
 }
 
 #[test]

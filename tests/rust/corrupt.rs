@@ -143,7 +143,7 @@ fn wrong_end_magic() {
 
 #[test]
 fn newer_segment_version() {
-    refused_data(|b| b[8] = 2, &["expected format version 1", "2.0", "newer", "upgrade"]);
+    refused_data(|b| b[8] = 2, &["expected format version 1", "2.1", "newer", "upgrade"]);
 }
 
 #[test]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from click.core import ParameterSource
 
 from knnlm.cli.console import Command, duration, note, print_json, refuse_existing, refuse_foreign, size
 from knnlm.cli.folders import whole_folder
@@ -120,7 +121,9 @@ def command(
     from knnlm.progress import Progress
 
     index = _index_options(preset, nlist, code)
-    options = {**index, "seed": seed, "threads": threads, "retrain": retrain}
+    # Without --seed, an index that is there keeps its own.
+    given = click.get_current_context().get_parameter_source("seed") == ParameterSource.COMMANDLINE
+    options = {**index, "seed": seed if given else None, "threads": threads, "retrain": retrain}
     with Progress(json=as_json) as progress:
         if model is None:
             path = _single_store(source, out)

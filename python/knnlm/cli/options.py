@@ -157,7 +157,11 @@ def mixing_options(command: F) -> F:
             click.option(
                 "--nprobe", type=click.IntRange(min=1), help="Lists scanned per query.  [default: the store's]"
             ),
-            click.option("--rerank", type=click.Choice(("none", "keys")), help="Score candidates again with raw keys."),
+            click.option(
+                "--rerank",
+                type=click.Choice(("none", "code", "keys")),
+                help="Score candidates again.  [default: the store's]",
+            ),
             exact_option,
         )
     ):

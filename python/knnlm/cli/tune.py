@@ -40,7 +40,9 @@ SIZE_TOKENS = 8000  # scored for the plot against the store's size
 @click.option("--k", type=click.IntRange(min=1), default=1024, show_default=True, help="Most neighbours to consider.")
 @click.option("--temperature", type=click.FloatRange(0, min_open=True), help="Fix T instead of choosing it.")
 @click.option("--nprobe", type=click.IntRange(min=1), help="Lists scanned per query.  [default: the store's]")
-@click.option("--rerank", type=click.Choice(("none", "keys")), help="Score candidates again.  [default: the store's]")
+@click.option(
+    "--rerank", type=click.Choice(("none", "code", "keys")), help="Score candidates again.  [default: the store's]"
+)
 @exact_option
 @cache_option
 @ngram_option

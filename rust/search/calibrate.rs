@@ -1,0 +1,114 @@
+//! Measures what recall the settings of an index reach, against the exact scan.
+
+use super::plan::{Calibration, Setting};
+use super::{Corpus, Pool, Request, Rerank, search};
+use crate::Result;
+use crate::keys::KeyBlock;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// Stored keys that serve as queries, their own entries left out.
+const QUERIES: usize = 128;
+/// Numbers of neighbours that are measured.
+const NEIGHBOURS: [usize; 3] = [8, 64, 1024];
+/// Settings that are tried; see [`super::lists::Reach::stop`].
+const STOPS: [f32; 9] = [0.8, 0.87, 0.93, 0.97, 1.01, 1.05, 1.1, 1.2, 1.4];
+
+/// Candidates that are tried for k neighbours, as multiples of k.
+fn depths(k: usize) -> &'static [f32] {
+    match k {
+        0..=15 => &[4.0, 8.0, 16.0, 32.0, 64.0],
+        16..=255 => &[2.0, 3.0, 5.0, 10.0],
+        _ => &[1.3, 1.6, 2.0, 2.5, 3.2, 4.0],
+    }
+}
+
+/// Measures the index of a corpus that has all raw keys; of the settings, those that no cheaper one equals are kept.
+///
+/// # Errors
+/// As [`search`]; `progress` hears (settings measured, settings).
+pub fn calibrate(
+    corpus: &mut Corpus,
+    pool: &Pool,
+    progress: &dyn Fn(u64, u64),
+    cancel: &AtomicBool,
+) -> Result<Calibration> {
+    let Some(coded) = corpus.index.as_ref().map(|(codebook, _)| codebook.second_bits() > 0) else {
+        return Ok(Calibration::default());
+    };
+    let n = corpus.keys.iter().map(KeyBlock::n).sum::<usize>();
+    let (queries, own) = sample(corpus, QUERIES.min(n));
+    let most = NEIGHBOURS.iter().copied().filter(|&k| 10 * k <= n).max().unwrap_or(1);
+    let request = Request { k: most, exact: true, exclude: Some(&own), ..Request::default() };
+    let exact = search(corpus, &queries, &request, pool, cancel)?;
+    let tried: Vec<(usize, f32, f32)> = NEIGHBOURS
+        .iter()
+        .filter(|&&k| k <= most)
+        .flat_map(|&k| {
+            let depths = if coded { depths(k) } else { &[1.0] };
+            depths.iter().flat_map(move |&depth| STOPS.iter().map(move |&stop| (k, stop, depth)))
+        })
+        .collect();
+    let mut rows: Vec<Setting> = Vec::with_capacity(tried.len());
+    for (done, &(k, stop, depth)) in tried.iter().enumerate() {
+        progress(done as u64, tried.len() as u64);
+        let setting = Setting { k, stop, depth, recall: 1.0, scanned: 0.0 };
+        let alone = Arc::new(Calibration { queries: 0, rows: vec![setting] });
+        corpus.index = corpus.index.take().map(|(book, lists)| (book.calibrated(Some(alone)), lists));
+        let rerank = if coded { Rerank::Code } else { Rerank::None };
+        // A recall of zero takes the only row there is.
+        let request = Request { k, rerank, recall: Some(f32::MIN_POSITIVE), exclude: Some(&own), ..Request::default() };
+        let (recall, scanned) = measure(corpus, &queries, &request, &exact.ids, most, pool, cancel)?;
+        rows.push(Setting { recall, scanned, ..setting });
+    }
+    Ok(Calibration { queries: own.len(), rows: front(rows) })
+}
+
+/// Recall@k and entries scanned per query.
+fn measure(
+    corpus: &Corpus,
+    queries: &[f32],
+    request: &Request,
+    exact: &[i64],
+    most: usize,
+    pool: &Pool,
+    cancel: &AtomicBool,
+) -> Result<(f32, f32)> {
+    let kernels = super::check(corpus, queries, request)?;
+    let found = super::approximate::approximate(corpus, queries, request, &kernels, pool, cancel)?;
+    let mut hits = 0usize;
+    for (found, exact) in found.found.iter().zip(exact.chunks_exact(most)) {
+        let mut wanted: Vec<i64> = exact[..request.k].to_vec();
+        wanted.sort_unstable();
+        hits += found.iter().filter(|f| wanted.binary_search(&(f.1 as i64)).is_ok()).count();
+    }
+    let q = found.found.len().max(1);
+    let scanned = found.scanned.iter().sum::<u64>() as f32 / q as f32;
+    Ok((hits as f32 / (q * request.k) as f32, scanned))
+}
+
+/// Stored keys at equal distances, and their ids as ranges.
+fn sample(corpus: &Corpus, wanted: usize) -> (Vec<f32>, Vec<Range<u64>>) {
+    let rows = super::rows::Rows::new(&corpus.keys);
+    let mut queries = vec![0f32; wanted * corpus.d];
+    let mut own = Vec::with_capacity(wanted);
+    for (i, query) in queries.chunks_exact_mut(corpus.d).enumerate() {
+        let row = ((2 * i + 1) as u128 * rows.len() as u128 / (2 * wanted) as u128) as usize;
+        rows.read(row, query);
+        own.push(rows.id(row)..rows.id(row) + 1);
+    }
+    (queries, own)
+}
+
+/// For each k, in ascending order of cost, the settings that find more than every cheaper one.
+fn front(mut rows: Vec<Setting>) -> Vec<Setting> {
+    rows.sort_by(|a, b| a.k.cmp(&b.k).then(a.cost().total_cmp(&b.cost())));
+    let mut kept: Vec<Setting> = Vec::new();
+    for row in rows {
+        if kept.last().is_none_or(|last| last.k != row.k || row.recall > last.recall) {
+            kept.push(row);
+        }
+    }
+    kept
+}
