@@ -111,9 +111,8 @@ class Knnlm:
 
         self.store = knnlm.Datastore.open(path)
         self.info = self.store.info()
-        values = np.dtype(self.info.get("value_type", "uint32")).itemsize if "value_type" in self.info else 0
-        self.bytes_per_key = self.info["search_bytes_per_entry"] - values * 0
-        self.second = bool(self.info["code"].get("second"))
+        self.bytes_per_key = self.info["search_bytes_per_entry"]  # without values
+        self.second = "SecondCodes" in self.info["sections"]
 
     @staticmethod
     def build(keys: Array, path: Path, threads: int, code: str | None) -> dict[str, float]:
