@@ -7,6 +7,7 @@
 //! A = +∞, which no limit lets pass.
 
 use super::Codebook;
+use crate::search::filter::contains;
 use crate::sections::{SectionKind, SectionSource, typed};
 use crate::simd::LANES;
 use crate::{Error, Result};
@@ -34,6 +35,7 @@ pub struct KeptLists {
     block_bytes: usize,
     record_bytes: Option<usize>,
     blocks: Arc<Vec<usize>>,
+    gone: Option<Arc<Vec<u32>>>,
 }
 
 /// Lists of one segment: views of the sections of its file.
@@ -48,6 +50,8 @@ pub struct Lists<'a> {
     second: &'a [u8],
     record_bytes: Option<usize>,
     block_bytes: usize,
+    /// Deleted entries of each list, if there are any.
+    gone: Option<Arc<Vec<u32>>>,
     source: &'a dyn SectionSource,
 }
 
@@ -103,6 +107,7 @@ impl<'a> Lists<'a> {
             second,
             record_bytes,
             block_bytes,
+            gone: None,
             source,
         })
     }
@@ -112,7 +117,7 @@ impl<'a> Lists<'a> {
     /// # Errors
     /// `Format` if `source` is not the file that `kept` came from.
     pub fn view(source: &'a dyn SectionSource, kept: &KeptLists) -> Result<Lists<'a>> {
-        let KeptLists { first_id, n, block_bytes, record_bytes, blocks } = kept.clone();
+        let KeptLists { first_id, n, block_bytes, record_bytes, blocks, gone } = kept.clone();
         let offsets: &[u64] = typed(source, SectionKind::ListOffsets)?;
         let ids: &[u32] = typed(source, SectionKind::ListIds)?;
         let codes = source.section(SectionKind::Codes)?;
@@ -123,7 +128,7 @@ impl<'a> Lists<'a> {
             );
         }
         let second = second_section(source, record_bytes, ids.len())?;
-        Ok(Lists { first_id, n, offsets, blocks, ids, codes, second, record_bytes, block_bytes, source })
+        Ok(Lists { first_id, n, offsets, blocks, ids, codes, second, record_bytes, block_bytes, gone, source })
     }
 
     /// What [`Self::view`] needs.
@@ -134,6 +139,7 @@ impl<'a> Lists<'a> {
             block_bytes: self.block_bytes,
             record_bytes: self.record_bytes,
             blocks: self.blocks.clone(),
+            gone: self.gone.clone(),
         }
     }
 
@@ -185,6 +191,22 @@ impl<'a> Lists<'a> {
     fn bad_id(&self, position: usize) -> Error {
         let found = self.ids.get(position).map_or("no id".into(), |id| id.to_string());
         self.wrong(format!("entry {position} in list order: expected an id below {}, found {found}", self.n))
+    }
+
+    /// The same, knowing which ids are deleted: reads all ids.
+    pub(crate) fn without(mut self, deleted: &[Range<u64>]) -> Lists<'a> {
+        if deleted.iter().all(|span| span.end <= self.first_id || span.start >= self.first_id + self.n) {
+            return self;
+        }
+        let is_gone = |&&id: &&u32| contains(deleted, self.first_id + u64::from(id));
+        let count = |list: &[u64]| self.ids[list[0] as usize..list[1] as usize].iter().filter(is_gone).count() as u32;
+        self.gone = Some(Arc::new(self.offsets.windows(2).map(count).collect()));
+        self
+    }
+
+    /// Number of entries of `list` that are not deleted: how far a query looks must not depend on what is gone.
+    pub(crate) fn live_len(&self, list: usize) -> usize {
+        self.list_len(list) - self.gone.as_ref().map_or(0, |gone| gone[list] as usize)
     }
 
     /// Length of `list`.

@@ -125,7 +125,7 @@ impl Scan<'_, '_> {
     }
 
     fn list_len(&self, list: u32) -> u64 {
-        self.lists.iter().map(|l| l.list_len(list as usize) as u64).sum()
+        self.lists.iter().map(|l| l.live_len(list as usize) as u64).sum()
     }
 
     fn probe(&self, list: u32, query: usize, coarse: &Coarse) -> Probe {

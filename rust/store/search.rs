@@ -32,7 +32,8 @@ impl Snapshot {
         let codebook = Codebook::open(file, self.manifest.dim, self.manifest.metric)?;
         let mut lists = Vec::with_capacity(self.lists.len());
         for (file, record) in self.lists.iter().zip(&self.manifest.lists) {
-            lists.push(Lists::open(file, &codebook, record.first_id, record.entries)?);
+            let opened = Lists::open(file, &codebook, record.first_id, record.entries)?;
+            lists.push(opened.without(self.deleted.spans()));
         }
         let checked = CheckedIndex {
             codebook: codebook.keep(),

@@ -278,3 +278,28 @@ fn what_is_added_far_away_shows_as_drift() {
     let index = store.info().expect("info").index.expect("built");
     assert!(!index.retrain_advised && index.drift.is_none());
 }
+
+#[test]
+fn how_far_a_search_looks_does_not_depend_on_what_is_deleted() {
+    // Large enough that a build measures where searches may stop; many documents go, in few lists.
+    let folder = tempdir().expect("folder");
+    let store = Datastore::create(folder.path(), &options(DIM)).expect("create");
+    for i in 0..44 {
+        let near = if i % 3 == 0 { 0 } else { i };
+        let keys: Vec<f32> = (0..500).flat_map(|j| key(DIM, j).into_iter().map(|x| 0.2 * x + near as f32)).collect();
+        let values: Vec<u32> = vec![i as u32; 500];
+        store.add(KeyRows::F32(&keys), ValueRows::U32(&values), Some(&name(i)), None).expect("add");
+    }
+    let params = Params { nlist: Some(150), ..Params::default() };
+    let build = BuildOptions { params, retrain: false, threads: Some(2) };
+    store.build(&build, &|_, _, _| {}, &AtomicBool::new(false)).expect("build");
+    delete(&store, &(0..44).filter(|i| i % 3 == 0).take(13).collect::<Vec<_>>());
+    let queries: Vec<f32> =
+        (0..60).flat_map(|j| key(DIM, 7 * j).into_iter().map(move |x| 0.25 * x + (j % 9) as f32)).collect();
+    let requests = [Request { k: 40, ..Request::default() }, Request { k: 40, nprobe: Some(6), ..Request::default() }];
+    let before: Vec<Neighbours> = requests.iter().map(|r| search(&store, &queries, r)).collect();
+    compact(&store);
+    for (request, before) in requests.iter().zip(before) {
+        assert!(search(&store, &queries, request) == before, "{request:?}");
+    }
+}
