@@ -28,7 +28,7 @@ pub struct Calibration {
 pub struct Setting {
     /// Neighbours asked for.
     pub k: usize,
-    /// See [`Reach::stop`].
+    /// See `Reach::stop`.
     pub stop: f32,
     /// Candidates scored again, as a multiple of k.
     pub depth: f32,

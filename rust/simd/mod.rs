@@ -286,7 +286,7 @@ impl Kernels {
         found
     }
 
-    /// Σ levels[code] · query over the coordinates of a second-level code: units of 64 bytes, byte b with coordinate b
+    /// `Σ levels[code] · query` over the coordinates of a second-level code: units of 64 bytes, byte b with coordinate b
     /// of 128 in its low and 64 + b in its high nibble. Levels are at most 127.
     pub fn dot4(&self, codes: &[u8], query: &[i8], levels: &[u8; 16]) -> i32 {
         assert!(codes.len() * 2 == query.len() && codes.len().is_multiple_of(64));
