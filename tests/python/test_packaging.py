@@ -61,7 +61,7 @@ def test_example_of_the_datastore():
 
 def test_instruction_sets_start_with_the_portable_one():
     assert _core.instruction_sets()[0] == "scalar"
-    assert set(_core.instruction_sets()) <= {"scalar", "neon", "avx2", "avx512"}
+    assert set(_core.instruction_sets()) <= {"scalar", "neon", "avx2", "avx512", "avx512vnni"}
 
 
 def test_release_build():
