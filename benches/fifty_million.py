@@ -1,7 +1,7 @@
 """A store of many synthetic entries under a memory cap: minutes and peak memory of every phase, recall and latency.
 
     sudo systemd-run --scope -p MemoryMax=4G -p MemorySwapMax=0 python benches/fifty_million.py --folder /some/disk
-    python benches/fifty_million.py --entries 200000 --folder /tmp      # a small one, to try the script
+    python benches/fifty_million.py --entries 200000 --folder WORK      # a small one, to try the script
 
 Entries are drawn around centres that are themselves clustered; the exact answer of the queries is gathered while the
 entries are written, so that the check needs no second pass. Codes only: raw keys are never on disk.

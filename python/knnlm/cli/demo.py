@@ -56,7 +56,7 @@ def command(
     \b
     Example:
       knnlm demo
-      knnlm demo --out /tmp/demo --seconds 300 --overwrite
+      knnlm demo --out longer --seconds 300 --overwrite
     """
     if out.exists() and any(out.iterdir()) and not overwrite:
         raise click.UsageError(f"output {out} exists already: choose another name or add --overwrite")
