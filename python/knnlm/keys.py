@@ -394,12 +394,13 @@ class _Names:
     """Gives every document a name of its own: a store extends the document of the last name, and finds by name."""
 
     def __init__(self, store: Any) -> None:
-        self._find = getattr(store, "find_document", None)
-        self._used: set[str] = set()
+        # Read once: asking the store for every document would commit what was added before each of them.
+        documents = getattr(store, "documents", None)
+        self._used = {info.name for info in documents()} if callable(documents) else set()
 
     def take(self, wanted: str) -> str:
         name, number = wanted, 1
-        while name in self._used or (callable(self._find) and self._find(name) is not None):
+        while name in self._used:
             number += 1
             name = f"{wanted} ({number})"
         self._used.add(name)

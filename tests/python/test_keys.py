@@ -235,3 +235,19 @@ def test_keys_without_scores_are_the_same_keys(name):
         np.testing.assert_array_equal(with_scores.tokens, without.tokens)
         assert np.isnan(without.log_p).all()
         assert np.isfinite(with_scores.log_p).all()
+
+
+def test_a_dump_is_one_generation_of_a_store_on_disk_or_none(tmp_path):
+    loaded = tiny()
+
+    def interrupted():
+        yield from (Doc(f"later {i}", "abc " * 20) for i in range(20))
+        raise KeyboardInterrupt
+
+    with Datastore.create(tmp_path / "store", dim=16) as store:
+        generation = store.generation
+        dump(loaded, [Doc(f"d {i}", "abc " * 20) for i in range(20)], store)
+        assert store.generation == generation + 1
+        with pytest.raises(KeyboardInterrupt):
+            dump(loaded, interrupted(), store, batch_tokens=24)
+        assert (store.generation, len(store.documents())) == (generation + 1, 20)
