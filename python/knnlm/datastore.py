@@ -171,7 +171,7 @@ class Datastore:
         self._publish()
 
     def discard(self) -> None:
-        """Forget what was added since the last `commit`; needed after an `add` that could not write."""
+        """Forget what was added or superseded since the last `commit`; needed after an `add` that could not write."""
         with self._lock:
             self._core.discard()
             self._pending_in = None
@@ -271,28 +271,46 @@ class Datastore:
         Raises:
             ValueError: a document that is not there; nothing is deleted then. StoreError: another process is writing.
         """
-        given = [documents] if isinstance(documents, (str, int, np.integer)) else list(documents)
-        found = document_lists(given, "documents", 0)
-        assert found is not None
+        keys = _documents_given(documents)
         self._publish()
         with self._lock:
-            return self._core.delete([key for keys in found[0] for key in keys])
+            return self._core.delete(keys)
+
+    def supersede(self, documents: str | int | Sequence[str | int]) -> int:
+        """Delete documents, by name or index, with the next `commit`; return the number of their entries.
+
+        Until then everybody finds them, and `add` may write new documents of their names: old and new change places in
+        one generation, so that there is no moment, not even after a crash, without either. `discard` takes it back,
+        with what was added; a `commit` with nothing added only deletes. Like `add`, it is published by whatever reads.
+
+        Raises:
+            ValueError: a document that is not there; nothing is superseded then.
+            StoreError: another process is writing.
+        """
+        keys = _documents_given(documents)
+        with self._lock:
+            self._pending_in = os.getpid()
+            return self._core.supersede(keys)
 
     def replace(self, keys: Any, values: Any, document: str, metadata: dict[str, Any] | None = None) -> range:
-        """Put entries in the place of a document's, in one go for readers that open or refresh afterwards.
+        """Put entries in the place of a document's, in one generation.
 
-        The new entries have new ids. Readers see the document with its old entries, then none, then the new ones, since
-        deleting and adding are a generation each; after a crash between them the document is gone. What else was added
-        and not committed is published first. Arguments, errors: as `add`; nothing changes if one of them is wrong.
+        The new entries have new ids. Readers find the old entries or the new ones, never none or both, after a crash
+        too. What else was added and not committed is published first. Arguments, errors: as `add`; nothing changes if
+        one of them is wrong or the disk refuses.
         """
-        self._publish()
         with self._lock:
+            self._publish()
             old = self._core.find_document(document)
             if old is None:
                 raise ValueError(f"document {document!r}: expected one to replace, found none of that name")
-            self.delete(old)
-            ids = self.add(keys, values, document, metadata)
-            self._publish()
+            try:
+                self.supersede(old)
+                ids = self.add(keys, values, document, metadata)
+                self._publish()
+            except BaseException:
+                self.discard()
+                raise
         return ids
 
     def compact(self, *, progress: Callable[[str, int, int], object] | None = None) -> None:
@@ -644,3 +662,10 @@ def _widened(columns: NDArray[Any], k: int, missing: float) -> NDArray[Any]:
 
 def _optional(x: Any, what: str) -> int | None:
     return None if x is None else _integer(x, what, 1, 2**32)
+
+
+def _documents_given(documents: str | int | Sequence[str | int]) -> list[int | str]:
+    """Check documents by name or index, one or several."""
+    given = [documents] if isinstance(documents, (str, int, np.integer)) else list(documents)
+    found = document_lists(given, "documents", 0)
+    return [key for keys in found[0] for key in keys] if found else []

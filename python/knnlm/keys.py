@@ -341,6 +341,7 @@ def dump(
     dtype: torch.dtype | None = None,
     progress: Progress | None = None,
     total: int = 0,
+    replace: Sequence[str] = (),
 ) -> DumpResult:
     """Write every (key, next token) of the documents to a store; what is published is published at the end.
 
@@ -348,7 +349,8 @@ def dump(
     first and after the last document, and `discard()` where something goes wrong between, Ctrl-C included, so an
     interrupted dump publishes nothing. keys: how keys are made (`KeySpec`). A document whose name the store or this
     dump has already is stored as "name (2)", one without a name as "document 7" for the seventh, so that every document
-    can be found by its name.
+    can be found by its name. replace: names of documents of the store that go in the commit that publishes these, which
+    may use their names; needs `supersede(names)` of the store.
     """
     spec = (keys or KeySpec()).resolved(loaded.context)
     dtype = arithmetic(store, spec, dtype)
@@ -371,9 +373,11 @@ def dump(
     commit, discard = (getattr(store, name, None) for name in ("commit", "discard"))
     if callable(commit):
         commit()  # what was added before is not part of this dump
-    names = _Names(store)
+    names = _Names(store, replace)
     name = ""
     try:
+        if replace:
+            store.supersede(list(replace))
         for chunk in chunks:
             if chunk.start == 0:
                 name = names.take(chunk.document.name or f"document {chunk.index + 1}")
@@ -393,10 +397,11 @@ def dump(
 class _Names:
     """Gives every document a name of its own: a store extends the document of the last name, and finds by name."""
 
-    def __init__(self, store: Any) -> None:
+    def __init__(self, store: Any, free: Iterable[str] = ()) -> None:
         # Read once: asking the store for every document would commit what was added before each of them.
         documents = getattr(store, "documents", None)
         self._used = {info.name for info in documents()} if callable(documents) else set()
+        self._used.difference_update(free)
 
     def take(self, wanted: str) -> str:
         name, number = wanted, 1

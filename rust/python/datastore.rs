@@ -213,6 +213,12 @@ impl Datastore {
         call(py, None, |_| core.delete(&documents))
     }
 
+    fn supersede(&self, py: Python<'_>, documents: Vec<Key>) -> PyResult<u64> {
+        let core = self.writer()?;
+        let documents: Vec<_> = documents.into_iter().map(Key::core).collect();
+        brief(py, || core.supersede(&documents))
+    }
+
     fn compact(&self, py: Python<'_>, progress: Option<Py<PyAny>>) -> PyResult<()> {
         let core = self.writer()?;
         call(py, progress.as_ref(), |reporter| {

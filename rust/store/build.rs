@@ -3,6 +3,7 @@
 //! Everything goes to new files; one manifest makes them the next generation. A build that fails or is interrupted
 //! leaves the store as it was.
 
+use super::batch::check_sample;
 use super::compact::{LISTS_LIMIT, join_small_lists, lists_name, part_name};
 use super::datastore::Datastore;
 use super::drift::{Fit, quantisation_error};
@@ -13,7 +14,7 @@ use super::merge::Merge;
 use super::segment::{SegmentFile, SegmentKind, SegmentName};
 use super::segment_writer::SegmentWriter;
 use super::snapshot::Snapshot;
-use super::writer::{check_sample, data_name};
+use super::writer::data_name;
 use crate::index::{CodeChoice, Codebook, Lists, Params, Progress, code_shape, merge_lists, train, write_lists};
 use crate::keys::{KeyBlock, KeyRows};
 use crate::search::calibrate::calibrate;
@@ -243,7 +244,10 @@ impl Context<'_> {
         if keys.is_empty() {
             merge_lists(codebook, &[], ids.start, &|_| true, self.progress, self.cancel, &mut segment)?;
         } else {
-            write_lists(codebook, keys, self.pool, self.progress, self.cancel, &mut segment)?;
+            // Lists count ids from the first block's: an empty one, because the first entries may be deleted.
+            let start = KeyBlock { first_id: ids.start, d: codebook.d(), rows: KeyRows::F32(&[]) };
+            let keys = [&[start], keys].concat();
+            write_lists(codebook, &keys, self.pool, self.progress, self.cancel, &mut segment)?;
         }
         let record = ListsRecord { name: segment.finish()?, first_id: ids.start, entries: ids.end - ids.start };
         let added: u64 = keys.iter().map(|b| b.n() as u64).sum();

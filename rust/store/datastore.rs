@@ -184,6 +184,11 @@ impl Datastore {
         document: Option<&str>,
         metadata: Option<&str>,
     ) -> Result<Range<u64>> {
+        self.write(|writer| writer.add(keys, values, document, metadata))
+    }
+
+    /// Does something with the writer, which is started, and takes the lock, if there is none.
+    pub(crate) fn write<T>(&self, act: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
         let mut guard = self.writing();
         let fresh = guard.is_none();
         let writing = match &mut *guard {
@@ -193,14 +198,14 @@ impl Datastore {
                 none.insert(Writing { writer: Writer::start(&self.folder, self.snapshot())?, _lock: lock })
             }
         };
-        let added = writing.writer.add(keys, values, document, metadata);
-        if fresh && added.is_err() && !writing.writer.has_failed() {
+        let outcome = act(&mut writing.writer);
+        if fresh && outcome.is_err() && !writing.writer.has_failed() {
             self.abandon(&mut guard); // a refused first batch must not leave the store locked
         }
-        added
+        outcome
     }
 
-    /// Publishes what was added as the next generation; nothing happens if nothing was.
+    /// Publishes what was added, less what was superseded, as the next generation; nothing happens if nothing was.
     ///
     /// # Errors
     /// `Io`, after which the store is as at the last commit; `State` if an `add` had failed.
@@ -225,7 +230,7 @@ impl Datastore {
         outcome
     }
 
-    /// Forgets what was added since the last commit.
+    /// Forgets what was added or superseded since the last commit.
     pub fn discard(&self) {
         self.abandon(&mut self.writing());
     }

@@ -2,8 +2,9 @@
 
 use super::datastore::Datastore;
 use super::deleted::Tombstone;
+use super::files::Folder;
 use super::lookup::DocumentKey;
-use super::manifest::{Manifest, collect};
+use super::manifest::{DeletedRecord, Manifest, collect};
 use super::snapshot::Snapshot;
 use crate::Result;
 
@@ -17,27 +18,30 @@ impl Datastore {
     pub fn delete(&self, documents: &[DocumentKey]) -> Result<u64> {
         let mut entries = 0;
         self.publish_next(|snapshot| {
-            let tombstone = |key| -> Result<Tombstone> {
-                let record = snapshot.deleted.record_of(snapshot.document_index(key)?)?;
-                let document = snapshot.document_record(record)?;
-                Ok(Tombstone { record, start: document.start, end: document.end })
-            };
-            let mut gone: Vec<Tombstone> = documents.iter().map(tombstone).collect::<Result<_>>()?;
+            let mut gone: Vec<Tombstone> =
+                documents.iter().map(|key| snapshot.tombstone(key)).collect::<Result<_>>()?;
             gone.sort_unstable_by_key(|t| t.record);
             gone.dedup();
             if gone.is_empty() {
                 return Ok(None);
             }
-            entries = gone.iter().fold(0, |sum: u64, t| sum.saturating_add(t.end - t.start));
+            entries = count(&gone);
             let mut manifest = snapshot.manifest.clone();
             manifest.generation += 1;
-            let before = manifest.deleted.as_ref().map_or(0, |d| d.entries);
-            let deleted = snapshot.deleted.with(gone);
-            manifest.deleted =
-                Some(deleted.write(&self.folder, manifest.generation, before.saturating_add(entries))?);
+            manifest.deleted = Some(snapshot.bury(&self.folder, gone)?);
             Ok(Some(manifest))
         })?;
         Ok(entries)
+    }
+
+    /// Has the next commit delete documents, together with what is added before it: in one generation the old document
+    /// goes and the new one, which may have its name, is there. [`Self::discard`] takes it back. Returns the number of
+    /// entries that will go.
+    ///
+    /// # Errors
+    /// `Argument` for a document that is not there, with nothing superseded; `State` for a second writer; `Io`.
+    pub fn supersede(&self, documents: &[DocumentKey]) -> Result<u64> {
+        self.write(|writer| writer.supersede(documents))
     }
 
     /// Commits what was added, takes the lock and publishes the manifest that `next` makes of the newest generation; none
@@ -59,4 +63,28 @@ impl Datastore {
         drop(lock);
         outcome
     }
+}
+
+impl Snapshot {
+    /// What deletes a document.
+    ///
+    /// # Errors
+    /// `Argument` for one that is not there.
+    pub(crate) fn tombstone(&self, key: &DocumentKey) -> Result<Tombstone> {
+        let record = self.deleted.record_of(self.document_index(key)?)?;
+        let document = self.document_record(record)?;
+        Ok(Tombstone { record, start: document.start, end: document.end })
+    }
+
+    /// Writes the deleted documents of the next generation: those of this one, and more that are not among them.
+    pub(crate) fn bury(&self, folder: &Folder, gone: Vec<Tombstone>) -> Result<DeletedRecord> {
+        let before = self.manifest.deleted.as_ref().map_or(0, |d| d.entries);
+        let entries = before.saturating_add(count(&gone));
+        self.deleted.with(gone).write(folder, self.manifest.generation + 1, entries)
+    }
+}
+
+/// Number of their entries.
+fn count(gone: &[Tombstone]) -> u64 {
+    gone.iter().fold(0, |sum: u64, t| sum.saturating_add(t.end - t.start))
 }

@@ -6,6 +6,7 @@
 //!
 #![doc = include_str!("../../docs/format.md")]
 
+mod batch;
 mod build;
 mod compact;
 mod datastore;

@@ -1,11 +1,15 @@
 //! Adds entries: checks a batch, then streams its keys to a new data segment with bounded memory.
 //!
-//! Keys go straight to the segment's first section; values and documents wait in [`Spill`] buffers until `finish`
-//! appends them. What is added becomes visible when the manifest that names the segment is published.
+//! Keys go straight to the segment's first section; values and documents wait in [`Spill`] buffers until `commit`
+//! appends them. What is added becomes visible when the manifest that names the segment is published, and what it
+//! supersedes goes with the same manifest.
 
+use super::batch::{check_keys, check_rows};
+use super::deleted::Tombstone;
 use super::documents::{Document, NAMED, Record};
 use super::encoding::Encoding;
 use super::files::Folder;
+use super::lookup::DocumentKey;
 use super::manifest::{DataRecord, KeyType, Manifest, SPILL_NAMES, ValueType};
 use super::segment::SegmentKind;
 use super::segment_writer::SegmentWriter;
@@ -45,6 +49,8 @@ pub struct Writer {
     text: Spill,
     text_bytes: u64,
     names: BTreeMap<String, u32>,
+    /// Documents of the base that go with the commit, by record.
+    superseded: BTreeMap<u64, Tombstone>,
     /// The document that the next entry may extend, not yet in `records`.
     last: Option<Document>,
     /// Whether `last` is the last document of the base, and whether anything of this segment belongs to it.
@@ -86,6 +92,7 @@ impl Writer {
             text,
             text_bytes: 0,
             names: BTreeMap::new(),
+            superseded: BTreeMap::new(),
             last,
             inherited,
             continues: false,
@@ -168,6 +175,40 @@ impl Writer {
         Ok(start..end)
     }
 
+    /// Has the next commit delete documents of the base; from now on `add` may use their names. Returns their entries.
+    ///
+    /// # Errors
+    /// `Argument` for a document that the base does not have, or that was extended since; nothing is superseded then.
+    pub fn supersede(&mut self, documents: &[DocumentKey]) -> Result<u64> {
+        if self.failed {
+            return Err(self.failure());
+        }
+        let gone: BTreeMap<u64, Tombstone> =
+            documents.iter().map(|key| self.base.tombstone(key).map(|t| (t.record, t))).collect::<Result<_>>()?;
+        let last = self.base.manifest.records().checked_sub(1);
+        if last.is_some_and(|last| gone.contains_key(&last)) {
+            if self.continues {
+                return Err(Error::Argument(
+                    "document: expected one that nothing was added to since the last commit, found one that was extended; commit first. Nothing was changed".into(),
+                ));
+            }
+            if self.inherited {
+                (self.last, self.inherited) = (None, false);
+            }
+        }
+        let entries = gone.values().fold(0, |sum: u64, t| sum.saturating_add(t.end - t.start));
+        self.superseded.extend(gone);
+        Ok(entries)
+    }
+
+    /// Whether a document of the base has a name, and keeps it.
+    fn is_taken(&self, name: &str) -> Result<bool> {
+        match self.base.find_document(name)? {
+            Some(index) => Ok(!self.superseded.contains_key(&self.base.deleted.record_of(index)?)),
+            None => Ok(false),
+        }
+    }
+
     /// Whether these entries start a document (rather than extend the last one).
     fn check_document(&self, name: Option<&str>, metadata: Option<&str>) -> Result<bool> {
         if let Some(text) = metadata {
@@ -202,7 +243,7 @@ impl Writer {
             _ => {}
         }
         let Some(name) = name else { return Ok(true) };
-        if self.names.contains_key(name) || self.base.find_document(name)?.is_some() {
+        if self.names.contains_key(name) || self.is_taken(name)? {
             return Err(Error::Argument(format!(
                 "document {name:?}: expected a new name (a document's entries are contiguous), found one that an earlier document has; choose another name. Nothing was added"
             )));
@@ -261,24 +302,39 @@ impl Writer {
         }
     }
 
-    /// Finishes the segment and publishes the next generation; none if nothing was added.
+    /// Finishes the segment and publishes the next generation; none if nothing was added or superseded.
     pub fn commit(mut self) -> Result<Option<Manifest>> {
         if self.failed {
             return Err(failed_before(&self.base.manifest));
         }
         self.close_document()?;
-        if self.entries == 0 && self.documents == 0 {
+        let adds = self.entries > 0 || self.documents > 0;
+        if !adds && self.superseded.is_empty() {
             return Ok(None);
         }
         let mut manifest = self.base.manifest.clone();
         manifest.generation += 1;
+        if !self.superseded.is_empty() {
+            let gone = std::mem::take(&mut self.superseded).into_values().collect();
+            manifest.deleted = Some(self.base.bury(&self.folder, gone)?);
+        }
+        let folder = self.folder.clone();
+        if adds {
+            self.write_segment(&mut manifest)?;
+        }
+        manifest.publish(&folder)?;
+        Ok(Some(manifest))
+    }
+
+    /// Finishes the segment and names it in the manifest of the next generation.
+    fn write_segment(mut self, manifest: &mut Manifest) -> Result<()> {
         let (mut segment, keys) = match self.keys {
             Keys::Segment(mut segment) => {
                 segment.end()?;
                 (*segment, Some(self.key_type))
             }
             Keys::Lists(encoding) => {
-                encoding.finish(&mut manifest)?;
+                encoding.finish(manifest)?;
                 (SegmentWriter::create(&self.folder, &data_name(manifest.generation), SegmentKind::Data)?, None)
             }
         };
@@ -304,8 +360,7 @@ impl Writer {
             end_id: None,
         });
         manifest.entries += self.entries;
-        manifest.publish(&self.folder)?;
-        Ok(Some(manifest))
+        Ok(())
     }
 }
 
@@ -333,62 +388,4 @@ fn failed_before(manifest: &Manifest) -> Error {
         "an earlier write failed: what was added after the {} entries of generation {} is lost; free the cause, discard() and add it again",
         manifest.entries, manifest.generation
     ))
-}
-
-/// Number of rows.
-fn check_rows(d: usize, keys: &KeyRows, values: &ValueRows) -> Result<usize> {
-    let expected = values.len().checked_mul(d);
-    if expected != Some(keys.len()) {
-        return Err(Error::Argument(format!(
-            "expected keys of {} rows × {d} dimensions to go with {} values, found {} numbers ({} rows); nothing was added",
-            values.len(),
-            values.len(),
-            keys.len(),
-            keys.len() as f64 / d as f64
-        )));
-    }
-    Ok(values.len())
-}
-
-/// Refuses a sample of keys that is not whole rows of finite numbers.
-pub(crate) fn check_sample(d: usize, keys: &KeyRows) -> Result<()> {
-    if keys.is_empty() || !keys.len().is_multiple_of(d) {
-        return Err(Error::Argument(format!("sample: expected rows of {d} numbers, found {} numbers", keys.len())));
-    }
-    check_keys(d, keys, KeyType::Float32)
-}
-
-/// Refuses NaN, infinities and what f16 cannot hold, naming the first row and column.
-fn check_keys(d: usize, keys: &KeyRows, key_type: KeyType) -> Result<()> {
-    // 65,520 is half-way between the largest f16 and the next power of two: from there on rounding gives infinity.
-    const F16_OVERFLOW: f32 = 65_520.0;
-    let place = |i: usize| format!("key of row {}, column {}", i / d, i % d);
-    let largest = crate::keys::largest_coordinate(d);
-    let bad = match keys {
-        KeyRows::F32(x) => first(x, |v| v.is_nan() || v.abs() > largest).map(|i| (i, x[i])),
-        KeyRows::F16(x) => first(x, |v| !v.is_finite()).map(|i| (i, x[i].to_f32())),
-    };
-    if let Some((i, found)) = bad {
-        return Err(Error::Argument(format!(
-            "{}: expected a finite number of at most {largest:.1e} in size (else distances overflow), found {found}; nothing was added",
-            place(i)
-        )));
-    }
-    if let (KeyRows::F32(x), KeyType::Float16) = (keys, key_type)
-        && let Some(i) = first(x, |v| v.abs() >= F16_OVERFLOW)
-    {
-        return Err(Error::Argument(format!(
-            "{}: expected at most 65504 in size (float16), found {}; scale the keys, or create the store with keep_keys=\"float32\". Nothing was added",
-            place(i),
-            x[i]
-        )));
-    }
-    Ok(())
-}
-
-/// Place of the first element that is bad. Whole chunks are tested without an early end, which vectorises.
-fn first<T: Copy>(x: &[T], is_bad: impl Fn(T) -> bool) -> Option<usize> {
-    const CHUNK: usize = 1024;
-    let chunk = x.chunks(CHUNK).position(|chunk| chunk.iter().fold(false, |any, &v| any | is_bad(v)))?;
-    x[chunk * CHUNK..].iter().position(|&v| is_bad(v)).map(|i| chunk * CHUNK + i)
 }

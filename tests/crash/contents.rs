@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 const DIM: usize = 8;
 const DOCUMENTS: u64 = 50;
+const GONE: u64 = 5;
 
 /// How large the stores are.
 #[derive(Clone, Copy, Debug)]
@@ -35,12 +36,14 @@ pub enum Step {
     Append,
     /// Documents out of an indexed store.
     Delete,
+    /// Documents of an indexed store by others of their names.
+    Replace,
     /// What was deleted off the disk.
     Compact,
 }
 
 /// All of them.
-pub const STEPS: [Step; 5] = [Step::Add, Step::Build, Step::Append, Step::Delete, Step::Compact];
+pub const STEPS: [Step; 6] = [Step::Add, Step::Build, Step::Append, Step::Delete, Step::Replace, Step::Compact];
 
 impl Step {
     /// Its name on the command line.
@@ -50,6 +53,7 @@ impl Step {
             Step::Build => "build",
             Step::Append => "append",
             Step::Delete => "delete",
+            Step::Replace => "replace",
             Step::Compact => "compact",
         }
     }
@@ -95,6 +99,13 @@ impl Step {
             }
             Step::Build | Step::Append => build(store),
             Step::Delete => delete(store),
+            Step::Replace => {
+                store.supersede(&gone()).expect("supersede");
+                for i in 0..GONE {
+                    add(store, size.entries / 20, &format!("document {}", 7 * i + 1));
+                }
+                store.commit().expect("commit");
+            }
             Step::Compact => store.compact(&|_, _, _| {}, &AtomicBool::new(false)).expect("compact"),
         }
     }
@@ -128,9 +139,13 @@ fn build(store: &Datastore) {
     store.build(&options, &|_, _, _| {}, &AtomicBool::new(false)).expect("build");
 }
 
+/// Documents that are deleted or replaced.
+fn gone() -> Vec<DocumentKey> {
+    (0..GONE).map(|i| DocumentKey::Name(format!("document {}", 7 * i + 1))).collect()
+}
+
 fn delete(store: &Datastore) {
-    let gone: Vec<DocumentKey> = (0..5).map(|i| DocumentKey::Name(format!("document {}", 7 * i + 1))).collect();
-    store.delete(&gone).expect("delete");
+    store.delete(&gone()).expect("delete");
 }
 
 /// Everything that a store tells about its entries.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
+import pytest
 from cli_corpus import run, run_json, sentence
 
 from knnlm.datastore import Datastore
@@ -61,6 +63,40 @@ def test_delete_replace_compact(texts: Path, model: Path, tmp_path: Path) -> Non
     assert compacted["removed"]["entries"] == before
     assert not any(b"0.txt" in path.read_bytes() for path in store.iterdir())
     assert run_json("verify", store)["sound"]
+
+
+@pytest.mark.parametrize("command", ["replace", "add"])
+def test_an_interrupted_change_leaves_the_old_documents(
+    command: str, texts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes, store = tmp_path / "notes", tmp_path / "store"
+    shutil.copytree(texts / "books", notes)
+    run_json("build", notes, "--model", model, "--out", store, "--nlist", 4, "--threads", 1)
+    run_json("add", store, notes, "--threads", 1)
+    before = snapshot(store)
+    (notes / "0.txt").write_text(sentence(40))
+    (notes / "1.txt").unlink()
+    what = ("replace", store, "0.txt", notes / "0.txt") if command == "replace" else ("add", store, notes)
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Datastore, "add", interrupted)  # the model has run, nothing is published
+        run(*what, "--threads", 1, code=130)
+    assert snapshot(store) == before
+    generation = run_json("info", store)["generation"]
+    run(*what, "--threads", 1)
+    names = {"replace": ["0.txt", "1.txt"], "add": ["0.txt"]}[command]
+    assert sorted(name for name, _ in snapshot(store)) == names
+    assert dict(snapshot(store))["0.txt"] != dict(before)["0.txt"]
+    assert run_json("info", store)["generation"] <= generation + 2  # the change, and its codes
+    assert run_json("verify", store)["sound"]
+
+
+def snapshot(store: Path) -> list[tuple[str, list[int]]]:
+    with Datastore.open(store) as opened:
+        return [(str(d.name), opened.values(d.start, d.stop).tolist()) for d in opened.documents()]
 
 
 def test_build_without_raw_keys_is_one_pass(texts: Path, model: Path, tmp_path: Path) -> None:

@@ -76,6 +76,65 @@ def test_replace_gives_new_entries_new_ids(store):
         store.replace(keys_of(0, 1), [1], "nowhere")
 
 
+def contents(store):
+    return [(d.name, d.metadata, store.values(d.start, d.stop).tolist()) for d in store.documents()]
+
+
+@pytest.mark.parametrize("document", ["doc 0", "doc 9"])
+def test_replace_is_one_generation(store, document):
+    reader, generation = Datastore.open(store.path), store.generation
+    before = contents(reader)
+    store.replace(keys_of(99, 20), np.full(20, 77), document, {"new": True})
+    assert store.generation == generation + 1
+    assert contents(reader) == before
+    reader.refresh()
+    assert contents(reader) == contents(store)
+    assert contents(store)[-1] == (document, {"new": True}, [77] * 20)
+    assert len(store) == 470
+    assert store.verify() == []
+
+
+@pytest.mark.parametrize("document", ["doc 4", "doc 9"])
+@pytest.mark.parametrize(
+    ("keys", "values", "metadata"),
+    [
+        (np.full((3, D), np.nan, np.float32), [1, 2, 3], None),
+        (keys_of(1, 3), [1, 2], None),
+        (keys_of(1, 3), [1, 2, 2**32 - 1], None),
+        (np.zeros((3, D + 1), np.float32), [1, 2, 3], None),
+        (keys_of(1, 3), [1, 2, 3], {"not": {"JSON"}}),
+    ],
+)
+def test_a_replacement_that_is_wrong_leaves_the_old_document(store, document, keys, values, metadata):
+    before, generation = contents(store), store.generation
+    with pytest.raises((ValueError, TypeError)):
+        store.replace(keys, values, document, metadata)
+    assert contents(store) == before
+    assert (store.generation, Datastore.open(store.path).generation) == (generation, generation)
+    store.add(keys_of(5, 2), [5, 5], "doc 10")  # the lock is free and nothing waits
+    store.commit()
+    assert contents(store)[:-1] == before
+
+
+def test_supersede_waits_for_the_commit(store):
+    reader, before = Datastore.open(store.path), contents(store)
+    assert store.supersede(["doc 1", 2]) == 100
+    store.add(keys_of(50, 30), np.full(30, 11), "doc 1")
+    reader.refresh()
+    assert contents(reader) == before
+    store.discard()
+    assert contents(store) == before
+    with pytest.raises(ValueError, match="nowhere"):
+        store.supersede(["doc 1", "nowhere"])
+    assert contents(store) == before
+    store.supersede("doc 1")
+    store.add(keys_of(50, 30), np.full(30, 11), "doc 1")
+    store.commit()
+    assert contents(store) == [*before[:1], *before[2:], ("doc 1", None, [11] * 30)]
+    store.supersede(0)
+    assert len(store.documents()) == 9  # without an addition it is a deletion
+
+
 def test_union_counts_ids_not_entries(store, tmp_path):
     store.delete("doc 9")
     store.compact()

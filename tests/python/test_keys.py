@@ -251,3 +251,24 @@ def test_a_dump_is_one_generation_of_a_store_on_disk_or_none(tmp_path):
         with pytest.raises(KeyboardInterrupt):
             dump(loaded, interrupted(), store, batch_tokens=24)
         assert (store.generation, len(store.documents())) == (generation + 1, 20)
+
+
+def test_documents_are_replaced_by_the_commit_of_a_dump(tmp_path):
+    loaded = tiny()
+
+    def interrupted():
+        yield Doc("d 1", "abd " * 20)
+        raise KeyboardInterrupt
+
+    def contents(store):
+        return [(d.name, d.stop - d.start) for d in store.documents()]
+
+    with Datastore.create(tmp_path / "store", dim=16) as store:
+        dump(loaded, [Doc(f"d {i}", "abc " * 20) for i in range(3)], store)
+        before, generation = contents(store), store.generation
+        with pytest.raises(KeyboardInterrupt):
+            dump(loaded, interrupted(), store, batch_tokens=24, replace=["d 1", "d 2"])
+        assert (contents(store), store.generation) == (before, generation)
+        dump(loaded, [Doc("d 2", "abd " * 10), Doc("d 0", "abd ")], store, replace=["d 1", "d 2"])
+        assert contents(store) == [("d 0", 80), ("d 2", 40), ("d 0 (2)", 4)]
+        assert store.generation == generation + 1

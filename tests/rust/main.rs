@@ -13,3 +13,4 @@ mod power_loss;
 mod recording_disk;
 mod store;
 mod store_support;
+mod supersede;

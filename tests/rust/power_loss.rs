@@ -61,6 +61,14 @@ fn live(store: &Datastore, disk: &RecordingDisk) -> Vec<(usize, State)> {
     note(store);
     delete("later");
     note(store);
+    let replaced = ["document 3", "document 5"].map(|name| DocumentKey::Name(name.into()));
+    store.supersede(&replaced).expect("supersede");
+    add(store, 31, Some("document 5"), Some("[]")).expect("add");
+    add(store, 32, Some("document 3"), None).expect("add");
+    store.commit().expect("commit");
+    note(store);
+    build(false);
+    note(store);
     store.compact(&|_, _, _| {}, &AtomicBool::new(false)).expect("compact");
     note(store);
     store.set_attributes("{\"a\": 1}").expect("attributes");

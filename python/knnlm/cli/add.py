@@ -41,7 +41,8 @@ def command(
     """Add the documents of TEXT to STORE; run again, add the new, replace the changed, delete the removed.
 
     A document is known by its name and the hash of its text. Removed are those that came from the same TEXT before and
-    are not there any more. New entries get the codes of the store's index and are searched at once.
+    are not there any more. New entries get the codes of the store's index and are searched at once. All of it is one
+    change: interrupted, the store is as it was.
 
     \b
     Examples:
@@ -65,11 +66,10 @@ def command(
             work.removed.clear()
         tokens = 0
         if not dry_run:
-            if work.to_add:  # before anything is deleted: a model that does not fit must change nothing
-                loaded = loaded or load_for(opened, model, device, threads)
-            if work.to_delete:
+            if not work.to_add and work.to_delete:
                 opened.delete(work.to_delete)
-            if work.to_add and loaded is not None:
+            if work.to_add:  # what goes, goes with the commit of what comes: interrupted, nothing has changed
+                loaded = loaded or load_for(opened, model, device, threads)
                 task = progress.track("add", unit="tok")
                 written = dump(
                     loaded,
@@ -78,6 +78,7 @@ def command(
                     keys=key_spec(opened) or KeySpec(),
                     batch_tokens=batch_tokens,
                     progress=lambda _, done, total: task.update(done, total),
+                    replace=work.to_delete,
                 )
                 tokens = written.tokens
                 if opened.is_built:

@@ -22,7 +22,7 @@ from knnlm.cli.work import load_for, open_store
 def command(
     store: Path, document: str, file: Path, model: str | None, device: str | None, threads: int | None, as_json: bool
 ) -> None:
-    """Put the text of FILE in the place of DOCUMENT in STORE.
+    """Put the text of FILE in the place of DOCUMENT in STORE, at once: interrupted, it leaves the old one.
 
     \b
     Example:
@@ -40,10 +40,11 @@ def command(
         index = opened.find_document(document)
         if index is None:
             raise ValueError(f"expected a document of {store} to replace, found none named {document!r}")
-        metadata = {**(opened.documents()[index].metadata or {}), HASH: content_hash(text)}
+        info = opened.documents()[index]
+        old = info.stop - info.start
+        new = Document(document, text, {**(info.metadata or {}), HASH: content_hash(text)})
         loaded = load_for(opened, model, device, threads)
-        old = opened.delete(index)
-        written = dump(loaded, [Document(document, text, metadata)], opened, keys=key_spec(opened) or KeySpec())
+        written = dump(loaded, [new], opened, keys=key_spec(opened) or KeySpec(), replace=[document])
         if opened.is_built:
             opened.build(threads=threads)
         left = len(opened)
