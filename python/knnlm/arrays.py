@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import sys
 from typing import Any
 
@@ -74,3 +75,28 @@ def to_integers(x: Any, what: str, dtype: Any, low: int, high: int, hint: str) -
         found = int(array.reshape(-1)[position])
         raise ValueError(f"{what} must be from {low} to {high}, found {found} at position {position}; {hint}")
     return np.ascontiguousarray(array, dtype=dtype)
+
+
+def to_integer(x: Any, what: str, low: int, high: int) -> int:
+    """Check an integer argument, of any integer type."""
+    try:
+        number = operator.index(x)
+    except TypeError:
+        raise ValueError(f"{what} must be an integer, found {x!r}") from None
+    if not low <= number <= high:
+        raise ValueError(f"{what} must be from {low} to {high}, found {number}")
+    return number
+
+
+def to_optional(x: Any, what: str) -> int | None:
+    """Check an integer argument of 1 or more that may be left out."""
+    return None if x is None else to_integer(x, what, 1, 2**32)
+
+
+def widened(columns: NDArray[Any], k: int, missing: float) -> NDArray[Any]:
+    """Give `(..., present)` columns the width `k`."""
+    if columns.shape[-1] == k:
+        return columns
+    wide = np.full((*columns.shape[:-1], k), missing, columns.dtype)
+    wide[..., : columns.shape[-1]] = columns
+    return wide

@@ -71,11 +71,10 @@ def plan(store: Any, documents: Iterable[Document], where: str, tokenizer: Any =
             out.new.append(document)
             continue
         known = (info.metadata or {}).get(HASH)
-        assert document.metadata is not None
         if known is None and tokenizer is not None:
             same = np.array_equal(store.values(info.start, info.stop), tokenizer.encode(document.text))
         else:
-            same = known == document.metadata[HASH]
+            same = known == (document.metadata or {})[HASH]
         if same:
             out.unchanged += 1
         else:
