@@ -7,7 +7,7 @@ of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,17 @@ from knnlm.tune import tune
 Array = NDArray[Any]
 
 
-def true_distances(keys: Array, queries: Array, ids: Array) -> NDArray[np.float32]:
-    """Squared L2 of each returned id, +inf for missing: (q, k)."""
-    out = np.full(ids.shape, np.inf, np.float32)
-    for row, (query, found) in enumerate(zip(queries, ids, strict=True)):
-        there = found >= 0
-        out[row, there] = np.square(keys[found[there]].astype(np.float32) - query).sum(1)
+PAIRS = 32_768  # distances that are computed at once
+
+
+def pair_distances(keys: Array, queries: Array, rows: Array, ids: Array) -> NDArray[np.float32]:
+    """Squared L2 of query rows[i] and key ids[i]: (m,)."""
+    out = np.empty(len(rows), np.float32)
+    order = np.argsort(ids, kind="stable")  # the keys are a mapped file
+    for at in range(0, len(rows), PAIRS):
+        part = order[at : at + PAIRS]
+        apart = keys[ids[part]].astype(np.float32) - queries[rows[part]]  # (m, d)
+        out[part] = np.einsum("ij,ij->i", apart, apart)
     return out
 
 
@@ -55,6 +60,19 @@ class Truth:
     perplexity: float = float("nan")
     lm_perplexity: float = float("nan")
 
+    def part(self, count: int) -> Truth:
+        """Of `count` queries at equal distances."""
+        rows = np.linspace(0, len(self.queries) - 1, min(count, len(self.queries))).astype(int)
+        some = {
+            name: None if (array := getattr(self, name)) is None or name == "values" else array[rows]
+            for name in ("queries", "distances", "ids", "targets", "log_p_lm")
+        }
+        part = replace(self, **some)
+        if part.log_p_lm is None:
+            return part
+        exact, lm = perplexity(part, part.distances, part.ids), float(np.exp(-part.log_p_lm.mean()))
+        return replace(part, perplexity=exact, lm_perplexity=lm)
+
 
 def truth(key_set: KeySet, neighbours: tuple[Array, Array], tuning: tuple[Array, Array], rows: Array) -> Truth:
     """Tunes lambda, T and k on exact neighbours of the tuning queries, and scores the measured ones (`rows`)."""
@@ -80,13 +98,7 @@ def truth(key_set: KeySet, neighbours: tuple[Array, Array], tuning: tuple[Array,
         tuned.lambda_,
         tuned.k,
     )
-    return Truth(
-        **out.__dict__
-        | {
-            "perplexity": perplexity(out, distances, ids),
-            "lm_perplexity": float(np.exp(-key_set.log_p_lm[rows].mean())),
-        }
-    )
+    return out.part(len(rows))
 
 
 def perplexity(t: Truth, distances: Array, ids: Array) -> float:
@@ -100,32 +112,59 @@ def perplexity(t: Truth, distances: Array, ids: Array) -> float:
     return float(np.exp(-np.mean(mixed, dtype=np.float64)))
 
 
+@dataclass(frozen=True)
+class Matched:
+    """Returned ids beside the exact ones, each (q, k)."""
+
+    true: NDArray[np.float32]  # squared L2 of each returned id; +inf for what is missing or was there before
+    found: NDArray[np.bool_]  # is one of the exact ids
+    partner: NDArray[np.int64]  # its place among them
+
+
+def match(t: Truth, keys: Array, ids: Array, k: int) -> Matched:
+    """Where the returned ids are in the exact answer; distances are computed only of those that are not."""
+    q, n = len(ids), len(keys)
+    rows = np.broadcast_to(np.arange(q)[:, None], ids.shape)
+    order = np.argsort(t.ids[:q, :k], axis=1, kind="stable")
+    sorted_ids = (np.take_along_axis(t.ids[:q, :k], order, 1) + np.arange(q)[:, None] * n).ravel()
+    flat = (rows * n + ids).ravel()
+    at = np.minimum(np.searchsorted(sorted_ids, flat), len(sorted_ids) - 1)
+    there = (ids >= 0).ravel()
+    first = np.zeros(len(flat), bool)
+    first[np.unique(flat, return_index=True)[1]] = True  # an id that comes twice counts once
+    there &= first
+    found = (sorted_ids[at] == flat) & there
+    place = order.ravel()[at]
+    exact = t.distances[:q, :k]
+    true = np.full(len(flat), np.inf, np.float32)
+    true[found] = exact[rows.ravel()[found], place[found]]
+    other = np.flatnonzero(there & ~found)
+    true[other] = pair_distances(keys, t.queries, rows.ravel()[other], ids.ravel()[other])
+    return Matched(true.reshape(ids.shape), found.reshape(ids.shape), place.reshape(ids.shape))
+
+
 def judge(t: Truth, keys: Array, found: tuple[Array, Array], k: int) -> dict[str, float]:
     """Recall (ties count), mass recall and total variation at k; at the full k the perplexity too."""
-    distances, ids = found[0].astype(np.float32), found[1]
-    queries = t.queries[: len(ids)]
-    exact, exact_ids = t.distances[: len(ids), :k], t.ids[: len(ids), :k]
-    true = true_distances(keys, queries, ids)
-    bound = exact[:, -1:] * (1 + 1e-4) + 1e-6  # f32 sums of another order, equal keys
-    recall = np.minimum((true <= bound).sum(axis=1), k).mean() / k
+    distances, ids = found[0].astype(np.float32), found[1].astype(np.int64)
+    q = len(ids)
+    exact = t.distances[:q, :k]
+    m = match(t, keys, ids, k)
+    bound = exact[:, -1:] * (1 + 1e-5) + 1e-6  # equal keys, summed in another order
+    recall = np.minimum((m.true <= bound).sum(axis=1), k).mean() / k
     weights = softmax(exact, t.temperature)
     nearest = exact[:, :1].astype(np.float64)
     total = np.exp(-(exact - nearest) / t.temperature).sum(axis=1)
-    there = np.isfinite(true)
-    mass = np.exp(-(np.where(there, true, np.inf) - nearest) / t.temperature).sum(axis=1) / total
+    mass = np.exp(-(m.true - nearest) / t.temperature).sum(axis=1) / total
     shown = softmax(np.where(ids >= 0, distances, np.inf), t.temperature)
-    variation = 0.0
-    for row in range(len(ids)):
-        common, mine, theirs = np.intersect1d(ids[row], exact_ids[row], return_indices=True)
-        # Sum of |a - b| over the union: what is common, and the rest of each side alone.
-        apart = np.abs(shown[row, mine] - weights[row, theirs]).sum()
-        rest = shown[row].sum() - shown[row, mine].sum() + weights[row].sum() - weights[row, theirs].sum()
-        variation += (apart + rest) / 2 if len(common) else 1.0
+    # Sum of |a - b| over the union: what is common, and the rest of each side alone.
+    theirs = np.take_along_axis(weights, m.partner, 1)
+    apart = np.where(m.found, np.abs(shown - theirs), shown).sum(axis=1)
+    rest = weights.sum(axis=1) - np.where(m.found, theirs, 0).sum(axis=1)
     out = {
         "recall": float(recall),
         "mass": float(np.minimum(mass, 1.0).mean()),
-        "variation": variation / max(1, len(ids)),
+        "variation": float((apart + rest).mean() / 2),
     }
-    if k == t.distances.shape[1] and len(ids) == len(t.queries):
+    if k == t.distances.shape[1] and q == len(t.queries):
         out["perplexity"] = perplexity(t, distances, ids)
     return out

@@ -16,8 +16,12 @@ sys.path.insert(0, str(BENCHES))
 pytest.importorskip("faiss")
 
 import engine  # noqa: E402
+import engine_points  # noqa: E402
 import engine_quality  # noqa: E402
+import engine_report  # noqa: E402
 import engine_sets  # noqa: E402
+import engine_turns  # noqa: E402
+from engine_exact import exact  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +33,8 @@ def key_set() -> engine_sets.KeySet:
 def truth(key_set: engine_sets.KeySet, tmp_path_factory: pytest.TempPathFactory) -> engine_quality.Truth:
     work = tmp_path_factory.mktemp("truth")
     rows = np.arange(120, 240)
-    tuning = engine.exact(key_set, key_set.queries[:120], 64, work)
-    return engine_quality.truth(key_set, engine.exact(key_set, key_set.queries[rows], 64, work), tuning, rows)
+    tuning = exact(key_set, key_set.queries[:120], 64, work)
+    return engine_quality.truth(key_set, exact(key_set, key_set.queries[rows], 64, work), tuning, rows)
 
 
 def test_exact_neighbours_are_those_of_numpy(key_set: engine_sets.KeySet, truth: engine_quality.Truth) -> None:
@@ -68,32 +72,87 @@ def test_equal_keys_count_as_each_other() -> None:
     assert engine_quality.judge(truth, keys, (distances, others), 2)["recall"] == 1
 
 
-def point(recall: float, speed: float, system: str = "a", row: str = "F1") -> engine.Point:
-    return engine.Point(system, row, 64, {}, 8.0, {"recall": recall}, {"sweep": speed})
+def test_an_id_that_comes_twice_counts_once(key_set: engine_sets.KeySet, truth: engine_quality.Truth) -> None:
+    distances, ids = truth.distances.copy(), truth.ids.copy()
+    distances[:, 1::2], ids[:, 1::2] = distances[:, ::2], ids[:, ::2]
+    assert engine_quality.judge(truth, key_set.keys, (distances, ids), 64)["recall"] == pytest.approx(0.5)
+
+
+def test_wrong_ids_are_judged_by_their_own_distance(key_set: engine_sets.KeySet, truth: engine_quality.Truth) -> None:
+    rng = np.random.default_rng(0)
+    ids = truth.ids[:, :8].copy()
+    ids[:, 4:] = rng.integers(len(key_set.keys), size=ids[:, 4:].shape)
+    quality = engine_quality.judge(truth, key_set.keys, (truth.distances[:, :8], ids), 8)
+    recalls, masses = [], []
+    for query, found, distances in zip(truth.queries, ids, truth.distances[:, :8].astype(np.float64), strict=True):
+        true = np.square(key_set.keys[np.unique(found)].astype(np.float64) - query).sum(1)
+        recalls.append((true <= distances[-1] * (1 + 1e-5)).mean() * len(true) / 8)
+        weights = (np.exp((distances[0] - d) / truth.temperature).sum() for d in (true, distances))
+        masses.append(next(weights) / next(weights))
+    assert quality["recall"] == pytest.approx(np.mean(recalls), abs=1e-9)
+    assert quality["mass"] == pytest.approx(np.minimum(masses, 1).mean(), abs=1e-4)
+
+
+def point(recall: float, speed: float, system: str = "a", row: str = "F1") -> engine_points.Point:
+    return engine_points.Point(system, row, 64, {}, 8.0, {"recall": recall}, {"sweep": speed})
 
 
 def test_front_and_speed_at_a_recall() -> None:
     points = [point(0.8, 1000), point(0.9, 100), point(0.85, 90), point(0.95, 10)]
-    assert [p.speeds["sweep"] for p in engine.front(points, "sweep")] == [1000, 100, 10]
-    found = engine.at_recall(points, "sweep", 0.925)
+    assert [p.speeds["sweep"] for p in engine_points.front(points, "sweep")] == [1000, 100, 10]
+    found = engine_points.at_recall(points, "sweep", 0.925)
     assert found is not None
     assert found[0] == pytest.approx(np.sqrt(100 * 10))
     assert found[1].speeds["sweep"] == 10
-    assert engine.at_recall(points, "sweep", 0.96) is None
+    assert engine_points.at_recall(points, "sweep", 0.96) is None
 
 
 def test_ratio_against_the_best_peer() -> None:
     ours = [point(0.99, 1000, "knnlm", "ours")]
     peers = [point(0.99, 100, "slow"), point(0.99, 200, "fast")]
-    rows: list[list[Any]] = engine.ratios(ours + peers, 64, ["sweep"])
+    rows: list[list[Any]] = engine_report.ratios(ours + peers, 64, ["sweep"])
     assert all(row[2].startswith("5.0×") and "fast" in row[2] for row in rows)
+
+
+def test_peers_are_compared_within_their_memory() -> None:
+    ours = [point(0.99, 1000, "knnlm", "ours"), point(0.8, 500, "knnlm small", "ours")]
+    ours[0].bytes_per_key = 300.0
+    peer = point(0.99, 100, "peer")
+    peer.bytes_per_key = 90.0
+    assert engine_report.compare(ours, [peer], "sweep", 0.75).startswith("5.0×")
+    assert "more memory" in engine_report.compare(ours, [peer], "sweep", 0.95)
+    peer.bytes_per_key = 400.0
+    assert engine_report.compare(ours, [peer], "sweep", 0.75).startswith("10.0×")
+
+
+def test_what_is_repeated() -> None:
+    row = [point(0.6 + 0.02 * i, 1000 / (i + 1), "a") for i in range(20)]
+    beaten = [point(p.quality["recall"], p.speeds["sweep"] / 2, "b") for p in row]
+    ours = [point(p.quality["recall"], 9000 / (i + 1), "knnlm", "ours") for i, p in enumerate(row)]
+    for p in (*row, *beaten, *ours):
+        p.speeds["sweep 1"] = p.speeds["sweep"] / 2
+    chosen = engine_points.worth_repeating([*row, *beaten, *ours], 64)
+    assert {p.system for p in chosen} == {"a", "knnlm"}
+    for goal in (0.7, 0.9, 0.95, 0.97):
+        at = engine_points.at_recall([p for p in chosen if p.system == "a"], "sweep", goal)
+        assert at is not None
+        assert at[0] == pytest.approx(engine_points.at_recall(row, "sweep", goal)[0])  # type: ignore[index]
+    assert len(chosen) < 20
+
+
+def test_groups_fit_the_memory_and_hold_every_peer() -> None:
+    sizes = {"knnlm": 2, "a": 9, "b": 3, "c": 3, "d": 1}
+    found = list(engine_turns.groups(sizes, ["knnlm"], 8))
+    assert all(group[0] == "knnlm" for group in found)
+    assert sorted(name for group in found for name in group[1:]) == ["a", "b", "c", "d"]
+    assert all(sum(sizes[name] for name in group) <= 8 or len(group) == 2 for group in found)
 
 
 def test_the_whole_comparison(key_set: engine_sets.KeySet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     key_set.save(tmp_path / "set")
-    options = ["--only", "SQ8$", "--nlists", "16", "--k", "8", "64", "--batches", "1", "64", "--threads", "1"]
+    options = ["--only", "IVF16,SQ8$", "--nlists", "16", "--k", "8", "64", "--batches", "1", "64", "--threads", "1"]
     common = ["--set", str(tmp_path / "set"), "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
-    assert engine.main([*common, *options, "--repeats", "1", "--queries", "60"]) == 0
+    assert engine.main([*common, *options, "--repeats", "1", "--queries", "60", "--minutes", "0.05"]) == 0
     assert "FAISS IVF16,SQ8" in capsys.readouterr().out
     with (tmp_path / "out" / "engine-set.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -102,7 +161,12 @@ def test_the_whole_comparison(key_set: engine_sets.KeySet, tmp_path: Path, capsy
     assert float(best["recall"]) > 0.95  # all 16 lists, 8-bit codes
     ours = max((row for row in rows if row["system"] == "knnlm"), key=lambda row: float(row["recall"]))
     assert float(ours["recall"]) > 0.6
+    assert all(float(row["batch 64, 1 thread"]) > 0 for row in rows if row["batch 64, 1 thread"])
+    assert any(row["batch 1, 1 thread: p99"] for row in rows)
     assert list((tmp_path / "out").glob("*.svg"))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*") if path.is_file()}
+    assert engine.main([*common, *options, "--repeats", "1", "--queries", "60", "--minutes", "0.05"]) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*") if path.is_file()}
 
 
 def test_opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
