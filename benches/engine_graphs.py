@@ -13,7 +13,7 @@ from engine_faiss import BATCH, Clock
 from engine_sets import Array
 
 Found = tuple[Array, Array]
-CONSTRUCTION = 200  # width of the walk while a graph is built
+CONSTRUCTION = 100  # width of the walk while a graph is built
 
 
 def times(clock: Clock) -> dict[str, float]:

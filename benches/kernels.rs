@@ -92,55 +92,36 @@ fn scans(c: &mut Criterion) {
     }
 }
 
-/// Bytes per second at working sets that lie in the level-2 cache, the level-3 cache and memory, beside a loop that only reads:
-/// the share of the roofline.
-fn roofline(c: &mut Criterion) {
+/// Elements: pairs of a code and a query. One query and four at once, codes of 48 bytes; `roofline` has their bounds.
+fn groups(c: &mut Criterion) {
     let mut rng = ChaCha8Rng::seed_from_u64(11);
-    let table: Vec<u8> = (0..96 * 16).map(|_| (rng.next_u32() % 128) as u8).collect();
-    let block = 48 * LANES + FACTOR_BYTES;
-    for (place, bytes) in [("L2", 256 << 10), ("L3", 8 << 20), ("memory", 256 << 20)] {
-        let mut data = vec![0u8; bytes / block * block];
-        for block in data.chunks_exact_mut(block) {
-            block[..48 * LANES].iter_mut().for_each(|b| *b = rng.next_u32() as u8);
-            block[48 * LANES..].copy_from_slice(bytemuck::cast_slice(&[1f32; 2 * LANES]));
-        }
-        let mut group = c.benchmark_group(format!("48-byte codes in {place}"));
-        group.throughput(Throughput::Bytes(data.len() as u64)).sample_size(10);
-        let words: &[u64] = bytemuck::cast_slice(&data);
-        group.bench_function("read", |b| {
-            b.iter(|| {
-                let mut sums = [0u64; 32];
-                for chunk in words.as_chunks::<32>().0 {
-                    sums.iter_mut().zip(chunk).for_each(|(s, x)| *s ^= x);
-                }
-                black_box(sums)
-            })
-        });
-        let query = ScanQuery { table: &table[..], scale: 1.0, bias: 0.0, base: 0.0, limit: 4000.0 };
-        let room = BLOCKS * LANES;
-        for k in kernels().into_iter().filter(|k| k.isa() != Isa::Scalar) {
-            let (mut scores, mut entries) = (vec![0f32; room], vec![0u32; room]);
-            group.bench_function(BenchmarkId::new("one query", k.isa().name()), |b| {
-                b.iter(|| {
-                    let calls = data.chunks(BLOCKS * block);
-                    black_box(calls.map(|d| k.scan4(d, &query, 0, &mut scores, &mut entries)).sum::<usize>())
-                })
-            });
-            let mut rooms = vec![(vec![0f32; room], vec![0u32; room]); GROUP];
-            group.bench_function(BenchmarkId::new("four queries", k.isa().name()), |b| {
-                b.iter(|| {
-                    let mut found = 0;
-                    for d in data.chunks(BLOCKS * block) {
-                        let mut out = rooms.iter_mut().map(|(s, e)| (&mut s[..], &mut e[..]));
-                        let out = std::array::from_fn(|_| out.next().expect("four"));
-                        found += k.scan4_group(d, &[query; GROUP], 0, out)[0];
-                    }
-                    black_box(found)
-                })
-            });
-        }
-        group.finish();
+    let tables: Vec<u8> = (0..GROUP * 96 * 16).map(|_| (rng.next_u32() % 128) as u8).collect();
+    let mut blocks = Vec::new();
+    for _ in 0..BLOCKS {
+        blocks.extend((0..48 * LANES).map(|_| rng.next_u32() as u8));
+        blocks.extend_from_slice(bytemuck::cast_slice(&[1f32; 2 * LANES]));
     }
+    let query = |i: usize| ScanQuery {
+        table: &tables[i * 96 * 16..(i + 1) * 96 * 16],
+        scale: 1.0,
+        bias: 0.0,
+        base: 0.0,
+        limit: 5260.0, // one in a hundred or so
+    };
+    let one = |k: Kernels| {
+        let (mut scores, mut entries) = (vec![0f32; BLOCKS * LANES], vec![0u32; BLOCKS * LANES]);
+        let found = k.scan4(&blocks, &query(0), 0, &mut scores, &mut entries);
+        (found, scores[..found].to_vec(), entries[..found].to_vec())
+    };
+    compare(c, "scan4 48 bytes", Throughput::Elements((BLOCKS * LANES) as u64), one, |a, b| a == b);
+    let four = |k: Kernels| {
+        let mut rooms = vec![(vec![0f32; BLOCKS * LANES], vec![0u32; BLOCKS * LANES]); GROUP];
+        let mut out = rooms.iter_mut().map(|(s, e)| (&mut s[..], &mut e[..]));
+        let out = std::array::from_fn(|_| out.next().expect("four"));
+        let found = k.scan4_group(&blocks, &std::array::from_fn(query), 0, out);
+        (found, rooms)
+    };
+    compare(c, "scan4_group 48 bytes", Throughput::Elements((GROUP * BLOCKS * LANES) as u64), four, |a, b| a == b);
 }
 
 /// Elements: multiply-adds (coarse step), records (second level).
@@ -186,5 +167,5 @@ fn portable(c: &mut Criterion) {
     compare(c, "count_at_most 4096", Throughput::Elements(4096), |k| k.count_at_most(&values, 0.1), |a, b| a == b);
 }
 
-criterion_group!(benches, product, direct, scans, roofline, integers, portable);
+criterion_group!(benches, product, direct, scans, groups, integers, portable);
 criterion_main!(benches);

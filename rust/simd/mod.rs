@@ -32,6 +32,10 @@ mod parity;
 mod portable;
 #[allow(unsafe_code)]
 mod prefetch;
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+#[doc(hidden)]
+pub mod roofline;
 pub mod scalar;
 
 use half::f16;
