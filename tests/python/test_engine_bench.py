@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,48 @@ def test_the_whole_comparison(key_set: engine_sets.KeySet, tmp_path: Path, capsy
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*") if path.is_file()}
     assert engine.main([*common, *options, "--repeats", "1", "--queries", "60", "--minutes", "0.05"]) == 0
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*") if path.is_file()}
+
+
+def test_entries_that_grow_have_the_spread_of_their_lists(key_set: engine_sets.KeySet) -> None:
+    from growing_keys import SCALE, Exact, Source
+
+    source = Source(key_set.keys, 64)
+    made = source.batch(3, 2000)
+    np.testing.assert_array_equal(made, source.batch(3, 2000))
+    assert not np.array_equal(made, source.batch(4, 2000))
+    # Each is a real key and noise: its distance to the nearest real one is that of the noise.
+    noise = np.mean([np.square(source.pool - key).sum(1).min() for key in made[:200]])
+    spread = np.square(source.residuals).sum(1).mean()
+    assert 0.3 * SCALE**2 * spread < noise < 1.5 * SCALE**2 * spread
+    exact = Exact(key_set.queries[:5], 20)
+    exact.see(made[:900], 0)
+    exact.see(made[900:], 900)
+    for query, ids in zip(exact.queries, exact.ids, strict=True):
+        assert set(ids) == set(np.argsort(np.square(made - query).sum(1))[:20])
+    assert exact.recall(np.stack(exact.ids)) == 1
+
+
+def test_growth_and_stores_larger_than_memory(
+    key_set: engine_sets.KeySet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import growth
+    import larger_than_memory
+
+    key_set.save(tmp_path / "set")
+    out = ["--out", str(tmp_path / "out"), "--queries", "20"]
+    common = ["--set", str(tmp_path / "set"), "--work", str(tmp_path / "work"), "--k", "32", "--threads", "1"]
+    assert growth.main([*common, *out, "--sizes", "6000", "9000", "--keep"]) == 0
+    rows = json.loads((tmp_path / "out" / "growth-set-64.json").read_text())["rows"]
+    assert [row["entries"] for row in rows] == [6000, 9000]
+    assert all(row["recall"] >= growth.GOAL for row in rows)
+    assert "Fitted exponents" in capsys.readouterr().out
+    store = tmp_path / "work" / "growth-set-64"
+    given = ["--store", str(store), "--answers", str(store / "answers.npz"), "--k", "32"]
+    # The limit is as large as the store a hundred thousand times: what is tested is the way, not the pressure.
+    assert larger_than_memory.main([*given, *out, "--recall", "0.9", "--share", "100000"]) == 0
+    rows = json.loads((tmp_path / "out" / "larger-than-memory.json").read_text())["rows"]
+    assert all(row["recall"] > 0.8 and row["p99_ms"] >= row["p50_ms"] for row in rows)
+    assert growth.main([*common, *out, "--sizes", "6000", "--dim", "128"]) == 0
 
 
 def test_opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
