@@ -4,6 +4,7 @@
 //! or models. Pipeline: [`store`] keeps entries on disk, [`index`] turns keys into lists of codes, [`search`] finds
 //! neighbours with the kernels of [`simd`].
 
+mod aligned;
 pub mod error;
 pub mod index;
 pub mod keys;

@@ -103,10 +103,11 @@ pub fn run(
         let labels = label(&mut neighbours)?;
         let mut query = query.to_vec();
         centred(&mut query);
-        let mut scores = Scores { n: nlist, scores: vec![f32::INFINITY; nlist] };
+        let mut row = vec![f32::INFINITY; nlist];
+        let mut scores = Scores { n: nlist, scores: &mut row };
         sweep(kernels, &query, &packed.view(d, if metric == Metric::L2 { -2.0 } else { -1.0 }), &mut scores);
         let mut rank = vec![0usize; nlist];
-        for (r, &list) in smallest(kernels, &scores.scores, nlist).iter().enumerate() {
+        for (r, &list) in smallest(kernels, scores.scores, nlist).iter().enumerate() {
             rank[list as usize] = r;
             scanned[r] += share[list as usize] / chosen.len() as f64;
         }

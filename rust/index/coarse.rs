@@ -1,38 +1,46 @@
-//! Coarse step: scores of queries against all centroids, in 8 bits where the dimension allows it.
+//! Coarse step: which lists lie near a query.
 //!
-//! Sums of integers are the same on every CPU. Their error is far below that of the codes, except in few dimensions, where
-//! f32 costs little.
+//! With 4-bit codes, centroids are coded as entries are, and scanned by the same kernel: that estimates the score of every
+//! list. Of the lists that may be near the scores are then computed in 8 bits. This costs little at any number of lists, for one
+//! query too: 60 bytes a list are read, and a few hundred rows. Sums of integers are the same on every CPU. Other codes
+//! and few dimensions, where f32 costs little, score all centroids as they are.
 
 use super::Codebook;
-use super::panels::{BytePanels, LEAST_DIMENSION};
-use super::second::QueryBytes;
+use super::block;
+use super::bytes::{ByteRows, padded};
+use super::panels::{LEAST_DIMENSION, MIDDLE, round};
+use super::quantiser::{Encoder, Tables};
 use crate::Metric;
+use crate::aligned::Aligned;
 use crate::search::sweep::{Matrix, sweep};
-use crate::simd::Kernels;
+use crate::simd::{GROUP, Kernels, LANES, ScanQuery};
 
 /// Packed centroids.
 pub enum Coarse {
-    /// Rotated; for inner products less their mean, which is kept (rotated).
-    Bytes(BytePanels, Vec<f32>),
+    /// Coded, and in 8 bits.
+    Coded(Coded),
     /// As they lie in the codebook.
     Floats,
 }
 
-/// One query of the coarse step.
-pub struct CoarseQuery<'q> {
-    /// Less the codebook's mean.
-    pub centred: &'q [f32],
-    /// The same, rotated.
-    pub rotated: &'q [f32],
-    /// The same in 8 bits.
-    pub bytes: QueryBytes,
+/// Centroids, rotated; for L2 less the codebook's mean, for inner products less their own.
+pub struct Coded {
+    /// Blocks of codes as those of a list.
+    blocks: Aligned<u8>,
+    /// Numbers in rows of `width`.
+    keys: Aligned<u8>,
+    width: usize,
+    scales: Vec<f32>,
+    offsets: Vec<f32>,
+    /// Mean that was subtracted for inner products.
+    mean: Vec<f32>,
 }
 
 impl Coarse {
     /// Packs the centroids of a codebook.
     pub fn new(kernels: &Kernels, codebook: &Codebook) -> Coarse {
-        let (d, nlist) = (codebook.d(), codebook.nlist());
-        if d < LEAST_DIMENSION {
+        let (d, nlist, shape) = (codebook.d(), codebook.nlist(), codebook.shape());
+        if d < LEAST_DIMENSION || shape.bits != 4 {
             return Coarse::Floats;
         }
         let mut mean = codebook.mean.to_vec();
@@ -43,49 +51,95 @@ impl Coarse {
             }
             mean = sum.into_iter().map(|s| (s / nlist as f64) as f32).collect();
         }
-        let panels = BytePanels::pack(nlist, d, |list, row| {
+        let (block_bytes, width) = (codebook.block_bytes(), padded(d));
+        let mut blocks = Aligned::zeros(nlist.div_ceil(LANES) * block_bytes);
+        let mut keys = Aligned::zeros(nlist * width);
+        let (mut scales, mut offsets) = (Vec::with_capacity(nlist), Vec::with_capacity(nlist));
+        let encoder = Encoder { kernels: *kernels, shape, words: codebook.words, metric: codebook.metric() };
+        let (mut row, mut word) = (vec![0f32; shape.padded()], vec![0f32; shape.padded()]);
+        let (origin, mut codes) = (vec![0f32; shape.padded()], vec![0u8; shape.m]);
+        for (list, key) in keys.chunks_exact_mut(width).enumerate() {
             row.iter_mut().zip(codebook.centroid(list)).zip(&mean).for_each(|((x, c), m)| *x = c - m);
-            codebook.rotation.apply(kernels, row);
-            if codebook.metric() == Metric::L2 { kernels.ip_f32(row, row) } else { 0.0 }
-        });
+            row[d..].fill(0.0);
+            codebook.rotation.apply(kernels, &mut row[..d]);
+            scales.push(round(&row[..d], |t, number| key[t] = number));
+            offsets.push(if codebook.metric() == Metric::L2 { kernels.ip_f32(&row, &row) } else { 0.0 });
+            let factors = encoder.encode(&mut row, &origin, &mut codes, &mut word);
+            let block = &mut blocks[list / LANES * block_bytes..][..block_bytes];
+            block::put(shape, block, list % LANES, &codes, factors);
+        }
+        if let Some(last) = blocks.len().checked_sub(block_bytes) {
+            let padding = nlist % LANES..if nlist.is_multiple_of(LANES) { 0 } else { LANES };
+            padding.for_each(|lane| block::put_padding(shape, &mut blocks[last..], lane));
+        }
         if codebook.metric() == Metric::L2 {
             mean.clear();
         } else {
             codebook.rotation.apply(kernels, &mut mean);
         }
-        Coarse::Bytes(panels, mean)
+        Coarse::Coded(Coded { blocks, keys, width, scales, offsets, mean })
     }
 
-    /// Scores of some queries (queries × nlist into `out`), and for each query what added to a score gives |q − c|² or −⟨q, c⟩.
-    pub fn scores(
-        &self,
-        kernels: &Kernels,
-        codebook: &Codebook,
-        queries: &[CoarseQuery],
-        out: &mut Vec<f32>,
-    ) -> Vec<f32> {
-        let (nlist, l2) = (codebook.nlist(), codebook.metric() == Metric::L2);
-        out.clear();
-        out.resize(queries.len() * nlist, f32::INFINITY);
-        match self {
-            Coarse::Bytes(panels, mean) => {
-                let bytes: Vec<QueryBytes> = queries.iter().map(|q| q.bytes.clone()).collect();
-                panels.sweep(kernels, &bytes, if l2 { -2.0 } else { -1.0 }, |row, first, scores| {
-                    let n = scores.len().min(nlist - first.min(nlist));
-                    out[row * nlist + first..][..n].copy_from_slice(&scores[..n]);
-                });
-                let shift = |q: &CoarseQuery| {
-                    if l2 { kernels.ip_f32(q.rotated, q.rotated) } else { -kernels.ip_f32(q.rotated, mean) }
-                };
-                queries.iter().map(shift).collect()
-            }
-            Coarse::Floats => {
-                let rows: Vec<f32> = queries.iter().flat_map(|q| q.centred).copied().collect();
-                let mut matrix = Matrix { n: nlist, scores: std::mem::take(out) };
-                sweep(kernels, &rows, &codebook.float_panels(), &mut matrix);
-                *out = matrix.scores;
-                queries.iter().map(|q| if l2 { kernels.ip_f32(q.centred, q.centred) } else { 0.0 }).collect()
-            }
+    /// What added to the score of a list gives |q − c|² or −⟨q, c⟩; `query` is rotated.
+    pub fn shift(&self, kernels: &Kernels, metric: Metric, query: &[f32]) -> f32 {
+        match (self, metric) {
+            (_, Metric::L2) => kernels.ip_f32(query, query),
+            (Coarse::Coded(coded), Metric::Ip) => -kernels.ip_f32(query, &coded.mean),
+            (Coarse::Floats, Metric::Ip) => 0.0,
         }
     }
+}
+
+impl Coded {
+    /// Estimated scores of all lists for up to four queries, into rows of `stride` ≥ nlist rounded up to blocks.
+    pub fn estimate(
+        &self,
+        kernels: &Kernels,
+        tables: &[Tables],
+        stride: usize,
+        out: &mut [f32],
+        scratch: &mut Vec<u32>,
+    ) {
+        scratch.resize(scratch.len().max(GROUP * stride), 0);
+        let mut rows = out.chunks_exact_mut(stride).zip(scratch.chunks_exact_mut(stride));
+        if let [a, b, c, d] = tables {
+            let queries = [query(a), query(b), query(c), query(d)];
+            let out = [rows.next(), rows.next(), rows.next(), rows.next()];
+            if let [Some(a), Some(b), Some(c), Some(d)] = out {
+                kernels.scan4_group(&self.blocks, &queries, 0, [a, b, c, d]);
+            }
+            return;
+        }
+        for (tables, (scores, entries)) in tables.iter().zip(rows) {
+            kernels.scan4(&self.blocks, &query(tables), 0, scores, entries);
+        }
+    }
+
+    /// Scores of the lists `picks` for row `i` of `queries`, into `out`.
+    pub fn score(
+        &self,
+        kernels: &Kernels,
+        metric: Metric,
+        queries: &ByteRows,
+        i: usize,
+        picks: &[u32],
+        out: &mut [f32],
+    ) {
+        let (scale, sum) = queries.scale_and_sum(i);
+        let sign = if metric == Metric::L2 { -2.0 } else { -1.0 };
+        let (row, factor) = (queries.row(i), (sign * scale, MIDDLE * sum));
+        debug_assert_eq!(row.len(), self.width);
+        kernels.score_rows8(row, &self.keys, picks, &self.scales, &self.offsets, factor, out);
+    }
+}
+
+/// A query of all centroids: the padding has +∞, which is not kept.
+fn query(tables: &Tables) -> ScanQuery<'_, u8> {
+    ScanQuery { table: &tables.bytes[..], scale: tables.scale, bias: tables.bias, base: 0.0, limit: f32::MAX }
+}
+
+/// Scores of all centroids for rows of `centred` queries (q × d), into rows of `out` (q × nlist).
+pub fn score_floats(kernels: &Kernels, codebook: &Codebook, centred: &[f32], out: &mut [f32]) {
+    let mut matrix = Matrix { n: codebook.nlist(), scores: out };
+    sweep(kernels, centred, &codebook.float_panels(), &mut matrix);
 }

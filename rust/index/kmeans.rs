@@ -3,8 +3,8 @@
 //! Sums run over the members of a cluster in order, clusters are spread over the threads: the same bytes for any number
 //! of threads. Exact duplicates may leave clusters empty; iterations are counted, nothing loops.
 
+use super::bytes::ByteRows;
 use super::panels::{BytePanels, LEAST_DIMENSION};
-use super::second::QueryBytes;
 use crate::search::Pool;
 use crate::search::sweep::{Closest, PanelBuffer, sweep};
 use crate::simd::Kernels;
@@ -87,14 +87,7 @@ impl Packed {
     /// Nearest centroid of each row (of dimension `d`), and its score.
     pub fn nearest(&self, kernels: &Kernels, rows: &[f32], d: usize) -> (Vec<u32>, Vec<f32>) {
         match self {
-            Packed::Bytes(panels) => {
-                let bytes = |row: &[f32]| {
-                    let mut bytes = QueryBytes::default();
-                    bytes.fill(row);
-                    bytes
-                };
-                panels.nearest(kernels, &rows.chunks_exact(d).map(bytes).collect::<Vec<_>>())
-            }
+            Packed::Bytes(panels) => panels.nearest(kernels, &ByteRows::of(kernels, d, rows)),
             Packed::Floats(panels) => {
                 let mut closest = Closest::new(rows.len() / d);
                 sweep(kernels, rows, &panels.view(d, -2.0), &mut closest);

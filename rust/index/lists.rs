@@ -9,7 +9,7 @@
 use super::Codebook;
 use crate::search::filter::contains;
 use crate::sections::{SectionKind, SectionSource, typed};
-use crate::simd::LANES;
+use crate::simd::{LANES, prefetch};
 use crate::{Error, Result};
 use std::ops::Range;
 use std::sync::Arc;
@@ -234,6 +234,16 @@ impl<'a> Lists<'a> {
     pub(crate) fn record(&self, position: u32) -> &'a [u8] {
         let bytes = self.record_bytes.unwrap_or(0);
         (position as usize).checked_mul(bytes).and_then(|at| self.second.get(at..at + bytes)).unwrap_or(&[])
+    }
+
+    /// Second-level records in list order, and the bytes of one; none if there are none.
+    pub(crate) fn records(&self) -> Option<(&'a [u8], usize)> {
+        self.record_bytes.map(|bytes| (self.second, bytes))
+    }
+
+    /// Asks the memory for the id of an entry.
+    pub(crate) fn ask_id(&self, position: u32) {
+        self.ids.get(position as usize..position as usize + 1).into_iter().for_each(prefetch);
     }
 
     /// Id of the entry at `position` in list order.

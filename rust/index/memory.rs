@@ -1,23 +1,24 @@
 //! Sections in memory: an index without files, for tests, benchmarks and short-lived stores.
 
+use crate::aligned::Aligned;
 use crate::sections::{SectionKind, SectionSink, SectionSource};
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-/// Sink and source of sections. Bytes are aligned for every element type.
+/// Sink and source of sections. Bytes are aligned as those of a file are.
 #[derive(Default)]
 pub struct Memory {
-    sections: HashMap<SectionKind, (Vec<u64>, usize)>,
+    sections: HashMap<SectionKind, Aligned<u8>>,
     current: Option<(SectionKind, Vec<u8>)>,
 }
 
 impl Memory {
     /// Puts or replaces a section.
     pub fn insert(&mut self, kind: SectionKind, bytes: &[u8]) {
-        let mut words = vec![0u64; bytes.len().div_ceil(8)];
-        bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
-        self.sections.insert(kind, (words, bytes.len()));
+        let mut section = Aligned::zeros(bytes.len());
+        section.copy_from_slice(bytes);
+        self.sections.insert(kind, section);
     }
 
     /// Removes a section.
@@ -27,7 +28,7 @@ impl Memory {
 
     /// Bytes of all sections.
     pub fn bytes(&self) -> usize {
-        self.sections.values().map(|s| s.1).sum()
+        self.sections.values().map(|s| s.len()).sum()
     }
 }
 
@@ -59,7 +60,7 @@ impl SectionSink for Memory {
 impl SectionSource for Memory {
     fn section(&self, kind: SectionKind) -> Result<&[u8]> {
         match self.sections.get(&kind) {
-            Some((words, len)) => Ok(&bytemuck::cast_slice(words)[..*len]),
+            Some(section) => Ok(section),
             None => Err(self.format_error(format!("section {kind:?} is missing; write it first"))),
         }
     }

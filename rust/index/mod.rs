@@ -5,6 +5,7 @@
 //! those sections for [`crate::search`].
 
 mod block;
+pub(crate) mod bytes;
 mod calibration;
 pub(crate) mod coarse;
 mod codebook;

@@ -4,11 +4,13 @@
 //! Rotated vectors have no coordinate that stands out, so a length for all coordinates is enough; the error of a product is
 //! about |x||c|·0.01/√d. A quarter of the bytes of f32 and, with VNNI, eight times the products per instruction.
 
-use super::second::QueryBytes;
+use super::bytes::{ByteRows, padded};
+use crate::aligned::Aligned;
 use crate::simd::{Kernels, LANES, Scores, TILE_LANES, TILE_ROWS};
+use std::ops::Range;
 
 /// What stands for zero in a packed number.
-const MIDDLE: i32 = 64;
+pub const MIDDLE: i32 = 64;
 /// Bytes of panels that meet all rows before the next are read.
 const BLOCK_BYTES: usize = 384 << 10;
 /// From this dimension on, errors of single coordinates average out.
@@ -17,27 +19,23 @@ pub const LEAST_DIMENSION: usize = 97;
 /// Packed vectors, in panels of 16: for every four dimensions 16 × 4 numbers; padded to whole tiles with ones that score +∞.
 pub struct BytePanels {
     width: usize,
-    panels: Vec<u8>,
-    scales: Vec<f32>,
-    offsets: Vec<f32>,
+    panels: Aligned<u8>,
+    scales: Aligned<f32>,
+    offsets: Aligned<f32>,
 }
 
 impl BytePanels {
     /// Packs `n` vectors of dimension `d`: `fill(i, row)` writes vector i and returns its offset.
     pub fn pack(n: usize, d: usize, mut fill: impl FnMut(usize, &mut [f32]) -> f32) -> BytePanels {
-        let (width, padded) = (d.next_multiple_of(4), n.next_multiple_of(TILE_LANES));
-        let mut panels = vec![0u8; padded * width];
-        let (mut scales, mut offsets) = (vec![0f32; padded], vec![f32::INFINITY; padded]);
+        let (width, lanes) = (padded(d), n.next_multiple_of(TILE_LANES));
+        let mut panels = Aligned::zeros(lanes * width);
+        let (mut scales, mut offsets) = (Aligned::zeros(lanes), Aligned::zeros(lanes));
+        offsets.fill(f32::INFINITY);
         let mut row = vec![0f32; d];
         for i in 0..n {
             offsets[i] = fill(i, &mut row);
-            let largest = row.iter().fold(0f32, |most, x| most.max(x.abs()));
-            scales[i] = largest / 63.0;
-            let inverse = if largest > 0.0 { 63.0 / largest } else { 0.0 };
             let panel = &mut panels[i / LANES * LANES * width..][..LANES * width];
-            for (t, x) in row.iter().enumerate() {
-                panel[t / 4 * 64 + i % LANES * 4 + t % 4] = (x * inverse + 64.5) as u8;
-            }
+            scales[i] = round(&row, |t, number| panel[t / 4 * 64 + i % LANES * 4 + t % 4] = number);
         }
         BytePanels { width, panels, scales, offsets }
     }
@@ -47,31 +45,40 @@ impl BytePanels {
         self.offsets.len()
     }
 
-    /// Scores rows, offset + sign · ⟨row, vector⟩: `take(row, first, scores)` gets 32 at a time, from vector `first` on.
+    /// Scores the rows of a span, offset + sign · ⟨row, vector⟩: `take(row, first, scores)` gets 32 at a
+    /// time, from vector `first` on; rows count from the beginning of the span.
     pub fn sweep(
         &self,
         kernels: &Kernels,
-        rows: &[QueryBytes],
+        rows: &ByteRows,
+        span: Range<usize>,
         sign: f32,
         mut take: impl FnMut(usize, usize, &[f32; TILE_LANES]),
     ) {
         let width = self.width;
-        let mut numbers = Vec::with_capacity(rows.len() * width);
-        rows.iter().for_each(|row| numbers.extend_from_slice(&row.numbers[..width]));
-        let factors: Vec<(f32, i32)> = rows.iter().map(|row| (sign * row.scale, MIDDLE * row.sum)).collect();
+        debug_assert_eq!(width, rows.width());
+        let packed: Vec<Vec<i8>> = (span.clone().step_by(TILE_ROWS))
+            .map(|first| rows.interleaved(first..span.end.min(first + TILE_ROWS)))
+            .collect();
+        let factor = |i: usize| {
+            let (scale, sum) = rows.scale_and_sum(i);
+            (sign * scale, MIDDLE * sum)
+        };
         let tiles = (BLOCK_BYTES / (width * TILE_LANES)).max(1);
         let mut tile: Scores = [[0f32; TILE_LANES]; TILE_ROWS];
         for block in (0..self.padded() / TILE_LANES).step_by(tiles) {
             let end = (block + tiles).min(self.padded() / TILE_LANES);
-            for (g, (numbers, factors)) in numbers.chunks(TILE_ROWS * width).zip(factors.chunks(TILE_ROWS)).enumerate()
-            {
+            for (g, numbers) in packed.iter().enumerate() {
+                let q = numbers.len() / width;
+                let mut factors = [(0f32, 0i32); TILE_ROWS];
+                factors[..q].iter_mut().zip(span.start + g * TILE_ROWS..).for_each(|(f, i)| *f = factor(i));
                 for t in block..end {
-                    let span = t * TILE_LANES..(t + 1) * TILE_LANES;
-                    let panels = &self.panels[span.start * width..span.end * width];
-                    let (scales, offsets) = (&self.scales[span.clone()], &self.offsets[span.clone()]);
-                    kernels.score_tile8(numbers, width, panels, scales, offsets, factors, &mut tile);
-                    for (i, scores) in tile[..factors.len()].iter().enumerate() {
-                        take(g * TILE_ROWS + i, span.start, scores);
+                    let lanes = t * TILE_LANES..(t + 1) * TILE_LANES;
+                    let panels = &self.panels[lanes.start * width..lanes.end * width];
+                    let (scales, offsets) = (&self.scales[lanes.clone()], &self.offsets[lanes.clone()]);
+                    kernels.score_tile8(numbers, width, panels, scales, offsets, &factors[..q], &mut tile);
+                    for (i, scores) in tile[..q].iter().enumerate() {
+                        take(g * TILE_ROWS + i, lanes.start, scores);
                     }
                 }
             }
@@ -79,9 +86,9 @@ impl BytePanels {
     }
 
     /// The vector of the lowest score for every row, and that score; the first of equals.
-    pub fn nearest(&self, kernels: &Kernels, rows: &[QueryBytes]) -> (Vec<u32>, Vec<f32>) {
+    pub fn nearest(&self, kernels: &Kernels, rows: &ByteRows) -> (Vec<u32>, Vec<f32>) {
         let (mut labels, mut least) = (vec![0u32; rows.len()], vec![f32::MAX; rows.len()]);
-        self.sweep(kernels, rows, -2.0, |row, first, scores| {
+        self.sweep(kernels, rows, 0..rows.len(), -2.0, |row, first, scores| {
             let mut lowest = f32::MAX;
             for &score in scores {
                 lowest = if score < lowest { score } else { lowest };
@@ -93,6 +100,14 @@ impl BytePanels {
         });
         (labels, least)
     }
+}
+
+/// Rounds to 127 steps about [`MIDDLE`]: x ≈ scale · (number − 64); returns the scale.
+pub fn round(row: &[f32], mut put: impl FnMut(usize, u8)) -> f32 {
+    let largest = row.iter().fold(0f32, |most, x| most.max(x.abs()));
+    let inverse = if largest > 0.0 { 63.0 / largest } else { 0.0 };
+    row.iter().enumerate().for_each(|(t, x)| put(t, (x * inverse + 64.5) as u8));
+    largest / 63.0
 }
 
 #[cfg(test)]
@@ -110,17 +125,10 @@ mod tests {
             row.copy_from_slice(&vectors[i * d..(i + 1) * d]);
             norm(row)
         });
-        let bytes: Vec<QueryBytes> = rows
-            .chunks(d)
-            .map(|row| {
-                let mut bytes = QueryBytes::default();
-                bytes.fill(row);
-                bytes
-            })
-            .collect();
         let kernels = Kernels::best();
+        let bytes = ByteRows::of(&kernels, d, &rows);
         let mut seen = 0;
-        panels.sweep(&kernels, &bytes, -2.0, |row, first, scores| {
+        panels.sweep(&kernels, &bytes, 0..q, -2.0, |row, first, scores| {
             for (j, &score) in scores.iter().enumerate() {
                 if first + j >= n {
                     assert_eq!(score, f32::INFINITY);
@@ -134,7 +142,7 @@ mod tests {
         });
         assert_eq!(seen, n * q);
         let (labels, least) = panels.nearest(&kernels, &bytes);
-        panels.sweep(&kernels, &bytes, -2.0, |row, first, scores| {
+        panels.sweep(&kernels, &bytes, 0..q, -2.0, |row, first, scores| {
             assert!(scores.iter().all(|&s| s >= least[row]));
             let at = labels[row] as usize;
             assert!(!(first..first + TILE_LANES).contains(&at) || scores[at - first] == least[row]);

@@ -5,6 +5,7 @@
 //! the length moved recall@1024 from .67 to .80 at equal bytes on transformer states.
 
 use super::kmeans::{Matrix, below, stratified};
+use crate::aligned::Aligned;
 use crate::search::Pool;
 use crate::simd::Kernels;
 use crate::{Error, Metric, Result};
@@ -154,10 +155,10 @@ pub fn decode(shape: Shape, words: &[f32], codes: &[u8], out: &mut [f32]) {
 /// Look-up tables of a query for all lists: products of its parts with the words.
 #[derive(Default)]
 pub struct Tables {
-    /// 8-bit codes: m × 256 products. 4-bit codes: scratch of m × 16.
+    /// 8-bit codes: m × 256 products.
     pub floats: Vec<f32>,
     /// 4-bit codes: m × 16 integers from 0 to 127.
-    pub bytes: Vec<u8>,
+    pub bytes: Aligned<u8>,
     /// Product ≈ scale · Σ integers + bias.
     pub scale: f32,
     /// See `scale`.
@@ -165,35 +166,19 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Tables for a rotated, padded query.
-    pub fn fill(&mut self, kernels: &Kernels, shape: Shape, words: &[f32], query: &[f32]) -> Result<()> {
+    /// Tables for a rotated, padded query; `products` is scratch.
+    pub fn fill(&mut self, kernels: &Kernels, shape: Shape, words: &[f32], query: &[f32], products: &mut Vec<f32>) {
         let c = shape.words();
+        if shape.bits == 4 {
+            products.resize(shape.m * c, 0.0);
+            self.bytes.resize(shape.m * c);
+            (self.scale, self.bias) = kernels.tables4(query, words, products, &mut self.bytes);
+            return;
+        }
         self.floats.resize(shape.m * c, 0.0);
         let parts = query.chunks_exact(shape.dsub).zip(words.chunks_exact(shape.dsub * c));
         for ((part, words), out) in parts.zip(self.floats.chunks_exact_mut(c)) {
             kernels.word_products(part, words, out);
-        }
-        if shape.bits == 4 {
-            self.quantise();
-        }
-        Ok(())
-    }
-
-    /// 7 bits per entry, one step for all tables: two entries add up within a byte, and after a random rotation all
-    /// tables have about the same span.
-    fn quantise(&mut self) {
-        let tables = self.floats.as_chunks::<16>().0;
-        let least = |t: &[f32; 16]| t.iter().copied().fold(f32::INFINITY, f32::min);
-        let most = |t: &[f32; 16]| t.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let span = tables.iter().map(|t| most(t) - least(t)).fold(0f32, f32::max);
-        self.scale = span / 127.0;
-        let inverse = if span > 0.0 { 127.0 / span } else { 0.0 };
-        self.bias = 0.0;
-        self.bytes.clear();
-        for table in tables {
-            let least = least(table);
-            self.bias += least;
-            self.bytes.extend(table.map(|x| ((x - least) * inverse + 0.5) as u8));
         }
     }
 }
@@ -222,7 +207,7 @@ mod tests {
         let (mut codes, mut word) = (vec![0u8; 16], vec![0f32; d]);
         let (centroid, query) = (vec![0.3f32; d], sample.row(7).to_vec());
         let mut tables = Tables::default();
-        tables.fill(&kernels, shape, &words, &query).expect("fits");
+        tables.fill(&kernels, shape, &words, &query, &mut Vec::new());
         let (mut distortion, mut error) = (0f32, 0f32);
         for i in 0..1000 {
             let mut r: Vec<f32> = sample.row(i).iter().map(|x| 2.5 * x).collect();

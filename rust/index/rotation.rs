@@ -42,9 +42,7 @@ impl Rotation {
         let block = self.block();
         let scale = 1.0 / (block as f32).sqrt();
         for signs in self.signs.chunks_exact(self.d.max(1)) {
-            for (x, s) in x.iter_mut().zip(signs) {
-                *x *= s;
-            }
+            kernels.multiply(x, signs);
             transform(kernels, &mut x[..block], scale);
             if block < self.d {
                 transform(kernels, &mut x[self.d - block..], scale);
@@ -61,18 +59,13 @@ impl Rotation {
                 transform(kernels, &mut x[self.d - block..], scale);
             }
             transform(kernels, &mut x[..block], scale);
-            for (x, s) in x.iter_mut().zip(signs) {
-                *x *= s;
-            }
+            kernels.multiply(x, signs);
         }
     }
 }
 
 fn transform(kernels: &Kernels, x: &mut [f32], scale: f32) {
-    kernels.hadamard(x);
-    for x in x {
-        *x *= scale;
-    }
+    kernels.hadamard(x, scale);
 }
 
 #[cfg(test)]

@@ -26,31 +26,6 @@ pub fn record_bytes(d: usize) -> usize {
     d.div_ceil(UNIT) * (UNIT / 2) + 8
 }
 
-/// A query in 8 bits: ⟨q, x⟩ ≈ scale · Σ numbers · x.
-#[derive(Clone, Debug, Default)]
-pub struct QueryBytes {
-    /// d numbers and zeros up to whole units.
-    pub numbers: Vec<i8>,
-    /// Length of a step.
-    pub scale: f32,
-    /// Sum of the numbers.
-    pub sum: i32,
-}
-
-impl QueryBytes {
-    /// Rounds a rotated query.
-    pub fn fill(&mut self, rotated: &[f32]) {
-        let largest = rotated.iter().fold(0f32, |most, x| most.max(x.abs()));
-        self.scale = largest / 127.0;
-        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-        self.numbers.clear();
-        // Half a step away from zero, then cut: rounds to the nearest.
-        self.numbers.extend(rotated.iter().map(|x| (x * inverse + 0.5f32.copysign(*x)) as i8));
-        self.sum = self.numbers.iter().map(|&x| i32::from(x)).sum();
-        self.numbers.resize(rotated.len().next_multiple_of(UNIT), 0);
-    }
-}
-
 /// Writes the record of an entry: `e` = r − s·û, `residual` = r, `centroid` = Rc (d each); e is overwritten.
 pub fn encode(kernels: &Kernels, metric: Metric, e: &mut [f32], residual: &[f32], centroid: &[f32], record: &mut [u8]) {
     let d = e.len();
@@ -92,15 +67,6 @@ const BORDERS: [f32; 15] = {
     borders
 };
 
-/// What a record adds to the first-level score of a query.
-#[inline]
-pub fn correction(kernels: &Kernels, query: &QueryBytes, record: &[u8]) -> f32 {
-    let (codes, factors) = record.split_at(record.len() - 8);
-    let dot = kernels.dot4(codes, &query.numbers, &LEVELS) - MIDDLE * query.sum;
-    let float = |at: usize| f32::from_le_bytes(std::array::from_fn(|i| factors[at + i]));
-    float(0) + float(4) * (query.scale * dot as f32)
-}
-
 /// Adds t·l to the decoded, rotated residual `out` (d); `metric` tells t from B'.
 pub fn decode(metric: Metric, record: &[u8], out: &mut [f32]) {
     let (units, factors) = record.split_at(record.len() - 8);
@@ -116,6 +82,7 @@ pub fn decode(metric: Metric, record: &[u8], out: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::index::bytes::ByteRows;
     use rand_chacha::ChaCha8Rng;
     use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -143,9 +110,10 @@ mod tests {
                     };
                     let mut record = vec![0u8; record_bytes(d)];
                     encode(&kernels, metric, &mut noise.clone(), &r, &centroid, &mut record);
-                    let mut query = QueryBytes::default();
-                    query.fill(&q);
-                    let better = estimate + correction(&kernels, &query, &record);
+                    let query = ByteRows::of(&kernels, d, &q);
+                    let mut better = [estimate];
+                    assert!(kernels.add_corrections(&record, record.len(), &[5], 5, &query.query(0), &mut better));
+                    let better = better[0];
                     before += (estimate - exact).powi(2);
                     after += (better - exact).powi(2);
                     let mut decoded = first.clone();

@@ -1,17 +1,24 @@
 //! Approximate search: candidates from the lists, scored again with second-level codes or raw keys.
 
-use super::lists::{Scan, Scanned, locate, order, starts};
+use super::filter::Filter;
+use super::finish::Finish;
+use super::places::{order, starts};
 use super::plan::{Plan, plan};
 use super::rows::Rows;
-use super::{Corpus, Found, Pool, Request, Rerank, best};
-use crate::index::second::{QueryBytes, correction};
+use super::scan::Scan;
+use super::workspace::Loan;
+use super::{Corpus, Pool, Request};
 use crate::index::{Codebook, Lists};
-use crate::simd::{Kernels, prefetch};
-use crate::{Error, Metric, Result};
+use crate::simd::Kernels;
+use crate::{Error, Result};
+use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
-/// Queries that share the codes of a list.
-const QUERY_TILE: usize = 512;
+/// Queries that share the codes of a list, at most.
+const QUERY_TILE: usize = 2048;
+/// Bytes of a tile's candidates, at most.
+const TILE_BYTES: usize = 96 << 20;
+
 /// From which amount of work on threads pay.
 #[derive(Clone, Copy, Debug)]
 pub struct Sharing {
@@ -24,13 +31,12 @@ pub struct Sharing {
 /// Starting a thread takes some ten microseconds; the nearest lists are scanned by every thread that shares a query.
 pub const SHARING: Sharing = Sharing { nanoseconds: 150_000.0, entries: 400_000.0 };
 
-/// Records that are asked for ahead of their turn.
-const AHEAD: usize = 16;
-
-/// What approximate search found.
+/// What approximate search found: `k` neighbours of each query, best first.
 pub struct Approximate {
-    /// The best `k` of each query, in no order.
-    pub found: Vec<Found>,
+    /// Scores (minimised); +∞ for missing neighbours.
+    pub scores: Vec<f32>,
+    /// Ids; −1 for missing neighbours.
+    pub ids: Vec<i64>,
     /// Number of entries in the lists of each query.
     pub scanned: Vec<u64>,
 }
@@ -47,6 +53,9 @@ pub fn approximate(
     approximate_shared(corpus, queries, request, kernels, pool, cancel, SHARING)
 }
 
+/// Where a task writes the neighbours of its queries.
+type Slot<'s> = Mutex<(&'s mut [f32], &'s mut [i64], &'s mut [u64])>;
+
 /// [`approximate`] that decides otherwise when threads pay; the answer is the same.
 pub fn approximate_shared(
     corpus: &Corpus,
@@ -57,136 +66,73 @@ pub fn approximate_shared(
     cancel: &AtomicBool,
     sharing: Sharing,
 ) -> Result<Approximate> {
-    let (d, q) = (corpus.d, queries.len() / corpus.d);
+    let (d, q, k) = (corpus.d, queries.len() / corpus.d, request.k);
     let Some((codebook, lists)) = corpus.index.as_ref().filter(|_| q > 0) else {
-        return Ok(Approximate { found: vec![Found::new(); q], scanned: vec![0; q] });
+        return Ok(Approximate { scores: vec![f32::INFINITY; q * k], ids: vec![-1; q * k], scanned: vec![0; q] });
     };
+    let mut all = Approximate { scores: vec![0.0; q * k], ids: vec![0; q * k], scanned: vec![0; q] };
     let Plan { reach, candidates, rerank } = plan(codebook, request)?;
     let filter = request.filter(corpus.deleted);
     let entries = lists.iter().map(Lists::len).sum::<usize>();
-    let finish = Finish { kernels, metric: corpus.metric, lists, rows: Rows::new(&corpus.keys), rerank, k: request.k };
+    let starts = starts(lists)?;
+    let rows = Rows::new(&corpus.keys);
+    let finish = Finish { kernels, metric: corpus.metric, lists, starts: &starts, rows, rerank, k };
     // Starting a thread takes longer than little work: roughly a nanosecond per entry, 100 products per nanosecond.
     let probed = entries as f64
         * (reach.nprobe as f64 / codebook.nlist() as f64).min(if reach.stop.is_some() { 0.05 } else { 1.0 });
     let nanoseconds = q as f64 * (probed + (codebook.nlist() * d) as f64 / 100.0 + 20.0 * candidates as f64);
     let threads = if nanoseconds < sharing.nanoseconds { 1 } else { pool.threads() };
-    let tile = QUERY_TILE.min(q.div_ceil(threads));
+    let tile = (TILE_BYTES / (20 * candidates.max(1))).clamp(64, QUERY_TILE).min(q.div_ceil(threads));
     let tiles = q.div_ceil(tile);
     // Few queries and much to scan: the threads share the lists of a query.
     let parts = if tiles < threads && probed * tile as f64 > sharing.entries { threads / tiles } else { 1 };
-    let tasks = pool.map(tiles * parts, |task| -> Result<(Vec<Scanned>, Vec<Found>)> {
-        let (t, part) = (task / parts, task % parts);
+    let scan = |filter: Filter<'_>, t: usize, part: usize, loan: &mut Loan| -> Result<()> {
         let span = t * tile..q.min((t + 1) * tile);
         let queries = &queries[span.start * d..span.end * d];
-        let scan = Scan {
-            kernels,
-            codebook,
-            lists,
-            queries,
-            k: candidates.min(entries.max(1)),
-            reach,
-            filter: filter.of_queries(&span),
-            part,
-            parts,
-            cancel,
-        };
-        let mut scanned = scan.run()?;
+        let (k, filter) = (candidates.min(entries.max(1)), filter.of_queries(&span));
+        let starts = &starts;
+        Scan { kernels, codebook, lists, starts, queries, k, reach, filter, part, parts, cancel }.run(loan)
+    };
+    let slots: Vec<Slot> = all
+        .scores
+        .chunks_mut(tile * k)
+        .zip(all.ids.chunks_mut(tile * k))
+        .zip(all.scanned.chunks_mut(tile))
+        .map(|((scores, ids), scanned)| Mutex::new((scores, ids, scanned)))
+        .collect();
+    let finished = |t: usize, loan: &mut Loan| -> Result<()> {
+        let Ok(mut slot) = slots[t].lock() else { return Err(Error::Interrupted) };
+        let (scores, ids, scanned) = &mut *slot;
+        scanned.copy_from_slice(&loan.entries[..scanned.len()]);
+        finish.run(&queries[t * tile * d..q.min((t + 1) * tile) * d], loan, scores, ids)
+    };
+    let tasks = pool.map(tiles * parts, |task| -> Result<Option<Loan>> {
+        let mut loan = Loan::take();
+        scan(filter, task / parts, task % parts, &mut loan)?;
         if parts > 1 {
-            return Ok((scanned, Vec::new()));
+            return Ok(Some(loan));
         }
-        let pairs = queries.chunks_exact(d).zip(&mut scanned);
-        let found = pairs.map(|(query, scanned)| finish.run(query, scanned)).collect::<Result<_>>()?;
-        Ok((scanned, found))
+        finished(task, &mut loan)?;
+        Ok(None)
     });
-    let mut all = Approximate { found: Vec::with_capacity(q), scanned: Vec::with_capacity(q) };
     let mut tasks = tasks.into_iter();
-    while let Some(task) = tasks.next() {
-        let (mut scanned, mut found) = task?;
-        for more in tasks.by_ref().take(parts - 1) {
-            for (scanned, more) in scanned.iter_mut().zip(more?.0) {
-                scanned.nearest.append_all(&more.nearest);
+    for t in 0..tiles {
+        let mut of_tile = tasks.by_ref().take(parts);
+        let Some(mut loan) = of_tile.next().transpose()?.flatten() else { continue };
+        // Only the best of all parts together may be scored again: the answer must not depend on the threads.
+        let here = tile.min(q - t * tile);
+        for more in of_tile {
+            let more = more?;
+            for (nearest, more) in loan.nearest[..here].iter_mut().zip(more.iter().flat_map(|more| &more.nearest)) {
+                nearest.append_all(more);
             }
         }
-        if parts > 1 {
-            // Only the best of all parts together may be scored again: the answer must not depend on the threads.
-            let starts = starts(lists)?;
-            for (scanned, query) in scanned.iter_mut().zip(queries[all.found.len() * d..].chunks_exact(d)) {
-                scanned.nearest.cut(kernels, |p| order(lists, &starts, p));
-                found.push(finish.run(query, scanned)?);
-            }
-        }
-        all.scanned.extend(scanned.iter().map(|s| s.entries));
-        all.found.append(&mut found);
+        loan.nearest[..here].iter_mut().for_each(|nearest| nearest.cut(kernels, |p| order(lists, &starts, p)));
+        loan.rounds.iter_mut().for_each(Vec::clear);
+        finished(t, &mut loan)?;
     }
+    drop(slots);
     Ok(all)
-}
-
-/// What turns candidates into neighbours.
-struct Finish<'f, 'a> {
-    kernels: &'f Kernels,
-    metric: Metric,
-    lists: &'f [Lists<'a>],
-    rows: Rows<'f>,
-    rerank: Rerank,
-    k: usize,
-}
-
-impl Finish<'_, '_> {
-    /// The best `k` of the candidates.
-    fn run(&self, query: &[f32], scanned: &mut Scanned) -> Result<Found> {
-        let starts = starts(self.lists)?;
-        let Scanned { nearest, bytes, .. } = scanned;
-        if self.rerank == Rerank::Code {
-            let (scores, entries) = nearest.parts_mut();
-            self.score_codes(&starts, bytes, scores, entries)?;
-            nearest.narrow(self.k);
-            nearest.cut(self.kernels, |p| order(self.lists, &starts, p));
-        }
-        let mut found = Found::with_capacity(nearest.len());
-        for (&score, &place) in nearest.scores().iter().zip(nearest.entries()) {
-            let (segment, position) = locate(&starts, place);
-            found.push((score, self.lists[segment].id(position)?));
-        }
-        if self.rerank == Rerank::Keys {
-            self.score_keys(query, &mut found)?;
-            best(&mut found, self.k);
-        }
-        Ok(found)
-    }
-
-    /// Adds what the second level knows; the records of a list lie together.
-    fn score_codes(&self, starts: &[u32], query: &QueryBytes, scores: &mut [f32], entries: &[u32]) -> Result<()> {
-        let record = |place: u32| {
-            let (segment, position) = if starts.len() == 1 { (0, place) } else { locate(starts, place) };
-            self.lists[segment].record(position)
-        };
-        entries.iter().take(AHEAD).for_each(|&place| prefetch(record(place)));
-        for (i, score) in scores.iter_mut().enumerate() {
-            if let Some(&place) = entries.get(i + AHEAD) {
-                prefetch(record(place));
-            }
-            let record = record(entries[i]);
-            if record.is_empty() {
-                let (segment, position) = locate(starts, entries[i]);
-                return Err(self.lists[segment].wrong(format!("entry {position} in list order has no second code")));
-            }
-            *score += correction(self.kernels, query, record);
-        }
-        Ok(())
-    }
-
-    /// Scores candidates with their raw keys, in the order of their ids: that is how the keys lie.
-    fn score_keys(&self, query: &[f32], found: &mut Found) -> Result<()> {
-        found.sort_unstable_by_key(|f| f.1);
-        let mut at = Vec::with_capacity(found.len());
-        for f in found.iter() {
-            at.push(self.rows.find(f.1).ok_or_else(|| {
-                Error::State(format!("rerank=\"keys\": the raw key of entry {} is missing; verify the store", f.1))
-            })?);
-        }
-        self.rows.score_all(self.kernels, self.metric, query, at.iter().copied(), found);
-        Ok(())
-    }
 }
 
 /// Whether every entry has what `rerank="code"` reads.

@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicBool;
 const QUERIES: usize = 128;
 /// Numbers of neighbours that are measured.
 const NEIGHBOURS: [usize; 3] = [8, 64, 1024];
-/// Settings that are tried; see [`super::lists::Reach::stop`].
+/// Settings that are tried; see [`super::probes::Reach::stop`].
 const STOPS: [f32; 9] = [0.8, 0.87, 0.93, 0.97, 1.01, 1.05, 1.1, 1.2, 1.4];
 
 /// Candidates that are tried for k neighbours, as multiples of k.
@@ -77,13 +77,12 @@ fn measure(
 ) -> Result<(f32, f32)> {
     let kernels = super::check(corpus, queries, request)?;
     let found = super::approximate::approximate(corpus, queries, request, &kernels, pool, cancel)?;
-    let mut hits = 0usize;
-    for (found, exact) in found.found.iter().zip(exact.chunks_exact(most)) {
+    let (mut hits, q) = (0usize, found.scanned.len().max(1));
+    for (found, exact) in found.ids.chunks_exact(request.k).zip(exact.chunks_exact(most)) {
         let mut wanted: Vec<i64> = exact[..request.k].to_vec();
         wanted.sort_unstable();
-        hits += found.iter().filter(|f| wanted.binary_search(&(f.1 as i64)).is_ok()).count();
+        hits += found.iter().filter(|&id| wanted.binary_search(id).is_ok()).count();
     }
-    let q = found.found.len().max(1);
     let scanned = found.scanned.iter().sum::<u64>() as f32 / q as f32;
     Ok((hits as f32 / (q * request.k) as f32, scanned))
 }

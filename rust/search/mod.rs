@@ -7,15 +7,20 @@ mod approximate;
 pub(crate) mod calibrate;
 pub(crate) mod exact;
 pub mod filter;
-mod lists;
+mod finish;
+mod places;
 mod plan;
 mod pool;
+mod probes;
+mod rescore;
 pub(crate) mod rows;
+mod scan;
 pub(crate) mod select;
 pub(crate) mod sweep;
 #[cfg(test)]
 mod tests;
 mod widen;
+mod workspace;
 
 use crate::index::{Codebook, Lists};
 use crate::keys::KeyBlock;
@@ -111,31 +116,38 @@ pub fn search(corpus: &Corpus, queries: &[f32], request: &Request, pool: &Pool, 
         let rows = rows::Rows::new(blocks);
         exact::scan(&kernels, corpus.metric, &rows, d, queries, k, request.filter(corpus.deleted), pool, cancel)
     };
-    let mut found = if request.exact {
-        exact(&corpus.keys)?
+    let l2 = corpus.metric == Metric::L2;
+    let mut hits = if request.exact {
+        let mut hits = Hits { distances: vec![0.0; q * k], ids: vec![0; q * k] };
+        let rows = hits.distances.chunks_exact_mut(k).zip(hits.ids.chunks_exact_mut(k));
+        exact(&corpus.keys)?.iter().zip(rows).for_each(|(found, (scores, ids))| finish::write(found, scores, ids));
+        hits
     } else {
-        let mut found = approximate(corpus, queries, request, &kernels, pool, cancel)?.found;
+        let mut found = approximate(corpus, queries, request, &kernels, pool, cancel)?;
         widen::widen(corpus, queries, request, &kernels, pool, cancel, &mut found)?;
-        if !corpus.unindexed.is_empty() {
-            found.iter_mut().zip(exact(&corpus.unindexed)?).for_each(|(found, more)| found.extend(more));
-        }
-        found
-    };
-    let mut hits = Hits { distances: Vec::with_capacity(q * k), ids: Vec::with_capacity(q * k) };
-    let missing = if corpus.metric == Metric::L2 { f32::INFINITY } else { f32::NEG_INFINITY };
-    for found in &mut found {
-        if corpus.metric == Metric::L2 && !request.exact {
+        if l2 {
             // An estimate may fall below zero, a distance may not.
-            found.iter_mut().for_each(|f| f.0 = f.0.max(0.0));
+            found.scores.iter_mut().for_each(|score| *score = score.max(0.0));
         }
-        best(found, k);
-        let sign = if corpus.metric == Metric::L2 { 1.0 } else { -1.0 };
-        hits.distances.extend(found.iter().map(|f| sign * f.0));
-        hits.ids.extend(found.iter().map(|f| f.1 as i64));
-        hits.distances.resize(hits.distances.len() + k - found.len(), missing);
-        hits.ids.resize(hits.distances.len(), -1);
+        let mut hits = Hits { distances: found.scores, ids: found.ids };
+        if !corpus.unindexed.is_empty() {
+            let rows = hits.distances.chunks_exact_mut(k).zip(hits.ids.chunks_exact_mut(k));
+            exact(&corpus.unindexed)?.into_iter().zip(rows).for_each(|(more, (scores, ids))| join(more, scores, ids));
+        }
+        hits
+    };
+    if !l2 {
+        hits.distances.iter_mut().for_each(|score| *score = -*score);
     }
     Ok(hits)
+}
+
+/// Puts further neighbours among sorted ones.
+fn join(mut more: Found, scores: &mut [f32], ids: &mut [i64]) {
+    let there = ids.iter().zip(&*scores).take_while(|&(&id, _)| id >= 0);
+    more.extend(there.map(|(&id, &score)| (score, id as u64)));
+    best(&mut more, scores.len());
+    finish::write(&more, scores, ids);
 }
 
 /// Number of entries that an approximate search looks at, for each query: those of its lists, and those in no list.

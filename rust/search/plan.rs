@@ -3,7 +3,7 @@
 //! A [`Calibration`] is measured after a build: stored keys serve as queries, their own entries left out, and every setting's
 //! recall is counted against the exact scan. Of its rows the cheapest that reaches the goal is taken.
 
-use super::lists::Reach;
+use super::probes::Reach;
 use super::{Request, Rerank};
 use crate::index::Codebook;
 use crate::{Error, Result};

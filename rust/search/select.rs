@@ -23,13 +23,21 @@ fn value(key: u32) -> f32 {
 pub fn kth_smallest(kernels: &Kernels, scores: &[f32], k: usize) -> f32 {
     debug_assert!(k >= 1 && k <= scores.len());
     let (mut low, mut high) = (key(kernels.least(scores)), key(kernels.greatest_at_most(scores, f32::INFINITY)));
-    while low < high {
-        let middle = low + (high - low) / 2;
-        match kernels.count_at_most(scores, value(middle)).cmp(&k) {
-            Ordering::Less => low = middle + 1,
+    // Numbers of scores below `low`, and up to `high`.
+    let (mut below, mut within) = (0, scores.len());
+    for turn in 0.. {
+        if low >= high {
+            break;
+        }
+        // Where the k-th lies if scores are spread evenly; now and then the middle, so that it ends.
+        let share = if turn % 4 == 3 { 0.5 } else { (k - below) as f64 / (within - below).max(1) as f64 };
+        let guess = (low + (f64::from(high - low) * share) as u32).min(high - 1);
+        let count = kernels.count_at_most(scores, value(guess));
+        match count.cmp(&k) {
+            Ordering::Less => (low, below) = (guess + 1, count),
             // Exactly k: the k-th is the last of them.
-            Ordering::Equal => return kernels.greatest_at_most(scores, value(middle)),
-            Ordering::Greater => high = middle,
+            Ordering::Equal => return kernels.greatest_at_most(scores, value(guess)),
+            Ordering::Greater => (high, within) = (guess, count),
         }
     }
     value(low)
@@ -54,7 +62,8 @@ pub fn smallest(kernels: &Kernels, scores: &[f32], k: usize) -> Vec<u32> {
     chosen
 }
 
-/// The best `k` so far, with their entries.
+/// The best `k` so far, with their entries, in the order in which they came.
+#[derive(Default)]
 pub struct Nearest {
     k: usize,
     scores: Vec<f32>,
@@ -67,6 +76,16 @@ impl Nearest {
     /// Keeps `k`; candidates above `limit` will not be offered.
     pub fn new(k: usize, limit: f32) -> Nearest {
         Nearest { k, scores: Vec::new(), entries: Vec::new(), len: 0, limit }
+    }
+
+    /// Empties it, keeping its memory, for the best `k` of candidates up to `limit`.
+    pub fn reset(&mut self, k: usize, limit: f32) {
+        (self.k, self.len, self.limit) = (k, 0, limit);
+    }
+
+    /// Bytes that it holds on to.
+    pub fn capacity(&self) -> usize {
+        8 * self.scores.capacity()
     }
 
     /// What a candidate must meet: score at most this.
@@ -93,7 +112,7 @@ impl Nearest {
     pub fn make_room(&mut self, kernels: &Kernels, n: usize, id: impl Fn(u32) -> u64) {
         if self.len + n > self.scores.len() {
             self.cut(kernels, id);
-            let capacity = (4 * self.k).max(4096).max(self.len + n);
+            let capacity = (5 * self.k / 2 + 1024).max(self.len + n);
             if self.scores.len() < self.len + n {
                 self.scores.resize(capacity, 0.0);
                 self.entries.resize(capacity, 0);
@@ -196,23 +215,21 @@ impl Nearest {
             return;
         }
         // More equal scores at the limit than there are places: those with the lowest ids stay.
-        let mut ties: Vec<(u64, u32)> = Vec::new();
+        let mut ties: Vec<u64> = Vec::new();
+        let mut below = 0;
+        for (&score, &entry) in self.scores[..held].iter().zip(&self.entries) {
+            below += usize::from(score < limit);
+            if score == limit {
+                ties.push(id(entry));
+            }
+        }
+        let last = *ties.select_nth_unstable(self.k - below - 1).1;
         let mut kept = 0;
         for i in 0..held {
             let (score, entry) = (self.scores[i], self.entries[i]);
             self.scores[kept] = score;
             self.entries[kept] = entry;
-            kept += usize::from(score < limit);
-            if score == limit {
-                ties.push((id(entry), entry));
-            }
-        }
-        let wanted = self.k - kept;
-        ties.select_nth_unstable(wanted - 1);
-        for &(_, entry) in &ties[..wanted] {
-            self.scores[kept] = limit;
-            self.entries[kept] = entry;
-            kept += 1;
+            kept += usize::from(kept < self.k && (score < limit || id(entry) <= last));
         }
         self.len = kept;
     }

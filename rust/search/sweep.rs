@@ -145,14 +145,14 @@ impl Sieve for Closest {
 }
 
 /// Writes all scores down (rows × n): the sieve of the coarse step.
-pub struct Matrix {
+pub struct Matrix<'m> {
     /// Number of keys without padding.
     pub n: usize,
     /// Scores, row-major.
-    pub scores: Vec<f32>,
+    pub scores: &'m mut [f32],
 }
 
-impl Sieve for Matrix {
+impl Sieve for Matrix<'_> {
     fn limit(&self, _row: usize) -> f32 {
         f32::INFINITY
     }
@@ -177,7 +177,8 @@ mod tests {
         let mut buffer = PanelBuffer::default();
         let norm = |row: &[f32]| row.iter().map(|x| x * x).sum::<f32>();
         buffer.fill(&kernels, n, &vec![0.0; d], |i, row| row.copy_from_slice(&keys[i * d..(i + 1) * d]), norm);
-        let mut matrix = Matrix { n, scores: vec![0.0; q * n] };
+        let mut scores = vec![0.0; q * n];
+        let mut matrix = Matrix { n, scores: &mut scores };
         sweep(&kernels, &rows, &buffer.view(d, -2.0), &mut matrix);
         let mut closest = Closest::new(q);
         sweep(&kernels, &rows, &buffer.view(d, -2.0), &mut closest);

@@ -1,8 +1,8 @@
 //! Queries whose own filter leaves too little in their lists look into more lists until k come back.
 
-use super::approximate::approximate;
+use super::approximate::{Approximate, approximate};
 use super::filter::size;
-use super::{Corpus, Found, IdSet, Pool, Request};
+use super::{Corpus, IdSet, Pool, Request};
 use crate::Result;
 use crate::index::Lists;
 use crate::simd::Kernels;
@@ -18,13 +18,14 @@ pub fn widen(
     kernels: &Kernels,
     pool: &Pool,
     cancel: &AtomicBool,
-    found: &mut [Found],
+    found: &mut Approximate,
 ) -> Result<()> {
     let Some((codebook, lists)) = corpus.index.as_ref() else { return Ok(()) };
     if request.exclude.is_none() && request.allow.is_none() && request.deny.is_none() {
         return Ok(());
     }
-    let (d, entries) = (corpus.d, lists.iter().map(Lists::len).sum::<usize>());
+    let (d, k) = (corpus.d, request.k);
+    let (q, entries) = (found.scanned.len(), lists.iter().map(Lists::len).sum::<usize>());
     let wanted = |query: usize| {
         let allowed = request.allow.map_or(u64::MAX, |sets| size(&sets[query]));
         request.k.min(entries).min(usize::try_from(allowed).unwrap_or(usize::MAX))
@@ -32,7 +33,8 @@ pub fn widen(
     let mut nprobe = request.nprobe.unwrap_or(codebook.default_nprobe());
     while nprobe < codebook.nlist() {
         nprobe = nprobe.saturating_mul(4).min(codebook.nlist());
-        let short: Vec<usize> = (0..found.len()).filter(|&i| found[i].len() < wanted(i)).collect();
+        let there = |ids: &[i64]| ids.iter().take_while(|&&id| id >= 0).count();
+        let short: Vec<usize> = (0..q).filter(|&i| there(&found.ids[i * k..(i + 1) * k]) < wanted(i)).collect();
         if short.is_empty() {
             break;
         }
@@ -49,8 +51,11 @@ pub fn widen(
             deny: deny.as_deref(),
             ..request.clone()
         };
-        let more = approximate(corpus, &rows, &again, kernels, pool, cancel)?.found;
-        short.into_iter().zip(more).for_each(|(i, more)| found[i] = more);
+        let more = approximate(corpus, &rows, &again, kernels, pool, cancel)?;
+        for (i, (scores, ids)) in short.into_iter().zip(more.scores.chunks_exact(k).zip(more.ids.chunks_exact(k))) {
+            found.scores[i * k..(i + 1) * k].copy_from_slice(scores);
+            found.ids[i * k..(i + 1) * k].copy_from_slice(ids);
+        }
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 const ROWS: usize = 6;
 
 /// See [`scalar::score_tile`].
-#[target_feature(enable = "avx2,fma,f16c")]
+#[target_feature(enable = "popcnt,avx2,fma,f16c")]
 pub fn score_tile(
     rows: &[f32],
     d: usize,
@@ -46,7 +46,7 @@ struct Part {
 }
 
 #[allow(clippy::too_many_arguments)]
-#[target_feature(enable = "avx2,fma,f16c")]
+#[target_feature(enable = "popcnt,avx2,fma,f16c")]
 fn tile_of<const R: usize>(
     rows: &[f32],
     d: usize,
@@ -83,28 +83,28 @@ fn tile_of<const R: usize>(
 }
 
 #[inline]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "popcnt,avx2")]
 fn load16(x: &[f32; LANES]) -> [__m256; 2] {
     // SAFETY: the array holds 64 bytes; the loads are unaligned.
     unsafe { [_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))] }
 }
 
 #[inline]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "popcnt,avx2")]
 fn load(x: &[f32; 8]) -> __m256 {
     // SAFETY: the array holds 32 bytes; the load is unaligned.
     unsafe { _mm256_loadu_ps(x.as_ptr()) }
 }
 
 #[inline]
-#[target_feature(enable = "avx2,f16c")]
+#[target_feature(enable = "popcnt,avx2,f16c")]
 fn load_f16(x: &[f16; 8]) -> __m256 {
     // SAFETY: the array holds 16 bytes; the load is unaligned.
     _mm256_cvtph_ps(unsafe { _mm_loadu_si128(x.as_ptr().cast()) })
 }
 
 #[inline]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "popcnt,avx2")]
 fn store(v: __m256, out: &mut [f32]) {
     assert!(out.len() >= 8);
     // SAFETY: at least 32 bytes, checked above; the store is unaligned.
@@ -112,14 +112,14 @@ fn store(v: __m256, out: &mut [f32]) {
 }
 
 #[inline]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "popcnt,avx2")]
 fn load_bytes(x: &[u8; 32]) -> __m256i {
     // SAFETY: the array holds 32 bytes; the load is unaligned.
     unsafe { _mm256_loadu_si256(x.as_ptr().cast()) }
 }
 
 #[inline]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "popcnt,avx2")]
 fn fold(sums: [__m256; 8]) -> f32 {
     let mut out = [0f32; scalar::SUMS];
     for (part, sum) in out.as_chunks_mut::<8>().0.iter_mut().zip(sums) {
@@ -131,7 +131,7 @@ fn fold(sums: [__m256; 8]) -> f32 {
 macro_rules! direct {
     ($name:ident, $doc:literal, $key:ty, $load:expr, $term:expr) => {
         #[doc = $doc]
-        #[target_feature(enable = "avx2,fma,f16c")]
+        #[target_feature(enable = "popcnt,avx2,fma,f16c")]
         pub fn $name(a: &[f32], b: &[$key]) -> f32 {
             let mut sums = [_mm256_setzero_ps(); 8];
             let (whole_a, rest_a) = a.as_chunks::<{ scalar::SUMS }>();
@@ -155,14 +155,14 @@ macro_rules! direct {
 }
 
 #[inline]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "popcnt,avx2")]
 fn square_of_difference(a: __m256, b: __m256) -> __m256 {
     let e = _mm256_sub_ps(a, b);
     _mm256_mul_ps(e, e)
 }
 
 #[inline]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "popcnt,avx2")]
 fn product(a: __m256, b: __m256) -> __m256 {
     _mm256_mul_ps(a, b)
 }
@@ -173,7 +173,7 @@ direct!(ip_f32, "See [`scalar::ip_f32`].", f32, load, product);
 direct!(ip_f16, "See [`scalar::ip_f16`].", f16, load_f16, product);
 
 /// See [`super::Kernels::scan4`]. A unit is two registers of 2 lanes of 16 bytes, a table per lane.
-#[target_feature(enable = "avx2,fma,f16c")]
+#[target_feature(enable = "popcnt,avx2,fma,f16c")]
 pub fn scan4(blocks: &[u8], query: &ScanQuery<u8>, first: u32, scores: &mut [f32], entries: &mut [u32]) -> usize {
     let tables = query.table.as_chunks::<32>().0;
     let units = tables.len() / 4;
@@ -208,7 +208,7 @@ pub fn scan4(blocks: &[u8], query: &ScanQuery<u8>, first: u32, scores: &mut [f32
 
 /// Sums of the two 128-bit lanes per vector of the block. `all` = Σ (even + 256 odd) modulo 2¹⁶, `high` = Σ odd.
 #[inline]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "popcnt,avx2")]
 fn lane_sums(all: __m256i, high: __m256i) -> [__m256i; 2] {
     let even = _mm256_sub_epi16(all, _mm256_slli_epi16::<8>(high));
     let fold = |x: __m256i| _mm_add_epi16(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
@@ -217,7 +217,7 @@ fn lane_sums(all: __m256i, high: __m256i) -> [__m256i; 2] {
 }
 
 /// See [`super::Kernels::scan8`].
-#[target_feature(enable = "avx2,fma,f16c")]
+#[target_feature(enable = "popcnt,avx2,fma,f16c")]
 pub fn scan8(blocks: &[u8], query: &ScanQuery<f32>, first: u32, scores: &mut [f32], entries: &mut [u32]) -> usize {
     let tables = query.table.as_chunks::<256>().0;
     let m = tables.len();
@@ -242,7 +242,7 @@ pub fn scan8(blocks: &[u8], query: &ScanQuery<f32>, first: u32, scores: &mut [f3
 
 /// The end of a block: scores `(base + A) + B * sum`; those at most the limit go to the outputs.
 #[inline]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "popcnt,avx2")]
 fn keep<T>(
     sums: [__m256; 2],
     factors: &[u8],
@@ -275,7 +275,7 @@ fn keep<T>(
 }
 
 /// See [`super::Kernels::dot4`].
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "popcnt,avx2")]
 pub fn dot4(codes: &[u8], query: &[i8], levels: &[u8; 16]) -> i32 {
     // SAFETY: the array holds 16 bytes.
     let levels = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(levels.as_ptr().cast()) });
@@ -301,7 +301,7 @@ pub fn dot4(codes: &[u8], query: &[i8], levels: &[u8; 16]) -> i32 {
 }
 
 /// See [`super::Kernels::score_tile8`].
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "popcnt,avx2")]
 pub fn score_tile8(
     rows: &[i8],
     width: usize,
@@ -311,34 +311,35 @@ pub fn score_tile8(
     factors: &[(f32, i32)],
     tile: &mut Scores,
 ) {
+    let q = rows.len() / width;
     let mut dots = [[0i32; TILE_LANES]; TILE_ROWS];
     for (p, panel) in panels.chunks_exact(LANES * width).enumerate() {
-        for (g, group) in rows.chunks(4 * width).enumerate() {
-            let out = &mut dots[4 * g..];
-            match group.len() / width {
-                1 => integer_products::<1>(group, width, panel, out, p),
-                2 => integer_products::<2>(group, width, panel, out, p),
-                3 => integer_products::<3>(group, width, panel, out, p),
-                _ => integer_products::<4>(group, width, panel, out, p),
+        for first in (0..q).step_by(4) {
+            let out = &mut dots[first..];
+            let rows = &rows.as_chunks::<4>().0[first..];
+            match q - first {
+                1 => integer_products::<1>(rows, q, panel, out, p),
+                2 => integer_products::<2>(rows, q, panel, out, p),
+                3 => integer_products::<3>(rows, q, panel, out, p),
+                _ => integer_products::<4>(rows, q, panel, out, p),
             }
         }
     }
-    for (i, dots) in dots[..rows.len() / width].iter().enumerate() {
+    for (i, dots) in dots[..q].iter().enumerate() {
         portable::scores_of(dots, scales, offsets, factors[i], &mut tile[i]);
     }
 }
 
-/// Products of R rows with panel `p` (16 keys): two registers of 8 keys a row.
+/// Products of R of q rows with panel `p` (16 keys): two registers of 8 keys a row.
 #[inline]
-#[target_feature(enable = "avx2")]
-fn integer_products<const R: usize>(rows: &[i8], width: usize, panel: &[u8], out: &mut [[i32; TILE_LANES]], p: usize) {
-    let row: [&[[i8; 4]]; R] = std::array::from_fn(|i| rows[i * width..(i + 1) * width].as_chunks::<4>().0);
+#[target_feature(enable = "popcnt,avx2")]
+fn integer_products<const R: usize>(rows: &[[i8; 4]], q: usize, panel: &[u8], out: &mut [[i32; TILE_LANES]], p: usize) {
     let ones = _mm256_set1_epi16(1);
     let mut sums = [[_mm256_setzero_si256(); 2]; R];
     for (t, keys) in panel.as_chunks::<32>().0.as_chunks::<2>().0.iter().enumerate() {
         let keys = [load_bytes(&keys[0]), load_bytes(&keys[1])];
         for i in 0..R {
-            let query = _mm256_set1_epi32(i32::from_le_bytes(row[i][t].map(|x| x as u8)));
+            let query = _mm256_set1_epi32(i32::from_le_bytes(rows[t * q + i].map(|x| x as u8)));
             for half in 0..2 {
                 let products = _mm256_madd_epi16(_mm256_maddubs_epi16(keys[half], query), ones);
                 sums[i][half] = _mm256_add_epi32(sums[i][half], products);
@@ -354,5 +355,7 @@ fn integer_products<const R: usize>(rows: &[i8], width: usize, panel: &[u8], out
     }
 }
 
-super::portable_kernels!("avx2,f16c", portable);
-super::portable_choices!("avx2", portable);
+super::portable_kernels!("popcnt,avx2,f16c", portable);
+super::portable_queries!("popcnt,avx2,f16c", portable);
+super::portable_rows!("popcnt,avx2,f16c", portable);
+super::portable_choices!("popcnt,avx2", portable);

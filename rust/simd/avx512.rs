@@ -5,7 +5,7 @@ use half::f16;
 use std::arch::x86_64::*;
 
 /// See [`scalar::score_tile`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl,fma")]
 pub fn score_tile(
     rows: &[f32],
     d: usize,
@@ -27,7 +27,7 @@ pub fn score_tile(
 }
 
 /// R rows × 32 keys: 2 R accumulators (24 of 32 registers at R = 12).
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl,fma")]
 fn tile_of<const R: usize>(
     rows: &[f32],
     d: usize,
@@ -67,22 +67,22 @@ fn tile_of<const R: usize>(
 }
 
 #[inline]
-#[target_feature(enable = "avx512f")]
-fn load(x: &[f32; LANES]) -> __m512 {
+#[target_feature(enable = "popcnt,avx512f")]
+pub(super) fn load(x: &[f32; LANES]) -> __m512 {
     // SAFETY: the array holds 64 bytes; the load is unaligned.
     unsafe { _mm512_loadu_ps(x.as_ptr()) }
 }
 
 #[inline]
-#[target_feature(enable = "avx512f")]
-fn store(v: __m512, out: &mut [f32]) {
+#[target_feature(enable = "popcnt,avx512f")]
+pub(super) fn store(v: __m512, out: &mut [f32]) {
     assert!(out.len() >= LANES);
     // SAFETY: at least 64 bytes, checked above; the store is unaligned.
     unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v) }
 }
 
 #[inline]
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "popcnt,avx512f")]
 pub(super) fn load_bytes(x: &[u8; 64]) -> __m512i {
     // SAFETY: the array holds 64 bytes; the load is unaligned.
     unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
@@ -90,7 +90,7 @@ pub(super) fn load_bytes(x: &[u8; 64]) -> __m512i {
 
 /// The four partial sums of 16 lanes each, folded as [`scalar::fold`] does.
 #[inline]
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "popcnt,avx512f")]
 fn fold(sums: [__m512; 4]) -> f32 {
     let mut out = [0f32; scalar::SUMS];
     let s0 = _mm512_add_ps(_mm512_add_ps(sums[0], sums[2]), _mm512_add_ps(sums[1], sums[3]));
@@ -108,7 +108,7 @@ fn fold(sums: [__m512; 4]) -> f32 {
 macro_rules! direct {
     ($name:ident, $doc:literal, $key:ty, $load:expr, $term:expr) => {
         #[doc = $doc]
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+        #[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl")]
         pub fn $name(a: &[f32], b: &[$key]) -> f32 {
             let mut sums = [_mm512_setzero_ps(); 4];
             let (whole_a, rest_a) = a.as_chunks::<{ scalar::SUMS }>();
@@ -134,21 +134,21 @@ macro_rules! direct {
 }
 
 #[inline]
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "popcnt,avx512f")]
 fn load_f16(x: &[f16; LANES]) -> __m512 {
     // SAFETY: the array holds 32 bytes; the load is unaligned.
     _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(x.as_ptr().cast()) })
 }
 
 #[inline]
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "popcnt,avx512f")]
 fn square_of_difference(a: __m512, b: __m512) -> __m512 {
     let e = _mm512_sub_ps(a, b);
     _mm512_mul_ps(e, e)
 }
 
 #[inline]
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "popcnt,avx512f")]
 fn product(a: __m512, b: __m512) -> __m512 {
     _mm512_mul_ps(a, b)
 }
@@ -159,7 +159,7 @@ direct!(ip_f32, "See [`scalar::ip_f32`].", f32, load, product);
 direct!(ip_f16, "See [`scalar::ip_f16`].", f16, load_f16, product);
 
 /// See [`super::Kernels::scan4`]. A unit is one register: 4 lanes of 16 bytes, a table per lane.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl")]
 pub fn scan4(blocks: &[u8], query: &ScanQuery<u8>, first: u32, scores: &mut [f32], entries: &mut [u32]) -> usize {
     let tables = query.table.as_chunks::<64>().0;
     let units = tables.len() / 2;
@@ -190,7 +190,7 @@ pub fn scan4(blocks: &[u8], query: &ScanQuery<u8>, first: u32, scores: &mut [f32
 
 /// Sums of the four 128-bit lanes per vector of the block. `all` = Σ (even + 256 odd) modulo 2¹⁶, `high` = Σ odd.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl")]
 fn lane_sums(all: __m512i, high: __m512i) -> __m512i {
     let even = _mm512_sub_epi16(all, _mm512_slli_epi16::<8>(high));
     let fold = |x: __m512i| -> __m128i {
@@ -203,7 +203,7 @@ fn lane_sums(all: __m512i, high: __m512i) -> __m512i {
 }
 
 /// See [`super::Kernels::scan8`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl")]
 pub fn scan8(blocks: &[u8], query: &ScanQuery<f32>, first: u32, scores: &mut [f32], entries: &mut [u32]) -> usize {
     let tables = query.table.as_chunks::<256>().0;
     let m = tables.len();
@@ -226,7 +226,7 @@ pub fn scan8(blocks: &[u8], query: &ScanQuery<f32>, first: u32, scores: &mut [f3
 
 /// The end of a block: scores `(base + A) + B * sum`; those at most the limit are compressed into the outputs.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) fn keep<T>(
     sums: __m512,
     factors: &[u8],
@@ -257,7 +257,7 @@ pub(super) fn keep<T>(
 pub use super::avx2::{dot4, score_tile8};
 
 /// See [`super::Kernels::keep_at_most`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl")]
 pub fn keep_at_most(scores: &mut [f32], entries: &mut [u32], limit: f32) -> usize {
     let n = scores.len().min(entries.len());
     let bound = _mm512_set1_ps(limit);
@@ -283,7 +283,7 @@ pub fn keep_at_most(scores: &mut [f32], entries: &mut [u32], limit: f32) -> usiz
 }
 
 /// See [`super::Kernels::find_at_most`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl")]
 pub fn find_at_most(values: &[f32], limit: f32, out: &mut [u32]) -> usize {
     let bound = _mm512_set1_ps(limit);
     let mut lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -308,4 +308,64 @@ pub fn find_at_most(values: &[f32], limit: f32, out: &mut [u32]) -> usize {
     found
 }
 
-super::portable_kernels!("avx512f,avx512bw,avx512dq,avx512vl", portable);
+/// See [`super::Kernels::hadamard`]. The last four levels stay within a register.
+#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl")]
+pub fn hadamard(x: &mut [f32], scale: f32) {
+    if x.len() < LANES {
+        return portable::hadamard(x, scale);
+    }
+    let mut half = x.len() / 2;
+    while half >= LANES {
+        for pair in x.chunks_exact_mut(2 * half) {
+            let (low, high) = pair.split_at_mut(half);
+            for (a, b) in low.as_chunks_mut::<LANES>().0.iter_mut().zip(high.as_chunks_mut::<LANES>().0) {
+                let (l, h) = (load(a), load(b));
+                store(_mm512_add_ps(l, h), a);
+                store(_mm512_sub_ps(l, h), b);
+            }
+        }
+        half /= 2;
+    }
+    // Partner + x in the lower half of a pair, partner − x in the upper.
+    let minus = |lanes: u16| _mm512_maskz_mov_ps(lanes, _mm512_set1_ps(-0.0));
+    let (m8, m4, m2, m1) = (minus(0xff00), minus(0xf0f0), minus(0xcccc), minus(0xaaaa));
+    for part in x.as_chunks_mut::<LANES>().0 {
+        let mut v = load(part);
+        v = _mm512_add_ps(_mm512_shuffle_f32x4::<0x4e>(v, v), _mm512_xor_ps(v, m8));
+        v = _mm512_add_ps(_mm512_shuffle_f32x4::<0xb1>(v, v), _mm512_xor_ps(v, m4));
+        v = _mm512_add_ps(_mm512_permute_ps::<0x4e>(v), _mm512_xor_ps(v, m2));
+        v = _mm512_add_ps(_mm512_permute_ps::<0xb1>(v), _mm512_xor_ps(v, m1));
+        store(_mm512_mul_ps(v, _mm512_set1_ps(scale)), part);
+    }
+}
+
+/// See [`super::Kernels::tables4`]. A sub-quantiser's 16 words are a register.
+#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl")]
+pub fn tables4(query: &[f32], words: &[f32], products: &mut [f32], table: &mut [u8]) -> (f32, f32) {
+    let products = products.as_chunks_mut::<LANES>().0;
+    let dsub = query.len() / products.len();
+    let (mut span, mut bias) = (0f32, 0f32);
+    let rows = words.as_chunks::<LANES>().0.chunks_exact(dsub);
+    for ((out, part), words) in products.iter_mut().zip(query.chunks_exact(dsub)).zip(rows) {
+        let mut sums = _mm512_setzero_ps();
+        for (&x, row) in part.iter().zip(words) {
+            sums = _mm512_add_ps(sums, _mm512_mul_ps(_mm512_set1_ps(x), load(row)));
+        }
+        let low = _mm512_reduce_min_ps(sums);
+        let width = _mm512_reduce_max_ps(sums) - low;
+        span = if width > span { width } else { span };
+        bias += low;
+        store(_mm512_sub_ps(sums, _mm512_set1_ps(low)), out);
+    }
+    let inverse = _mm512_set1_ps(if span > 0.0 { 127.0 / span } else { 0.0 });
+    for (out, products) in table.as_chunks_mut::<LANES>().0.iter_mut().zip(products) {
+        let steps = _mm512_add_ps(_mm512_mul_ps(load(products), inverse), _mm512_set1_ps(0.5));
+        let bytes = _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(steps));
+        // SAFETY: the array holds 16 bytes; the store is unaligned.
+        unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), bytes) };
+    }
+    (span / 127.0, bias)
+}
+
+super::portable_kernels!("popcnt,avx512f,avx512bw,avx512dq,avx512vl", portable);
+super::portable_rows!("popcnt,avx512f,avx512bw,avx512dq,avx512vl", portable);

@@ -4,14 +4,18 @@
 //! lie in one 32-bit lane; then one look-up serves four sub-quantisers and `vpdpbusd` adds them: eight instructions a
 //! unit for one query, four for each more.
 
-use super::avx512::{keep, load_bytes};
-use super::{GROUP, LANES, ScanQuery, Scores, TILE_LANES, TILE_ROWS, portable};
+use super::avx512::{load, load_bytes, store};
+use super::{FACTOR_BYTES, GROUP, LANES, RECORDS_AHEAD, RecordQuery, ScanQuery, Scores, TILE_ROWS, prefetch};
 use std::arch::x86_64::*;
 
 pub use super::avx512::{
-    count_at_most, encode, find_at_most, greatest_at_most, hadamard, ip_f16, ip_f32, keep_at_most, l2_f16, l2_f32,
-    least, pack_panel, scan8, score_tile, word_products,
+    count_at_most, encode, find_at_most, greatest_at_most, greatest_distance, hadamard, ip_f16, ip_f32, keep_at_most,
+    l2_f16, l2_f32, least, least_of_classes, multiply, pack_panel, round_bytes, scan8, score_tile, tables4,
+    word_products,
 };
+
+/// Bytes of codes that are asked for ahead of their turn.
+const BLOCKS_AHEAD: usize = 4096;
 
 /// Byte 4v + j of the result is byte 16j + v.
 const TURN: [u8; 64] = {
@@ -36,13 +40,13 @@ const TABLES: [u8; 64] = {
 };
 
 /// See [`super::Kernels::scan4`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 pub fn scan4(blocks: &[u8], query: &ScanQuery<u8>, first: u32, scores: &mut [f32], entries: &mut [u32]) -> usize {
     scan_group(blocks, &[*query], first, [(scores, entries)])[0]
 }
 
 /// See [`super::Kernels::scan4_group`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 pub fn scan4_group(
     blocks: &[u8],
     queries: &[ScanQuery<u8>; GROUP],
@@ -53,47 +57,76 @@ pub fn scan4_group(
 }
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 fn scan_group<const N: usize>(
     blocks: &[u8],
     queries: &[ScanQuery<u8>; N],
     first: u32,
-    mut out: [(&mut [f32], &mut [u32]); N],
+    out: [(&mut [f32], &mut [u32]); N],
 ) -> [usize; N] {
-    let tables: [&[[u8; 64]]; N] = std::array::from_fn(|i| queries[i].table.as_chunks::<64>().0);
-    let units = tables[0].len() / 2;
+    let units = queries[0].table.len() / 128;
+    assert!(queries.iter().all(|q| q.table.len() == 128 * units));
+    let block_bytes = units * 64 + FACTOR_BYTES;
+    let n = blocks.len() / block_bytes;
+    assert!(out.iter().all(|(scores, entries)| scores.len() >= n * LANES && entries.len() >= n * LANES));
+    let tables: [*const u8; N] = std::array::from_fn(|i| queries[i].table.as_ptr());
+    let mut to: [(*mut f32, *mut u32); N] = std::array::from_fn(|_| (std::ptr::null_mut(), std::ptr::null_mut()));
+    for i in 0..N {
+        to[i] = (out[i].0.as_mut_ptr(), out[i].1.as_mut_ptr());
+    }
     let (turn, starts) = (load_bytes(&TURN), load_bytes(&TABLES));
     let (nibble, ones) = (_mm512_set1_epi8(15), _mm512_set1_epi8(1));
+    let mut lanes = _mm512_add_epi32(
+        _mm512_set1_epi32(first as i32),
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+    );
     let mut found = [0; N];
-    for (b, block) in blocks.chunks_exact(units * 64 + 128).enumerate() {
-        let (codes, factors) = block.split_at(units * 64);
-        let mut sums = [_mm512_setzero_si512(); N];
-        for (u, unit) in codes.as_chunks::<64>().0.iter().enumerate() {
-            let unit = _mm512_permutexvar_epi8(turn, load_bytes(unit));
-            // (x & 15) | start of the table
-            let low = _mm512_ternarylogic_epi32::<0xEA>(unit, nibble, starts);
-            let high = _mm512_ternarylogic_epi32::<0xEA>(_mm512_srli_epi16::<4>(unit), nibble, starts);
+    for b in 0..n {
+        // SAFETY: block b has `block_bytes` bytes, every table 128 a unit, both cut above; at most 16 entries a block were
+        // kept, so 16 more fit the outputs. All loads and stores are unaligned; a prefetch never faults.
+        unsafe {
+            let block = blocks.as_ptr().add(b * block_bytes);
+            if (b + 1) * block_bytes + BLOCKS_AHEAD <= blocks.len() {
+                for line in 0..units + 2 {
+                    _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(BLOCKS_AHEAD + 64 * line).cast());
+                }
+            }
+            let mut sums = [_mm512_setzero_si512(); N];
+            for u in 0..units {
+                let unit = _mm512_permutexvar_epi8(turn, _mm512_loadu_si512(block.add(64 * u).cast()));
+                // (x & 15) | start of the table
+                let low = _mm512_ternarylogic_epi32::<0xEA>(unit, nibble, starts);
+                let high = _mm512_ternarylogic_epi32::<0xEA>(_mm512_srli_epi16::<4>(unit), nibble, starts);
+                for i in 0..N {
+                    let table = tables[i].add(128 * u);
+                    let low = _mm512_permutexvar_epi8(low, _mm512_loadu_si512(table.cast()));
+                    let high = _mm512_permutexvar_epi8(high, _mm512_loadu_si512(table.add(64).cast()));
+                    // Two entries of at most 127 add up within a byte.
+                    sums[i] = _mm512_dpbusd_epi32(sums[i], _mm512_add_epi8(low, high), ones);
+                }
+            }
+            let factors = block.add(64 * units);
+            let (fa, fb) = (_mm512_loadu_ps(factors.cast()), _mm512_loadu_ps(factors.add(64).cast()));
             for i in 0..N {
-                let low = _mm512_permutexvar_epi8(low, load_bytes(&tables[i][2 * u]));
-                let high = _mm512_permutexvar_epi8(high, load_bytes(&tables[i][2 * u + 1]));
-                // Two entries of at most 127 add up within a byte.
-                sums[i] = _mm512_dpbusd_epi32(sums[i], _mm512_add_epi8(low, high), ones);
+                let (scale, bias) = (_mm512_set1_ps(queries[i].scale), _mm512_set1_ps(queries[i].bias));
+                let sum = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sums[i]), scale), bias);
+                let based = _mm512_add_ps(_mm512_set1_ps(queries[i].base), fa);
+                let score = _mm512_add_ps(based, _mm512_mul_ps(fb, sum));
+                let hits = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(score, _mm512_set1_ps(queries[i].limit));
+                if hits != 0 {
+                    _mm512_storeu_ps(to[i].0.add(found[i]), _mm512_maskz_compress_ps(hits, score));
+                    _mm512_storeu_si512(to[i].1.add(found[i]).cast(), _mm512_maskz_compress_epi32(hits, lanes));
+                    found[i] += hits.count_ones() as usize;
+                }
             }
         }
-        for i in 0..N {
-            let (scale, bias) = (_mm512_set1_ps(queries[i].scale), _mm512_set1_ps(queries[i].bias));
-            let sum = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sums[i]), scale), bias);
-            let (scores, entries) = &mut out[i];
-            let at = found[i];
-            found[i] +=
-                keep(sum, factors, &queries[i], first + (b * LANES) as u32, &mut scores[at..], &mut entries[at..]);
-        }
+        lanes = _mm512_add_epi32(lanes, _mm512_set1_epi32(LANES as i32));
     }
     found
 }
 
 /// See [`super::Kernels::dot4`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 pub fn dot4(codes: &[u8], query: &[i8], levels: &[u8; 16]) -> i32 {
     // SAFETY: the array holds 16 bytes.
     let levels = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(levels.as_ptr().cast()) });
@@ -110,8 +143,115 @@ pub fn dot4(codes: &[u8], query: &[i8], levels: &[u8; 16]) -> i32 {
     _mm512_reduce_add_epi32(_mm512_add_epi32(sums[0], sums[1]))
 }
 
+/// See [`super::Kernels::add_corrections`], whose checks the caller has made. Four records at a time share the query.
+#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+pub fn add_corrections(
+    records: &[u8],
+    stride: usize,
+    entries: &[u32],
+    first: u32,
+    query: &RecordQuery,
+    scores: &mut [f32],
+) {
+    // SAFETY: the array holds 16 bytes.
+    let levels = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(query.levels.as_ptr().cast()) });
+    let nibble = _mm512_set1_epi8(15);
+    let numbers: &[u8] = bytemuck::cast_slice(query.numbers);
+    let halves = numbers.as_chunks::<64>().0.as_chunks::<2>().0;
+    let (scale, bias) = (_mm_set1_ps(query.scale), _mm_set1_epi32(query.bias));
+    for (i, (group, scores)) in entries.chunks(4).zip(scores.chunks_mut(4)).enumerate() {
+        for &entry in entries.get(4 * i + RECORDS_AHEAD..).into_iter().flatten().take(4) {
+            prefetch(&records[(entry - first) as usize * stride..][..stride]);
+        }
+        // The last group is filled up with its own last entry.
+        let mut of = [&records[..0]; 4];
+        for j in 0..4 {
+            of[j] = &records[(group[j.min(group.len() - 1)] - first) as usize * stride..][..stride];
+        }
+        let mut sums = [_mm512_setzero_si512(); 4];
+        for (u, half) in halves.iter().enumerate() {
+            let (low_half, high_half) = (load_bytes(&half[0]), load_bytes(&half[1]));
+            for j in 0..4 {
+                // SAFETY: a record has a unit of 64 bytes for every two halves; the load is unaligned.
+                let unit = unsafe { _mm512_loadu_si512(of[j].as_ptr().add(64 * u).cast()) };
+                let low = _mm512_shuffle_epi8(levels, _mm512_and_si512(unit, nibble));
+                let high = _mm512_shuffle_epi8(levels, _mm512_and_si512(_mm512_srli_epi16::<4>(unit), nibble));
+                sums[j] = _mm512_dpbusd_epi32(sums[j], low, low_half);
+                sums[j] = _mm512_dpbusd_epi32(sums[j], high, high_half);
+            }
+        }
+        let steps = _mm_mul_ps(scale, _mm_cvtepi32_ps(_mm_sub_epi32(four_sums(sums), bias)));
+        let mut factors = [_mm_setzero_si128(); 4];
+        for j in 0..4 {
+            // SAFETY: a record ends with 8 bytes of factors; the load is unaligned.
+            factors[j] = unsafe { _mm_loadl_epi64(of[j].as_ptr().add(stride - 8).cast()) };
+        }
+        // A B . . of each record, turned into A A A A and B B B B.
+        let (ab01, ab23) = (_mm_unpacklo_epi32(factors[0], factors[1]), _mm_unpacklo_epi32(factors[2], factors[3]));
+        let a = _mm_castsi128_ps(_mm_unpacklo_epi64(ab01, ab23));
+        let b = _mm_castsi128_ps(_mm_unpackhi_epi64(ab01, ab23));
+        let gain = _mm_add_ps(a, _mm_mul_ps(b, steps));
+        let mut gains = [0f32; 4];
+        // SAFETY: the array holds 16 bytes; the store is unaligned.
+        unsafe { _mm_storeu_ps(gains.as_mut_ptr(), gain) };
+        scores.iter_mut().zip(gains).for_each(|(score, gain)| *score += gain);
+    }
+}
+
+/// The sum of the lanes of each of four registers.
+#[inline]
+#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl")]
+fn four_sums(sums: [__m512i; 4]) -> __m128i {
+    let [a, b, c, d] = sums;
+    let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    let all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    let half = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64::<1>(all));
+    _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half))
+}
+
+/// See [`super::Kernels::score_rows8`]. Four keys at a time share the query.
+#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+pub fn score_rows8(
+    row: &[i8],
+    keys: &[u8],
+    picks: &[u32],
+    scales: &[f32],
+    offsets: &[f32],
+    (factor, bias): (f32, i32),
+    out: &mut [f32],
+) {
+    let width = row.len();
+    let numbers: &[u8] = bytemuck::cast_slice(row);
+    let numbers = numbers.as_chunks::<64>().0;
+    for (i, (group, out)) in picks.chunks(4).zip(out.chunks_mut(4)).enumerate() {
+        for &pick in picks.get(4 * i + RECORDS_AHEAD..).into_iter().flatten().take(4) {
+            prefetch(&keys[pick as usize * width..][..width]);
+        }
+        let mut of = [&keys[..0]; 4];
+        for j in 0..4 {
+            of[j] = &keys[group[j.min(group.len() - 1)] as usize * width..][..width];
+        }
+        let mut sums = [_mm512_setzero_si512(); 4];
+        for (t, query) in numbers.iter().enumerate() {
+            let query = load_bytes(query);
+            for j in 0..4 {
+                // SAFETY: a key has 64 bytes for every 64 numbers of the row; the load is unaligned.
+                let key = unsafe { _mm512_loadu_si512(of[j].as_ptr().add(64 * t).cast()) };
+                sums[j] = _mm512_dpbusd_epi32(sums[j], key, query);
+            }
+        }
+        let mut dots = [0i32; 4];
+        // SAFETY: the array holds 16 bytes; the store is unaligned.
+        unsafe { _mm_storeu_si128(dots.as_mut_ptr().cast(), four_sums(sums)) };
+        for ((&pick, out), dot) in group.iter().zip(out).zip(dots) {
+            *out = offsets[pick as usize] + (factor * scales[pick as usize]) * (dot - bias) as f32;
+        }
+    }
+}
+
 /// See [`super::Kernels::score_tile8`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 pub fn score_tile8(
     rows: &[i8],
     width: usize,
@@ -133,7 +273,7 @@ pub fn score_tile8(
 }
 
 /// R rows × 32 keys: 2 R accumulators.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 fn integer_tile<const R: usize>(
     rows: &[i8],
     width: usize,
@@ -146,23 +286,23 @@ fn integer_tile<const R: usize>(
     let (left, right) = panels.split_at(LANES * width);
     let steps = width / 4;
     let (left, right) = (&left.as_chunks::<64>().0[..steps], &right.as_chunks::<64>().0[..steps]);
-    let row: [&[[i8; 4]]; R] = std::array::from_fn(|i| &rows[i * width..(i + 1) * width].as_chunks::<4>().0[..steps]);
+    let queries: &[[[i8; 4]; R]] = &rows.as_chunks::<4>().0.as_chunks::<R>().0[..steps];
     let mut sums = [[_mm512_setzero_si512(); 2]; R];
     for t in 0..steps {
         let (l, r) = (load_bytes(&left[t]), load_bytes(&right[t]));
         for i in 0..R {
-            let query = _mm512_set1_epi32(i32::from_le_bytes(row[i][t].map(|x| x as u8)));
+            let query = _mm512_set1_epi32(i32::from_le_bytes(queries[t][i].map(|x| x as u8)));
             sums[i][0] = _mm512_dpbusd_epi32(sums[i][0], l, query);
             sums[i][1] = _mm512_dpbusd_epi32(sums[i][1], r, query);
         }
     }
+    let (scales, offsets) = (scales.as_chunks::<LANES>().0, offsets.as_chunks::<LANES>().0);
     for i in 0..R {
-        let mut dots = [0i32; TILE_LANES];
-        for (half, sum) in sums[i].into_iter().enumerate() {
-            let to = &mut dots[half * LANES..(half + 1) * LANES];
-            // SAFETY: the slice holds 64 bytes, cut above; the store is unaligned.
-            unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), sum) };
+        let (factor, bias) = (_mm512_set1_ps(factors[i].0), _mm512_set1_epi32(factors[i].1));
+        for (half, out) in tile[i].as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+            let steps = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums[i][half], bias));
+            let scale = _mm512_mul_ps(factor, load(&scales[half]));
+            store(_mm512_add_ps(load(&offsets[half]), _mm512_mul_ps(scale, steps)), out);
         }
-        portable::scores_of(&dots, scales, offsets, factors[i], &mut tile[i]);
     }
 }

@@ -5,7 +5,7 @@
 //! | [`Kernels::score_tile`] | scores of ≤ 12 rows against 32 packed keys, with a limit per row | no (FMA) |
 //! | [`Kernels::l2_f32`] … [`Kernels::ip_f16`] | one direct distance or inner product | yes |
 //! | [`Kernels::score_tile8`] | the same of integers: coarse step | yes |
-//! | [`Kernels::dot4`] | product of a second-level code with a query | yes |
+//! | [`Kernels::dot4`], [`Kernels::add_corrections`] | product of second-level codes with a query | yes |
 //! | [`Kernels::scan4`], [`Kernels::scan4_group`], [`Kernels::scan8`] | scan of coded blocks, keeping what a limit lets pass | yes |
 //! | `portable` | transform, encoding, tables, counting, packing | yes |
 //!
@@ -40,7 +40,7 @@ pub mod scalar;
 
 use half::f16;
 pub use isa::Isa;
-pub use prefetch::prefetch;
+pub use prefetch::{prefetch, prefetch_far};
 
 /// Keys of a panel and entries of a block.
 pub const LANES: usize = 16;
@@ -50,6 +50,8 @@ pub const TILE_LANES: usize = 2 * LANES;
 pub const TILE_ROWS: usize = 12;
 /// Queries that [`Kernels::scan4_group`] serves at once.
 pub const GROUP: usize = 4;
+/// Second-level records that are asked for ahead of their turn.
+const RECORDS_AHEAD: usize = 16;
 /// Scores of up to 12 rows against 32 keys.
 pub type Scores = [[f32; TILE_LANES]; TILE_ROWS];
 /// Bytes of the factors after the codes of a block: 16 × A, 16 × B, f32.
@@ -85,6 +87,19 @@ pub struct ScanQuery<'q, T> {
     pub limit: f32,
 }
 
+/// What scoring second-level records needs of a query. A score gains `A + B * (scale * (Σ levels · numbers − bias))`.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordQuery<'q> {
+    /// The query in 8 bits, whole units of 128.
+    pub numbers: &'q [i8],
+    /// What the codes stand for.
+    pub levels: &'q [u8; 16],
+    /// Length of a step.
+    pub scale: f32,
+    /// See above.
+    pub bias: i32,
+}
+
 /// The kernels of one instruction set.
 #[derive(Clone, Copy, Debug)]
 pub struct Kernels {
@@ -116,10 +131,6 @@ macro_rules! dispatch {
 macro_rules! portable_kernels {
     ($features:literal, $portable:ident) => {
         #[target_feature(enable = $features)]
-        pub fn hadamard(x: &mut [f32]) {
-            $portable::hadamard(x)
-        }
-        #[target_feature(enable = $features)]
         pub fn count_at_most(values: &[f32], limit: f32) -> usize {
             $portable::count_at_most(values, limit)
         }
@@ -136,6 +147,22 @@ macro_rules! portable_kernels {
             $portable::word_products(part, words, out)
         }
         #[target_feature(enable = $features)]
+        pub fn round_bytes(x: &[f32], out: &mut [i8]) -> (f32, i32) {
+            $portable::round_bytes(x, out)
+        }
+        #[target_feature(enable = $features)]
+        pub fn multiply(x: &mut [f32], factors: &[f32]) {
+            $portable::multiply(x, factors)
+        }
+        #[target_feature(enable = $features)]
+        pub fn least_of_classes(values: &[f32], out: &mut [f32]) {
+            $portable::least_of_classes(values, out)
+        }
+        #[target_feature(enable = $features)]
+        pub fn greatest_distance(entries: &[u32], first: u32) -> u32 {
+            $portable::greatest_distance(entries, first)
+        }
+        #[target_feature(enable = $features)]
         pub fn encode<const C: usize>(x: &[f32], dsub: usize, words: &[f32], codes: &mut [u8]) {
             $portable::encode::<C>(x, dsub, words, codes)
         }
@@ -146,6 +173,40 @@ macro_rules! portable_kernels {
     };
 }
 pub(crate) use portable_kernels;
+
+/// Transform and tables, which the compiler does not vectorise as well as we do with 16 lanes.
+macro_rules! portable_queries {
+    ($features:literal, $portable:ident) => {
+        #[target_feature(enable = $features)]
+        pub fn hadamard(x: &mut [f32], scale: f32) {
+            $portable::hadamard(x, scale)
+        }
+        #[target_feature(enable = $features)]
+        pub fn tables4(query: &[f32], words: &[f32], products: &mut [f32], table: &mut [u8]) -> (f32, f32) {
+            $portable::tables4(query, words, products, table)
+        }
+    };
+}
+pub(crate) use portable_queries;
+
+/// Integer products of single rows, where there is no instruction that adds four at a time.
+macro_rules! portable_rows {
+    ($features:literal, $portable:ident) => {
+        #[target_feature(enable = $features)]
+        pub fn score_rows8(
+            row: &[i8],
+            keys: &[u8],
+            picks: &[u32],
+            scales: &[f32],
+            offsets: &[f32],
+            factor: (f32, i32),
+            out: &mut [f32],
+        ) {
+            $portable::score_rows8(row, keys, picks, scales, offsets, factor, out)
+        }
+    };
+}
+pub(crate) use portable_rows;
 
 /// Those that choose, where there is no instruction that compresses.
 macro_rules! portable_choices {
@@ -298,10 +359,51 @@ impl Kernels {
         dispatch!(self, dot4, codes, query, levels)
     }
 
+    /// Adds to the scores of `entries` what their second-level records know: entry e has record e − `first`, of `stride`
+    /// bytes: units of codes as for [`Self::dot4`], then A and B. False, and nothing added, if a record is missing.
+    #[must_use]
+    pub fn add_corrections(
+        &self,
+        records: &[u8],
+        stride: usize,
+        entries: &[u32],
+        first: u32,
+        query: &RecordQuery,
+        scores: &mut [f32],
+    ) -> bool {
+        assert!(stride == query.numbers.len() / 2 + 8 && query.numbers.len().is_multiple_of(128));
+        assert_eq!(entries.len(), scores.len());
+        if entries.is_empty() {
+            return true;
+        }
+        // Entries before `first` wrap to large numbers.
+        let furthest = dispatch!(self, greatest_distance, entries, first);
+        if furthest as usize >= records.len() / stride {
+            return false;
+        }
+        #[cfg(target_arch = "x86_64")]
+        if self.isa == Isa::Avx512Vnni {
+            // SAFETY: `Kernels` with this value are only made where the CPU has the features.
+            unsafe { avx512vnni::add_corrections(records, stride, entries, first, query, scores) };
+            return true;
+        }
+        for (i, (&entry, score)) in entries.iter().zip(scores).enumerate() {
+            if let Some(&next) = entries.get(i + RECORDS_AHEAD) {
+                prefetch(&records[(next - first) as usize * stride..][..stride]);
+            }
+            let (codes, factors) = records[(entry - first) as usize * stride..][..stride].split_at(stride - 8);
+            let float = |at: usize| f32::from_le_bytes(std::array::from_fn(|i| factors[at + i]));
+            let dot = self.dot4(codes, query.numbers, query.levels) - query.bias;
+            *score += float(0) + float(4) * (query.scale * dot as f32);
+        }
+        true
+    }
+
     /// Scores up to 12 rows of integers (q × width, a multiple of 4) against 32 keys of numbers up to 127: offset +
     /// (factor · scale) · (Σ row · key − bias), with scales and offsets per key and (factor, bias) per row.
     ///
-    /// `panels` are two panels: for every four dimensions 16 keys of four numbers.
+    /// `rows` has for every four dimensions four numbers of each row, `panels` are two panels: for every four dimensions
+    /// four numbers of each of 16 keys.
     #[allow(clippy::too_many_arguments)]
     pub fn score_tile8(
         &self,
@@ -316,6 +418,23 @@ impl Kernels {
         assert!(width.is_multiple_of(4) && panels.len() == width * TILE_LANES && factors.len() <= TILE_ROWS);
         assert!(rows.len() == factors.len() * width && scales.len() == TILE_LANES && offsets.len() == TILE_LANES);
         dispatch!(self, score_tile8, rows, width, panels, scales, offsets, factors, tile)
+    }
+
+    /// Scores one row of integers against the keys `picks` of `keys` (n × width, numbers up to 127), as
+    /// [`Self::score_tile8`] does, into `out`.
+    #[allow(clippy::too_many_arguments)]
+    pub fn score_rows8(
+        &self,
+        row: &[i8],
+        keys: &[u8],
+        picks: &[u32],
+        scales: &[f32],
+        offsets: &[f32],
+        factor: (f32, i32),
+        out: &mut [f32],
+    ) {
+        assert!(!row.is_empty() && row.len().is_multiple_of(128) && out.len() == picks.len());
+        dispatch!(self, score_rows8, row, keys, picks, scales, offsets, factor, out)
     }
 
     /// Keeps scores at most `limit`, and their entries, in order and in place; returns their number.
@@ -354,10 +473,10 @@ impl Kernels {
         dispatch!(self, scan8, blocks, query, first, scores, entries)
     }
 
-    /// Fast Walsh–Hadamard transform in place, not normalised; the length must be a power of two.
-    pub fn hadamard(&self, x: &mut [f32]) {
+    /// Fast Walsh–Hadamard transform in place, times `scale`; the length must be a power of two.
+    pub fn hadamard(&self, x: &mut [f32], scale: f32) {
         assert!(x.len().is_power_of_two());
-        dispatch!(self, hadamard, x)
+        dispatch!(self, hadamard, x, scale)
     }
 
     /// Number of values at most `limit`.
@@ -369,6 +488,34 @@ impl Kernels {
     pub fn word_products(&self, part: &[f32], words: &[f32], out: &mut [f32]) {
         assert_eq!(part.len() * out.len(), words.len());
         dispatch!(self, word_products, part, words, out)
+    }
+
+    /// Look-up table of a rotated, padded query for 4-bit codes, m × 16 numbers of 7 bits, from `words` (m × dsub × 16);
+    /// `products` (m × 16) is scratch. Returns (scale, bias): product = scale · Σ numbers + bias.
+    ///
+    /// One step for all sub-quantisers: two numbers add up within a byte, and after a random rotation all spans are alike.
+    pub fn tables4(&self, query: &[f32], words: &[f32], products: &mut [f32], table: &mut [u8]) -> (f32, f32) {
+        assert!(!products.is_empty() && products.len().is_multiple_of(16) && products.len() == table.len());
+        assert_eq!(query.len() * 16, words.len());
+        dispatch!(self, tables4, query, words, products, table)
+    }
+
+    /// Rounds to 255 steps: x ≈ scale · numbers; returns the scale and the sum of the numbers.
+    pub fn round_bytes(&self, x: &[f32], out: &mut [i8]) -> (f32, i32) {
+        assert_eq!(x.len(), out.len());
+        dispatch!(self, round_bytes, x, out)
+    }
+
+    /// Multiplies in place, number by number.
+    pub fn multiply(&self, x: &mut [f32], factors: &[f32]) {
+        assert_eq!(x.len(), factors.len());
+        dispatch!(self, multiply, x, factors)
+    }
+
+    /// The least of every c-th value, for each of the c places where counting can begin (no NaN); c = `out.len()`.
+    pub fn least_of_classes(&self, values: &[f32], out: &mut [f32]) {
+        assert!(!out.is_empty());
+        dispatch!(self, least_of_classes, values, out)
     }
 
     /// Codes of `x` (m × dsub): the nearest of the C words of each sub-quantiser (`words`: m × dsub × C).

@@ -168,5 +168,7 @@ pub fn scan8(blocks: &[u8], query: &ScanQuery<f32>, first: u32, scores: &mut [f3
 }
 
 super::portable_kernels!("neon", portable);
+super::portable_queries!("neon", portable);
+super::portable_rows!("neon", portable);
 super::portable_choices!("neon", portable);
 super::portable_integers!("neon", portable);

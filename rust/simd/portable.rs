@@ -4,11 +4,22 @@
 
 use super::{LANES, Scores, TILE_LANES};
 
-/// Fast Walsh–Hadamard transform of `x` in place, not normalised; the length is a power of two.
+/// Fast Walsh–Hadamard transform of `x` in place, times `scale`; the length is a power of two.
 #[inline(always)]
-pub fn hadamard(x: &mut [f32]) {
+pub fn hadamard(x: &mut [f32], scale: f32) {
     debug_assert!(x.len().is_power_of_two());
     let mut half = x.len() / 2;
+    while half >= 16 {
+        for pair in x.chunks_exact_mut(2 * half) {
+            let (low, high) = pair.split_at_mut(half);
+            for (a, b) in low.as_chunks_mut::<16>().0.iter_mut().zip(high.as_chunks_mut::<16>().0) {
+                for (a, b) in a.iter_mut().zip(b) {
+                    (*a, *b) = (*a + *b, *a - *b);
+                }
+            }
+        }
+        half /= 2;
+    }
     while half >= 1 {
         for pair in x.chunks_exact_mut(2 * half) {
             let (low, high) = pair.split_at_mut(half);
@@ -17,6 +28,9 @@ pub fn hadamard(x: &mut [f32]) {
             }
         }
         half /= 2;
+    }
+    for x in x {
+        *x *= scale;
     }
 }
 
@@ -39,6 +53,85 @@ pub fn word_products(part: &[f32], words: &[f32], out: &mut [f32]) {
             *o += x * w;
         }
     }
+}
+
+/// Look-up table of a query for 4-bit codes; see [`super::Kernels::tables4`].
+#[inline(always)]
+pub fn tables4(query: &[f32], words: &[f32], products: &mut [f32], table: &mut [u8]) -> (f32, f32) {
+    let products = products.as_chunks_mut::<16>().0;
+    let dsub = query.len() / products.len();
+    let mut span = 0f32;
+    let mut bias = 0f32;
+    for ((out, part), words) in products.iter_mut().zip(query.chunks_exact(dsub)).zip(words.chunks_exact(dsub * 16)) {
+        let mut sums = [0f32; 16];
+        for (&x, row) in part.iter().zip(words.as_chunks::<16>().0) {
+            for (o, &w) in sums.iter_mut().zip(row) {
+                *o += x * w;
+            }
+        }
+        let low = least16(sums);
+        let width = -least16(sums.map(|x| -x)) - low;
+        span = if width > span { width } else { span };
+        bias += low;
+        for (o, x) in out.iter_mut().zip(sums) {
+            *o = x - low;
+        }
+    }
+    let inverse = if span > 0.0 { 127.0 / span } else { 0.0 };
+    for (out, products) in table.as_chunks_mut::<16>().0.iter_mut().zip(products) {
+        for (o, x) in out.iter_mut().zip(products) {
+            *o = (*x * inverse + 0.5) as i32 as u8;
+        }
+    }
+    (span / 127.0, bias)
+}
+
+/// Rounds to 255 steps; see [`super::Kernels::round_bytes`].
+#[inline(always)]
+pub fn round_bytes(x: &[f32], out: &mut [i8]) -> (f32, i32) {
+    let mut most = [0f32; 16];
+    let (chunks, rest) = x.as_chunks::<16>();
+    for chunk in chunks {
+        for (m, x) in most.iter_mut().zip(chunk) {
+            let size = x.abs();
+            *m = if size > *m { size } else { *m };
+        }
+    }
+    let largest = most.iter().chain(rest).fold(0f32, |most, x| most.max(x.abs()));
+    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    let mut sum = 0i32;
+    for (o, &x) in out.iter_mut().zip(x) {
+        // Half a step away from zero, then cut: rounds to the nearest.
+        let number = (x * inverse + 0.5f32.copysign(x)) as i32;
+        sum += number;
+        *o = number as i8;
+    }
+    (largest / 127.0, sum)
+}
+
+/// Multiplies in place.
+#[inline(always)]
+pub fn multiply(x: &mut [f32], factors: &[f32]) {
+    for (x, f) in x.iter_mut().zip(factors) {
+        *x *= f;
+    }
+}
+
+/// The least of every c-th value; see [`super::Kernels::least_of_classes`].
+#[inline(always)]
+pub fn least_of_classes(values: &[f32], out: &mut [f32]) {
+    out.fill(f32::INFINITY);
+    for row in values.chunks(out.len()) {
+        for (o, &x) in out.iter_mut().zip(row) {
+            *o = if x < *o { x } else { *o };
+        }
+    }
+}
+
+/// The greatest `entry − first`, modulo 2³².
+#[inline(always)]
+pub fn greatest_distance(entries: &[u32], first: u32) -> u32 {
+    entries.iter().fold(0, |most, entry| most.max(entry.wrapping_sub(first)))
 }
 
 /// Number of the word of a sub-quantiser (`words`: dsub × C) nearest to `part` (dsub); the first of equals.
@@ -91,6 +184,26 @@ pub fn dot4(codes: &[u8], query: &[i8], levels: &[u8; 16]) -> i32 {
     sum
 }
 
+/// Integer products of a row with chosen keys; see [`super::Kernels::score_rows8`].
+#[inline(always)]
+pub fn score_rows8(
+    row: &[i8],
+    keys: &[u8],
+    picks: &[u32],
+    scales: &[f32],
+    offsets: &[f32],
+    (factor, bias): (f32, i32),
+    out: &mut [f32],
+) {
+    let width = row.len();
+    for (&pick, out) in picks.iter().zip(out) {
+        let pick = pick as usize;
+        let key = &keys[pick * width..(pick + 1) * width];
+        let dot: i32 = key.iter().zip(row).map(|(&k, &x)| i32::from(k) * i32::from(x)).sum();
+        *out = offsets[pick] + (factor * scales[pick]) * (dot - bias) as f32;
+    }
+}
+
 /// Integer products of rows with two panels, turned into scores; see [`super::Kernels::score_tile8`].
 #[inline(always)]
 pub fn score_tile8(
@@ -102,10 +215,12 @@ pub fn score_tile8(
     factors: &[(f32, i32)],
     tile: &mut Scores,
 ) {
-    for (i, row) in rows.chunks_exact(width).enumerate() {
+    let (q, numbers) = (factors.len(), rows.as_chunks::<4>().0);
+    for i in 0..q {
         let mut dots = [0i32; TILE_LANES];
         for (dots, panel) in dots.as_chunks_mut::<LANES>().0.iter_mut().zip(panels.chunks_exact(LANES * width)) {
-            for (query, keys) in row.as_chunks::<4>().0.iter().zip(panel.as_chunks::<64>().0) {
+            for (queries, keys) in numbers.chunks_exact(q).zip(panel.as_chunks::<64>().0) {
+                let query = queries[i];
                 for (dot, key) in dots.iter_mut().zip(keys.as_chunks::<4>().0) {
                     for t in 0..4 {
                         *dot += i32::from(key[t]) * i32::from(query[t]);
@@ -180,5 +295,20 @@ pub fn least(values: &[f32]) -> f32 {
             *least = if value < *least { value } else { *least };
         }
     }
-    least.into_iter().chain(rest.iter().copied()).fold(f32::INFINITY, |a, b| if b < a { b } else { a })
+    let both: [f32; LANES] =
+        std::array::from_fn(|i| if least[i] < least[i + LANES] { least[i] } else { least[i + LANES] });
+    rest.iter().fold(least16(both), |a, &b| if b < a { b } else { a })
+}
+
+/// The least of 16 values, halves against halves.
+#[inline(always)]
+fn least16(mut x: [f32; LANES]) -> f32 {
+    let mut half = LANES / 2;
+    while half >= 1 {
+        for i in 0..half {
+            x[i] = if x[i + half] < x[i] { x[i + half] } else { x[i] };
+        }
+        half /= 2;
+    }
+    x[0]
 }

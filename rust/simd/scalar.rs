@@ -164,6 +164,6 @@ pub fn keep(
 }
 
 pub use super::portable::{
-    count_at_most, dot4, encode, find_at_most, greatest_at_most, hadamard, keep_at_most, least, pack_panel,
-    score_tile8, word_products,
+    count_at_most, dot4, encode, find_at_most, greatest_at_most, greatest_distance, hadamard, keep_at_most, least,
+    least_of_classes, multiply, pack_panel, round_bytes, score_rows8, score_tile8, tables4, word_products,
 };

@@ -1,0 +1,111 @@
+//! Scores candidates again with second-level codes: list by list for a tile of queries, so that a record that several
+//! queries ask for comes from memory once.
+
+use super::places::locate;
+use super::probes::{Probe, runs, span};
+use super::select::Nearest;
+use crate::Result;
+use crate::index::Lists;
+use crate::index::bytes::ByteRows;
+use crate::simd::{Kernels, RecordQuery, prefetch_far};
+use std::ops::Range;
+
+/// Fewer queries than this seldom share a record.
+const SHARED: usize = 16;
+
+/// What candidates are scored again with.
+pub struct Rescore<'r, 'a> {
+    /// Kernels.
+    pub kernels: &'r Kernels,
+    /// List segments.
+    pub lists: &'r [Lists<'a>],
+    /// Place of the first entry of each segment.
+    pub starts: &'r [u32],
+}
+
+impl Rescore<'_, '_> {
+    /// Scores the candidates of all queries of a tile; `rounds` are the probes that found them. Candidates of a query
+    /// lie in the order of its probes: of the first round by place, then of the second.
+    pub fn tile(
+        &self,
+        rounds: &[Vec<Probe>; 2],
+        queries: &ByteRows,
+        nearest: &mut [Nearest],
+        cursors: &mut Vec<u32>,
+    ) -> Result<()> {
+        cursors.clear();
+        cursors.resize(nearest.len(), 0);
+        if nearest.len() >= SHARED {
+            let mut all = rounds.iter().flat_map(|probes| runs(probes)).peekable();
+            while let Some(run) = all.next() {
+                // Records of the next list come from memory while those of this one are scored.
+                all.peek().into_iter().for_each(|next| self.ask(next, nearest, cursors));
+                for (lists, &start) in self.lists.iter().zip(self.starts) {
+                    let places = span(lists, start, run[0].list);
+                    for probe in run {
+                        let query = probe.query as usize;
+                        let (scores, entries) = nearest[query].parts_mut();
+                        let from = cursors[query] as usize;
+                        let to = from + within(&entries[from..], &places);
+                        self.score(lists, start, &queries.query(query), &entries[from..to], &mut scores[from..to])?;
+                        cursors[query] = to as u32;
+                    }
+                }
+            }
+        }
+        // All candidates of few queries; of many those that a damaged file put elsewhere.
+        for (query, (nearest, &from)) in nearest.iter_mut().zip(&*cursors).enumerate() {
+            let (scores, entries) = nearest.parts_mut();
+            self.query(&queries.query(query), &mut scores[from as usize..], &entries[from as usize..])?;
+        }
+        Ok(())
+    }
+
+    /// Scores candidates of one query.
+    pub fn query(&self, query: &RecordQuery, scores: &mut [f32], entries: &[u32]) -> Result<()> {
+        let mut at = 0;
+        while at < entries.len() {
+            let (segment, _) = locate(self.starts, entries[at]);
+            let next = self.starts.get(segment + 1).copied().unwrap_or(u32::MAX);
+            let of_segment = self.starts[segment]..next;
+            let n = entries[at..].iter().take_while(|&place| of_segment.contains(place)).count().max(1);
+            let (entries, scores) = (&entries[at..at + n], &mut scores[at..at + n]);
+            self.score(&self.lists[segment], self.starts[segment], query, entries, scores)?;
+            at += n;
+        }
+        Ok(())
+    }
+
+    /// Asks for the records of the candidates in the list of some probes.
+    fn ask(&self, run: &[Probe], nearest: &[Nearest], cursors: &[u32]) {
+        for (lists, &start) in self.lists.iter().zip(self.starts) {
+            let (places, Some((records, stride))) = (span(lists, start, run[0].list), lists.records()) else { return };
+            for probe in run {
+                let query = probe.query as usize;
+                let entries = &nearest[query].entries()[cursors[query] as usize..];
+                for place in
+                    entries.iter().skip_while(|&&p| p < places.start).take_while(|place| places.contains(place))
+                {
+                    let at = (place - start) as usize * stride;
+                    records.get(at..at + stride).into_iter().for_each(prefetch_far);
+                }
+            }
+        }
+    }
+
+    fn score(&self, lists: &Lists, start: u32, query: &RecordQuery, entries: &[u32], scores: &mut [f32]) -> Result<()> {
+        let added = lists.records().is_some_and(|(records, stride)| {
+            self.kernels.add_corrections(records, stride, entries, start, query, scores)
+        });
+        if added {
+            return Ok(());
+        }
+        Err(lists
+            .wrong(format!("a list has entries beyond {} of its segment, or they have no second code", lists.len())))
+    }
+}
+
+/// How many places from the first on lie in a range.
+fn within(entries: &[u32], places: &Range<u32>) -> usize {
+    entries.iter().take_while(|&place| places.contains(place)).count()
+}
