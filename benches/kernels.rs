@@ -153,7 +153,7 @@ fn portable(c: &mut Criterion) {
     let (x, words) = (reals(8, D), reals(9, D * 16));
     let transform = |k: Kernels| {
         let mut x = x[..256].to_vec();
-        k.hadamard(&mut x);
+        k.hadamard(&mut x, 0.0625);
         x
     };
     compare(c, "hadamard 256", Throughput::Elements(1), transform, |a, b| a == b);

@@ -11,7 +11,7 @@ const KEPT: usize = 16;
 /// A workspace of more bytes is not kept.
 const MOST_BYTES: usize = 128 << 20;
 
-static STORE: Mutex<Vec<Box<Workspace>>> = Mutex::new(Vec::new());
+static STORE: Mutex<Vec<Workspace>> = Mutex::new(Vec::new());
 
 /// Buffers for a tile of queries. What they hold has no meaning to the next task.
 #[derive(Default)]
@@ -89,14 +89,13 @@ impl Workspace {
 }
 
 /// A workspace that goes back when it is dropped.
-pub struct Loan(Option<Box<Workspace>>);
+pub struct Loan(Workspace);
 
 impl Loan {
     /// One that was used before, or a new one.
     pub fn take() -> Loan {
         // A lock that was held while the process forked stays locked in the child: do without then.
-        let kept = STORE.try_lock().ok().and_then(|mut store| store.pop());
-        Loan(Some(kept.unwrap_or_default()))
+        Loan(STORE.try_lock().ok().and_then(|mut store| store.pop()).unwrap_or_default())
     }
 }
 
@@ -104,23 +103,25 @@ impl std::ops::Deref for Loan {
     type Target = Workspace;
 
     fn deref(&self) -> &Workspace {
-        self.0.as_ref().expect("there until dropped")
+        &self.0
     }
 }
 
 impl std::ops::DerefMut for Loan {
     fn deref_mut(&mut self) -> &mut Workspace {
-        self.0.as_mut().expect("there until dropped")
+        &mut self.0
     }
 }
 
 impl Drop for Loan {
     fn drop(&mut self) {
-        let Some(workspace) = self.0.take().filter(|w| w.capacity() <= MOST_BYTES) else { return };
+        if self.0.capacity() > MOST_BYTES {
+            return;
+        }
         if let Ok(mut store) = STORE.try_lock()
             && store.len() < KEPT
         {
-            store.push(workspace);
+            store.push(std::mem::take(&mut self.0));
         }
     }
 }

@@ -131,7 +131,7 @@ fn portable_kernels_are_bit_equal() {
         let rows = reals(&mut rng, d * LANES);
         let run = |k: Kernels| {
             let mut h = x.clone();
-            k.hadamard(&mut h);
+            k.hadamard(&mut h, 0.25);
             let (mut c4, mut c8) = (vec![0u8; d / 4], vec![0u8; d / 4]);
             k.encode::<16>(&x, 4, &words[..d * 16], &mut c4);
             k.encode::<256>(&x, 4, &words, &mut c8);
@@ -184,6 +184,74 @@ fn integer_kernels_are_equal() {
             for k in others() {
                 assert!(want == run(k), "{k:?} width={width} q={q}");
             }
+        }
+    }
+}
+
+#[test]
+fn query_kernels_are_bit_equal() {
+    let mut rng = ChaCha8Rng::seed_from_u64(8);
+    for (m, dsub) in [(8, 1), (24, 2), (96, 4), (16, 7)] {
+        let (query, words) = (reals(&mut rng, m * dsub), reals(&mut rng, m * dsub * 16));
+        let run = |k: Kernels| {
+            let (mut products, mut table, mut numbers) =
+                (vec![0f32; m * 16], vec![0u8; m * 16], vec![0i8; query.len()]);
+            let (scale, bias) = k.tables4(&query, &words, &mut products, &mut table);
+            let (step, sum) = k.round_bytes(&query, &mut numbers);
+            let mut product = query.clone();
+            k.multiply(&mut product, &words[..query.len()]);
+            let mut least = vec![0f32; 5 * dsub];
+            k.least_of_classes(&words, &mut least);
+            (table, numbers, product, least, [scale, bias, step], sum)
+        };
+        let want = run(scalar());
+        assert!(want.0.contains(&127) && want.0.iter().all(|&x| x < 128));
+        assert_eq!(want.5, want.1.iter().map(|&x| i32::from(x)).sum::<i32>());
+        let first = words.iter().step_by(5 * dsub).copied().fold(f32::INFINITY, f32::min);
+        assert_eq!(want.3[0], first);
+        for k in others() {
+            assert!(want == run(k), "{k:?} m={m} dsub={dsub}");
+        }
+    }
+}
+
+#[test]
+fn second_level_and_row_scores_are_bit_equal() {
+    let mut rng = ChaCha8Rng::seed_from_u64(9);
+    let levels: [u8; 16] = std::array::from_fn(|i| (i * 127 / 15) as u8);
+    for units in [1, 3, 8] {
+        let (width, n) = (units * 128, 40);
+        let numbers: Vec<i8> = (0..width).map(|_| rng.next_u32() as i8).collect();
+        let stride = units * 64 + 8;
+        let mut records: Vec<u8> = (0..n * stride).map(|_| rng.next_u32() as u8).collect();
+        for record in records.chunks_exact_mut(stride) {
+            for (x, at) in reals(&mut rng, 2).iter().zip([stride - 8, stride - 4]) {
+                record[at..at + 4].copy_from_slice(&x.to_le_bytes());
+            }
+        }
+        let keys: Vec<u8> = (0..n * width).map(|_| (rng.next_u32() % 128) as u8).collect();
+        let (scales, offsets) = (reals(&mut rng, n), reals(&mut rng, n));
+        for count in [0, 1, 3, 4, 5, 17, 39] {
+            let picks: Vec<u32> = (0..count).map(|i| (i * 7 % n) as u32).collect();
+            let entries: Vec<u32> = picks.iter().map(|p| p + 1000).collect();
+            let start = reals(&mut rng, count);
+            let run = |k: Kernels| {
+                let (mut scores, mut rows) = (start.clone(), vec![0f32; count]);
+                let query = RecordQuery { numbers: &numbers, levels: &levels, scale: 0.01, bias: -55 };
+                assert!(k.add_corrections(&records, stride, &entries, 1000, &query, &mut scores));
+                k.score_rows8(&numbers, &keys, &picks, &scales, &offsets, (0.3, 77), &mut rows);
+                (scores, rows)
+            };
+            let want = run(scalar());
+            for k in others() {
+                assert_eq!(want, run(k), "{k:?} units={units} count={count}");
+            }
+        }
+        for missing in [999, 1000 + n as u32] {
+            let query = RecordQuery { numbers: &numbers, levels: &levels, scale: 0.01, bias: 0 };
+            let mut scores = [1.0];
+            assert!(!Kernels::best().add_corrections(&records, stride, &[missing], 1000, &query, &mut scores));
+            assert_eq!(scores, [1.0]);
         }
     }
 }
