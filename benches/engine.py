@@ -80,6 +80,25 @@ def default_search(spec: Spec, work: Path, t: engine_quality.Truth, keys: Any, t
     return quality | {"queries": len(t.queries), "exact": t.perplexity}
 
 
+def out_of_domain(
+    specs: Sequence[Spec], work: Path, key_set: engine_sets.KeySet, t: engine_quality.Truth, threads: int
+) -> list[dict[str, Any]]:
+    """What ours finds of what is asked for, k by k, for queries of another corpus, if the set has some."""
+    if key_set.out_of_domain is None:
+        return []
+    found = exact(key_set, key_set.out_of_domain, t.ids.shape[1], work)
+    strange = engine_quality.Truth(key_set.out_of_domain, *found, t.temperature, None, None, None)
+    rows = []
+    for spec in specs:
+        system = engine_peers.load(spec, work)
+        for k in sorted({8, 64, t.ids.shape[1]}):
+            for setting in (s for s in system.settings(k) if "recall" in s):
+                answer = system.search(strange.queries, k, threads, **setting)
+                quality = engine_quality.judge(strange, key_set.keys, answer, k)
+                rows.append({"system": spec.name, "k": k, "asked": setting["recall"], "recall": quality["recall"]})
+    return rows
+
+
 def swept(
     a: argparse.Namespace, specs: Sequence[Spec], work: Path, t: engine_quality.Truth, keys: Any
 ) -> tuple[list[Point], dict[str, Any]]:
@@ -155,6 +174,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         minutes=a.minutes,
     )
     more = {"default": default_search(by_name["knnlm"], work, t, key_set.keys, max(a.threads))}
+    ours = [s for s in usable if s.family == "knnlm"]
+    more |= {"out_of_domain": out_of_domain(ours, work, key_set, t, max(a.threads))}
     about = (
         f"{n:,} keys of {d} dimensions. Recall of timed settings on {len(measured.queries)} held-out queries, others "
         f"{min(SWEPT, a.queries)}; keys at equal distances count as each other. Speeds: median of {a.repeats} rounds "

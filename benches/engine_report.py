@@ -161,6 +161,10 @@ def write(
         sections += [tables.markdown(head, ratios(points, k, speeds))]
     head = ("system", "k", "asked", "measured", "difference", "mass", "TV")
     sections += ["## Asked recall\n", tables.markdown(head, asked([p for p in points if "recall" in p.setting]))]
+    if more.get("out_of_domain"):
+        head = ("system", "k", "asked", "measured")
+        cells = [[r["system"], r["k"], f"{r['asked']:.2f}", f"{r['recall']:.4f}"] for r in more["out_of_domain"]]
+        sections += ["## Asked recall, queries of another corpus\n", tables.markdown(head, cells)]
     for k in ks:
         shown = [p for p in points if p.k == k and any(s in p.speeds for s in speeds)]
         head = ("system", "setting", "bytes/key", "recall", "mass", "TV", "perplexity", *speeds)

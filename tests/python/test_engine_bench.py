@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -150,11 +151,14 @@ def test_groups_fit_the_memory_and_hold_every_peer() -> None:
 
 
 def test_the_whole_comparison(key_set: engine_sets.KeySet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    key_set.save(tmp_path / "set")
+    strange = key_set.queries[:40] * np.float32(1.5)
+    dataclasses.replace(key_set, out_of_domain=strange).save(tmp_path / "set")
     options = ["--only", "IVF16,SQ8$", "--nlists", "16", "--k", "8", "64", "--batches", "1", "64", "--threads", "1"]
     common = ["--set", str(tmp_path / "set"), "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
     assert engine.main([*common, *options, "--repeats", "1", "--queries", "60", "--minutes", "0.05"]) == 0
     assert "FAISS IVF16,SQ8" in capsys.readouterr().out
+    record = json.loads((tmp_path / "out" / "engine-set.json").read_text())
+    assert all(0.3 < row["recall"] <= 1 for row in record["out_of_domain"])
     with (tmp_path / "out" / "engine-set.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["system"] for row in rows} >= {"knnlm", "FAISS IVF16,SQ8"}
