@@ -6,7 +6,20 @@ from typing import Any, TypeAlias, final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DEBUG", "Datastore", "FormatError", "StoreError", "__version__", "instruction_sets", "plan_index"]
+__all__ = [
+    "DEBUG",
+    "Datastore",
+    "FormatError",
+    "StoreError",
+    "__version__",
+    "add_part",
+    "calibrate",
+    "calibration_neighbours",
+    "encode_part",
+    "exact_nearest",
+    "instruction_sets",
+    "plan_index",
+]
 
 _DocumentLists: TypeAlias = tuple[Sequence[Sequence[int | str]], Sequence[int]]
 
@@ -24,6 +37,51 @@ def instruction_sets() -> list[str]:
 
 def plan_index(n: int, dim: int, nlist: int | None = None) -> tuple[int, int]:
     """Lists aimed at for n keys of dimension dim, and how many keys a build samples and holds as float32."""
+
+def encode_part(
+    store: Datastore,
+    keys: NDArray[np.float16] | NDArray[np.float32],
+    folder: str,
+    stem: str,
+    *,
+    threads: int | None,
+) -> str:
+    """Encode the keys of a part into files of a folder, without the lock; return what `add_part` needs, as JSON."""
+
+def add_part(
+    store: Datastore,
+    folder: str,
+    encoded: str,
+    documents: Sequence[tuple[str | None, str | None, int]],
+    values: NDArray[np.unsignedinteger[Any]],
+) -> tuple[int, int]:
+    """Add documents (name, metadata, number of entries) whose keys were encoded; the files move into the store."""
+
+def calibrate(
+    store: Datastore,
+    queries: NDArray[np.float32],
+    own: NDArray[np.int64],
+    ids: NDArray[np.int64],
+    *,
+    threads: int | None,
+    progress: Callable[[str, int, int], object] | None,
+) -> None:
+    """Measure the recall of the index against the exact neighbours (q, k) of queries (q, d)."""
+
+def exact_nearest(
+    keys: NDArray[np.float16] | NDArray[np.float32],
+    queries: NDArray[np.float32],
+    k: int,
+    *,
+    metric: str,
+    first_id: int,
+    exclude: NDArray[np.int64],
+    threads: int | None,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Exact k nearest of keys, whose ids count from `first_id`, for each query, less one range of ids each."""
+
+def calibration_neighbours(n: int) -> int:
+    """Exact neighbours that a calibration of n entries needs of each query."""
 
 @final
 class Datastore:

@@ -1,15 +1,20 @@
 """One pass: text becomes an indexed store without a raw key on disk; killed at any moment, it goes on where it was.
 
 The quantiser is learnt from the keys of a sample of the text. Then the documents go through the model in parts of a
-fixed number of tokens; each part is encoded in memory and committed. A part is computed by itself, so that the store
-has the same bytes whether it was interrupted or not, and whichever process computed which part.
+fixed number of tokens; each part is encoded into files of its own, by this process or by a worker, and committed in
+document order by this one, which holds the lock. A part is computed by itself, so that the store has the same bytes
+whether it was interrupted or not, and whichever process computed which part. Exact neighbours of some keys (`truth`)
+are kept on the way: at the end the recall of the codes is measured against them.
 """
 
 from __future__ import annotations
 
+import json
 import multiprocessing
+import os
+import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -19,10 +24,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from knnlm._core import plan_index
+from knnlm import _core
+from knnlm.arrays import to_json
 from knnlm.datastore import Datastore
 from knnlm.identity import KeySpec, Loaded
 from knnlm.keys import TokenDocument, iterate
+from knnlm.truth import Found, Truth
 
 PART_TOKENS = 1 << 16
 """Tokens of a part at least: what a crash can cost."""
@@ -33,9 +40,28 @@ SAMPLE_CUT = 4096
 TRAINED = 2
 """Generation of a store whose quantiser is learnt and that has no part yet: it is created, then trained."""
 
+PARTS = "parts"
+"""Folder in the store, while it is built, for what no manifest names: parts that wait for their turn, and the truth."""
+
 Progress = Callable[[str, int, int], None]
-Part = list[tuple[str, Any, NDArray[np.uint32], NDArray[Any]]]
-"""Documents of a part: name, metadata, tokens (L,), keys (L, d)."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive documents: their place among the parts, and the id of their first entry."""
+
+    number: int
+    first_id: int
+    documents: list[TokenDocument]
+
+    @property
+    def tokens(self) -> int:
+        """Number of its entries."""
+        return sum(len(document.tokens) for document in self.documents)
+
+
+Encoded = tuple[str, Found]
+"""Files of an encoded part, as JSON, and its nearest keys to the queries of the truth."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +75,21 @@ class OnePassResult:
     seconds: float
 
 
-def parts_of(documents: Iterable[TokenDocument], part_tokens: int = PART_TOKENS) -> Iterator[list[TokenDocument]]:
-    """Consecutive documents, cut into parts of at least `part_tokens` tokens (the last one may have fewer)."""
+def parts_of(documents: Iterable[TokenDocument], part_tokens: int = PART_TOKENS) -> Iterator[Part]:
+    """Cut documents into parts of at least `part_tokens` tokens (the last one may have fewer)."""
     part: list[TokenDocument] = []
-    tokens = 0
+    tokens = number = first_id = 0
     for document in documents:
         if len(document.tokens) == 0:
             continue
         part.append(document)
         tokens += len(document.tokens)
         if tokens >= part_tokens:
-            yield part
+            yield Part(number, first_id, part)
+            number, first_id = number + 1, first_id + tokens
             part, tokens = [], 0
     if part:
-        yield part
+        yield Part(number, first_id, part)
 
 
 def sample_keys(
@@ -73,26 +100,32 @@ def sample_keys(
     total: int,
     seed: int,
     **options: Any,
-) -> NDArray[np.float32]:
-    """Keys `(n, d)` of about `wanted` of `total` tokens: of the starts of documents drawn at random."""
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Keys `(n, d)` of about `wanted` of `total` tokens, of the starts of documents drawn at random; and their ids."""
     share = min(1.0, 1.25 * wanted / max(1, total))
     rng = np.random.default_rng(seed)
 
     def drawn() -> Iterator[TokenDocument]:
+        first_id = 0
         for document in documents():
             # A document of L tokens gives min(L, cut): long ones are drawn more often, so that the share is kept.
             length = len(document.tokens)
             cut = max(SAMPLE_CUT, int(share * length)) if length > SAMPLE_CUT else length
             if length and rng.random() < share * length / cut:
-                yield TokenDocument(document.name, document.tokens[:cut], None)
+                yield TokenDocument(document.name, document.tokens[:cut], {"first_id": first_id})
+            first_id += length
 
-    rows = [chunk.key for chunk in _chunks(loaded, drawn(), keys, **options)]
+    rows, ids = [], []
+    for chunk in _chunks(loaded, drawn(), keys, **options):
+        rows.append(chunk.key)
+        ids.append(chunk.document.metadata["first_id"] + chunk.start + np.arange(len(chunk.key), dtype=np.int64))
     if not rows:
         return sample_keys(loaded, documents, keys, total, total, seed, **options)  # chance drew nothing: take all
-    found = np.concatenate(rows).astype(np.float32, copy=False)  # (n, d)
+    found, places = np.concatenate(rows).astype(np.float32, copy=False), np.concatenate(ids)  # (n, d), (n,)
     if len(found) > wanted:
-        found = found[np.sort(rng.permutation(len(found))[:wanted])]
-    return np.ascontiguousarray(found)
+        chosen = np.sort(rng.permutation(len(found))[:wanted])
+        found, places = found[chosen], places[chosen]
+    return np.ascontiguousarray(found), places
 
 
 def _chunks(loaded: Loaded, documents: Iterable[TokenDocument], keys: KeySpec, **options: Any) -> Iterator[Any]:
@@ -108,17 +141,26 @@ def _chunks(loaded: Loaded, documents: Iterable[TokenDocument], keys: KeySpec, *
     )
 
 
-def compute_part(loaded: Loaded, part: Sequence[TokenDocument], keys: KeySpec, **options: Any) -> Part:
-    """The keys of a part; depends on nothing but its documents."""
-    found: Part = []
-    for chunk in _chunks(loaded, part, keys, **options):
-        if chunk.start == 0:
-            found.append((chunk.document.name, chunk.document.metadata, chunk.tokens, chunk.key))
-        else:
-            name, metadata, tokens, key = found[-1]
-            joined = np.concatenate([tokens, chunk.tokens]), np.concatenate([key, chunk.key])
-            found[-1] = (name, metadata, *joined)
-    return found
+@dataclass(frozen=True)
+class Encoder:
+    """Computes and encodes parts: a model, and the store whose codebook it uses without writing to it."""
+
+    loaded: Loaded
+    keys: KeySpec
+    store: Datastore
+    folder: Path
+    truth: Truth
+    threads: int | None
+    options: dict[str, Any]
+
+    def encode(self, part: Part) -> Encoded:
+        """Write the codes of a part to files of the folder; depends on nothing but its documents and first id."""
+        chunks = [chunk.key for chunk in _chunks(self.loaded, part.documents, self.keys, **self.options)]
+        keys = np.ascontiguousarray(np.concatenate(chunks))  # (n, d)
+        stem = f"lists-{part.number:08}"
+        core = self.store._core
+        files = _core.encode_part(core, keys, os.fsdecode(self.folder), stem, threads=self.threads)
+        return files, self.truth.nearest(keys, part.first_id, self.threads)
 
 
 def build_in_one_pass(
@@ -151,81 +193,128 @@ def build_in_one_pass(
     started = time.perf_counter()
     keys = keys.resolved(loaded.context)
     report = progress or (lambda stage, done, total: None)
-    total = 0
-    for document in documents():
-        total += len(document.tokens)
+    total = count = 0
+    for part in parts_of(documents(), part_tokens):
+        total, count = total + part.tokens, count + 1
         report("count tokens", total, 0)
     if total == 0:
         raise ValueError("expected text with at least one token, found none")
+    if nlist is not None and total < nlist:
+        raise ValueError(
+            f"expected at least as many tokens as lists, found {total:,} for {nlist:,} lists: ask for fewer"
+        )
     path = Path(path)
-    fresh = not any(path.glob("manifest-*.json")) if path.is_dir() else True
-    marks = {**attributes, "one_pass": {"tokens": total, "part_tokens": part_tokens, "seed": seed}}
-    store = (
-        Datastore.create(path, dim=dim, metric=metric, max_value=int(loaded.tokenizer.vocab_size) - 1, attributes=marks)
-        if fresh
-        else Datastore.open(path)
-    )
+    chosen = {"tokens": total, "part_tokens": part_tokens, "seed": seed, "nlist": nlist, "code": code}
+    marks = json.loads(to_json({**attributes, "one_pass": chosen}, "attributes"))
+    most = int(loaded.tokenizer.vocab_size) - 1
+    store = _begun(path, marks) or Datastore.create(path, dim=dim, metric=metric, max_value=most, attributes=marks)
+    folder = path / PARTS
     with store:
-        if store.attributes != marks:
-            raise ValueError(f"{path}: expected a store of this text and model to go on with, found another; remove it")
         sampled = 0
         if not store.is_built:
-            wanted = plan_index(total, dim, nlist)[1]
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            wanted = _core.plan_index(total, dim, nlist)[1]
             report("sample", 0, 0)
-            sample = sample_keys(loaded, documents, keys, min(wanted, total), total, seed, **options)
+            sample, ids = sample_keys(loaded, documents, keys, min(wanted, total), total, seed, **options)
             sampled = len(sample)
+            Truth.choose(sample, ids, total, metric).save(folder, 0)
             store.train(sample, expected=total, seed=seed, nlist=nlist, code=code, threads=threads, progress=progress)
-        resumed = done = store.generation - TRAINED
-        waiting = islice(parts_of(documents(), part_tokens), done, None)
-        tokens = len(store)
-        with _computed(loaded, waiting, keys, workers, load, options) as computed:
-            for part in computed:
-                for name, metadata, values, rows in part:
-                    store.add(rows, values, document=name, metadata=metadata)
-                    tokens += len(values)
-                store.commit()
-                done += 1
-                report("encode", tokens, total)
-        store.compact(progress=progress)
+            del sample
+        # Compaction and calibration are generations after the last part.
+        resumed = done = min(store.generation - TRAINED, count)
+        truth = Truth.load(folder, done)
+        if truth is None and done < count:
+            raise ValueError(f"{path}: expected {folder} of an interrupted build, found none; remove the store")
+        if truth is not None:
+            for leftover in folder.glob("lists-*"):
+                leftover.unlink()
+            encoder = Encoder(loaded, keys, store, folder, truth, threads, options)
+            waiting = islice(parts_of(documents(), part_tokens), done, None)
+            with _encoded(encoder, waiting, workers, load) as encoded:
+                for part, (files, found) in encoded:
+                    truth = truth.merged(found)
+                    truth.save(folder, part.number + 1)
+                    _commit(store, folder, part, files)
+                    Truth.forget(folder, part.number)
+                    done = part.number + 1
+                    report("encode", part.first_id + part.tokens, total)
+            store.compact(progress=progress)
+            if not store.info()["calibration"]:
+                _core.calibrate(store._core, truth.queries, truth.own, truth.ids, threads=threads, progress=progress)
+        shutil.rmtree(folder, ignore_errors=True)
     return OnePassResult(total, done, resumed, sampled, time.perf_counter() - started)
 
 
+def _begun(path: Path, marks: dict[str, Any]) -> Datastore | None:
+    """Open what an interrupted run left; None if there is nothing, or nothing that cost much."""
+    if not (path.is_dir() and any(path.glob("manifest-*.json"))):
+        return None
+    store = Datastore.open(path)
+    if store.attributes == marks:
+        return store
+    built = store.is_built
+    store.close()
+    if built:
+        raise ValueError(
+            f"{path}: expected a store of this text and model with these settings to go on with, found another; "
+            "remove it"
+        )
+    shutil.rmtree(path)
+    return None
+
+
+def _commit(store: Datastore, folder: Path, part: Part, files: str) -> None:
+    """Publish an encoded part."""
+    documents = [
+        (d.name, None if d.metadata is None else to_json(d.metadata, "metadata"), len(d.tokens)) for d in part.documents
+    ]
+    values = np.concatenate([d.tokens for d in part.documents]).astype(np.uint32, copy=False)  # (n,)
+    _core.add_part(store._core, os.fsdecode(folder), files, documents, values)
+    store._core.commit()
+
+
 @contextmanager
-def _computed(
-    loaded: Loaded,
-    parts: Iterator[list[TokenDocument]],
-    keys: KeySpec,
-    workers: int,
-    load: Callable[[], Loaded] | None,
-    options: dict[str, Any],
-) -> Iterator[Iterator[Part]]:
-    """Parts with their keys, in order: computed here, or by processes that are at most two parts each ahead."""
+def _encoded(
+    encoder: Encoder, parts: Iterator[Part], workers: int, load: Callable[[], Loaded] | None
+) -> Iterator[Iterator[tuple[Part, Encoded]]]:
+    """Encoded parts, in order: encoded here, or by processes that are at most two parts each ahead."""
     if workers < 1:
-        yield (compute_part(loaded, part, keys, **options) for part in parts)
+        yield ((part, encoder.encode(part)) for part in parts)
         return
     if load is None:
         raise ValueError("workers need `load`, a function that gives each of them the model")
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    with context.Pool(workers, _start_worker, (load, keys, options)) as pool:
+    threads = max(1, (encoder.threads or os.cpu_count() or 1) // workers)
+    given = (load, encoder.store.path, encoder.keys, encoder.folder, encoder.truth, threads, encoder.options)
+    with context.Pool(workers, _start_worker, given) as pool:
 
-        def ahead() -> Iterator[Part]:
-            pending = [pool.apply_async(_work, (part,)) for part in islice(parts, 2 * workers)]
+        def ahead() -> Iterator[tuple[Part, Encoded]]:
+            pending = [(part, pool.apply_async(_work, (part,))) for part in islice(parts, 2 * workers)]
             while pending:
-                ready = pending.pop(0).get()
-                pending += [pool.apply_async(_work, (part,)) for part in islice(parts, 1)]
-                yield ready
+                part, result = pending.pop(0)
+                ready = result.get()
+                pending += [(after, pool.apply_async(_work, (after,))) for after in islice(parts, 1)]
+                yield part, ready
 
         yield ahead()
 
 
-_worker: tuple[Loaded, KeySpec, dict[str, Any]]
+_worker: Encoder
 
 
-def _start_worker(load: Callable[[], Loaded], keys: KeySpec, options: dict[str, Any]) -> None:
+def _start_worker(
+    load: Callable[[], Loaded],
+    path: str,
+    keys: KeySpec,
+    folder: Path,
+    truth: Truth,
+    threads: int,
+    options: dict[str, Any],
+) -> None:
     global _worker
-    _worker = (load(), keys, options)
+    _worker = Encoder(load(), keys, Datastore.open(path), folder, truth, threads, options)
 
 
-def _work(part: list[TokenDocument]) -> Part:
-    loaded, keys, options = _worker
-    return compute_part(loaded, part, keys, **options)
+def _work(part: Part) -> Encoded:
+    return _worker.encode(part)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnlm import _core
+from knnlm._core import StoreError
 from knnlm.arrays import to_floats, to_integer, to_integers, to_optional, widened
 from knnlm.entries import DocumentInfo, Documents, Entries, document_lists
 from knnlm.neighbours import Neighbours
@@ -136,9 +137,17 @@ class Reader:
             For each k: k, asked, recall (share of the exact neighbours that were found) and queries.
 
         Raises:
-            StoreError: raw keys are not kept.
+            StoreError: raw keys are not kept. What was measured while such a store was made is in `info()`, and
+                `search(recall=)` uses it.
         """
         n = len(self)
+        if self._core.is_built and self.info()["entries_with_keys"] < n:
+            known = {row["k"]: round(row["best_recall"], 4) for row in self.info()["calibration"] or ()}
+            raise StoreError(
+                "calibrate: expected raw keys of all entries, found a store that keeps codes only; "
+                + (f"its best recall for k was measured when it was built: {known}" if known else "")
+                + " build it with keep_keys (knnlm build --keep-keys) to measure again"
+            )
         own = None
         if queries is None:
             chosen = np.unique(np.linspace(0, max(n - 1, 0), min(count, n)).astype(np.int64))  # (q,)
@@ -241,7 +250,7 @@ class Reader:
         search_bytes_per_entry, sections (name → bytes), files; and of the index, None before `build`: nlist, code
         (m, bits, bytes), default_nprobe, default_temperature, seed, list_lengths (histogram by powers of two: empty,
         1, 2–3, 4–7 …), drift (by how much the mean quantisation error of what was added since the codebook was learnt
-        is larger, as a fraction) and retrain_advised.
+        is larger, as a fraction), retrain_advised and calibration (for each k the best recall that was measured).
         """
         self._publish()
         facts: dict[str, Any] = json.loads(self._core.info())
@@ -249,7 +258,7 @@ class Reader:
         facts["n"] = facts.pop("entries")
         facts["code"] = {"m": index["m"], "bits": index["bits"], "bytes": index["code_bytes"]} if index else None
         shape = ("shortest_list", "mean_list", "longest_list", "list_lengths")
-        drift = ("fit", "drift", "retrain_advised", "lists_segments")
+        drift = ("fit", "drift", "retrain_advised", "lists_segments", "calibration")
         for name in ("nlist", "default_nprobe", "default_temperature", "seed", *shape, *drift):
             facts[name] = index.get(name)
         sections: dict[str, int] = {}

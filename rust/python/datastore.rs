@@ -43,12 +43,12 @@ impl Datastore {
         Datastore { core: Mutex::new(Some(Arc::new(core))), path, process: std::process::id() }
     }
 
-    fn reader(&self) -> crate::Result<Arc<store::Datastore>> {
+    pub(super) fn reader(&self) -> crate::Result<Arc<store::Datastore>> {
         let core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
         core.clone().ok_or_else(|| Error::State(format!("{}: the store is closed; open it again", self.path.display())))
     }
 
-    fn writer(&self) -> crate::Result<Arc<store::Datastore>> {
+    pub(super) fn writer(&self) -> crate::Result<Arc<store::Datastore>> {
         if self.process != std::process::id() {
             return Err(Error::State(format!(
                 "{}: expected to write from process {}, which opened the store, found its forked child {}; open it again in this process",

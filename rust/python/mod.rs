@@ -6,6 +6,7 @@ mod datastore;
 mod documents;
 mod error;
 mod options;
+mod parts;
 
 use crate::simd::Isa;
 use pyo3::prelude::*;
@@ -21,6 +22,11 @@ fn core_module(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<datastore::Datastore>()?;
     module.add_function(wrap_pyfunction!(instruction_sets, module)?)?;
     module.add_function(wrap_pyfunction!(plan_index, module)?)?;
+    module.add_function(wrap_pyfunction!(parts::encode_part, module)?)?;
+    module.add_function(wrap_pyfunction!(parts::add_part, module)?)?;
+    module.add_function(wrap_pyfunction!(parts::calibrate, module)?)?;
+    module.add_function(wrap_pyfunction!(parts::exact_nearest, module)?)?;
+    module.add_function(wrap_pyfunction!(parts::calibration_neighbours, module)?)?;
     Ok(())
 }
 

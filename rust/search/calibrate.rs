@@ -2,8 +2,8 @@
 
 use super::plan::{Calibration, Setting};
 use super::{Corpus, Pool, Request, Rerank, search};
-use crate::Result;
 use crate::keys::KeyBlock;
+use crate::{Error, Result};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -24,7 +24,25 @@ fn depths(k: usize) -> &'static [f32] {
     }
 }
 
-/// Measures the index of a corpus that has all raw keys; of the settings, those that no cheaper one equals are kept.
+/// Queries with their exact neighbours, which recall is counted against.
+#[derive(Clone, Debug, Default)]
+pub struct Truth {
+    /// q × d, row-major, finite.
+    pub queries: Vec<f32>,
+    /// For each query the ids that must not come back, such as its own.
+    pub own: Vec<Range<u64>>,
+    /// Exact neighbours of each query, `k` each, best first.
+    pub ids: Vec<i64>,
+    /// How many.
+    pub k: usize,
+}
+
+/// Exact neighbours that a calibration of `n` entries needs of each query.
+pub fn neighbours_needed(n: u64) -> usize {
+    NEIGHBOURS.iter().copied().filter(|&k| 10 * k as u64 <= n).max().unwrap_or(1)
+}
+
+/// [`measure_against`] stored keys, their own entries left out; the corpus must have all raw keys.
 ///
 /// # Errors
 /// As [`search`]; `progress` hears (settings measured, settings).
@@ -34,14 +52,39 @@ pub fn calibrate(
     progress: &dyn Fn(u64, u64),
     cancel: &AtomicBool,
 ) -> Result<Calibration> {
+    if corpus.index.is_none() {
+        return Ok(Calibration::default());
+    }
+    let n = corpus.keys.iter().map(KeyBlock::n).sum::<usize>();
+    let (queries, own) = sample(corpus, QUERIES.min(n));
+    let k = neighbours_needed(n as u64);
+    let request = Request { k, exact: true, exclude: Some(&own), ..Request::default() };
+    let ids = search(corpus, &queries, &request, pool, cancel)?.ids;
+    measure_against(corpus, &Truth { queries, own, ids, k }, pool, progress, cancel)
+}
+
+/// Measures the index of a corpus, which needs no raw keys; of the settings, those that no cheaper one equals are kept.
+///
+/// # Errors
+/// As [`search`]; `Argument` for exact neighbours that do not fit; `progress` hears (settings measured, settings).
+pub fn measure_against(
+    corpus: &mut Corpus,
+    truth: &Truth,
+    pool: &Pool,
+    progress: &dyn Fn(u64, u64),
+    cancel: &AtomicBool,
+) -> Result<Calibration> {
     let Some(coded) = corpus.index.as_ref().map(|(codebook, _)| codebook.second_bits() > 0) else {
         return Ok(Calibration::default());
     };
-    let n = corpus.keys.iter().map(KeyBlock::n).sum::<usize>();
-    let (queries, own) = sample(corpus, QUERIES.min(n));
-    let most = NEIGHBOURS.iter().copied().filter(|&k| 10 * k <= n).max().unwrap_or(1);
-    let request = Request { k: most, exact: true, exclude: Some(&own), ..Request::default() };
-    let exact = search(corpus, &queries, &request, pool, cancel)?;
+    let (queries, own, most) = (&truth.queries, &truth.own, truth.k);
+    if most == 0 || own.len().checked_mul(most) != Some(truth.ids.len()) {
+        return Err(Error::Argument(format!(
+            "expected {most} exact neighbours of each of {} queries, found {}",
+            own.len(),
+            truth.ids.len()
+        )));
+    }
     let tried: Vec<(usize, f32, f32)> = NEIGHBOURS
         .iter()
         .filter(|&&k| k <= most)
@@ -58,8 +101,8 @@ pub fn calibrate(
         corpus.index = corpus.index.take().map(|(book, lists)| (book.calibrated(Some(alone)), lists));
         let rerank = if coded { Rerank::Code } else { Rerank::None };
         // A recall of zero takes the only row there is.
-        let request = Request { k, rerank, recall: Some(f32::MIN_POSITIVE), exclude: Some(&own), ..Request::default() };
-        let (recall, scanned) = measure(corpus, &queries, &request, &exact.ids, most, pool, cancel)?;
+        let request = Request { k, rerank, recall: Some(f32::MIN_POSITIVE), exclude: Some(own), ..Request::default() };
+        let (recall, scanned) = measure(corpus, queries, &request, &truth.ids, most, pool, cancel)?;
         rows.push(Setting { recall, scanned, ..setting });
     }
     Ok(Calibration { queries: own.len(), rows: front(rows) })

@@ -27,6 +27,7 @@ use crate::keys::KeyBlock;
 use crate::simd::{Isa, Kernels};
 use crate::{Error, Metric, Result};
 use approximate::approximate;
+pub use calibrate::{Truth, neighbours_needed};
 pub use filter::{Filter, IdSet};
 pub use plan::{Calibration, Setting};
 pub use pool::Pool;

@@ -4,6 +4,7 @@
 //! leaves the store as it was.
 
 use super::batch::check_sample;
+use super::calibrate::with_new_index;
 use super::compact::{LISTS_LIMIT, join_small_lists, lists_name, part_name};
 use super::datastore::Datastore;
 use super::drift::{Fit, quantisation_error};
@@ -18,8 +19,9 @@ use super::writer::data_name;
 use crate::index::{CodeChoice, Codebook, Lists, Params, Progress, code_shape, merge_lists, train, write_lists};
 use crate::keys::{KeyBlock, KeyRows};
 use crate::search::calibrate::calibrate;
-use crate::search::{Calibration, Corpus, Pool};
+use crate::search::{Calibration, Pool};
 use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -161,6 +163,15 @@ impl Build<'_> {
         self.snapshot.with_index(|codebook, _| same(codebook)).map(|_| ())
     }
 
+    /// Measures the recall of the new index against the raw keys.
+    fn calibrate(&self, manifest: &Manifest) -> Result<Option<Calibration>> {
+        let keys = self.snapshot.key_blocks(&(0..manifest.entries))?;
+        with_new_index(self.folder, manifest, keys, &[], |corpus| {
+            let shown = |done: u64, total: u64| (self.progress)("measure recall", done, total);
+            calibrate(corpus, self.pool, &shown, self.cancel)
+        })
+    }
+
     fn write_all_lists(&self, manifest: &mut Manifest, indexed: u64) -> Result<()> {
         let Some(name) = &manifest.codebook else { return Ok(()) };
         let file = SegmentFile::open(self.folder.path(), name, SegmentKind::Codebook)?;
@@ -172,35 +183,11 @@ impl Build<'_> {
             let name = part_name(&lists_name(manifest.generation), start == indexed, start);
             let context =
                 Context { folder: self.folder, pool: self.pool, progress: self.progress, cancel: self.cancel };
-            context.add_lists(&codebook, &keys, ids.clone(), &name, manifest)?;
+            let encoded = context.write_lists(&codebook, &keys, ids.clone(), &name)?;
+            manifest.add_lists(encoded);
             start = ids.end;
         }
         join_small_lists(self.folder, manifest, self.cancel)
-    }
-
-    /// Measures the recall of the new index; none for small stores, which scan everything.
-    fn calibrate(&self, manifest: &Manifest) -> Result<Option<Calibration>> {
-        let Some(name) = &manifest.codebook else { return Ok(None) };
-        let codebook = SegmentFile::open(self.folder.path(), name, SegmentKind::Codebook)?;
-        let opened = manifest.lists.iter().map(|l| SegmentFile::open(self.folder.path(), &l.name, SegmentKind::Lists));
-        let files: Vec<SegmentFile> = opened.collect::<Result<_>>()?;
-        let codebook = Codebook::open(&codebook, manifest.dim, manifest.metric)?;
-        if codebook.default_nprobe() == codebook.nlist() {
-            return Ok(None);
-        }
-        let pairs = files.iter().zip(&manifest.lists);
-        let lists =
-            pairs.map(|(file, l)| Lists::open(file, &codebook, l.first_id, l.entries)).collect::<Result<_>>()?;
-        let mut corpus = Corpus {
-            d: manifest.dim,
-            metric: manifest.metric,
-            keys: self.snapshot.key_blocks(&(0..manifest.entries))?,
-            index: Some((codebook, lists)),
-            unindexed: Vec::new(),
-            deleted: &[],
-        };
-        let shown = |done: u64, total: u64| (self.progress)("measure recall", done, total);
-        calibrate(&mut corpus, self.pool, &shown, self.cancel).map(Some)
     }
 
     /// Copies values and documents of all segments with raw keys into one without.
@@ -230,16 +217,29 @@ pub(crate) struct Context<'c> {
     pub(crate) cancel: &'c AtomicBool,
 }
 
+/// A lists segment and how well its codes fit.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Encoded {
+    /// Its file.
+    #[serde(flatten)]
+    pub name: SegmentName,
+    /// Ids that it stands for.
+    pub entries: u64,
+    /// Entries in it.
+    pub live: u64,
+    /// Mean squared distance between keys and what their codes decode to.
+    pub error: f32,
+}
+
 impl Context<'_> {
-    /// Writes the lists of the entries `ids`, of which `keys` are left, adds them to the manifest and notes their error.
-    pub(crate) fn add_lists(
+    /// Writes the lists of the entries `ids`, of which `keys` are left. Nothing in the file depends on the first id.
+    pub(crate) fn write_lists(
         &self,
         codebook: &Codebook,
         keys: &[KeyBlock],
         ids: Range<u64>,
         name: &str,
-        manifest: &mut Manifest,
-    ) -> Result<()> {
+    ) -> Result<Encoded> {
         let mut segment = SegmentWriter::create(self.folder, name, SegmentKind::Lists)?;
         if keys.is_empty() {
             merge_lists(codebook, &[], ids.start, &|_| true, self.progress, self.cancel, &mut segment)?;
@@ -249,18 +249,28 @@ impl Context<'_> {
             let keys = [&[start], keys].concat();
             write_lists(codebook, &keys, self.pool, self.progress, self.cancel, &mut segment)?;
         }
-        let record = ListsRecord { name: segment.finish()?, first_id: ids.start, entries: ids.end - ids.start };
-        let added: u64 = keys.iter().map(|b| b.n() as u64).sum();
-        if added > 0 {
-            let file = SegmentFile::open(self.folder.path(), &record.name, SegmentKind::Lists)?;
-            let lists = Lists::open(&file, codebook, record.first_id, record.entries)?;
-            let error = quantisation_error(codebook, &[lists], keys)?;
-            manifest.fit = Some(match manifest.fit {
-                None => Fit { trained_error: error, ..Fit::default() },
-                Some(fit) => fit.with(added, error),
+        let (name, entries) = (segment.finish()?, ids.end - ids.start);
+        let live: u64 = keys.iter().map(|b| b.n() as u64).sum();
+        let mut error = 0.0;
+        if live > 0 {
+            let file = SegmentFile::open(self.folder.path(), &name, SegmentKind::Lists)?;
+            let lists = Lists::open(&file, codebook, ids.start, entries)?;
+            error = quantisation_error(codebook, &[lists], keys)?;
+        }
+        Ok(Encoded { name, entries, live, error })
+    }
+}
+
+impl Manifest {
+    /// Adds lists of the entries that follow those in lists, and notes their error.
+    pub(crate) fn add_lists(&mut self, encoded: Encoded) {
+        if encoded.live > 0 {
+            self.fit = Some(match self.fit {
+                None => Fit { trained_error: encoded.error, ..Fit::default() },
+                Some(fit) => fit.with(encoded.live, encoded.error),
             });
         }
-        manifest.lists.push(record);
-        Ok(())
+        let first_id = self.indexed();
+        self.lists.push(ListsRecord { name: encoded.name, first_id, entries: encoded.entries });
     }
 }

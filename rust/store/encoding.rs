@@ -1,19 +1,26 @@
 //! Entries that are encoded as they are added: their raw keys wait in memory and are never written.
 
-use super::build::Context;
+use super::build::{Context, Encoded};
 use super::compact::{LISTS_LIMIT, join_small_lists, lists_name, part_name};
 use super::files::Folder;
 use super::manifest::Manifest;
-use super::segment::{SegmentFile, SegmentKind};
+use super::segment::{SegmentFile, SegmentKind, SegmentName};
 use crate::Result;
-use crate::index::Codebook;
+use crate::index::{Codebook, Lists};
 use crate::keys::{KeyBlock, KeyRows};
 use crate::search::Pool;
+use crate::sections::SectionSource;
 use half::slice::HalfFloatSliceExt;
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 /// Floats that wait at most: 256 MiB. Batches end at multiples of it, however the rows come.
 const WAITING: usize = 64 << 20;
+
+/// Floats of a batch of keys of dimension `d`.
+pub(super) fn batch(d: usize) -> usize {
+    (WAITING / d).max(1).min(LISTS_LIMIT as usize) * d
+}
 
 /// Raw keys on their way into lists.
 #[derive(Debug)]
@@ -35,13 +42,9 @@ impl Encoding {
         Ok(Some(Encoding { folder: folder.clone(), codebook, manifest, first_id: base.entries, keys: Vec::new() }))
     }
 
-    fn most(&self) -> usize {
-        (WAITING / self.manifest.dim).max(1).min(LISTS_LIMIT as usize) * self.manifest.dim
-    }
-
     /// Takes rows; encodes whenever a batch is full.
     pub(crate) fn add(&mut self, rows: KeyRows) -> Result<()> {
-        let (mut at, most) = (0, self.most());
+        let (mut at, most) = (0, batch(self.manifest.dim));
         while at < rows.len() {
             let old = self.keys.len();
             let n = (most - old).min(rows.len() - at);
@@ -74,8 +77,36 @@ impl Encoding {
         let context = Context { folder: &self.folder, pool: &pool, progress: &|_, _, _| (), cancel: &never };
         let block = KeyBlock { first_id: self.first_id, d, rows: KeyRows::F32(&keys) };
         let ids = self.first_id..self.first_id + n;
-        context.add_lists(&codebook, &[block], ids, &part_name(&name, !mine, self.first_id), &mut self.manifest)?;
+        let encoded = context.write_lists(&codebook, &[block], ids, &part_name(&name, !mine, self.first_id))?;
+        self.manifest.add_lists(encoded);
         self.first_id += n;
+        Ok(())
+    }
+
+    /// Takes lists that `Datastore::encode_part` wrote in a folder on the same disk: the files move here.
+    ///
+    /// # Errors
+    /// `Format` for files that are not lists of this codebook; `Io`.
+    pub(crate) fn adopt(&mut self, from: &Path, parts: Vec<Encoded>) -> Result<()> {
+        self.flush()?;
+        let codebook = Codebook::open(&self.codebook, self.manifest.dim, self.manifest.metric)?;
+        for part in parts {
+            let file = SegmentFile::open(from, &part.name, SegmentKind::Lists)?;
+            let found = Lists::open(&file, &codebook, self.first_id, part.entries)?.len() as u64;
+            if found != part.live || part.live != part.entries {
+                return Err(file.format_error(format!(
+                    "expected lists of {} entries, found {found}; compute the part again",
+                    part.entries
+                )));
+            }
+            drop(file); // Windows renames no open file
+            let name = lists_name(self.manifest.generation);
+            let mine = self.manifest.lists.iter().any(|l| l.name.file == name);
+            let name = part_name(&name, !mine, self.first_id);
+            self.folder.adopt(&from.join(&part.name.file), &name)?;
+            self.first_id += part.entries;
+            self.manifest.add_lists(Encoded { name: SegmentName { file: name, ..part.name }, ..part });
+        }
         Ok(())
     }
 

@@ -152,6 +152,12 @@ impl Folder {
         self.files.rename(&self.join(from), &to).map_err(|e| Error::io(&to, "rename", e))
     }
 
+    /// Takes a file of another folder on the same disk, under a name of this one.
+    pub fn adopt(&self, from: &Path, to: &str) -> Result<()> {
+        let to = self.join(to);
+        self.files.rename(from, &to).map_err(|e| Error::io(&to, "rename", e))
+    }
+
     /// Forces the names in the folder to the disk.
     pub fn sync(&self) -> Result<()> {
         self.files.sync_dir(&self.path).map_err(|e| Error::io(&self.path, "flush folder to disk", e))

@@ -4,6 +4,7 @@ use super::datastore::Datastore;
 use super::drift::Fit;
 use super::manifest::{KeyType, ValueType};
 use super::segment::SegmentFile;
+use crate::search::Calibration;
 use crate::{Metric, Result};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -78,6 +79,8 @@ pub struct IndexInfo {
     pub seed: u64,
     /// How well codes fit what the codebook was learnt from and what was added since.
     pub fit: Option<Fit>,
+    /// For each k, the best recall that was measured, and the number of queries; none where it was not.
+    pub calibration: Vec<CalibrationInfo>,
     /// By how much the mean quantisation error of what was added is larger, as a fraction.
     pub drift: Option<f64>,
     /// Whether it is so much larger that a new codebook is worth its time.
@@ -92,6 +95,17 @@ pub struct IndexInfo {
     pub longest_list: u64,
     /// `list_lengths[0]` = number of empty lists, `list_lengths[i]` = number with 2^(i−1) to 2^i − 1 entries.
     pub list_lengths: Vec<u64>,
+}
+
+/// Recall that the index reached.
+#[derive(Clone, Debug, Serialize)]
+pub struct CalibrationInfo {
+    /// Neighbours asked for.
+    pub k: usize,
+    /// The most that `search(recall=…)` can ask for.
+    pub best_recall: f32,
+    /// Queries that it was measured with.
+    pub queries: usize,
 }
 
 /// One file.
@@ -155,6 +169,7 @@ impl Datastore {
                 default_temperature: codebook.default_temperature(),
                 seed: codebook.seed(),
                 fit: manifest.fit,
+                calibration: manifest.calibration.as_ref().map(calibration).unwrap_or_default(),
                 drift,
                 retrain_advised: drift.is_some_and(|drift| drift > RETRAIN_ABOVE),
                 lists_segments: lists.len(),
@@ -188,4 +203,15 @@ impl Datastore {
             attributes: manifest.attributes.clone(),
         })
     }
+}
+
+fn calibration(measured: &Calibration) -> Vec<CalibrationInfo> {
+    let mut best: Vec<CalibrationInfo> = Vec::new();
+    for row in &measured.rows {
+        match best.iter_mut().find(|b| b.k == row.k) {
+            Some(b) => b.best_recall = b.best_recall.max(row.recall),
+            None => best.push(CalibrationInfo { k: row.k, best_recall: row.recall, queries: measured.queries }),
+        }
+    }
+    best
 }

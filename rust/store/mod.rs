@@ -8,6 +8,7 @@
 
 mod batch;
 mod build;
+mod calibrate;
 mod compact;
 mod datastore;
 mod deleted;
@@ -21,6 +22,7 @@ mod lookup;
 mod manifest;
 mod map;
 mod merge;
+mod part;
 mod runs;
 mod search;
 mod segment;
@@ -31,13 +33,14 @@ mod values;
 mod verify;
 mod writer;
 
-pub use build::BuildOptions;
+pub use build::{BuildOptions, Encoded};
 pub use datastore::{Datastore, Options};
 pub use documents::Document;
 pub use drift::Fit;
-pub use info::{FileInfo, IndexInfo, Info, SectionInfo};
+pub use info::{CalibrationInfo, FileInfo, IndexInfo, Info, SectionInfo};
 pub use lookup::{DocumentKey, Entries};
 pub use manifest::{DataRecord, DeletedRecord, KeyType, ListsRecord, MAX_DIM, Manifest, ValueType};
+pub use part::PartDocument;
 pub use search::Neighbours;
 pub use segment::{Damage, DamagedSection, FORMAT_MAJOR, FORMAT_MINOR, Section, SegmentFile, SegmentKind, SegmentName};
 pub use segment_writer::SegmentWriter;

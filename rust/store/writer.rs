@@ -30,7 +30,7 @@ const BLOCK: usize = 1 << 16;
 
 /// Where raw keys go.
 #[derive(Debug)]
-enum Keys {
+pub(super) enum Keys {
     /// To the segment.
     Segment(Box<SegmentWriter>),
     /// Into lists.
@@ -40,10 +40,10 @@ enum Keys {
 /// A data segment in the making.
 #[derive(Debug)]
 pub struct Writer {
-    base: Arc<Snapshot>,
+    pub(super) base: Arc<Snapshot>,
     folder: Folder,
     key_type: KeyType,
-    keys: Keys,
+    pub(super) keys: Keys,
     values: Spill,
     records: Spill,
     text: Spill,
@@ -57,8 +57,8 @@ pub struct Writer {
     inherited: bool,
     continues: bool,
     documents: u32,
-    entries: u64,
-    failed: bool,
+    pub(super) entries: u64,
+    pub(super) failed: bool,
 }
 
 impl Writer {
@@ -141,14 +141,30 @@ impl Writer {
         let n = check_rows(manifest.dim, &keys, &values)?;
         check_keys(manifest.dim, &keys, self.key_type)?;
         values.check(manifest.values, manifest.max_value)?;
+        let Some(ids) = self.begin_rows(n as u64, document, metadata)? else {
+            return Ok(self.next_id()..self.next_id());
+        };
+        self.write_keys(keys)?;
+        self.write_values(values)?;
+        Ok(ids)
+    }
+
+    /// Makes `n` entries belong to a document; their keys and values come next, until then the writer counts as failed.
+    /// None if there is nothing to do.
+    pub(super) fn begin_rows(
+        &mut self,
+        n: u64,
+        document: Option<&str>,
+        metadata: Option<&str>,
+    ) -> Result<Option<Range<u64>>> {
         let start = self.next_id();
-        let end = start.checked_add(n as u64).filter(|&end| end <= i64::MAX as u64);
+        let end = start.checked_add(n).filter(|&end| end <= i64::MAX as u64);
         let end = end.ok_or_else(|| {
             Error::Argument(format!("expected at most {} entries, found {n} more than {start}", i64::MAX))
         })?;
         let new_document = self.check_document(document, metadata)?;
         if n == 0 && document.is_none() {
-            return Ok(start..end);
+            return Ok(None);
         }
         self.failed = true; // until everything is written
         if new_document {
@@ -167,12 +183,15 @@ impl Writer {
                 }
             }
         }
-        self.write_keys(keys)?;
+        Ok(Some(start..end))
+    }
+
+    pub(super) fn write_values(&mut self, values: ValueRows) -> Result<()> {
         let spill = &mut self.values;
         values.with_bytes(self.base.manifest.values, |bytes| spill.write(bytes))?;
-        self.entries += n as u64;
+        self.entries += values.len() as u64;
         self.failed = false;
-        Ok(start..end)
+        Ok(())
     }
 
     /// Has the next commit delete documents of the base; from now on `add` may use their names. Returns their entries.

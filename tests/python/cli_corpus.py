@@ -65,7 +65,7 @@ def model(texts: Path) -> Path:
 @pytest.fixture(scope="session")
 def built(texts: Path, model: Path) -> Path:
     path = texts.parent / "built" / "store"
-    found = run_json("build", texts / "books", "--model", model, "--out", path)
+    found = run_json("build", texts / "books", "--model", model, "--out", path, "--keep-keys")
     assert found["entries"] == found["tokens"] > 600
     assert found["bytes_per_entry"] > found["search_bytes_per_entry"] > 0
     return path

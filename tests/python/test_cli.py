@@ -186,8 +186,11 @@ def test_documents_are_tokenised_once(
     seen: list[int] = []
     original = BackendTokenizer.encode
     monkeypatch.setattr(BackendTokenizer, "encode", lambda self, text: seen.append(len(text)) or original(self, text))
-    run("build", texts / "books", "--model", model, "--out", tmp_path / "store")
+    run("build", texts / "books", "--model", model, "--out", tmp_path / "store", "--keep-keys")
     assert len(seen) == 2
+    seen.clear()
+    run("build", texts / "books", "--model", model, "--out", tmp_path / "codes")
+    assert len(seen) == 3 * 2  # to count, for the sample, and to encode
     seen.clear()
     run("eval", tmp_path / "store", texts / "test.txt", "--k", 4)
     assert len(seen) == 1
@@ -390,9 +393,9 @@ def test_more_lists_than_tokens_is_known_before_the_dump(texts: Path, model: Pat
     assert not out.exists()
 
 
-@pytest.mark.parametrize("command", ["dump", "build"])
+@pytest.mark.parametrize("command", [("dump",), ("build", "--keep-keys")])
 def test_ctrl_c_leaves_nothing_half_written(
-    command: str, texts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: tuple[str, ...], texts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original: Callable[..., range] = Datastore.add
     calls = []
@@ -404,7 +407,7 @@ def test_ctrl_c_leaves_nothing_half_written(
         return original(self, *arguments, **options)
 
     monkeypatch.setattr(Datastore, "add", interrupted)
-    result = run(command, texts / "books", "--model", model, "--out", tmp_path / "store", code=130)
+    result = run(*command, texts / "books", "--model", model, "--out", tmp_path / "store", code=130)
     assert len(calls) == 2
     assert "interrupted" in result.stderr
     assert list(tmp_path.iterdir()) == []
@@ -419,7 +422,7 @@ def test_a_failed_overwrite_keeps_the_old_store(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Datastore, "build", full)
-    result = run("build", texts / "books", "--model", model, "--out", store, "--overwrite", code=1)
+    result = run("build", texts / "books", "--model", model, "--out", store, "--keep-keys", "--overwrite", code=1)
     assert "No space left" in result.stderr
     assert {file.name: file.read_bytes() for file in store.iterdir()} == before
     assert [file.name for file in store.parent.iterdir()] == ["store"]

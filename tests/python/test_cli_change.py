@@ -40,7 +40,7 @@ def test_add_does_only_what_changed(texts: Path, model: Path, tmp_path: Path) ->
 
 def test_add_knows_documents_without_a_hash_by_their_tokens(texts: Path, model: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    run_json("build", texts / "books", "--model", model, "--out", store, "--threads", 1)
+    run_json("build", texts / "books", "--model", model, "--out", store, "--keep-keys", "--threads", 1)
     with Datastore.open(store) as opened:
         keys, values = opened.keys(0, 50), opened.values(0, 50)
         opened.add(keys, values, document="by hand")
@@ -99,11 +99,19 @@ def snapshot(store: Path) -> list[tuple[str, list[int]]]:
         return [(str(d.name), opened.values(d.start, d.stop).tolist()) for d in opened.documents()]
 
 
-def test_build_without_raw_keys_is_one_pass(texts: Path, model: Path, tmp_path: Path) -> None:
-    found = run_json("build", texts / "books", "--model", model, "--out", tmp_path / "store", "--keys", "none",
-                     "--threads", 1)  # fmt: skip
+def test_build_is_one_pass_without_raw_keys(texts: Path, model: Path, tmp_path: Path) -> None:
+    build = ("build", texts / "books", "--model", model, "--threads", 1)
+    found = run_json(*build, "--out", tmp_path / "store")
     assert found["entries"] == found["tokens"]
     info = run_json("info", tmp_path / "store")
     assert "Keys" not in info["sections"]
     assert info["attributes"]["model"]
     assert not list(tmp_path.glob(".*building"))
+    assert "exclude each other" in run(*build, "--out", tmp_path / "no", "--keep-keys", "--keys", "none", code=2).stderr
+    for options, kept in (
+        (("--keep-keys",), "float16"),
+        (("--keys", "float32"), "float32"),
+        (("--keys", "none"), None),
+    ):
+        run_json(*build, "--out", tmp_path / f"{kept}", *options)
+        assert run_json("info", tmp_path / f"{kept}")["keep_keys"] == kept

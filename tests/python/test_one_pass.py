@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny_lm import LETTERS, tiny
 
-from knnlm import Datastore
+from knnlm import Datastore, StoreError
 from knnlm.identity import KeySpec
-from knnlm.keys import TokenDocument
+from knnlm.keys import TokenDocument, dump
 from knnlm.one_pass import build_in_one_pass, parts_of, sample_keys
+from knnlm.truth import Truth
 
 DIM = 32
 
@@ -87,16 +89,132 @@ def test_another_text_does_not_go_on(whole, loaded):
 
 def test_parts_are_whole_documents():
     parts = list(parts_of(documents(), 300))
-    assert [d.name for part in parts for d in part] == [d.name for d in documents()]
-    assert all(sum(len(d.tokens) for d in part) >= 300 for part in parts[:-1])
+    assert [d.name for part in parts for d in part.documents] == [d.name for d in documents()]
+    assert all(part.tokens >= 300 for part in parts[:-1])
+    assert [part.number for part in parts] == list(range(len(parts)))
+    assert [part.first_id for part in parts[1:]] == np.cumsum([part.tokens for part in parts])[:-1].tolist()
 
 
 def test_a_sample_is_a_part_of_the_keys(loaded):
     keys = KeySpec(window=24, key_dtype="float32").resolved(loaded.context)
     total = sum(len(d.tokens) for d in documents())
-    everything = sample_keys(loaded, documents, keys, total, total, 0)
+    everything, ids = sample_keys(loaded, documents, keys, total, total, 0)
     assert everything.shape == (total, DIM)
-    some = sample_keys(loaded, documents, keys, 500, total, 0)
+    np.testing.assert_array_equal(ids, np.arange(total))
+    some, ids = sample_keys(loaded, documents, keys, 500, total, 0)
     assert 100 < len(some) <= 500
-    gap = np.linalg.norm(some[:, None] - everything[None], axis=-1).min(axis=1)  # (n,)
-    assert gap.max() < 1e-3
+    np.testing.assert_allclose(some, everything[ids], atol=1e-4)
+
+
+def load_tiny():
+    """The model, for worker processes."""
+    torch.set_num_threads(1)
+    return tiny(d=DIM)
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_worker_processes_give_the_bytes_of_one(loaded, tmp_path, metric):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the bytes depend on the model's threads
+    try:
+        build(tmp_path / "one", loaded, metric=metric)
+    finally:
+        torch.set_num_threads(threads)
+    result = build(tmp_path / "two", loaded, metric=metric, workers=2, load=load_tiny)
+    assert (result.parts, result.resumed_parts) == (8, 0)
+    assert hashes(tmp_path / "two") == hashes(tmp_path / "one")
+
+
+def test_an_interrupted_build_goes_on_with_workers(whole, loaded, tmp_path):
+    def kill(stage, done, total):
+        if stage == "encode":
+            raise KilledError
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        build(tmp_path / "one", loaded)
+    finally:
+        torch.set_num_threads(threads)
+    with pytest.raises(KilledError):
+        build(tmp_path / "store", loaded, workers=1, load=load_tiny, progress=kill)
+    (tmp_path / "store" / "parts" / "lists-00000099-0.seg").write_bytes(b"left by a worker")
+    assert build(tmp_path / "store", loaded, workers=1, load=load_tiny).resumed_parts == 1
+    assert hashes(tmp_path / "store") == hashes(tmp_path / "one")
+
+
+@pytest.mark.parametrize("stage", ["merge lists", "measure recall"])
+def test_a_build_killed_after_its_last_part_ends_with_the_same_bytes(large, tmp_path, stage):
+    path, _, model = large
+
+    def kill(found, done, total):
+        if found == stage:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        build_large(tmp_path / "store", model, progress=kill)
+    assert (tmp_path / "store" / "parts").is_dir()
+    result = build_large(tmp_path / "store", model)
+    assert result.resumed_parts == result.parts
+    assert hashes(tmp_path / "store") == hashes(path)
+
+
+def many_documents():
+    rng = np.random.default_rng(1)
+    return [TokenDocument(f"doc {i}", rng.integers(1, len(LETTERS), 700).astype(np.uint32)) for i in range(40)]
+
+
+def build_large(path, loaded, **options):
+    keys = KeySpec(window=24, key_dtype="float32").resolved(loaded.context)
+    chosen = {"keys": keys, "dim": DIM, "attributes": {}, "part_tokens": 5000, "nlist": 150, "threads": 2, **options}
+    return build_in_one_pass(path, loaded, many_documents, **chosen)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory, loaded):
+    """A store that is not scanned as a whole, so that its recall is measured."""
+    path = tmp_path_factory.mktemp("large") / "store"
+    return path, build_large(path, loaded), loaded
+
+
+def test_the_recall_of_codes_is_measured_without_raw_keys(large, tmp_path):
+    path, _, loaded = large
+    keys = KeySpec(window=24, key_dtype="float32").resolved(loaded.context)
+    with Datastore.open(path) as store, Datastore.create(tmp_path / "raw", dim=DIM, keep_keys="float32") as raw:
+        measured = {row["k"]: row for row in store.info()["calibration"]}
+        assert set(measured) == {8, 64, 1024}
+        dump(loaded, many_documents(), raw, keys=keys)
+        raw.build(nlist=150)  # the sample was all of the text: the same codebook, queries and neighbours
+        assert raw.info()["calibration"] == store.info()["calibration"]
+        goal = min(0.9, measured[64]["best_recall"] - 0.02)
+        rows = np.arange(100, len(raw), 97)
+        own = np.stack([rows, rows + 1], -1)
+        queries = np.concatenate([raw.keys(i, i + 1) for i in rows])
+        exact = raw.search(queries, 64, exact=True, exclude=own).ids
+        found = store.search(queries, 64, recall=goal, exclude=own).ids
+        share = np.mean([np.isin(a, b).mean() for a, b in zip(found, exact, strict=True)])
+        assert share > goal - 0.05
+        with pytest.raises(StoreError, match=r"codes only.*measured when it was built"):
+            store.calibrate()
+    assert not (path / "parts").exists()
+
+
+def test_truth_is_exact_whatever_the_parts():
+    rng = np.random.default_rng(0)
+    keys = rng.standard_normal((500, 8)).astype(np.float32)
+    keys[100:120] = keys[0]  # ties
+    ids = np.arange(500)
+    for metric in ("l2", "ip"):
+        first = Truth.choose(keys, ids, 500, metric)
+        assert first.ids.shape == (128, 8)
+        whole, parts = first.merged(first.nearest(keys, 0)), first
+        for start in range(0, 500, 90):
+            parts = parts.merged(parts.nearest(keys[start : start + 90], start, threads=2))
+        np.testing.assert_array_equal(whole.ids, parts.ids)
+        np.testing.assert_array_equal(whole.distances, parts.distances)
+        difference = first.queries[:, None] - keys[None]  # (q, n, d)
+        score = (difference**2).sum(-1) if metric == "l2" else -first.queries @ keys.T
+        score[np.arange(128), first.own[:, 0]] = np.inf
+        best = np.sort(score, axis=1)[:, :8]
+        np.testing.assert_allclose(np.sort(whole.distances if metric == "l2" else -whole.distances), best, atol=1e-4)
+        assert not (whole.ids == first.own[:, :1]).any()

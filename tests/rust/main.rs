@@ -9,6 +9,7 @@ mod flips;
 mod forge;
 mod forged;
 mod golden;
+mod parts;
 mod power_loss;
 mod recording_disk;
 mod store;

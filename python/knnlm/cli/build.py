@@ -16,8 +16,9 @@ from knnlm.cli.folders import whole_folder
 from knnlm.cli.options import (
     Texts,
     as_json,
+    code_options,
     device,
-    key_options,
+    kept_keys,
     overwrite,
     seed,
     text_options,
@@ -67,11 +68,11 @@ def _code(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="With --keys none: processes that run the model, each with its own copy.",
+    help="Processes that run the model, each with its own copy and --threads threads; for codes only.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say how many tokens, minutes, and bytes on disk and in memory.")
 @text_options
-@key_options
+@code_options
 @metric_option
 @window_options
 @seed
@@ -96,7 +97,8 @@ def command(
     max_documents: int | None,
     key: str,
     layer: int,
-    keys: str,
+    keys: str | None,
+    keep_keys: bool,
     autocast: str | None,
     window: int | None,
     context: int | None,
@@ -109,8 +111,9 @@ def command(
 ) -> None:
     """Index a store that `knnlm dump` wrote, or make an indexed store from text.
 
-    With --keys none raw keys are never written: they are encoded in memory, part by part. Such a build that was killed
-    goes on where it was when the same command is run again, and ends with the same bytes.
+    From text, keys are encoded in memory, part by part, and raw keys are never written unless asked for
+    (--keep-keys). Such a build that was killed goes on where it was when the same command is run again, and ends with
+    the same bytes.
 
     \b
     Examples:
@@ -120,6 +123,7 @@ def command(
     """
     from knnlm.progress import Progress
 
+    kept = kept_keys(keys, keep_keys)
     index = _index_options(preset, nlist, code)
     # Without --seed, an index that is there keeps its own.
     given = click.get_current_context().get_parameter_source("seed") == ParameterSource.COMMANDLINE
@@ -139,7 +143,7 @@ def command(
                 extra = _build(store, options, preset, progress)
         else:
             texts = Texts(source, text_field, split_documents, split, max_documents, stamped=True)
-            spec = key_spec(key, layer, keys, window, context, autocast)
+            spec = key_spec(key, layer, kept, window, context, autocast)
             if dry_run:
                 from knnlm.cli.estimate import of_text
 
@@ -147,7 +151,7 @@ def command(
                     refuse_existing(out, overwrite)
                     refuse_foreign(out, (*source, model))
                 loaded = load(model, device, threads)
-                estimate = of_text(loaded, texts, spec, keys, index, batch_tokens, threads, progress, out)
+                estimate = of_text(loaded, texts, spec, kept, index, batch_tokens, threads, progress, out)
                 _show_estimate(estimate, as_json)
                 texts.finish()
                 return
@@ -155,7 +159,7 @@ def command(
                 raise click.UsageError("a store made from text needs a place: --out FOLDER")
             refuse_existing(out, overwrite)
             path = out
-            if keys == "none":
+            if kept == "none":
                 from knnlm.cli.one_pass import build_codes
 
                 extra = build_codes(
@@ -184,7 +188,7 @@ def command(
                     check_lists(count_tokens(loaded, texts, progress), index["nlist"])
                 free = shutil.disk_usage(out.parent).free
                 store, written = dump_to(
-                    partial, loaded, texts, spec, keys, model, batch_tokens, progress, metric or "l2"
+                    partial, loaded, texts, spec, kept, model, batch_tokens, progress, metric or "l2"
                 )
                 with store:
                     extra = {
@@ -239,7 +243,8 @@ def _refuse_useless(store: Datastore, retrain: bool, nlist: int | None, metric: 
     if (not store.is_built or retrain) and info["entries_with_keys"] < n:
         raise ValueError(
             f"expected raw keys of all {n:,} entries of {store.path}, found {info['entries_with_keys']:,}: it was "
-            "built without keeping them, so no new index can be learned; dump the text again with --keys float16"
+            "built without keeping them, so no new index can be learned; build it again with --keep-keys, or dump the "
+            "text with --keys float16"
         )
     check_lists(n, nlist if retrain or not store.is_built else None)
 

@@ -1,4 +1,4 @@
-"""`knnlm build TEXT --keys none`: one pass from text to a store of codes; an interrupted build goes on where it was."""
+"""`knnlm build TEXT`: one pass from text to a store of codes; an interrupted build goes on where it was."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from knnlm.cli.console import note, refuse_existing, refuse_foreign
 from knnlm.cli.folders import take_place
-from knnlm.cli.work import attributes_of, key_width, load
+from knnlm.cli.work import attributes_of, check_lists, count_tokens, key_width, load
 
 if TYPE_CHECKING:
     from knnlm.cli.options import Texts
@@ -45,6 +45,8 @@ def build_codes(
 
     refuse_existing(out, overwrite)
     refuse_foreign(out, (*texts.sources, model))
+    if index["nlist"] is not None:
+        check_lists(count_tokens(loaded, texts, progress), index["nlist"])
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = building(out)
     if partial.exists():

@@ -118,6 +118,35 @@ def window_options(command: F) -> F:
 
 def key_options(command: F) -> F:
     """Options of what is stored: representation, layer, raw keys."""
+    kept = click.option(
+        "--keys",
+        type=click.Choice(("float16", "float32", "none")),
+        default="float16",
+        show_default=True,
+        help="Raw keys kept in the store; without them there is no exact search.",
+    )
+    return _key_options(command, kept)
+
+
+def code_options(command: F) -> F:
+    """The same for a store of codes, which keeps raw keys only if asked."""
+    kept = click.option(
+        "--keys",
+        type=click.Choice(("float16", "float32", "none")),
+        help="Raw keys kept in the store, for exact search and for another index later.  [default: none, codes only]",
+    )
+    keep = click.option("--keep-keys", is_flag=True, help="The same as --keys float16.")
+    return _key_options(keep(command), kept)
+
+
+def kept_keys(keys: str | None, keep: bool) -> str:
+    """What `code_options` chose: the type of raw keys, or none."""
+    if keep and keys == "none":
+        raise click.UsageError("--keep-keys and --keys none exclude each other")
+    return keys or ("float16" if keep else "none")
+
+
+def _key_options(command: F, kept: Callable[[F], F]) -> F:
     for option in reversed(
         (
             click.option(
@@ -129,13 +158,7 @@ def key_options(command: F) -> F:
                 "module of the model.",
             ),
             click.option("--layer", type=int, default=-1, show_default=True, help="Layer of the key; -1 is the last."),
-            click.option(
-                "--keys",
-                type=click.Choice(("float16", "float32", "none")),
-                default="float16",
-                show_default=True,
-                help="Raw keys kept in the store; without them there is no exact search.",
-            ),
+            kept,
             click.option(
                 "--autocast",
                 type=click.Choice([name for name in AUTOCAST if name]),

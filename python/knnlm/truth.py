@@ -1,0 +1,98 @@
+"""Truth: exact neighbours of a few stored keys, kept while all keys pass by, to measure codes against without them.
+
+A store of codes alone cannot say how many of the true neighbours it finds. So some keys of the training sample become
+queries, and each part of the text is compared with them while its raw keys are in memory: one small matrix product.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knnlm import _core
+
+QUERIES = 128
+"""Keys that serve as queries."""
+
+Found = tuple[NDArray[np.float32], NDArray[np.int64]]
+"""Distances and ids of the nearest, (q, k) each."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The nearest so far. queries: (q, d); own: (q, 2) range of ids, each query's entry; distances, ids: (q, k)."""
+
+    metric: str
+    queries: NDArray[np.float32]
+    own: NDArray[np.int64]
+    distances: NDArray[np.float32]
+    ids: NDArray[np.int64]
+
+    @classmethod
+    def choose(cls, sample: NDArray[np.float32], ids: NDArray[np.int64], entries: int, metric: str) -> Truth:
+        """Queries at equal distances in a sample (n, d) whose ids in a store of `entries` will be `ids` (n,)."""
+        wanted = min(QUERIES, len(sample))
+        rows = (2 * np.arange(wanted) + 1) * len(sample) // (2 * wanted)  # (q,)
+        own = np.stack([ids[rows], ids[rows] + 1], axis=-1)  # (q, 2)
+        shape = (wanted, _core.calibration_neighbours(entries))
+        nowhere = np.inf if metric == "l2" else -np.inf
+        none = np.full(shape, nowhere, np.float32), np.full(shape, -1, np.int64)
+        return cls(metric, np.ascontiguousarray(sample[rows]), own, *none)
+
+    def nearest(self, keys: NDArray[Any], first_id: int, threads: int | None = None) -> Found:
+        """The nearest of some keys (n, d) whose ids count from `first_id`; the same for any number of threads."""
+        q, k = self.ids.shape
+        distances, ids = _core.exact_nearest(
+            keys, self.queries, k, metric=self.metric, first_id=first_id, exclude=self.own, threads=threads
+        )
+        return distances.reshape(q, k), ids.reshape(q, k)
+
+    def merged(self, found: Found) -> Truth:
+        """The nearest of these and of others, ties by id."""
+        distances = np.concatenate([self.distances, found[0]], axis=1)  # (q, 2k)
+        ids = np.concatenate([self.ids, found[1]], axis=1)
+        worse = distances if self.metric == "l2" else -distances
+        best = np.lexsort((ids, worse), axis=1)[:, : self.ids.shape[1]]  # (q, k)
+        return replace(self, distances=np.take_along_axis(distances, best, 1), ids=np.take_along_axis(ids, best, 1))
+
+    def save(self, folder: Path, parts: int) -> None:
+        """Write the state after so many parts; it is on disk for good when the call returns."""
+        path = _path(folder, parts)
+        temporary = path.with_suffix(".tmp")
+        with open(temporary, "wb") as file:
+            np.savez(
+                file,
+                metric=np.frombuffer(self.metric.encode(), np.uint8),
+                queries=self.queries,
+                own=self.own,
+                distances=self.distances,
+                ids=self.ids,
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, folder: Path, parts: int) -> Truth | None:
+        """Read what `save` wrote; None if it is not there."""
+        try:
+            saved = np.load(_path(folder, parts), allow_pickle=False)
+        except FileNotFoundError:
+            return None
+        with saved:
+            arrays = {name: saved[name] for name in ("queries", "own", "distances", "ids")}
+            return cls(saved["metric"].tobytes().decode(), **arrays)
+
+    @staticmethod
+    def forget(folder: Path, parts: int) -> None:
+        """Remove the state after so many parts."""
+        _path(folder, parts).unlink(missing_ok=True)
+
+
+def _path(folder: Path, parts: int) -> Path:
+    return folder / f"truth-{parts}.npz"

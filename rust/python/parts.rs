@@ -1,0 +1,101 @@
+//! One pass over a text: parts that several processes encode, and exact neighbours found while the keys pass by.
+
+use super::arrays::{KeyArray, ValueArray, ranges};
+use super::call::call;
+use super::datastore::Datastore;
+use crate::keys::KeyBlock;
+use crate::search::{Corpus, Pool, Request, Truth, neighbours_needed, search};
+use crate::store::{Encoded, PartDocument};
+use crate::{Error, Metric};
+use numpy::{IntoPyArray, PyArray1, PyReadonlyArray2};
+use pyo3::prelude::*;
+use std::path::PathBuf;
+
+type Neighbours<'py> = (Bound<'py, PyArray1<f32>>, Bound<'py, PyArray1<i64>>);
+
+/// Encodes keys of a part into files of a folder; what `add_part` needs, as JSON.
+#[pyfunction]
+#[pyo3(signature = (store, keys, folder, stem, *, threads))]
+pub fn encode_part(
+    py: Python<'_>,
+    store: &Bound<'_, Datastore>,
+    keys: KeyArray,
+    folder: PathBuf,
+    stem: &str,
+    threads: Option<usize>,
+) -> PyResult<String> {
+    let (core, keys) = (store.get().reader()?, keys.rows()?);
+    let encoded = call(py, None, |reporter| core.encode_part(keys, &folder, stem, threads, reporter.cancel()))?;
+    Ok(serde_json::to_string(&encoded).map_err(|e| Error::State(format!("cannot write a part as JSON: {e}")))?)
+}
+
+/// Adds documents (name, metadata, number of entries) whose keys were encoded.
+#[pyfunction]
+pub fn add_part(
+    py: Python<'_>,
+    store: &Bound<'_, Datastore>,
+    folder: PathBuf,
+    encoded: &str,
+    documents: Vec<PartDocument>,
+    values: ValueArray,
+) -> PyResult<(u64, u64)> {
+    let (core, values) = (store.get().writer()?, values.rows()?);
+    let encoded: Vec<Encoded> = serde_json::from_str(encoded)
+        .map_err(|e| Error::Argument(format!("part: expected what encode_part returned, found {e}")))?;
+    let ids = call(py, None, |_| core.add_part(&folder, encoded, &documents, values))?;
+    Ok((ids.start, ids.end))
+}
+
+/// Measures the recall of the index against exact neighbours found elsewhere.
+#[pyfunction]
+#[pyo3(signature = (store, queries, own, ids, *, threads, progress))]
+pub fn calibrate(
+    py: Python<'_>,
+    store: &Bound<'_, Datastore>,
+    queries: PyReadonlyArray2<'_, f32>,
+    own: PyReadonlyArray2<'_, i64>,
+    ids: PyReadonlyArray2<'_, i64>,
+    threads: Option<usize>,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<()> {
+    let core = store.get().writer()?;
+    let k = ids.as_array().ncols();
+    let (queries, ids) = (queries.as_slice()?.to_vec(), ids.as_slice()?.to_vec());
+    let truth = Truth { queries, own: ranges(&own)?, ids, k };
+    call(py, progress.as_ref(), |reporter| {
+        let report = |stage: &str, done: u64, total: u64| reporter.report(stage, done, total);
+        core.calibrate(&truth, threads, &report, reporter.cancel())
+    })
+}
+
+/// Exact `k` nearest of some keys, whose ids count from `first_id`, for each query, less one range of ids each.
+#[pyfunction]
+#[pyo3(signature = (keys, queries, k, *, metric, first_id, exclude, threads))]
+#[expect(clippy::too_many_arguments, reason = "keywords in Python")]
+pub fn exact_nearest<'py>(
+    py: Python<'py>,
+    keys: KeyArray,
+    queries: PyReadonlyArray2<'_, f32>,
+    k: usize,
+    metric: &str,
+    first_id: u64,
+    exclude: PyReadonlyArray2<'_, i64>,
+    threads: Option<usize>,
+) -> PyResult<Neighbours<'py>> {
+    let d = queries.as_array().ncols();
+    let (rows, queries, exclude) = (keys.rows()?, queries.as_slice()?, ranges(&exclude)?);
+    let metric: Metric = super::options::metric(metric)?;
+    let found = call(py, None, |reporter| {
+        let keys = vec![KeyBlock { first_id, d, rows }];
+        let corpus = Corpus { d, metric, keys, index: None, unindexed: Vec::new(), deleted: &[] };
+        let request = Request { k, exact: true, exclude: Some(&exclude), ..Request::default() };
+        search(&corpus, queries, &request, &Pool::get(threads)?, reporter.cancel())
+    })?;
+    Ok((found.distances.into_pyarray(py), found.ids.into_pyarray(py)))
+}
+
+/// Exact neighbours that a calibration of `n` entries needs of each query.
+#[pyfunction]
+pub fn calibration_neighbours(n: u64) -> usize {
+    neighbours_needed(n)
+}

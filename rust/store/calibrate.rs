@@ -1,0 +1,76 @@
+//! Calibration of a store: the recall that its index reaches, by exact neighbours that it finds itself or is given.
+
+use super::datastore::Datastore;
+use super::files::Folder;
+use super::manifest::Manifest;
+use super::segment::{SegmentFile, SegmentKind};
+use crate::index::{Codebook, Lists, Progress};
+use crate::keys::KeyBlock;
+use crate::search::calibrate::measure_against;
+use crate::search::{Calibration, Corpus, Pool, Truth};
+use crate::{Error, Result};
+use std::ops::Range;
+use std::sync::atomic::AtomicBool;
+
+impl Datastore {
+    /// Measures the recall of the index against exact neighbours of some queries, found elsewhere: a store without raw
+    /// keys cannot find them itself. Nothing happens to a small store, whose searches scan everything.
+    ///
+    /// # Errors
+    /// `State` without an index or for a second writer; `Argument` for a truth that does not fit; `Interrupted`; `Io`.
+    pub fn calibrate(
+        &self,
+        truth: &Truth,
+        threads: Option<usize>,
+        progress: Progress,
+        cancel: &AtomicBool,
+    ) -> Result<()> {
+        let pool = Pool::get(threads)?;
+        self.publish_next(|snapshot| {
+            let mut manifest = snapshot.manifest.clone();
+            if manifest.codebook.is_none() {
+                return Err(Error::State(
+                    "calibrate: expected a store with an index, found none; build it first".into(),
+                ));
+            }
+            let needed = truth.own.len().checked_mul(manifest.dim);
+            if needed != Some(truth.queries.len()) || truth.queries.iter().any(|x| !x.is_finite()) {
+                return Err(Error::Argument(format!(
+                    "queries: expected {} rows of {} finite numbers, found {} numbers",
+                    truth.own.len(),
+                    manifest.dim,
+                    truth.queries.len()
+                )));
+            }
+            manifest.generation += 1;
+            let measured = with_new_index(&self.folder, &manifest, Vec::new(), snapshot.deleted.spans(), |corpus| {
+                let shown = |done: u64, total: u64| progress("measure recall", done, total);
+                measure_against(corpus, truth, &pool, &shown, cancel)
+            })?;
+            Ok(measured.map(|calibration| Manifest { calibration: Some(calibration), ..manifest }))
+        })
+    }
+}
+
+/// Opens codebook and lists of a manifest that may not be published yet; none for small stores, which scan everything.
+pub(crate) fn with_new_index(
+    folder: &Folder,
+    manifest: &Manifest,
+    keys: Vec<KeyBlock>,
+    deleted: &[Range<u64>],
+    measure: impl FnOnce(&mut Corpus) -> Result<Calibration>,
+) -> Result<Option<Calibration>> {
+    let Some(name) = &manifest.codebook else { return Ok(None) };
+    let codebook = SegmentFile::open(folder.path(), name, SegmentKind::Codebook)?;
+    let opened = manifest.lists.iter().map(|l| SegmentFile::open(folder.path(), &l.name, SegmentKind::Lists));
+    let files: Vec<SegmentFile> = opened.collect::<Result<_>>()?;
+    let codebook = Codebook::open(&codebook, manifest.dim, manifest.metric)?;
+    if codebook.default_nprobe() == codebook.nlist() {
+        return Ok(None);
+    }
+    let pairs = files.iter().zip(&manifest.lists);
+    let lists = pairs.map(|(file, l)| Lists::open(file, &codebook, l.first_id, l.entries)).collect::<Result<_>>()?;
+    let index = Some((codebook, lists));
+    let mut corpus = Corpus { d: manifest.dim, metric: manifest.metric, keys, index, unindexed: Vec::new(), deleted };
+    measure(&mut corpus).map(Some)
+}
