@@ -27,6 +27,11 @@ mod x86 {
     /// Bytes that a round goes through at least.
     const WORK: usize = 64 << 20;
 
+    /// A line of the cache: codes and tables lie on whole ones, as in a store.
+    #[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
+    #[repr(C, align(64))]
+    struct Line([u8; 64]);
+
     /// One query alone or four at once; each fills its own room.
     struct Scan<'t> {
         queries: [ScanQuery<'t, u8>; GROUP],
@@ -68,7 +73,9 @@ mod x86 {
         let trial = given.iter().any(|a| a == "--test") || cfg!(debug_assertions);
         let (rounds, work) = if trial { (1, 1 << 10) } else { (60, WORK) };
         let mut rng = ChaCha8Rng::seed_from_u64(11);
-        let tables: Vec<u8> = (0..GROUP * 2 * CODE * 16).map(|_| (rng.next_u32() % 128) as u8).collect();
+        let mut tables = [Line([0; 64]); GROUP * 2 * CODE * 16 / 64];
+        tables.iter_mut().flat_map(|line| &mut line.0).for_each(|x| *x = (rng.next_u32() % 128) as u8);
+        let tables: &[u8] = bytemuck::cast_slice(&tables);
         let tables: [&[u8]; GROUP] = std::array::from_fn(|i| &tables[i * 2 * CODE * 16..(i + 1) * 2 * CODE * 16]);
         let mut text = String::from(
             "| working set | instruction set | queries at once | read alone, GB/s | look-ups alone, GB/s | scan, GB/s | \
@@ -77,13 +84,15 @@ mod x86 {
         let block = CODE * LANES + FACTOR_BYTES;
         let places = [("L2", 256 << 10), ("L3", 8 << 20), ("memory", 256 << 20)];
         for (place, bytes) in if trial { &places[..1] } else { &places[..] } {
-            let mut data = vec![0u8; bytes / block * block];
+            let mut lines = vec![Line([0; 64]); bytes / block * block / 64];
+            let data: &mut [u8] = bytemuck::cast_slice_mut(&mut lines);
             for block in data.chunks_exact_mut(block) {
                 block[..CODE * LANES]
                     .chunks_exact_mut(4)
                     .for_each(|b| b.copy_from_slice(&rng.next_u32().to_le_bytes()));
                 block[CODE * LANES..].copy_from_slice(bytemuck::cast_slice(&[1f32; 2 * LANES]));
             }
+            let data: &[u8] = data;
             let times = work.div_ceil(data.len());
             let codes = (data.len() / block * LANES * times) as f64;
             let bytes = (data.len() * times) as f64;
@@ -104,17 +113,17 @@ mod x86 {
                     let seconds = fastest(
                         rounds,
                         &mut [
-                            &mut || (0..times).for_each(|_| _ = black_box(roofline::read(&k, &data))),
+                            &mut || (0..times).for_each(|_| _ = black_box(roofline::read(&k, data))),
                             &mut || {
                                 for _ in 0..times {
                                     black_box(if four {
-                                        roofline::lookups(&k, &data, tables)
+                                        roofline::lookups(&k, data, tables)
                                     } else {
-                                        roofline::lookups(&k, &data, [tables[0]])
+                                        roofline::lookups(&k, data, [tables[0]])
                                     });
                                 }
                             },
-                            &mut || (0..times).for_each(|_| _ = black_box(scan.run(&k, &data, four))),
+                            &mut || (0..times).for_each(|_| _ = black_box(scan.run(&k, data, four))),
                         ],
                     );
                     let share = seconds[0].max(seconds[1]) / seconds[2];
