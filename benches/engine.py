@@ -179,8 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about = (
         f"{n:,} keys of {d} dimensions. Recall of timed settings on {len(measured.queries)} held-out queries, others "
         f"{min(SWEPT, a.queries)}; keys at equal distances count as each other. Speeds: median of {a.repeats} rounds "
-        "in turn; a batch that would take a setting longer than a second is cut, to no fewer than "
-        f"{engine_turns.SMALLEST} queries.\n"
+        "in turn; a call that would take a slow setting too long has fewer queries than its batch, but no fewer than "
+        f"{engine_turns.SMALLEST} (the CSV says how many).\n"
     )
     speeds = [way(*w) for w in ways]
     path = engine_report.write(a.out, key_set.name, about, measured, points, a.k, speeds, built, facts, failed, more)

@@ -51,9 +51,18 @@ class Knnlm:
         if self.second:
             asked = (0.7, 0.75, 0.8, 0.85, 0.88, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99)
             for recall in asked if k >= 512 else asked[::2]:
-                yield {"recall": recall}
+                if self.reaches(k, {"recall": recall}):
+                    yield {"recall": recall}
         for nprobe in (8, 16, 24, 32, 48, 64, 96, 128, 256, 512)[:: 1 if k >= 512 else 2]:
             yield {"nprobe": nprobe, "rerank": "none"}
+
+    def reaches(self, k: int, setting: dict[str, Any]) -> bool:
+        """Whether the store's codes can find what is asked for: it refuses to promise more."""
+        try:
+            self.store.search(np.zeros((1, self.store.dim), np.float32), k, threads=1, **setting)
+        except ValueError:
+            return False
+        return True
 
     def search(self, queries: Array, k: int, threads: int, **setting: Any) -> Found:
         found = self.store.search(queries, k, threads=threads, **setting)

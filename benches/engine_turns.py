@@ -24,7 +24,7 @@ from engine_points import Point, way
 from engine_quality import Truth
 
 SMALLEST = 256  # queries of the smallest call that stands for a large batch
-LARGEST = 1.0  # seconds that a setting takes a round at most, if its batch can be cut
+LARGEST = 0.35  # seconds that one call may take at least before its batch is cut
 
 
 def pin(threads: int) -> None:
@@ -88,13 +88,13 @@ class Turn:
 def calls_of(point: Point, queries: np.ndarray, batch: int, seconds: float) -> list[np.ndarray]:
     """Queries of one round: about `seconds` of work, in whole calls where they are not too long.
 
-    A batch that takes longer than LARGEST is cut, to no fewer than SMALLEST queries: systems that slow do not gain from
-    larger batches.
+    A batch that takes longer than that and LARGEST is cut, to no fewer than SMALLEST queries: systems that slow do not
+    gain from larger batches.
     """
     if batch == 1:
         count = int(np.clip(point.speeds["sweep 1"] * seconds, 24, len(queries)))
         return [queries[i : i + 1] for i in np.linspace(0, len(queries) - 1, count).astype(int)]
-    size = int(min(batch, max(SMALLEST, point.speeds["sweep"] * LARGEST), len(queries)))
+    size = int(min(batch, max(SMALLEST, point.speeds["sweep"] * max(LARGEST, seconds)), len(queries)))
     count = max(1, round(point.speeds["sweep"] * seconds / size))
     starts = [i * size % max(1, len(queries) - size + 1) for i in range(count)]
     return [np.ascontiguousarray(queries[at : at + size]) for at in starts]
