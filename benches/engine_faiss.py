@@ -19,7 +19,7 @@ Found = tuple[Array, Array]
 
 BATCH = 65_536
 POINTS_PER_LIST = 64
-ITERATIONS = {1024: 10, 4096: 10, 16384: 4}  # more lists: fewer, or k-means alone takes half an hour
+ITERATIONS = {1024: 10, 4096: 10, 16384: 3}  # more lists: fewer, or k-means alone takes half an hour
 NPROBE = (2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
