@@ -49,7 +49,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--nlists", type=int, nargs="*", default=[1024, 4096, 16384])
     parser.add_argument("--only", help="regular expression of peers' names")
     parser.add_argument("--present", action="store_true", help="only peers that are in the work folder already")
-    parser.add_argument("--again", action="store_true", help="build and sweep ours, and peers with our lists, anew")
+    parser.add_argument("--again", action="store_true", help="build and sweep ours, and peers on our lists, anew")
     parser.add_argument("--free", action="store_true", help="delete indexes that are beaten within their row")
     parser.add_argument("--k", type=int, nargs="*", default=[8, 64, 1024])
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 256, 4096])
@@ -123,14 +123,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     specs = engine_peers.specs(d, tuple(a.nlists), n)
     specs = [s for s in specs if s.family == "knnlm" or not a.only or re.search(a.only, s.name)]
     if a.present:
-        specs = [s for s in specs if s.ours or engine_peers.beside(s, work, "build").is_file()]
+        kept = {s.name for s in specs if engine_peers.beside(s, work, "build").is_file()}
+        specs = [s for s in specs if s.row in ("ours", "same lists") or s.name in kept]
     t = truth(a, key_set, work)
 
     built: dict[str, dict[str, float]] = {}
     failed: dict[str, str] = {}
     for spec in specs:
         done = engine_peers.beside(spec, work, "build").is_file()
-        if a.again and spec.ours:
+        if a.again and spec.row in ("ours", "same lists"):
             engine_peers.remove(spec, work)
             done = False
         if not done and "build" not in a.phases:

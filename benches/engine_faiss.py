@@ -156,10 +156,11 @@ class Faiss:
         refine = faiss.downcast_index(self.index)
         self.refine = refine if isinstance(refine, faiss.IndexRefine) else None
         self.ivf = inverted_file(self.index)
+        self.lengths = np.array([self.ivf.invlists.list_size(i) for i in range(self.ivf.nlist)])
 
     def facts(self) -> dict[str, Any]:
         """What decides its speed beside the settings."""
-        lengths = np.array([self.ivf.invlists.list_size(i) for i in range(self.ivf.nlist)])
+        lengths = self.lengths
         return {
             "simd": self.faiss.SIMDConfig.get_level_name(),
             "precomputed_table": int(getattr(self.ivf, "use_precomputed_table", 0)),
@@ -242,6 +243,15 @@ class Faiss:
             for nprobe in chosen:
                 if nprobe <= self.ivf.nlist:
                     yield {"nprobe": nprobe} | ({"k_factor": k_factor} if k_factor else {})
+
+    def scanned(self, queries: Array, k: int, setting: dict[str, Any]) -> float:
+        """Mean number of codes that a query looks at: the lengths of its nearest lists."""
+        turned = queries
+        transform = transform_of(self.index)
+        if transform is not None:
+            turned = transform.apply(queries)
+        lists = self.ivf.quantizer.search(turned, setting["nprobe"])[1]
+        return float(self.lengths[lists].sum(1).mean())
 
     def modes(self, batch: int, threads: int) -> Iterator[dict[str, Any]]:
         """A single query on several threads: by query (one thread works) or by list."""

@@ -64,6 +64,11 @@ class Knnlm:
             return False
         return True
 
+    def scanned(self, queries: Array, k: int, setting: dict[str, Any]) -> float:
+        """Mean number of codes that a query looks at."""
+        options = {name: setting.get(name) for name in ("nprobe", "recall", "depth", "rerank")}
+        return float(self.store._core.entries_scanned(queries, k, **options).mean())
+
     def search(self, queries: Array, k: int, threads: int, **setting: Any) -> Found:
         found = self.store.search(queries, k, threads=threads, **setting)
         return found.distances, found.ids

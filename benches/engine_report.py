@@ -12,7 +12,7 @@ import engine_plots
 import numpy as np
 import tables
 from engine_peers import BUILD_PEER
-from engine_points import GOALS, Point, at_recall
+from engine_points import GOALS, PUBLISHED, Point, at_recall
 from engine_quality import Truth
 
 SMALL = 80.0  # bytes an entry that any peer is allowed to be compared with
@@ -83,6 +83,7 @@ def fronts(points: Sequence[Point], speeds: Sequence[str]) -> list[list[str]]:
     for p in sorted(points, key=lambda p: (p.row != "ours", p.row, p.system, p.quality["recall"])):
         perplexity = f"{p.quality['perplexity']:.3f}" if "perplexity" in p.quality else ""
         line = [p.system, p.label, f"{p.bytes_per_key:.0f}"]
+        line.append(f"{p.quality['scanned']:,.0f}" if "scanned" in p.quality else "")
         line += [f"{p.quality[q]:.4f}" for q in ("recall", "mass", "variation")] + [perplexity]
         for speed in speeds:
             detail = p.details.get(speed, {})
@@ -93,22 +94,24 @@ def fronts(points: Sequence[Point], speeds: Sequence[str]) -> list[list[str]]:
 
 
 def builds(built: dict[str, dict[str, float]]) -> list[list[str]]:
-    """Cost of each build, and how many times longer FAISS's IVFPQ with as many lists as ours takes."""
+    """Cost of each build, and how many times longer FAISS's IVFPQ takes: with as many lists as ours, else with 4096."""
     out = []
-    peer = built.get(BUILD_PEER)
+    peer = next((name for name in (BUILD_PEER, PUBLISHED[0]) if name in built), None)
     for name, b in built.items():
         line = [name, f"{b['train_and_add_seconds']:.0f}", f"{b['train_and_add_cpu_seconds']:.0f}"]
         line += [f"{b['peak_private_bytes'] / 1e6:.0f}", f"{b.get('load_average', float('nan')):.1f}"]
         if peer and name.startswith("knnlm"):
-            wall, cpu = (peer[f"train_and_add_{x}seconds"] / b[f"train_and_add_{x}seconds"] for x in ("", "cpu_"))
-            line.append(f"{BUILD_PEER}: {wall:.1f}× wall, {cpu:.1f}× processor time")
+            wall, cpu = (
+                built[peer][f"train_and_add_{x}seconds"] / b[f"train_and_add_{x}seconds"] for x in ("", "cpu_")
+            )
+            line.append(f"{peer}: {wall:.1f}× the seconds, {cpu:.1f}× the processor seconds")
         out.append([*line, ""][:6])
     return out
 
 
 def write_csv(path: Path, points: Sequence[Point], speeds: Sequence[str]) -> None:
     """One line per point, timed or not."""
-    columns = ["system", "row", "k", "setting", "bytes_per_key", "recall", "mass", "variation", "perplexity"]
+    columns = ["system", "row", "k", "setting", "bytes_per_key", "recall", "mass", "variation", "perplexity", "scanned"]
     extra: list[tuple[str, Callable[[Point], Any]]] = []
     for speed in speeds:
         for name in ("slowest", "fastest", "queries", "p50", "p99"):
@@ -118,7 +121,7 @@ def write_csv(path: Path, points: Sequence[Point], speeds: Sequence[str]) -> Non
         writer = csv.writer(file)
         writer.writerow([*columns, "sweep", "sweep 1", *speeds, *(name for name, _ in extra)])
         for p in points:
-            quality = [p.quality.get(c, "") for c in ("recall", "mass", "variation", "perplexity")]
+            quality = [p.quality.get(c, "") for c in columns[5:]]
             times = [p.speeds.get(s, "") for s in ("sweep", "sweep 1", *speeds)]
             writer.writerow(
                 [p.system, p.row, p.k, p.label, p.bytes_per_key, *quality, *times, *(get(p) for _, get in extra)]
@@ -167,7 +170,7 @@ def write(
         sections += ["## Asked recall, queries of another corpus\n", tables.markdown(head, cells)]
     for k in ks:
         shown = [p for p in points if p.k == k and any(s in p.speeds for s in speeds)]
-        head = ("system", "setting", "bytes/key", "recall", "mass", "TV", "perplexity", *speeds)
+        head = ("system", "setting", "bytes/key", "scanned", "recall", "mass", "TV", "perplexity", *speeds)
         sections += [f"## k = {k}: timed settings, queries a second (single queries: p50, p99)\n"]
         sections += [tables.markdown(head, fronts(shown, speeds))]
     head = ("system", "seconds", "processor seconds", "peak private MB", "load after it", "")

@@ -152,6 +152,9 @@ def take(
             if id(point) not in judged:
                 found = systems[point.system].search(t.queries, point.k, most, **point.setting)
                 point.quality = engine_quality.judge(t, keys, found, point.k)
+                count = getattr(systems[point.system], "scanned", None)
+                if count:
+                    point.quality["scanned"] = count(t.queries, point.k, point.setting)
                 judged.add(id(point))
         for batch, threads in ways:
             pin(threads)

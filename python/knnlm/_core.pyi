@@ -167,6 +167,16 @@ class Datastore:
         NDArray[np.int64],
         tuple[NDArray[np.int64], NDArray[np.int64]] | None,
     ]: ...
+    def entries_scanned(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        *,
+        nprobe: int | None,
+        recall: float | None,
+        depth: int | None,
+        rerank: str | None,
+    ) -> NDArray[np.int64]: ...
     def get(
         self, ids: NDArray[np.int64]
     ) -> tuple[NDArray[np.unsignedinteger[Any]], NDArray[np.int64], NDArray[np.int64]]: ...

@@ -5,7 +5,7 @@ use super::call::{brief, call};
 use super::documents::{DocumentLists, Key};
 use super::options::{Code, key_type, metric, rerank, value_type};
 use crate::index::Params;
-use crate::search::Request;
+use crate::search::{Request, entries_scanned};
 use crate::store::{self, BuildOptions, Options, ValueType};
 use crate::{Error, Metric};
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadonlyArray2};
@@ -280,6 +280,25 @@ impl Datastore {
         };
         let places = places.map(|(documents, positions)| (documents.into_pyarray(py), positions.into_pyarray(py)));
         Ok((found.distances.into_pyarray(py), value_array(py, found.values), found.ids.into_pyarray(py), places))
+    }
+
+    /// Entries that an approximate search of each query looks at: what benchmarks print beside recall and speed.
+    #[pyo3(signature = (queries, k, *, nprobe, recall, depth, rerank))]
+    #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
+    fn entries_scanned<'py>(
+        &self,
+        py: Python<'py>,
+        queries: PyReadonlyArray2<'_, f32>,
+        k: usize,
+        nprobe: Option<usize>,
+        recall: Option<f32>,
+        depth: Option<usize>,
+        rerank: Option<&str>,
+    ) -> PyResult<Integers<'py>> {
+        let (core, queries) = (self.reader()?, queries.as_slice()?);
+        let request = Request { k, nprobe, recall, depth, rerank: self::rerank(rerank)?, ..Request::default() };
+        let scanned = call(py, None, |_| entries_scanned(&core.snapshot().corpus()?, queries, &request))?;
+        Ok(scanned.into_iter().map(|n| n as i64).collect::<Vec<i64>>().into_pyarray(py))
     }
 
     fn get<'py>(

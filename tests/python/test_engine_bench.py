@@ -164,6 +164,7 @@ def test_the_whole_comparison(key_set: engine_sets.KeySet, tmp_path: Path, capsy
     assert {row["system"] for row in rows} >= {"knnlm", "FAISS IVF16,SQ8"}
     best = max((row for row in rows if row["system"] == "FAISS IVF16,SQ8"), key=lambda row: float(row["recall"]))
     assert float(best["recall"]) > 0.95  # all 16 lists, 8-bit codes
+    assert all(64 < float(row["scanned"]) <= 3000 for row in rows if row["scanned"])
     ours = max((row for row in rows if row["system"] == "knnlm"), key=lambda row: float(row["recall"]))
     assert float(ours["recall"]) > 0.6
     assert all(float(row["batch 64, 1 thread"]) > 0 for row in rows if row["batch 64, 1 thread"])
