@@ -57,9 +57,10 @@ class Reader:
             nprobe: lists to scan; more is slower and finds more. By default as many as `recall` needs.
             recall: share of the true neighbours to find, above 0 and at most 1, from what `build` measured; 0.95 if
                 neither this nor `nprobe` is given. Small stores are scanned as a whole.
-            depth: candidates to score again; by default as many as `recall` needs, with `nprobe` twice k.
-            rerank: `"code"` scores candidates again with second-level codes, `"keys"` with raw keys, `"none"` does not;
-                None is `"code"` where the store has such codes.
+            depth: candidates to score again, where that is done; by default as many as `recall` needs, with `nprobe`
+                twice k.
+            rerank: `"code"` scores candidates again with second-level codes (`code="two-level"`), `"keys"` with raw keys,
+                `"none"` does not; None is `"code"` where the store has such codes.
             exact: scan all raw keys instead of the index.
             exclude: `(..., 2)` integers: a half-open range of ids per query that must not come back.
             allow: documents, by name or index, that alone may come back; or one list of them per query.

@@ -1,14 +1,14 @@
 //! `knnlm._core.Datastore`: each method borrows its arrays, calls the core once and converts what comes back.
 
-use super::arrays::{KeyArray, ValueArray, ranges, value_array};
+use super::arrays::{KeyArray, NewValues, ValueArray, empty, ranges, value_array};
 use super::call::{brief, call};
 use super::documents::{DocumentLists, Key};
 use super::options::{Code, key_type, metric, rerank, value_type};
 use crate::index::Params;
 use crate::search::{Request, entries_scanned};
-use crate::store::{self, BuildOptions, Options, ValueType};
+use crate::store::{self, BuildOptions, NeighboursMut, Options, ValueType};
 use crate::{Error, Metric};
-use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadonlyArray2};
+use numpy::{IntoPyArray, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::prelude::*;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -252,8 +252,13 @@ impl Datastore {
         let (core, queries) = (self.reader()?, queries.as_slice()?);
         let exclude = exclude.as_ref().map(ranges).transpose()?;
         let rerank = self::rerank(rerank)?;
+        let snapshot = core.snapshot();
+        let n = (queries.len() / core.dim()).saturating_mul(k);
+        let (distances, ids) = (empty::<f32>(py, n)?, empty::<i64>(py, n)?);
+        let values = NewValues::empty(py, snapshot.manifest.values, n)?;
+        let mut lent = (distances.readwrite(), values.lend(), ids.readwrite());
+        let room = (lent.0.as_slice_mut()?, lent.1.slice()?, lent.2.as_slice_mut()?);
         let work = |cancel: &AtomicBool| {
-            let snapshot = core.snapshot();
             let sets = |lists: Option<DocumentLists>| lists.map(|l| l.id_sets(&snapshot)).transpose();
             let (allow, deny) = (sets(allow)?, sets(deny)?);
             let request = Request {
@@ -268,18 +273,19 @@ impl Datastore {
                 deny: deny.as_deref(),
                 ..Request::default()
             };
-            let found = snapshot.search(queries, &request, threads, cancel)?;
-            let places = if places { Some(snapshot.places_of(&found.ids)?) } else { None };
-            Ok((found, places))
+            let out = NeighboursMut { distances: room.0, values: room.1, ids: &mut *room.2 };
+            snapshot.search_into(queries, &request, threads, cancel, out)?;
+            if places { Ok(Some(snapshot.places_of(room.2)?)) } else { Ok(None) }
         };
         let asked = Request { k, nprobe, rerank, exact, ..Request::default() };
-        let (found, places) = if core.search_seconds(queries.len(), &asked) < BRIEF_SECONDS {
+        let places = if core.search_seconds(queries.len(), &asked) < BRIEF_SECONDS {
             brief(py, || work(&AtomicBool::new(false)))?
         } else {
             call(py, None, |reporter| work(reporter.cancel()))?
         };
         let places = places.map(|(documents, positions)| (documents.into_pyarray(py), positions.into_pyarray(py)));
-        Ok((found.distances.into_pyarray(py), value_array(py, found.values), found.ids.into_pyarray(py), places))
+        drop(lent);
+        Ok((distances, values.into_any(), ids, places))
     }
 
     /// Entries that an approximate search of each query looks at: what benchmarks print beside recall and speed.

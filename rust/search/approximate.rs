@@ -7,7 +7,7 @@ use super::plan::{Plan, plan};
 use super::rows::Rows;
 use super::scan::Scan;
 use super::workspace::Loan;
-use super::{Corpus, Pool, Request};
+use super::{Corpus, HitsMut, Pool, Request};
 use crate::index::{Codebook, Lists};
 use crate::simd::Kernels;
 use crate::{Error, Result};
@@ -15,7 +15,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
 /// Queries that share the codes of a list, at most.
-const QUERY_TILE: usize = 2048;
+const QUERY_TILE: usize = 1024;
 /// Bytes of a tile's candidates, at most.
 const TILE_BYTES: usize = 96 << 20;
 
@@ -31,17 +31,8 @@ pub struct Sharing {
 /// Starting a thread takes some ten microseconds; the nearest lists are scanned by every thread that shares a query.
 pub const SHARING: Sharing = Sharing { nanoseconds: 150_000.0, entries: 400_000.0 };
 
-/// What approximate search found: `k` neighbours of each query, best first.
-pub struct Approximate {
-    /// Scores (minimised); +∞ for missing neighbours.
-    pub scores: Vec<f32>,
-    /// Ids; −1 for missing neighbours.
-    pub ids: Vec<i64>,
-    /// Number of entries in the lists of each query.
-    pub scanned: Vec<u64>,
-}
-
-/// Candidates from the lists, scored again if asked.
+/// Candidates from the lists, scored again if asked: scores (minimised, +∞ for missing neighbours) and ids (−1), best first,
+/// into `out`. Returns the number of entries in the lists of each query.
 pub fn approximate(
     corpus: &Corpus,
     queries: &[f32],
@@ -49,14 +40,16 @@ pub fn approximate(
     kernels: &Kernels,
     pool: &Pool,
     cancel: &AtomicBool,
-) -> Result<Approximate> {
-    approximate_shared(corpus, queries, request, kernels, pool, cancel, SHARING)
+    out: &mut HitsMut,
+) -> Result<Vec<u64>> {
+    approximate_shared(corpus, queries, request, kernels, pool, cancel, out, SHARING)
 }
 
 /// Where a task writes the neighbours of its queries.
 type Slot<'s> = Mutex<(&'s mut [f32], &'s mut [i64], &'s mut [u64])>;
 
 /// [`approximate`] that decides otherwise when threads pay; the answer is the same.
+#[allow(clippy::too_many_arguments)]
 pub fn approximate_shared(
     corpus: &Corpus,
     queries: &[f32],
@@ -64,13 +57,16 @@ pub fn approximate_shared(
     kernels: &Kernels,
     pool: &Pool,
     cancel: &AtomicBool,
+    out: &mut HitsMut,
     sharing: Sharing,
-) -> Result<Approximate> {
+) -> Result<Vec<u64>> {
     let (d, q, k) = (corpus.d, queries.len() / corpus.d, request.k);
     let Some((codebook, lists)) = corpus.index.as_ref().filter(|_| q > 0) else {
-        return Ok(Approximate { scores: vec![f32::INFINITY; q * k], ids: vec![-1; q * k], scanned: vec![0; q] });
+        out.distances.fill(f32::INFINITY);
+        out.ids.fill(-1);
+        return Ok(vec![0; q]);
     };
-    let mut all = Approximate { scores: vec![0.0; q * k], ids: vec![0; q * k], scanned: vec![0; q] };
+    let mut scanned = vec![0; q];
     let Plan { reach, candidates, rerank } = plan(codebook, request)?;
     let filter = request.filter(corpus.deleted);
     let entries = lists.iter().map(Lists::len).sum::<usize>();
@@ -93,11 +89,11 @@ pub fn approximate_shared(
         let starts = &starts;
         Scan { kernels, codebook, lists, starts, queries, k, reach, filter, part, parts, cancel }.run(loan)
     };
-    let slots: Vec<Slot> = all
-        .scores
+    let slots: Vec<Slot> = out
+        .distances
         .chunks_mut(tile * k)
-        .zip(all.ids.chunks_mut(tile * k))
-        .zip(all.scanned.chunks_mut(tile))
+        .zip(out.ids.chunks_mut(tile * k))
+        .zip(scanned.chunks_mut(tile))
         .map(|((scores, ids), scanned)| Mutex::new((scores, ids, scanned)))
         .collect();
     let finished = |t: usize, loan: &mut Loan| -> Result<()> {
@@ -132,7 +128,7 @@ pub fn approximate_shared(
         finished(t, &mut loan)?;
     }
     drop(slots);
-    Ok(all)
+    Ok(scanned)
 }
 
 /// Whether every entry has what `rerank="code"` reads.

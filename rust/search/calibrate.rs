@@ -1,7 +1,7 @@
 //! Measures what recall the settings of an index reach, against the exact scan.
 
 use super::plan::{Calibration, Setting};
-use super::{Corpus, Pool, Request, Rerank, search};
+use super::{Corpus, HitsMut, Pool, Request, Rerank, search};
 use crate::keys::KeyBlock;
 use crate::{Error, Result};
 use std::ops::Range;
@@ -119,15 +119,18 @@ fn measure(
     cancel: &AtomicBool,
 ) -> Result<(f32, f32)> {
     let kernels = super::check(corpus, queries, request)?;
-    let found = super::approximate::approximate(corpus, queries, request, &kernels, pool, cancel)?;
-    let (mut hits, q) = (0usize, found.scanned.len().max(1));
-    for (found, exact) in found.ids.chunks_exact(request.k).zip(exact.chunks_exact(most)) {
-        let mut wanted: Vec<i64> = exact[..request.k].to_vec();
+    let (k, q) = (request.k, queries.len() / corpus.d);
+    let (mut distances, mut ids) = (vec![0.0; q * k], vec![0; q * k]);
+    let mut out = HitsMut { distances: &mut distances, ids: &mut ids };
+    let scanned = super::approximate::approximate(corpus, queries, request, &kernels, pool, cancel, &mut out)?;
+    let mut hits = 0usize;
+    for (found, exact) in ids.chunks_exact(k).zip(exact.chunks_exact(most)) {
+        let mut wanted: Vec<i64> = exact[..k].to_vec();
         wanted.sort_unstable();
         hits += found.iter().filter(|&id| wanted.binary_search(id).is_ok()).count();
     }
-    let scanned = found.scanned.iter().sum::<u64>() as f32 / q as f32;
-    Ok((hits as f32 / (q * request.k) as f32, scanned))
+    let scanned = scanned.iter().sum::<u64>() as f32 / q.max(1) as f32;
+    Ok((hits as f32 / (q * k).max(1) as f32, scanned))
 }
 
 /// Stored keys at equal distances, and their ids as ranges.

@@ -105,42 +105,70 @@ pub struct Hits {
     pub ids: Vec<i64>,
 }
 
+/// Where neighbours are written: `q * k` of each.
+pub struct HitsMut<'h> {
+    /// See [`Hits`].
+    pub distances: &'h mut [f32],
+    /// See [`Hits`].
+    pub ids: &'h mut [i64],
+}
+
 /// Finds the `k` nearest entries of every query (`queries`: q × d, row-major, finite).
 ///
 /// # Errors
 /// `Argument` for k, nprobe or lengths that do not fit; `State` for `exact` or `rerank` without the raw keys;
 /// `Format` for ids outside their segment; `Interrupted` once `cancel` is set.
 pub fn search(corpus: &Corpus, queries: &[f32], request: &Request, pool: &Pool, cancel: &AtomicBool) -> Result<Hits> {
+    check(corpus, queries, request)?;
+    let n = queries.len() / corpus.d * request.k;
+    let mut hits = Hits { distances: vec![0.0; n], ids: vec![0; n] };
+    let out = HitsMut { distances: &mut hits.distances, ids: &mut hits.ids };
+    search_into(corpus, queries, request, pool, cancel, out)?;
+    Ok(hits)
+}
+
+/// [`search`] into memory of the caller.
+///
+/// # Errors
+/// As [`search`]; `Argument` if the memory is not for `q * k` neighbours.
+pub fn search_into(
+    corpus: &Corpus,
+    queries: &[f32],
+    request: &Request,
+    pool: &Pool,
+    cancel: &AtomicBool,
+    mut out: HitsMut,
+) -> Result<()> {
     let kernels = check(corpus, queries, request)?;
     let (k, d, q) = (request.k, corpus.d, queries.len() / corpus.d);
+    if out.distances.len() != q * k || out.ids.len() != q * k {
+        let found = out.distances.len().min(out.ids.len());
+        return Err(Error::Argument(format!("expected room for {q} × {k} neighbours, found room for {found}")));
+    }
     let exact = |blocks: &[KeyBlock]| {
         let rows = rows::Rows::new(blocks);
         exact::scan(&kernels, corpus.metric, &rows, d, queries, k, request.filter(corpus.deleted), pool, cancel)
     };
     let l2 = corpus.metric == Metric::L2;
-    let mut hits = if request.exact {
-        let mut hits = Hits { distances: vec![0.0; q * k], ids: vec![0; q * k] };
-        let rows = hits.distances.chunks_exact_mut(k).zip(hits.ids.chunks_exact_mut(k));
+    if request.exact {
+        let rows = out.distances.chunks_exact_mut(k).zip(out.ids.chunks_exact_mut(k));
         exact(&corpus.keys)?.iter().zip(rows).for_each(|(found, (scores, ids))| finish::write(found, scores, ids));
-        hits
     } else {
-        let mut found = approximate(corpus, queries, request, &kernels, pool, cancel)?;
-        widen::widen(corpus, queries, request, &kernels, pool, cancel, &mut found)?;
+        approximate(corpus, queries, request, &kernels, pool, cancel, &mut out)?;
+        widen::widen(corpus, queries, request, &kernels, pool, cancel, &mut out)?;
         if l2 {
             // An estimate may fall below zero, a distance may not.
-            found.scores.iter_mut().for_each(|score| *score = score.max(0.0));
+            out.distances.iter_mut().for_each(|score| *score = score.max(0.0));
         }
-        let mut hits = Hits { distances: found.scores, ids: found.ids };
         if !corpus.unindexed.is_empty() {
-            let rows = hits.distances.chunks_exact_mut(k).zip(hits.ids.chunks_exact_mut(k));
+            let rows = out.distances.chunks_exact_mut(k).zip(out.ids.chunks_exact_mut(k));
             exact(&corpus.unindexed)?.into_iter().zip(rows).for_each(|(more, (scores, ids))| join(more, scores, ids));
         }
-        hits
-    };
-    if !l2 {
-        hits.distances.iter_mut().for_each(|score| *score = -*score);
     }
-    Ok(hits)
+    if !l2 {
+        out.distances.iter_mut().for_each(|score| *score = -*score);
+    }
+    Ok(())
 }
 
 /// Puts further neighbours among sorted ones.
@@ -158,8 +186,12 @@ fn join(mut more: Found, scores: &mut [f32], ids: &mut [i64]) {
 pub fn entries_scanned(corpus: &Corpus, queries: &[f32], request: &Request) -> Result<Vec<u64>> {
     let kernels = check(corpus, queries, request)?;
     let waiting = corpus.unindexed.iter().map(|b| b.n() as u64).sum::<u64>();
-    let found = approximate(corpus, queries, request, &kernels, &Pool::get(Some(1))?, &AtomicBool::new(false))?;
-    Ok(found.scanned.into_iter().map(|n| n + waiting).collect())
+    let n = queries.len() / corpus.d * request.k;
+    let (mut distances, mut ids) = (vec![0.0; n], vec![0; n]);
+    let mut out = HitsMut { distances: &mut distances, ids: &mut ids };
+    let never = AtomicBool::new(false);
+    let scanned = approximate(corpus, queries, request, &kernels, &Pool::get(Some(1))?, &never, &mut out)?;
+    Ok(scanned.into_iter().map(|n| n + waiting).collect())
 }
 
 /// Refuses what cannot be searched; gives the kernels.

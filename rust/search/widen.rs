@@ -1,8 +1,8 @@
 //! Queries whose own filter leaves too little in their lists look into more lists until k come back.
 
-use super::approximate::{Approximate, approximate};
+use super::approximate::approximate;
 use super::filter::size;
-use super::{Corpus, IdSet, Pool, Request};
+use super::{Corpus, HitsMut, IdSet, Pool, Request};
 use crate::Result;
 use crate::index::Lists;
 use crate::simd::Kernels;
@@ -18,14 +18,14 @@ pub fn widen(
     kernels: &Kernels,
     pool: &Pool,
     cancel: &AtomicBool,
-    found: &mut Approximate,
+    found: &mut HitsMut,
 ) -> Result<()> {
     let Some((codebook, lists)) = corpus.index.as_ref() else { return Ok(()) };
     if request.exclude.is_none() && request.allow.is_none() && request.deny.is_none() {
         return Ok(());
     }
     let (d, k) = (corpus.d, request.k);
-    let (q, entries) = (found.scanned.len(), lists.iter().map(Lists::len).sum::<usize>());
+    let (q, entries) = (queries.len() / d, lists.iter().map(Lists::len).sum::<usize>());
     let wanted = |query: usize| {
         let allowed = request.allow.map_or(u64::MAX, |sets| size(&sets[query]));
         request.k.min(entries).min(usize::try_from(allowed).unwrap_or(usize::MAX))
@@ -51,9 +51,11 @@ pub fn widen(
             deny: deny.as_deref(),
             ..request.clone()
         };
-        let more = approximate(corpus, &rows, &again, kernels, pool, cancel)?;
-        for (i, (scores, ids)) in short.into_iter().zip(more.scores.chunks_exact(k).zip(more.ids.chunks_exact(k))) {
-            found.scores[i * k..(i + 1) * k].copy_from_slice(scores);
+        let (mut distances, mut ids) = (vec![0.0; short.len() * k], vec![0; short.len() * k]);
+        let mut more = HitsMut { distances: &mut distances, ids: &mut ids };
+        approximate(corpus, &rows, &again, kernels, pool, cancel, &mut more)?;
+        for (i, (scores, ids)) in short.into_iter().zip(distances.chunks_exact(k).zip(ids.chunks_exact(k))) {
+            found.distances[i * k..(i + 1) * k].copy_from_slice(scores);
             found.ids[i * k..(i + 1) * k].copy_from_slice(ids);
         }
     }

@@ -3,7 +3,7 @@
 use super::datastore::Datastore;
 use super::documents::Document;
 use super::snapshot::Snapshot;
-use super::values::Values;
+use super::values::{ValueRows, Values, ValuesMut};
 use crate::search::IdSet;
 use crate::search::filter::id_set;
 use crate::{Error, Result};
@@ -182,14 +182,31 @@ impl Snapshot {
 
     /// Values of ids; all ones for ids that do not exist.
     pub(crate) fn values_of(&self, ids: &[i64]) -> Result<Values> {
-        let mut out = Values::with_capacity(self.manifest.values, ids.len());
-        for &id in ids {
+        let mut out = Values::zeros(self.manifest.values, ids.len());
+        self.values_into(ids, out.as_mut())?;
+        Ok(out)
+    }
+
+    /// Writes the values of entries; all ones for ids that do not exist.
+    pub(crate) fn values_into(&self, ids: &[i64], mut out: ValuesMut) -> Result<()> {
+        // Most stores have one segment of consecutive ids: values are then read without a search for the entry.
+        if let (ValuesMut::U32(out), [segment], true) = (&mut out, &self.data[..], self.deleted.spans().is_empty())
+            && let (ValueRows::U32(values), Some(0)) = (segment.values()?, segment.row_of(0))
+            && let Some(last) = values.len().checked_sub(1)
+            && segment.row_of(last as u64) == Some(last)
+        {
+            for (out, &id) in out.iter_mut().zip(ids) {
+                *out = usize::try_from(id).ok().and_then(|row| values.get(row)).copied().unwrap_or(u32::MAX);
+            }
+            return Ok(());
+        }
+        for (i, &id) in ids.iter().enumerate() {
             match u64::try_from(id).ok().and_then(|id| self.locate(id)) {
-                Some((segment, row)) => out.push(Some(segment.values()?.get(row))),
-                None => out.push(None),
+                Some((segment, row)) => out.set(i, Some(segment.values()?.get(row))),
+                None => out.set(i, None),
             }
         }
-        Ok(out)
+        Ok(())
     }
 }
 

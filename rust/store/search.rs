@@ -3,10 +3,10 @@
 use super::datastore::Datastore;
 use super::lookup::keys_not_kept;
 use super::snapshot::{CheckedIndex, Snapshot};
-use super::values::Values;
-use crate::Result;
+use super::values::{Values, ValuesMut};
 use crate::index::{Codebook, Lists, reconstruct};
-use crate::search::{Corpus, Pool, Request, Rerank, search};
+use crate::search::{Corpus, HitsMut, Pool, Request, Rerank, search_into};
+use crate::{Error, Result};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -19,6 +19,16 @@ pub struct Neighbours {
     pub values: Values,
     /// Ids.
     pub ids: Vec<i64>,
+}
+
+/// Where neighbours are written, `q * k` of each.
+pub struct NeighboursMut<'n> {
+    /// See [`Neighbours`].
+    pub distances: &'n mut [f32],
+    /// See [`Neighbours`].
+    pub values: ValuesMut<'n>,
+    /// See [`Neighbours`].
+    pub ids: &'n mut [i64],
 }
 
 impl Snapshot {
@@ -85,15 +95,38 @@ impl Snapshot {
         threads: Option<usize>,
         cancel: &AtomicBool,
     ) -> Result<Neighbours> {
+        let n = queries.len() / self.manifest.dim.max(1) * request.k;
+        if n > isize::MAX as usize / 16 {
+            return Err(Error::Argument(format!("k must be at least 1 and fit memory, found {}", request.k)));
+        }
+        let (mut distances, mut ids) = (vec![0.0; n], vec![0; n]);
+        let mut values = Values::zeros(self.manifest.values, n);
+        let out = NeighboursMut { distances: &mut distances, values: values.as_mut(), ids: &mut ids };
+        self.search_into(queries, request, threads, cancel, out)?;
+        Ok(Neighbours { distances, values, ids })
+    }
+
+    /// [`Self::search`] into memory of the caller.
+    ///
+    /// # Errors
+    /// As [`Self::search`]; `Argument` if the memory is not for `q * k` neighbours.
+    pub fn search_into(
+        &self,
+        queries: &[f32],
+        request: &Request,
+        threads: Option<usize>,
+        cancel: &AtomicBool,
+        out: NeighboursMut,
+    ) -> Result<()> {
         if request.exact && !self.has_all_keys() {
             return Err(keys_not_kept(self, "exact=True"));
         }
         if request.rerank == Rerank::Keys && !self.has_all_keys() {
             return Err(keys_not_kept(self, "rerank=\"keys\""));
         }
-        let hits = search(&self.corpus()?, queries, request, &Pool::get(threads)?, cancel)?;
-        let values = self.values_of(&hits.ids)?;
-        Ok(Neighbours { distances: hits.distances, values, ids: hits.ids })
+        let hits = HitsMut { distances: &mut *out.distances, ids: &mut *out.ids };
+        search_into(&self.corpus()?, queries, request, &Pool::get(threads)?, cancel, hits)?;
+        self.values_into(out.ids, out.values)
     }
 }
 

@@ -21,6 +21,42 @@ pub enum Values {
     U64(Vec<u64>),
 }
 
+/// Where values are written, in the type of the store.
+pub enum ValuesMut<'v> {
+    /// 32-bit.
+    U32(&'v mut [u32]),
+    /// 64-bit.
+    U64(&'v mut [u64]),
+}
+
+impl ValuesMut<'_> {
+    /// Writes value `i`; `None` = missing, all ones.
+    pub(crate) fn set(&mut self, i: usize, value: Option<u64>) {
+        match self {
+            ValuesMut::U32(x) => x[i] = value.map_or(u32::MAX, |v| v as u32),
+            ValuesMut::U64(x) => x[i] = value.unwrap_or(u64::MAX),
+        }
+    }
+}
+
+impl Values {
+    /// `n` zeros.
+    pub(crate) fn zeros(value_type: ValueType, n: usize) -> Values {
+        match value_type {
+            ValueType::Uint32 => Values::U32(vec![0; n]),
+            ValueType::Uint64 => Values::U64(vec![0; n]),
+        }
+    }
+
+    /// All of them, to be written.
+    pub(crate) fn as_mut(&mut self) -> ValuesMut<'_> {
+        match self {
+            Values::U32(x) => ValuesMut::U32(x),
+            Values::U64(x) => ValuesMut::U64(x),
+        }
+    }
+}
+
 impl ValueRows<'_> {
     /// Number of values.
     pub fn len(&self) -> usize {

@@ -39,13 +39,13 @@ PAPER_SETTINGS = {"lambda_": 0.25, "temperature": 1.0, "k": 1024, "nprobe": 32, 
 
 
 def _code(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
-    """A product quantiser as (M, BITS), or the word small."""
-    if value is None or value == "small":
+    """A product quantiser as (M, BITS), or a word."""
+    if value is None or value in ("small", "two-level"):
         return value
     try:
         m, bits = (int(part) for part in value.split(","))
     except ValueError:
-        raise click.BadParameter(f"expected two numbers such as 64,8, or small, found {value!r}") from None
+        raise click.BadParameter(f"expected two numbers such as 64,8, small or two-level, found {value!r}") from None
     return m, bits
 
 
@@ -58,9 +58,9 @@ def _code(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
 @click.option("--nlist", type=click.IntRange(min=1), help="Number of lists.  [default: by the number of entries]")
 @click.option(
     "--code",
-    metavar="M,BITS|small",
+    metavar="M,BITS|small|two-level",
     callback=_code,
-    help="Code of an entry: M parts of BITS bits, or the least bytes.  [default: for quality]",
+    help="Code of an entry: M parts of BITS bits, the least bytes, or both levels.  [default: 4 bits a dimension]",
 )
 @click.option("--retrain", is_flag=True, help="Learn lists and codes again for a store that has an index.")
 @click.option(
