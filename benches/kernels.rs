@@ -117,7 +117,7 @@ fn groups(c: &mut Criterion) {
     let four = |k: Kernels| {
         let mut rooms = vec![(vec![0f32; BLOCKS * LANES], vec![0u32; BLOCKS * LANES]); GROUP];
         let mut out = rooms.iter_mut().map(|(s, e)| (&mut s[..], &mut e[..]));
-        let out = std::array::from_fn(|_| out.next().expect("four"));
+        let out: [_; GROUP] = std::array::from_fn(|_| out.next().expect("four"));
         let found = k.scan4_group(&blocks, &std::array::from_fn(query), 0, out);
         (found, rooms)
     };

@@ -1,8 +1,9 @@
 //! Vectors rounded to 8 bits, packed one after the other: what the coarse step and the second level multiply with.
 
-use super::second::{LEVELS, MIDDLE, UNIT};
+use super::levels::{LEVELS, MIDDLE};
+use super::second::UNIT;
 use crate::aligned::Aligned;
-use crate::simd::{Kernels, RecordQuery};
+use crate::simd::{Kernels, LevelQuery, RecordQuery};
 use std::ops::Range;
 
 /// Rotated vectors of dimension d: ⟨q, x⟩ ≈ scale · Σ numbers · x. Rows are padded with zeros to whole units.
@@ -74,6 +75,11 @@ impl ByteRows {
     /// Length of a step, and the sum of the numbers, of row `i`.
     pub fn scale_and_sum(&self, i: usize) -> (f32, i32) {
         (self.scales[i], self.sums[i])
+    }
+
+    /// Row `i` as the query of a list of scalar codes.
+    pub fn level_query(&self, i: usize, base: f32, limit: f32) -> LevelQuery<'_> {
+        LevelQuery { numbers: self.row(i), scale: self.scales[i], bias: MIDDLE * self.sums[i], base, limit }
     }
 
     /// Row `i` as the query of second-level records.

@@ -8,12 +8,16 @@
 use super::Codebook;
 use super::block;
 use super::bytes::{ByteRows, padded};
+use super::coding::{Coding, Encoder};
 use super::panels::{LEAST_DIMENSION, MIDDLE, round};
-use super::quantiser::{Encoder, Tables};
+use super::quantiser::Tables;
 use crate::Metric;
 use crate::aligned::Aligned;
 use crate::search::sweep::{Matrix, sweep};
-use crate::simd::{GROUP, Kernels, LANES, ScanQuery};
+use crate::simd::{Kernels, LANES, ScanQuery};
+
+/// Queries whose lists are estimated together.
+pub const ESTIMATED: usize = 4;
 
 /// Packed centroids.
 pub enum Coarse {
@@ -51,11 +55,12 @@ impl Coarse {
             }
             mean = sum.into_iter().map(|s| (s / nlist as f64) as f32).collect();
         }
-        let (block_bytes, width) = (codebook.block_bytes(), padded(d));
+        let (block_bytes, width) = (Coding::Product(shape).block_bytes(), padded(d));
         let mut blocks = Aligned::zeros(nlist.div_ceil(LANES) * block_bytes);
         let mut keys = Aligned::zeros(nlist * width);
         let (mut scales, mut offsets) = (Vec::with_capacity(nlist), Vec::with_capacity(nlist));
-        let encoder = Encoder { kernels: *kernels, shape, words: codebook.words, metric: codebook.metric() };
+        let coding = Coding::Product(shape);
+        let encoder = Encoder { kernels: *kernels, coding, words: codebook.words, d, metric: codebook.metric() };
         let (mut row, mut word) = (vec![0f32; shape.padded()], vec![0f32; shape.padded()]);
         let (origin, mut codes) = (vec![0f32; shape.padded()], vec![0u8; shape.m]);
         for (list, key) in keys.chunks_exact_mut(width).enumerate() {
@@ -66,11 +71,11 @@ impl Coarse {
             offsets.push(if codebook.metric() == Metric::L2 { kernels.ip_f32(&row, &row) } else { 0.0 });
             let factors = encoder.encode(&mut row, &origin, &mut codes, &mut word);
             let block = &mut blocks[list / LANES * block_bytes..][..block_bytes];
-            block::put(shape, block, list % LANES, &codes, factors);
+            block::put(coding, block, list % LANES, &codes, factors);
         }
         if let Some(last) = blocks.len().checked_sub(block_bytes) {
             let padding = nlist % LANES..if nlist.is_multiple_of(LANES) { 0 } else { LANES };
-            padding.for_each(|lane| block::put_padding(shape, &mut blocks[last..], lane));
+            padding.for_each(|lane| block::put_padding(coding, &mut blocks[last..], lane));
         }
         if codebook.metric() == Metric::L2 {
             mean.clear();
@@ -91,7 +96,7 @@ impl Coarse {
 }
 
 impl Coded {
-    /// Estimated scores of all lists for up to four queries, into rows of `stride` ≥ nlist rounded up to blocks.
+    /// Estimated scores of all lists for up to [`ESTIMATED`] queries, into rows of `stride` ≥ nlist rounded up to blocks.
     pub fn estimate(
         &self,
         kernels: &Kernels,
@@ -100,12 +105,11 @@ impl Coded {
         out: &mut [f32],
         scratch: &mut Vec<u32>,
     ) {
-        scratch.resize(scratch.len().max(GROUP * stride), 0);
+        scratch.resize(scratch.len().max(ESTIMATED * stride), 0);
         let mut rows = out.chunks_exact_mut(stride).zip(scratch.chunks_exact_mut(stride));
         if let [a, b, c, d] = tables {
             let queries = [query(a), query(b), query(c), query(d)];
-            let out = [rows.next(), rows.next(), rows.next(), rows.next()];
-            if let [Some(a), Some(b), Some(c), Some(d)] = out {
+            if let (Some(a), Some(b), Some(c), Some(d)) = (rows.next(), rows.next(), rows.next(), rows.next()) {
                 kernels.scan4_group(&self.blocks, &queries, 0, [a, b, c, d]);
             }
             return;

@@ -4,7 +4,10 @@
 //! f32: the mean that is subtracted first (d; zero for inner products), then for the centroids less the mean, padded to
 //! whole tiles of 32, |c|² (padding +∞; zero for inner products), then the centroids in panels of d × 16.
 
+use super::CodeKind;
+use super::bytes::padded;
 use super::coarse::Coarse;
+use super::coding::Coding;
 use super::quantiser::Shape;
 use super::rotation::Rotation;
 use super::second;
@@ -37,6 +40,9 @@ pub struct Parameters {
     /// Bits per coordinate of the second-level code; 0: there is none.
     #[serde(default)]
     pub second_bits: u8,
+    /// Whether entries are coded coordinate by coordinate; the words then serve the coarse step alone.
+    #[serde(default)]
+    pub levels: bool,
     /// Seed of every random choice, the rotation among them.
     pub seed: u64,
     /// Lists that a search scans by default.
@@ -91,6 +97,7 @@ impl<'a> Codebook<'a> {
             || !matches!(p.bits, 4 | 8)
             || !matches!(p.second_bits, 0 | 4)
             || (p.bits == 4 && !p.m.is_multiple_of(8))
+            || (p.levels && p.second_bits != 0)
         {
             return Err(wrong("code", format!("m × dsub to cover d = {d}, 4 or 8 bits"), format!("{p:?}")));
         }
@@ -194,7 +201,7 @@ impl<'a> Codebook<'a> {
 
     /// Bytes of one entry's code, without its two factors.
     pub fn code_bytes(&self) -> usize {
-        self.shape().code_bytes()
+        self.coding().code_bytes()
     }
 
     /// Lists that a search scans when not told otherwise.
@@ -218,9 +225,20 @@ impl<'a> Codebook<'a> {
         Shape { m: p.m, bits: p.bits, dsub: p.dsub }
     }
 
+    /// How entries are coded.
+    pub(crate) fn coding(&self) -> Coding {
+        if self.parameters.levels { Coding::Levels { width: padded(self.d()) } } else { Coding::Product(self.shape()) }
+    }
+
+    /// Kind of the code, to compare with what is asked for.
+    pub fn kind(&self) -> CodeKind {
+        let p = &self.parameters;
+        CodeKind { m: p.m, bits: p.bits, second_bits: p.second_bits, levels: p.levels }
+    }
+
     /// Bytes of a block of 16 entries: codes, then factors.
     pub(crate) fn block_bytes(&self) -> usize {
-        self.shape().code_bytes() * crate::simd::LANES + crate::simd::FACTOR_BYTES
+        self.coding().block_bytes()
     }
 
     /// Centroids in f32: score + |q|² = |q − c|², or score = −⟨q, c⟩.

@@ -1,6 +1,6 @@
 //! Decoded approximations of entries.
 
-use super::quantiser::decode;
+use super::coding::decode;
 use super::{Codebook, Lists, block, second};
 use crate::simd::Kernels;
 use crate::{Error, Metric, Result};
@@ -34,11 +34,11 @@ pub fn reconstruct(codebook: &Codebook, lists: &[Lists], ids: &[u64]) -> Result<
 /// c + t·R⁻¹û: with inner products t = s, so that ⟨q, decoded⟩ is the estimate that a search returns; with L2 t = |r|² / (s|û|²),
 /// the multiple of û nearest to the residual. With a second level: c + R⁻¹(s·û + t·l).
 fn entry(kernels: &Kernels, codebook: &Codebook, lists: &Lists, position: usize) -> Vec<f32> {
-    let (d, shape) = (codebook.d(), codebook.shape());
+    let (d, coding) = (codebook.d(), codebook.coding());
     let (list, bytes, lane) = lists.block_of(position);
-    let (mut codes, mut word) = (vec![0u8; shape.m], vec![0f32; shape.padded()]);
-    let (a, b) = block::get(shape, bytes, lane, &mut codes);
-    decode(shape, codebook.words, &codes, &mut word);
+    let (mut codes, mut word) = (vec![0u8; coding.codes()], vec![0f32; coding.padded()]);
+    let (a, b) = block::get(coding, bytes, lane, &mut codes);
+    decode(coding, d, codebook.words, &codes, &mut word);
     let centroid = codebook.centroid(list);
     let record = lists.record(position as u32);
     let length = match codebook.metric() {
@@ -48,7 +48,7 @@ fn entry(kernels: &Kernels, codebook: &Codebook, lists: &Lists, position: usize)
             let s = -b / 2.0;
             let mut rotated: Vec<f32> = centroid.iter().zip(codebook.mean).map(|(c, m)| c - m).collect();
             codebook.rotation.apply(kernels, &mut rotated);
-            rotated.resize(shape.padded(), 0.0);
+            rotated.resize(coding.padded(), 0.0);
             let norm2 = a - 2.0 * s * kernels.ip_f32(&rotated, &word);
             let t = norm2.max(0.0) / (s * kernels.ip_f32(&word, &word));
             if t.is_finite() { t } else { 0.0 }

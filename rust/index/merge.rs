@@ -51,8 +51,8 @@ pub fn merge_lists(
     section(SectionKind::ListOffsets, bytemuck::cast_slice(&offsets))?;
     section(SectionKind::ListIds, bytemuck::cast_slice(&ids))?;
 
-    let (shape, block_bytes) = (codebook.shape(), codebook.block_bytes());
-    let mut codes = vec![0u8; shape.m];
+    let (coding, block_bytes) = (codebook.coding(), codebook.block_bytes());
+    let mut codes = vec![0u8; coding.codes()];
     let mut out: Vec<u8> = Vec::new();
     sink.begin(SectionKind::Codes)?;
     let mut done = 0;
@@ -68,18 +68,18 @@ pub fn merge_lists(
                     continue;
                 }
                 let source = &blocks[i / LANES * block_bytes..][..block_bytes];
-                let factors = block::get(shape, source, i % LANES, &mut codes);
+                let factors = block::get(coding, source, i % LANES, &mut codes);
                 if lane == 0 {
                     out.resize(out.len() + block_bytes, 0);
                 }
                 let at = out.len() - block_bytes;
-                block::put(shape, &mut out[at..], lane, &codes, factors);
+                block::put(coding, &mut out[at..], lane, &codes, factors);
                 lane = (lane + 1) % LANES;
             }
         }
         if lane > 0 {
             let at = out.len() - block_bytes;
-            (lane..LANES).for_each(|lane| block::put_padding(shape, &mut out[at..], lane));
+            (lane..LANES).for_each(|lane| block::put_padding(coding, &mut out[at..], lane));
         }
         if out.len() >= BUFFER {
             sink.write(&out)?;

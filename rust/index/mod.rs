@@ -9,8 +9,10 @@ pub(crate) mod bytes;
 mod calibration;
 pub(crate) mod coarse;
 mod codebook;
+mod coding;
 mod decode;
 mod kmeans;
+pub(crate) mod levels;
 mod lists;
 mod memory;
 mod merge;
@@ -27,6 +29,7 @@ use crate::keys::KeyBlock;
 use crate::search::Pool;
 use crate::sections::SectionSink;
 pub use codebook::{Codebook, KeptCodebook};
+pub(crate) use coding::Coding;
 pub use lists::{KeptLists, Lists};
 pub use memory::Memory;
 pub use merge::merge_lists;
@@ -48,12 +51,14 @@ pub struct Params {
 /// Size of the code of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum CodeChoice {
-    /// 4-bit words over up to 4 dimensions each (48 bytes at d = 384) and, for d > 96, a second level of 4 bits a dimension
-    /// for scoring candidates again.
+    /// 4 bits a dimension.
     #[default]
     Auto,
-    /// The first level alone, at most 48 bytes.
+    /// 4-bit words over at least 4 dimensions each, at most 48 bytes.
     Small,
+    /// [`CodeChoice::Small`], and 4 bits a dimension that candidates are scored again with: reads a quarter of the bytes of
+    /// [`CodeChoice::Auto`] for each entry scanned, for stores that are much larger than the memory.
+    TwoLevel,
     /// Product quantiser of `m` sub-quantisers of `bits` (4 or 8) each.
     Pq {
         /// Number of sub-quantisers, from 1 to d.
@@ -68,12 +73,25 @@ pub fn plan(n: usize, d: usize, nlist: Option<usize>) -> (usize, usize) {
     trainer::plan(n, d, nlist)
 }
 
-/// (m, bits, bits of the second level) of a code for keys of dimension `d`.
+/// What tells kinds of codes of one dimension apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodeKind {
+    /// Sub-quantisers of the words.
+    pub m: usize,
+    /// Their bits.
+    pub bits: u8,
+    /// Bits a dimension of the second level; 0: there is none.
+    pub second_bits: u8,
+    /// Whether entries are coded coordinate by coordinate instead.
+    pub levels: bool,
+}
+
+/// Kind of a code for keys of dimension `d`.
 ///
 /// # Errors
 /// `Argument` for a code that does not fit.
-pub fn code_shape(code: CodeChoice, d: usize) -> Result<(usize, u8, u8)> {
-    trainer::shape(code, d).map(|shape| (shape.m, shape.bits, trainer::second_bits(code, d)))
+pub fn code_kind(code: CodeChoice, d: usize) -> Result<CodeKind> {
+    trainer::kind(code, d)
 }
 
 /// Called with (stage, done, total); total is 0 where it is not known.

@@ -1,14 +1,13 @@
-//! Product quantiser of unit residuals (Jégou et al. 2011) and the two factors that make its estimates unbiased.
+//! Product quantiser of unit residuals (Jégou et al. 2011): words, and a query's products with them.
 //!
-//! A rotated unit residual u is cut into m parts of dsub coordinates; each is replaced by the nearest of c words. The
-//! distance estimate uses s = |r| / ⟨û, u⟩ instead of |r| (as RaBitQ does, Gao & Long 2024): coding the direction and storing
-//! the length moved recall@1024 from .67 to .80 at equal bytes on transformer states.
+//! A rotated unit residual u is cut into m parts of dsub coordinates; each is replaced by the nearest of c words. Coding the
+//! direction and storing the length moved recall@1024 from .67 to .80 at equal bytes on transformer states.
 
 use super::kmeans::{Matrix, below, stratified};
 use crate::aligned::Aligned;
 use crate::search::Pool;
 use crate::simd::Kernels;
-use crate::{Error, Metric, Result};
+use crate::{Error, Result};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -104,45 +103,8 @@ fn learn_part<const C: usize>(
     words
 }
 
-/// Turns residuals into codes.
-pub struct Encoder<'e> {
-    /// Kernels.
-    pub kernels: Kernels,
-    /// Shape of the codes.
-    pub shape: Shape,
-    /// Words, m × dsub × c.
-    pub words: &'e [f32],
-    /// How keys are compared.
-    pub metric: Metric,
-}
-
-impl Encoder<'_> {
-    /// Codes a rotated, padded residual, which is scaled to length one on the way; `centroid` is the rotated, padded
-    /// centroid. `codes` has m bytes, `word` is scratch of the padded length. Returns the factors (A, B).
-    pub fn encode(&self, residual: &mut [f32], centroid: &[f32], codes: &mut [u8], word: &mut [f32]) -> (f32, f32) {
-        let norm2 = self.kernels.ip_f32(residual, residual);
-        let norm = norm2.sqrt();
-        if norm > 0.0 {
-            let inverse = 1.0 / norm;
-            residual.iter_mut().for_each(|x| *x *= inverse);
-        }
-        match self.shape.bits {
-            4 => self.kernels.encode::<16>(residual, self.shape.dsub, self.words, codes),
-            _ => self.kernels.encode::<256>(residual, self.shape.dsub, self.words, codes),
-        }
-        decode(self.shape, self.words, codes, word);
-        let cosine = self.kernels.ip_f32(residual, word);
-        // A code that points away from its residual carries nothing: fall back to the centroid.
-        let s = if norm > 0.0 && cosine > 1e-3 { norm / cosine } else { 0.0 };
-        match self.metric {
-            Metric::L2 => (norm2 + 2.0 * s * self.kernels.ip_f32(centroid, word), -2.0 * s),
-            Metric::Ip => (0.0, -s),
-        }
-    }
-}
-
 /// The coded direction û (padded length) of m code bytes.
-pub fn decode(shape: Shape, words: &[f32], codes: &[u8], out: &mut [f32]) {
+pub fn decode_words(shape: Shape, words: &[f32], codes: &[u8], out: &mut [f32]) {
     let c = shape.words();
     let tables = words.chunks_exact(shape.dsub * c);
     for ((part, words), &code) in out.chunks_exact_mut(shape.dsub).zip(tables).zip(codes) {
@@ -186,6 +148,8 @@ impl Tables {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Metric;
+    use crate::index::coding::{Coding, Encoder};
     use rand_chacha::rand_core::Rng;
 
     fn normal(rng: &mut ChaCha8Rng) -> f32 {
@@ -203,7 +167,7 @@ mod tests {
         }
         let (kernels, pool) = (Kernels::best(), Pool::get(Some(2)).expect("threads"));
         let words = learn(&kernels, shape, &sample, 1, &pool, &AtomicBool::new(false)).expect("not cancelled");
-        let encoder = Encoder { kernels, shape, words: &words, metric: Metric::L2 };
+        let encoder = Encoder { kernels, coding: Coding::Product(shape), words: &words, d, metric: Metric::L2 };
         let (mut codes, mut word) = (vec![0u8; 16], vec![0f32; d]);
         let (centroid, query) = (vec![0.3f32; d], sample.row(7).to_vec());
         let mut tables = Tables::default();

@@ -9,18 +9,12 @@
 //! A record is a run of units of 64 bytes, 128 coordinates each (byte b: low nibble = coordinate b, high nibble = 64 + b),
 //! then A' and B' as f32. Coordinates from d on have no meaning: the query is zero there.
 
+use super::levels;
 use crate::Metric;
 use crate::simd::Kernels;
 
 /// Coordinates of a unit of codes.
 pub const UNIT: usize = 128;
-/// Levels in units of 1 / [`SPREAD`] standard deviations, plus [`MIDDLE`].
-pub const LEVELS: [u8; 16] = [1, 16, 27, 35, 42, 49, 55, 61, 67, 73, 79, 86, 93, 101, 112, 127];
-/// What stands for zero in [`LEVELS`].
-pub const MIDDLE: i32 = 64;
-/// Level units of one standard deviation: the outermost level, 2.7326, becomes 63.
-const SPREAD: f32 = 23.055;
-
 /// Bytes of a record for keys of dimension `d`.
 pub fn record_bytes(d: usize) -> usize {
     d.div_ceil(UNIT) * (UNIT / 2) + 8
@@ -30,13 +24,10 @@ pub fn record_bytes(d: usize) -> usize {
 pub fn encode(kernels: &Kernels, metric: Metric, e: &mut [f32], residual: &[f32], centroid: &[f32], record: &mut [u8]) {
     let d = e.len();
     let spread = (kernels.ip_f32(e, e) / d as f32).sqrt();
-    let inverse = if spread > 0.0 { SPREAD / spread } else { 0.0 };
     let (units, factors) = record.split_at_mut(record_bytes(d) - 8);
     let mut codes = vec![0u8; d];
-    for border in BORDERS {
-        codes.iter_mut().zip(&*e).for_each(|(code, x)| *code += u8::from(x * inverse > border));
-    }
-    let levels: Vec<f32> = codes.iter().map(|&c| f32::from(LEVELS[usize::from(c)]) - MIDDLE as f32).collect();
+    levels::encode(kernels, e, spread, &mut codes);
+    let levels: Vec<f32> = codes.iter().map(|&code| levels::level(code)).collect();
     for (codes, unit) in codes.chunks(UNIT).zip(units.chunks_exact_mut(UNIT / 2)) {
         let (low, high) = codes.split_at(codes.len().min(UNIT / 2));
         unit.iter_mut().zip(low).for_each(|(byte, code)| *byte |= code);
@@ -56,17 +47,6 @@ pub fn encode(kernels: &Kernels, metric: Metric, e: &mut [f32], residual: &[f32]
     factors[4..].copy_from_slice(&b.to_le_bytes());
 }
 
-/// Where the nearest level changes, in level units.
-const BORDERS: [f32; 15] = {
-    let mut borders = [0f32; 15];
-    let mut i = 0;
-    while i < 15 {
-        borders[i] = (LEVELS[i] as f32 + LEVELS[i + 1] as f32) / 2.0 - MIDDLE as f32;
-        i += 1;
-    }
-    borders
-};
-
 /// Adds t·l to the decoded, rotated residual `out` (d); `metric` tells t from B'.
 pub fn decode(metric: Metric, record: &[u8], out: &mut [f32]) {
     let (units, factors) = record.split_at(record.len() - 8);
@@ -75,7 +55,7 @@ pub fn decode(metric: Metric, record: &[u8], out: &mut [f32]) {
     for (i, x) in out.iter_mut().enumerate() {
         let (unit, at) = (i / UNIT, i % UNIT);
         let code = units[unit * UNIT / 2 + at % 64] >> (at / 64 * 4) & 15;
-        *x += t * (f32::from(LEVELS[usize::from(code)]) - MIDDLE as f32);
+        *x += t * levels::level(code);
     }
 }
 

@@ -9,7 +9,7 @@ use super::codebook::{MOST_DIMENSIONS, Parameters};
 use super::kmeans::{Lloyd, Matrix, assign, means, pack, stratified};
 use super::quantiser::{Shape, learn};
 use super::rotation::Rotation;
-use super::{CodeChoice, Params, Progress};
+use super::{CodeChoice, CodeKind, Params, Progress};
 use crate::keys::KeyBlock;
 use crate::search::Pool;
 use crate::search::rows::Rows;
@@ -43,20 +43,23 @@ pub fn plan(n: usize, d: usize, nlist: Option<usize>) -> (usize, usize) {
     (target, wanted.min(n))
 }
 
-/// Up to this dimension the first level has 4 bits a dimension and needs no second.
+/// Up to this dimension a product quantiser has 4 bits a dimension, too, and is faster.
 const FINE: usize = 96;
 
-/// Bits of the second level.
-pub(crate) fn second_bits(code: CodeChoice, d: usize) -> u8 {
-    if code == CodeChoice::Auto && d > FINE { 4 } else { 0 }
+/// Kind of the code for dimension `d`.
+pub(crate) fn kind(code: CodeChoice, d: usize) -> Result<CodeKind> {
+    let Shape { m, bits, .. } = shape(code, d)?;
+    let wide = d > FINE;
+    let second_bits = if code == CodeChoice::TwoLevel && wide { 4 } else { 0 };
+    Ok(CodeKind { m, bits, second_bits, levels: code == CodeChoice::Auto && wide })
 }
 
-/// Shape of the code for dimension `d`.
-pub(crate) fn shape(code: CodeChoice, d: usize) -> Result<Shape> {
+/// Shape of the words for dimension `d`.
+fn shape(code: CodeChoice, d: usize) -> Result<Shape> {
     let four = |dsub: usize| Shape { m: d.div_ceil(dsub).next_multiple_of(8), bits: 4, dsub };
     match code {
         CodeChoice::Auto => Ok(four(d.div_ceil(FINE).min(4))),
-        CodeChoice::Small => Ok(four(d.div_ceil(FINE).max(4))),
+        CodeChoice::Small | CodeChoice::TwoLevel => Ok(four(d.div_ceil(FINE).max(4))),
         CodeChoice::Pq { m, bits } if (1..=d).contains(&m) && matches!(bits, 4 | 8) => {
             let dsub = d.div_ceil(m);
             Ok(Shape { m: if bits == 4 { m.next_multiple_of(8) } else { m }, bits, dsub })
@@ -108,7 +111,7 @@ pub fn train(
         let found = params.nlist.unwrap_or(0);
         return Err(Error::Argument(format!("nlist must be from 1 to the number of entries, {n}; found {found}")));
     }
-    let shape = shape(params.code, d)?;
+    let (shape, kind) = (shape(params.code, d)?, kind(params.code, d)?);
     let seed = params.seed.unwrap_or(0);
     let kernels = Kernels::best();
     let rows = Rows::new(keys);
@@ -155,7 +158,8 @@ pub fn train(
         m: shape.m,
         bits: shape.bits,
         dsub: shape.dsub,
-        second_bits: second_bits(params.code, d),
+        second_bits: kind.second_bits,
+        levels: kind.levels,
         seed,
         default_nprobe: calibration.nprobe,
         default_temperature: calibration.temperature,

@@ -3,8 +3,8 @@
 use super::Progress;
 use super::block;
 use super::codebook::Codebook;
+use super::coding::Encoder;
 use super::kmeans::{Matrix, members, pack};
-use super::quantiser::Encoder;
 use super::second;
 use super::trainer::check_keys;
 use crate::keys::KeyBlock;
@@ -176,14 +176,16 @@ struct Coder<'c, 'a> {
 
 impl<'c, 'a> Coder<'c, 'a> {
     fn new(work: &'c Work<'c, 'a>, list: usize) -> Coder<'c, 'a> {
-        let (codebook, shape) = (work.codebook, work.codebook.shape());
-        let encoder = Encoder { kernels: *work.kernels, shape, words: codebook.words, metric: codebook.metric() };
-        let mut centroid = vec![0f32; shape.padded()];
+        let (codebook, coding) = (work.codebook, work.codebook.coding());
+        let (d, metric) = (codebook.d(), codebook.metric());
+        let encoder = Encoder { kernels: *work.kernels, coding, words: codebook.words, d, metric };
+        let mut centroid = vec![0f32; coding.padded()];
         let pairs = codebook.centroid(list).iter().zip(codebook.mean);
         centroid.iter_mut().zip(pairs).for_each(|(x, (c, m))| *x = c - m);
         codebook.rotation.apply(work.kernels, &mut centroid[..codebook.d()]);
-        let scratch = vec![0f32; shape.padded()];
-        Coder { work, encoder, list, centroid, residual: scratch.clone(), codes: vec![0u8; shape.m], word: scratch }
+        let scratch = vec![0f32; coding.padded()];
+        let codes = vec![0u8; coding.codes()];
+        Coder { work, encoder, list, centroid, residual: scratch.clone(), codes, word: scratch }
     }
 
     /// Reads and rotates the residual of a row.
@@ -203,16 +205,16 @@ impl<'c, 'a> Coder<'c, 'a> {
 
 /// Blocks of the entries `members` of `list`.
 fn encode(work: &Work, list: usize, members: &[u32]) -> Vec<u8> {
-    let (shape, block_bytes) = (work.codebook.shape(), work.codebook.block_bytes());
+    let (coding, block_bytes) = (work.codebook.coding(), work.codebook.block_bytes());
     let mut coder = Coder::new(work, list);
     let mut out = vec![0u8; members.len().div_ceil(LANES) * block_bytes];
     for (members, block) in members.chunks(LANES).zip(out.chunks_exact_mut(block_bytes)) {
         for (lane, &row) in members.iter().enumerate() {
             coder.read(row);
             let factors = coder.first();
-            block::put(shape, block, lane, &coder.codes, factors);
+            block::put(coding, block, lane, &coder.codes, factors);
         }
-        (members.len()..LANES).for_each(|lane| block::put_padding(shape, block, lane));
+        (members.len()..LANES).for_each(|lane| block::put_padding(coding, block, lane));
     }
     out
 }

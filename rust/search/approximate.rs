@@ -15,7 +15,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
 /// Queries that share the codes of a list, at most.
-const QUERY_TILE: usize = 1024;
+const QUERY_TILE: usize = 2048;
 /// Bytes of a tile's candidates, at most.
 const TILE_BYTES: usize = 96 << 20;
 

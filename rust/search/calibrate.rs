@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// Stored keys that serve as queries, their own entries left out.
-const QUERIES: usize = 128;
+const QUERIES: usize = 256;
 /// Numbers of neighbours that are measured.
 const NEIGHBOURS: [usize; 3] = [8, 64, 1024];
 /// Settings that are tried; see [`super::probes::Reach::stop`].
-const STOPS: [f32; 9] = [0.8, 0.87, 0.93, 0.97, 1.01, 1.05, 1.1, 1.2, 1.4];
+const STOPS: [f32; 20] =
+    [0.5, 0.6, 0.7, 0.76, 0.8, 0.84, 0.87, 0.9, 0.93, 0.95, 0.97, 0.99, 1.01, 1.04, 1.07, 1.1, 1.15, 1.2, 1.3, 1.5];
 
 /// Candidates that are tried for k neighbours, as multiples of k.
 fn depths(k: usize) -> &'static [f32] {

@@ -10,9 +10,6 @@ use crate::index::Lists;
 use crate::simd::Kernels;
 use crate::{Error, Metric, Result};
 
-/// Ids that are asked for ahead of their turn.
-const IDS_AHEAD: usize = 24;
-
 /// What turns candidates into neighbours.
 pub struct Finish<'f, 'a> {
     /// Kernels.
@@ -35,7 +32,7 @@ impl Finish<'_, '_> {
     /// Writes the best `k` of the candidates in `w.nearest` of each query (q × d): scores and ids, −1 for missing ones.
     pub fn run(&self, queries: &[f32], w: &mut Workspace, scores: &mut [f32], ids: &mut [i64]) -> Result<()> {
         let q = scores.len() / self.k;
-        let Workspace { rounds, bytes, nearest, cursors, keys, sorted, .. } = w;
+        let Workspace { rounds, bytes, nearest, cursors, keys, .. } = w;
         let nearest = &mut nearest[..q];
         if self.rerank == Rerank::Code {
             let rescore = Rescore { kernels: self.kernels, lists: self.lists, starts: self.starts };
@@ -50,27 +47,31 @@ impl Finish<'_, '_> {
             } else {
                 nearest.narrow(self.k);
                 nearest.cut(self.kernels, |p| order(self.lists, self.starts, p));
-                self.rank(nearest, keys, sorted, scores, ids)?;
+                self.rank(nearest, keys, scores, ids)?;
             }
         }
         Ok(())
     }
 
     /// Writes candidates in the order of (score, id).
-    #[inline(never)]
-    fn rank(&self, nearest: &Nearest, keys: &mut Vec<u64>, sorted: &mut Vec<u64>, scores: &mut [f32], ids: &mut [i64]) -> Result<()> {
-        sort_keys(nearest.scores(), keys, sorted);
+    fn rank(&self, nearest: &Nearest, keys: &mut Vec<u64>, scores: &mut [f32], ids: &mut [i64]) -> Result<()> {
+        // Integers sort several times faster than pairs: score above, position below; then equal scores by id.
+        keys.clear();
+        let pairs = nearest.scores().iter().zip(0u64..);
+        keys.extend(pairs.map(|(score, i)| u64::from(select::key(score + 0.0)) << 32 | i));
+        if let [lists] = self.lists {
+            // Ids come from memory while scores are sorted.
+            nearest.entries().iter().for_each(|&entry| lists.ask_id(entry));
+        }
+        keys.sort_unstable();
         let (found, entries) = (nearest.scores(), nearest.entries());
-        for (at, (score, id)) in scores.iter_mut().zip(ids.iter_mut()).enumerate().take(sorted.len()) {
-            if let (Some(&ahead), [lists]) = (sorted.get(at + IDS_AHEAD), self.lists) {
-                lists.ask_id(entries[ahead as u32 as usize]);
-            }
-            let i = sorted[at] as u32 as usize;
+        for (&key, (score, id)) in keys.iter().zip(scores.iter_mut().zip(ids.iter_mut())) {
+            let i = key as u32 as usize;
             let (segment, position) =
                 if self.starts.len() == 1 { (0, entries[i]) } else { locate(self.starts, entries[i]) };
             (*score, *id) = (found[i], self.lists[segment].id(position)? as i64);
         }
-        let n = sorted.len();
+        let n = keys.len();
         let mut start = 0;
         for equal in scores[..n].chunk_by(|a, b| a == b) {
             ids[start..start + equal.len()].sort_unstable();
@@ -101,74 +102,11 @@ impl Finish<'_, '_> {
     }
 }
 
-/// Buckets of the sort.
-const BUCKETS: usize = 1024;
-
-/// Sorts scores (no NaN) into `sorted`: an order-preserving integer above, the position in `scores` below; `keys` is scratch.
-///
-/// Scores fall into buckets of equal width, which leaves little to do: twice as fast as a comparison sort for a thousand.
-fn sort_keys(scores: &[f32], keys: &mut Vec<u64>, sorted: &mut Vec<u64>) {
-    keys.clear();
-    keys.extend(scores.iter().zip(0u64..).map(|(score, i)| u64::from(select::key(score + 0.0)) << 32 | i));
-    sorted.clear();
-    sorted.extend_from_slice(keys);
-    let (low, high) = scores.iter().fold((f32::MAX, f32::MIN), |(low, high), &x| (low.min(x), high.max(x)));
-    let scale = (BUCKETS - 1) as f32 / (high - low);
-    if keys.len() < 64 || !scale.is_finite() {
-        return sorted.sort_unstable();
-    }
-    let bucket = |score: f32| ((score - low) * scale) as usize & (BUCKETS - 1);
-    let mut ends = [0u32; BUCKETS];
-    scores.iter().for_each(|&score| ends[bucket(score)] += 1);
-    let (mut sum, mut most) = (0, 0);
-    for end in &mut ends {
-        most = most.max(*end);
-        sum += std::mem::replace(end, sum);
-    }
-    if most > 64 {
-        return sorted.sort_unstable();
-    }
-    for (&key, &score) in keys.iter().zip(scores) {
-        let at = &mut ends[bucket(score)];
-        sorted[*at as usize] = key;
-        *at += 1;
-    }
-    // What is left are inversions within buckets.
-    for i in 1..sorted.len() {
-        let key = sorted[i];
-        let mut at = i;
-        while at > 0 && sorted[at - 1] > key {
-            sorted[at] = sorted[at - 1];
-            at -= 1;
-        }
-        sorted[at] = key;
-    }
-}
-
 /// Writes sorted neighbours and fills up with missing ones.
 pub fn write(found: &Found, scores: &mut [f32], ids: &mut [i64]) {
     scores.fill(f32::INFINITY);
     ids.fill(-1);
     for (f, (score, id)) in found.iter().zip(scores.iter_mut().zip(ids)) {
         (*score, *id) = (f.0, f.1 as i64);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn bucket_sort_sorts(raw in prop::collection::vec(-500i32..500, 1..1500), width in 1f32..1e9, power in 1i32..6) {
-            // Evenly spread, crowded at one end, and many equal ones.
-            let scores: Vec<f32> = raw.iter().map(|&x| width * (x as f32 / 500.0).powi(power)).collect();
-            let (mut keys, mut sorted) = (Vec::new(), Vec::new());
-            sort_keys(&scores, &mut keys, &mut sorted);
-            let mut want: Vec<usize> = (0..scores.len()).collect();
-            want.sort_by(|&a, &b| (scores[a] + 0.0).total_cmp(&(scores[b] + 0.0)).then(a.cmp(&b)));
-            prop_assert_eq!(sorted.iter().map(|&k| k as u32 as usize).collect::<Vec<_>>(), want);
-        }
     }
 }

@@ -7,6 +7,8 @@ use crate::simd::{Kernels, LANES};
 
 /// Entries of the nearest lists that give a query its limit, as a multiple of the candidates it wants.
 const FIRST: usize = 2;
+/// And at least so many.
+const LEAST_FIRST: usize = 512;
 /// Lists that are kept of a query at least, beyond `nprobe`, if there are so many.
 const LEAST_KEPT: usize = 192;
 
@@ -115,7 +117,7 @@ impl Chooser<'_, '_> {
     ) -> Option<u64> {
         let nlist = self.codebook.nlist();
         let entries: u64 = self.lists.iter().map(|l| l.len() as u64).sum();
-        let wanted = (FIRST * self.k) as u64;
+        let wanted = (FIRST * self.k).max(LEAST_FIRST) as u64;
         // As many as hold enough if they are of mean length; lists where queries fall are longer.
         let mut guess = 8 + (wanted.saturating_mul(nlist as u64) / entries.max(1)).min(nlist as u64) as usize;
         let most = self.reach.nprobe.min(nlist);

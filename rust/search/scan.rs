@@ -10,9 +10,11 @@ use super::places::order;
 use super::probes::{Chooser, Probe, Reach, by_list, runs};
 use super::select::Nearest;
 use super::workspace::{Near, Workspace};
-use crate::index::coarse::{Coarse, Coded, score_floats};
+use crate::index::bytes::ByteRows;
+use crate::index::coarse::{Coarse, Coded, ESTIMATED, score_floats};
+use crate::index::levels::LEVELS;
 use crate::index::quantiser::Tables;
-use crate::index::{Codebook, Lists};
+use crate::index::{Codebook, Coding, Lists};
 use crate::simd::{GROUP, Kernels, LANES, ScanQuery, TILE_ROWS, prefetch};
 use crate::{Error, Result};
 use std::ops::Range;
@@ -22,6 +24,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const CALL_BLOCKS: usize = 64;
 /// Queries that meet the centroids together.
 const COARSE_ROWS: usize = 8 * TILE_ROWS;
+
+/// Queries as the kernels take them.
+#[derive(Clone, Copy)]
+struct Queries<'q> {
+    tables: &'q [Tables],
+    bytes: &'q ByteRows,
+}
 
 /// One task: some queries, and every `parts`-th of their lists.
 pub struct Scan<'s, 'a> {
@@ -55,7 +64,7 @@ impl Scan<'_, '_> {
         let Scan { kernels, codebook, lists, starts, k, reach, .. } = *self;
         let chooser = Chooser { kernels, codebook, lists, k, reach };
         self.prepare(&chooser, w)?;
-        let Workspace { near, choice, rounds: [first, rest], nearest, tables, entries, .. } = w;
+        let Workspace { near, choice, rounds: [first, rest], nearest, tables, entries, bytes, .. } = w;
         let (q, nlist) = (near.shifts.len(), codebook.nlist());
         choice.nearest.clear();
         choice.ends.clear();
@@ -73,7 +82,8 @@ impl Scan<'_, '_> {
             choice.ends.push(choice.nearest.len());
         }
         by_list(first, nlist, choice);
-        self.sweep(first, tables, nearest)?;
+        let queries = Queries { tables: &*tables, bytes: &*bytes };
+        self.sweep(first, queries, nearest)?;
         rest.clear();
         for query in 0..q {
             nearest[query].cut(kernels, |p| order(lists, starts, p));
@@ -98,7 +108,7 @@ impl Scan<'_, '_> {
             }
         }
         by_list(rest, nlist, choice);
-        self.sweep(rest, tables, nearest)?;
+        self.sweep(rest, queries, nearest)?;
         nearest[..q].iter_mut().for_each(|nearest| nearest.cut(kernels, |p| order(lists, starts, p)));
         Ok(())
     }
@@ -153,9 +163,9 @@ impl Scan<'_, '_> {
     /// Lists near some queries, chosen by estimates, and their scores.
     fn near_coded(&self, coded: &Coded, chooser: &Chooser, queries: Range<usize>, w: &mut Workspace) {
         let (nlist, stride) = (self.codebook.nlist(), self.codebook.nlist().next_multiple_of(LANES));
-        w.scores.resize(w.scores.len().max(GROUP * stride), 0.0);
-        for first in queries.clone().step_by(GROUP) {
-            let group = first..queries.end.min(first + GROUP);
+        w.scores.resize(w.scores.len().max(ESTIMATED * stride), 0.0);
+        for first in queries.clone().step_by(ESTIMATED) {
+            let group = first..queries.end.min(first + ESTIMATED);
             coded.estimate(self.kernels, &w.tables[group.clone()], stride, &mut w.scores, &mut w.choice.ignored);
             for (query, scores) in group.zip(w.scores.chunks_exact(stride)) {
                 let (n, limit) = chooser.keep(&scores[..nlist], &mut w.choice);
@@ -183,7 +193,7 @@ impl Scan<'_, '_> {
     }
 
     /// Scans probes list by list.
-    fn sweep(&self, probes: &[Probe], tables: &[Tables], nearest: &mut [Nearest]) -> Result<()> {
+    fn sweep(&self, probes: &[Probe], queries: Queries, nearest: &mut [Nearest]) -> Result<()> {
         let four = self.codebook.bits() == 4;
         let mut all = runs(probes).enumerate().peekable();
         while let Some((seen, run)) = all.next() {
@@ -195,35 +205,46 @@ impl Scan<'_, '_> {
                 self.lists.iter().for_each(|lists| prefetch_start(lists.list(next[0].list as usize).0));
             }
             for (lists, &start) in self.lists.iter().zip(self.starts) {
-                let mut rest = run;
-                while four && rest.len() >= GROUP {
-                    let (group, more) = rest.split_at(GROUP);
-                    self.scan_group(lists, start, group, tables, nearest);
-                    rest = more;
-                }
-                for probe in rest {
-                    self.scan_list(lists, start, *probe, tables, nearest);
+                let parts = if four { run.len().div_ceil(GROUP) } else { run.len() };
+                for part in 0..parts {
+                    // Groups of about the same size.
+                    match &run[part * run.len() / parts..(part + 1) * run.len() / parts] {
+                        [probe] => self.scan_list(lists, start, *probe, queries, nearest),
+                        &[a, b] => self.scan_group(lists, start, [a, b], queries, nearest),
+                        &[a, b, c] => self.scan_group(lists, start, [a, b, c], queries, nearest),
+                        &[a, b, c, d] => self.scan_group(lists, start, [a, b, c, d], queries, nearest),
+                        &[a, b, c, d, e] => self.scan_group(lists, start, [a, b, c, d, e], queries, nearest),
+                        &[a, b, c, d, e, f] => self.scan_group(lists, start, [a, b, c, d, e, f], queries, nearest),
+                        other => debug_assert!(other.is_empty()),
+                    }
                 }
             }
         }
         self.check()
     }
 
-    fn scan_list(&self, lists: &Lists, start: u32, probe: Probe, tables: &[Tables], nearest: &mut [Nearest]) {
+    fn scan_list(&self, lists: &Lists, start: u32, probe: Probe, queries: Queries, nearest: &mut [Nearest]) {
         let (blocks, first) = lists.list(probe.list as usize);
         let mut first = start + first;
         let query = probe.query as usize;
-        let (tables, nearest) = (&tables[query], &mut nearest[query]);
+        let (tables, nearest) = (&queries.tables[query], &mut nearest[query]);
         for blocks in blocks.chunks(CALL_BLOCKS * self.codebook.block_bytes()) {
             let n = blocks.len() / self.codebook.block_bytes() * LANES;
             nearest.make_room(self.kernels, n, |p| order(self.lists, self.starts, p));
             let (limit, before) = (nearest.limit(), nearest.len());
             let (scores, entries) = nearest.free();
-            let found = if self.codebook.bits() == 4 {
-                self.kernels.scan4(blocks, &bytes_query(tables, probe.base, limit), first, scores, entries)
-            } else {
-                let query = ScanQuery { table: &tables.floats[..], scale: 1.0, bias: 0.0, base: probe.base, limit };
-                self.kernels.scan8(blocks, &query, first, scores, entries)
+            let found = match self.codebook.coding() {
+                Coding::Levels { .. } => {
+                    let query = queries.bytes.level_query(query, probe.base, limit);
+                    self.kernels.scan_levels(blocks, &LEVELS, &query, first, scores, entries)
+                }
+                Coding::Product(shape) if shape.bits == 4 => {
+                    self.kernels.scan4(blocks, &bytes_query(tables, probe.base, limit), first, scores, entries)
+                }
+                Coding::Product(_) => {
+                    let query = ScanQuery { table: &tables.floats[..], scale: 1.0, bias: 0.0, base: probe.base, limit };
+                    self.kernels.scan8(blocks, &query, first, scores, entries)
+                }
             };
             nearest.advance(found);
             self.drop_filtered(nearest, before, query);
@@ -231,22 +252,40 @@ impl Scan<'_, '_> {
         }
     }
 
-    /// Scans a list for four queries at once.
-    fn scan_group(&self, lists: &Lists, start: u32, group: &[Probe], tables: &[Tables], nearest: &mut [Nearest]) {
+    /// Scans a list for several queries at once.
+    fn scan_group<const N: usize>(
+        &self,
+        lists: &Lists,
+        start: u32,
+        group: [Probe; N],
+        queries: Queries,
+        nearest: &mut [Nearest],
+    ) {
         let (blocks, first) = lists.list(group[0].list as usize);
         let mut first = start + first;
-        let numbers: [usize; GROUP] = std::array::from_fn(|i| group[i].query as usize);
+        let numbers: [usize; N] = std::array::from_fn(|i| group[i].query as usize);
         // The queries of a list differ.
         let Ok(mut parts) = nearest.get_disjoint_mut(numbers) else { return };
         for blocks in blocks.chunks(CALL_BLOCKS * self.codebook.block_bytes()) {
             let n = blocks.len() / self.codebook.block_bytes() * LANES;
-            let mut before = [0; GROUP];
+            let mut before = [0; N];
             for (part, before) in parts.iter_mut().zip(&mut before) {
                 part.make_room(self.kernels, n, |p| order(self.lists, self.starts, p));
                 *before = part.len();
             }
-            let queries = std::array::from_fn(|i| bytes_query(&tables[numbers[i]], group[i].base, parts[i].limit()));
-            let found = self.kernels.scan4_group(blocks, &queries, first, parts.each_mut().map(|part| part.free()));
+            let limits: [f32; N] = std::array::from_fn(|i| parts[i].limit());
+            let out = parts.each_mut().map(|part| part.free());
+            let Queries { tables, bytes } = queries;
+            let found = match self.codebook.coding() {
+                Coding::Levels { .. } => {
+                    let query = |i: usize| bytes.level_query(numbers[i], group[i].base, limits[i]);
+                    self.kernels.scan_levels_group(blocks, &LEVELS, &std::array::from_fn(query), first, out)
+                }
+                Coding::Product(_) => {
+                    let query = |i: usize| bytes_query(&tables[numbers[i]], group[i].base, limits[i]);
+                    self.kernels.scan4_group(blocks, &std::array::from_fn(query), first, out)
+                }
+            };
             for (i, part) in parts.iter_mut().enumerate() {
                 part.advance(found[i]);
                 self.drop_filtered(part, before[i], numbers[i]);

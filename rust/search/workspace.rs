@@ -42,8 +42,6 @@ pub struct Workspace {
     pub choice: Choice,
     /// Scratch of the final order.
     pub keys: Vec<u64>,
-    /// See `keys`.
-    pub sorted: Vec<u64>,
 }
 
 /// The lists that lie near each query, by number, one query after the other.

@@ -1,6 +1,6 @@
 //! Kernels with AVX2, FMA and F16C.
 
-use super::{LANES, ScanQuery, Scores, TILE_LANES, TILE_ROWS, Tile, portable, scalar};
+use super::{FACTOR_BYTES, LANES, LevelQuery, ScanQuery, Scores, TILE_LANES, TILE_ROWS, Tile, portable, scalar};
 use half::f16;
 use std::arch::x86_64::*;
 
@@ -298,6 +298,54 @@ pub fn dot4(codes: &[u8], query: &[i8], levels: &[u8; 16]) -> i32 {
     let sum = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum));
     let sum = _mm_add_epi32(sum, _mm_shuffle_epi32::<0b0100_1110>(sum));
     _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32::<0b1011_0001>(sum)))
+}
+
+/// See [`super::Kernels::scan_levels`]. Half a unit is a register: eight entries, four codes each.
+#[target_feature(enable = "popcnt,avx2")]
+pub fn scan_levels(
+    blocks: &[u8],
+    levels: &[u8; 16],
+    query: &LevelQuery,
+    first: u32,
+    scores: &mut [f32],
+    entries: &mut [u32],
+) -> usize {
+    let numbers = query.numbers.as_chunks::<8>().0;
+    // SAFETY: the array holds 16 bytes.
+    let levels = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(levels.as_ptr().cast()) });
+    let (nibble, ones) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1));
+    let mut found = 0;
+    for (b, block) in blocks.chunks_exact(numbers.len() * 64 + FACTOR_BYTES).enumerate() {
+        let (codes, factors) = block.split_at(numbers.len() * 64);
+        let mut sums = [_mm256_setzero_si256(); 2];
+        for (unit, numbers) in codes.as_chunks::<32>().0.as_chunks::<2>().0.iter().zip(numbers) {
+            let four =
+                |at: usize| _mm256_set1_epi32(i32::from_le_bytes(std::array::from_fn(|j| numbers[at + j] as u8)));
+            let (low_numbers, high_numbers) = (four(0), four(4));
+            for half in 0..2 {
+                let codes = load_bytes(&unit[half]);
+                let low = _mm256_shuffle_epi8(levels, _mm256_and_si256(codes, nibble));
+                let high = _mm256_shuffle_epi8(levels, _mm256_and_si256(_mm256_srli_epi16::<4>(codes), nibble));
+                // Two products of at most 127 · 127 fit 16 bits.
+                let low = _mm256_madd_epi16(_mm256_maddubs_epi16(low, low_numbers), ones);
+                let high = _mm256_madd_epi16(_mm256_maddubs_epi16(high, high_numbers), ones);
+                sums[half] = _mm256_add_epi32(sums[half], _mm256_add_epi32(low, high));
+            }
+        }
+        let mut dots = [0i32; LANES];
+        for (to, sum) in dots.as_chunks_mut::<8>().0.iter_mut().zip(sums) {
+            // SAFETY: the array holds 32 bytes; the store is unaligned.
+            unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), sum) };
+        }
+        for (lane, dot) in dots.into_iter().enumerate() {
+            let float = |at: usize| f32::from_le_bytes(std::array::from_fn(|i| factors[at + i]));
+            let sum = query.scale * (dot - query.bias) as f32;
+            let score = (query.base + float(4 * lane)) + float(4 * (LANES + lane)) * sum;
+            (scores[found], entries[found]) = (score, first.wrapping_add((b * LANES + lane) as u32));
+            found += usize::from(score <= query.limit);
+        }
+    }
+    found
 }
 
 /// See [`super::Kernels::score_tile8`].

@@ -254,7 +254,7 @@ pub(super) fn keep<T>(
     found
 }
 
-pub use super::avx2::{dot4, score_tile8};
+pub use super::avx2::{dot4, scan_levels, score_tile8};
 
 /// See [`super::Kernels::keep_at_most`].
 #[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl")]

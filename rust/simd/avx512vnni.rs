@@ -5,13 +5,13 @@
 //! unit for one query, four for each more.
 
 use super::avx512::{load, load_bytes, store};
-use super::{FACTOR_BYTES, GROUP, LANES, RECORDS_AHEAD, RecordQuery, ScanQuery, Scores, TILE_ROWS, prefetch};
+use super::{FACTOR_BYTES, LANES, LevelQuery, RECORDS_AHEAD, RecordQuery, ScanQuery, Scores, TILE_ROWS, prefetch};
 use std::arch::x86_64::*;
 
 pub use super::avx512::{
-    count_at_most, encode, find_at_most, greatest_at_most, greatest_distance, hadamard, ip_f16, ip_f32, keep_at_most,
-    l2_f16, l2_f32, least, least_of_classes, multiply, pack_panel, round_bytes, scan8, score_tile, tables4,
-    word_products,
+    count_at_most, count_borders, encode, find_at_most, greatest_at_most, greatest_distance, hadamard, ip_f16, ip_f32,
+    keep_at_most, l2_f16, l2_f32, least, least_of_classes, multiply, pack_panel, round_bytes, scan8, score_tile,
+    tables4, word_products,
 };
 
 /// Bytes of codes that are asked for ahead of their turn.
@@ -47,12 +47,12 @@ pub fn scan4(blocks: &[u8], query: &ScanQuery<u8>, first: u32, scores: &mut [f32
 
 /// See [`super::Kernels::scan4_group`].
 #[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-pub fn scan4_group(
+pub fn scan4_group<const N: usize>(
     blocks: &[u8],
-    queries: &[ScanQuery<u8>; GROUP],
+    queries: &[ScanQuery<u8>; N],
     first: u32,
-    out: [(&mut [f32], &mut [u32]); GROUP],
-) -> [usize; GROUP] {
+    out: [(&mut [f32], &mut [u32]); N],
+) -> [usize; N] {
     scan_group(blocks, queries, first, out)
 }
 
@@ -110,6 +110,102 @@ fn scan_group<const N: usize>(
             for i in 0..N {
                 let (scale, bias) = (_mm512_set1_ps(queries[i].scale), _mm512_set1_ps(queries[i].bias));
                 let sum = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sums[i]), scale), bias);
+                let based = _mm512_add_ps(_mm512_set1_ps(queries[i].base), fa);
+                let score = _mm512_add_ps(based, _mm512_mul_ps(fb, sum));
+                let hits = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(score, _mm512_set1_ps(queries[i].limit));
+                if hits != 0 {
+                    _mm512_storeu_ps(to[i].0.add(found[i]), _mm512_maskz_compress_ps(hits, score));
+                    _mm512_storeu_si512(to[i].1.add(found[i]).cast(), _mm512_maskz_compress_epi32(hits, lanes));
+                    found[i] += hits.count_ones() as usize;
+                }
+            }
+        }
+        lanes = _mm512_add_epi32(lanes, _mm512_set1_epi32(LANES as i32));
+    }
+    found
+}
+
+/// See [`super::Kernels::scan_levels`].
+#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+pub fn scan_levels(
+    blocks: &[u8],
+    levels: &[u8; 16],
+    query: &LevelQuery,
+    first: u32,
+    scores: &mut [f32],
+    entries: &mut [u32],
+) -> usize {
+    level_scan(blocks, levels, &[*query], first, [(scores, entries)])[0]
+}
+
+/// See [`super::Kernels::scan_levels_group`].
+#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+pub fn scan_levels_group<const N: usize>(
+    blocks: &[u8],
+    levels: &[u8; 16],
+    queries: &[LevelQuery; N],
+    first: u32,
+    out: [(&mut [f32], &mut [u32]); N],
+) -> [usize; N] {
+    level_scan(blocks, levels, queries, first, out)
+}
+
+/// Levels of 16 entries and 4 coordinates lie in a register; `vpdpbusd` multiplies them with 4 numbers of a query.
+#[inline]
+#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+fn level_scan<const N: usize>(
+    blocks: &[u8],
+    levels: &[u8; 16],
+    queries: &[LevelQuery; N],
+    first: u32,
+    out: [(&mut [f32], &mut [u32]); N],
+) -> [usize; N] {
+    let units = queries[0].numbers.len() / 8;
+    assert!(queries.iter().all(|q| q.numbers.len() == 8 * units));
+    let block_bytes = units * 64 + FACTOR_BYTES;
+    let n = blocks.len() / block_bytes;
+    assert!(out.iter().all(|(scores, entries)| scores.len() >= n * LANES && entries.len() >= n * LANES));
+    let numbers: [*const i8; N] = std::array::from_fn(|i| queries[i].numbers.as_ptr());
+    let mut to: [(*mut f32, *mut u32); N] = [(std::ptr::null_mut(), std::ptr::null_mut()); N];
+    for (to, (scores, entries)) in to.iter_mut().zip(out) {
+        *to = (scores.as_mut_ptr(), entries.as_mut_ptr());
+    }
+    // SAFETY: the array holds 16 bytes.
+    let levels = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(levels.as_ptr().cast()) });
+    let nibble = _mm512_set1_epi8(15);
+    let mut lanes = _mm512_add_epi32(
+        _mm512_set1_epi32(first as i32),
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+    );
+    let mut found = [0; N];
+    for b in 0..n {
+        // SAFETY: block b has `block_bytes` bytes, every query 8 numbers a unit, both cut above; at most 16 entries a block
+        // were kept, so 16 more fit the outputs. All loads and stores are unaligned; a prefetch never faults.
+        unsafe {
+            let block = blocks.as_ptr().add(b * block_bytes);
+            let ahead = (b + 1) * block_bytes + BLOCKS_AHEAD <= blocks.len();
+            let mut sums = [[_mm512_setzero_si512(); 2]; N];
+            for u in 0..units {
+                let unit = block.add(64 * u);
+                if ahead {
+                    _mm_prefetch::<_MM_HINT_T0>(unit.wrapping_add(BLOCKS_AHEAD).cast());
+                }
+                let codes = _mm512_loadu_si512(unit.cast());
+                let low = _mm512_shuffle_epi8(levels, _mm512_and_si512(codes, nibble));
+                let high = _mm512_shuffle_epi8(levels, _mm512_and_si512(_mm512_srli_epi16::<4>(codes), nibble));
+                for i in 0..N {
+                    let numbers: *const i32 = numbers[i].add(8 * u).cast();
+                    sums[i][0] = _mm512_dpbusd_epi32(sums[i][0], low, _mm512_set1_epi32(numbers.read_unaligned()));
+                    let second = numbers.add(1).read_unaligned();
+                    sums[i][1] = _mm512_dpbusd_epi32(sums[i][1], high, _mm512_set1_epi32(second));
+                }
+            }
+            let factors = block.add(64 * units);
+            let (fa, fb) = (_mm512_loadu_ps(factors.cast()), _mm512_loadu_ps(factors.add(64).cast()));
+            for i in 0..N {
+                let dots =
+                    _mm512_sub_epi32(_mm512_add_epi32(sums[i][0], sums[i][1]), _mm512_set1_epi32(queries[i].bias));
+                let sum = _mm512_mul_ps(_mm512_set1_ps(queries[i].scale), _mm512_cvtepi32_ps(dots));
                 let based = _mm512_add_ps(_mm512_set1_ps(queries[i].base), fa);
                 let score = _mm512_add_ps(based, _mm512_mul_ps(fb, sum));
                 let hits = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(score, _mm512_set1_ps(queries[i].limit));

@@ -6,7 +6,7 @@
 //! | [`Kernels::l2_f32`] … [`Kernels::ip_f16`] | one direct distance or inner product | yes |
 //! | [`Kernels::score_tile8`] | the same of integers: coarse step | yes |
 //! | [`Kernels::dot4`], [`Kernels::add_corrections`] | product of second-level codes with a query | yes |
-//! | [`Kernels::scan4`], [`Kernels::scan4_group`], [`Kernels::scan8`] | scan of coded blocks, keeping what a limit lets pass | yes |
+//! | [`Kernels::scan_levels`], [`Kernels::scan4`], [`Kernels::scan8`], and of groups | scan of coded blocks, keeping what a limit lets pass | yes |
 //! | `portable` | transform, encoding, tables, counting, packing | yes |
 //!
 //! `scalar.rs` defines every answer; `parity.rs` compares.
@@ -48,8 +48,8 @@ pub const LANES: usize = 16;
 pub const TILE_LANES: usize = 2 * LANES;
 /// Most rows of a tile.
 pub const TILE_ROWS: usize = 12;
-/// Queries that [`Kernels::scan4_group`] serves at once.
-pub const GROUP: usize = 4;
+/// Queries that a kernel serves at once, at most.
+pub const GROUP: usize = 6;
 /// Second-level records that are asked for ahead of their turn.
 const RECORDS_AHEAD: usize = 16;
 /// Scores of up to 12 rows against 32 keys.
@@ -81,6 +81,22 @@ pub struct ScanQuery<'q, T> {
     pub scale: f32,
     /// See `scale`.
     pub bias: f32,
+    /// Added to every score of the list.
+    pub base: f32,
+    /// Scores above it are dropped.
+    pub limit: f32,
+}
+
+/// What a scan of scalar codes needs of a query and a list. Score of an entry = `(base + A) + B * (scale * (Σ − bias))`,
+/// Σ = Σ levels · numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct LevelQuery<'q> {
+    /// The query in 8 bits, −127 to 127, whole units of 128.
+    pub numbers: &'q [i8],
+    /// Length of a step.
+    pub scale: f32,
+    /// See above.
+    pub bias: i32,
     /// Added to every score of the list.
     pub base: f32,
     /// Scores above it are dropped.
@@ -149,6 +165,10 @@ macro_rules! portable_kernels {
         #[target_feature(enable = $features)]
         pub fn round_bytes(x: &[f32], out: &mut [i8]) -> (f32, i32) {
             $portable::round_bytes(x, out)
+        }
+        #[target_feature(enable = $features)]
+        pub fn count_borders(x: &[f32], factor: f32, borders: &[f32; 15], codes: &mut [u8]) {
+            $portable::count_borders(x, factor, borders, codes)
         }
         #[target_feature(enable = $features)]
         pub fn multiply(x: &mut [f32], factors: &[f32]) {
@@ -228,6 +248,17 @@ pub(crate) use portable_choices;
 macro_rules! portable_integers {
     ($features:literal, $portable:ident) => {
         #[target_feature(enable = $features)]
+        pub fn scan_levels(
+            blocks: &[u8],
+            levels: &[u8; 16],
+            query: &LevelQuery,
+            first: u32,
+            scores: &mut [f32],
+            entries: &mut [u32],
+        ) -> usize {
+            $portable::scan_levels(blocks, levels, query, first, scores, entries)
+        }
+        #[target_feature(enable = $features)]
         pub fn dot4(codes: &[u8], query: &[i8], levels: &[u8; 16]) -> i32 {
             $portable::dot4(codes, query, levels)
         }
@@ -247,6 +278,12 @@ macro_rules! portable_integers {
 }
 #[cfg(target_arch = "aarch64")]
 pub(crate) use portable_integers;
+
+/// Most entries that a scan of scalar codes can keep.
+fn level_room(blocks: &[u8], query: &LevelQuery) -> usize {
+    assert!(!query.numbers.is_empty() && query.numbers.len().is_multiple_of(128));
+    blocks.len() / (query.numbers.len() * 8 + FACTOR_BYTES) * LANES
+}
 
 #[allow(unsafe_code)]
 impl Kernels {
@@ -327,14 +364,59 @@ impl Kernels {
         dispatch!(self, scan4, blocks, query, first, scores, entries)
     }
 
-    /// [`Self::scan4`] of the same blocks for four queries; gives their numbers of entries kept.
-    pub fn scan4_group(
+    /// Scans blocks of 16 entries in scalar codes; entries within the limit go to `scores` and `entries` in order, as
+    /// `first` + position. Returns their number.
+    ///
+    /// Block: width/8 units of 64 bytes, then the factors (16 × A, 16 × B). Byte 4v + j of unit g holds two codes of
+    /// entry v: low nibble coordinate 8g + j, high nibble 8g + 4 + j. `levels` are what codes stand for, at most 127.
+    pub fn scan_levels(
         &self,
         blocks: &[u8],
-        queries: &[ScanQuery<u8>; GROUP],
+        levels: &[u8; 16],
+        query: &LevelQuery,
         first: u32,
-        out: [(&mut [f32], &mut [u32]); GROUP],
-    ) -> [usize; GROUP] {
+        scores: &mut [f32],
+        entries: &mut [u32],
+    ) -> usize {
+        let room = level_room(blocks, query);
+        assert!(scores.len() >= room && entries.len() >= room, "room for {room} scores, found {}", scores.len());
+        dispatch!(self, scan_levels, blocks, levels, query, first, scores, entries)
+    }
+
+    /// [`Self::scan_levels`] of the same blocks for up to [`GROUP`] queries; gives their numbers of entries kept.
+    pub fn scan_levels_group<const N: usize>(
+        &self,
+        blocks: &[u8],
+        levels: &[u8; 16],
+        queries: &[LevelQuery; N],
+        first: u32,
+        out: [(&mut [f32], &mut [u32]); N],
+    ) -> [usize; N] {
+        const { assert!(0 < N && N <= GROUP) };
+        #[cfg(target_arch = "x86_64")]
+        if self.isa == Isa::Avx512Vnni {
+            let room = level_room(blocks, &queries[0]);
+            assert!(queries.iter().all(|q| q.numbers.len() == queries[0].numbers.len()));
+            assert!(out.iter().all(|(s, e)| s.len() >= room && e.len() >= room), "room for {room} scores");
+            // SAFETY: `Kernels` with this value are only made where the CPU has the features.
+            return unsafe { avx512vnni::scan_levels_group(blocks, levels, queries, first, out) };
+        }
+        let mut found = [0; N];
+        for (((scores, entries), query), found) in out.into_iter().zip(queries).zip(&mut found) {
+            *found = self.scan_levels(blocks, levels, query, first, scores, entries);
+        }
+        found
+    }
+
+    /// [`Self::scan4`] of the same blocks for up to [`GROUP`] queries; gives their numbers of entries kept.
+    pub fn scan4_group<const N: usize>(
+        &self,
+        blocks: &[u8],
+        queries: &[ScanQuery<u8>; N],
+        first: u32,
+        out: [(&mut [f32], &mut [u32]); N],
+    ) -> [usize; N] {
+        const { assert!(0 < N && N <= GROUP) };
         #[cfg(target_arch = "x86_64")]
         if self.isa == Isa::Avx512Vnni {
             let length = queries[0].table.len();
@@ -344,7 +426,7 @@ impl Kernels {
             // SAFETY: `Kernels` with this value are only made where the CPU has the features.
             return unsafe { avx512vnni::scan4_group(blocks, queries, first, out) };
         }
-        let mut found = [0; GROUP];
+        let mut found = [0; N];
         for (((scores, entries), query), found) in out.into_iter().zip(queries).zip(&mut found) {
             *found = self.scan4(blocks, query, first, scores, entries);
         }
@@ -522,6 +604,12 @@ impl Kernels {
     pub fn encode<const C: usize>(&self, x: &[f32], dsub: usize, words: &[f32], codes: &mut [u8]) {
         assert!(x.len() == codes.len() * dsub && words.len() == x.len() * C);
         dispatch!(self, encode::<C>, x, dsub, words, codes)
+    }
+
+    /// For each x the number of `borders` that x · `factor` is above, into `codes`.
+    pub fn count_borders(&self, x: &[f32], factor: f32, borders: &[f32; 15], codes: &mut [u8]) {
+        assert!(codes.len() >= x.len());
+        dispatch!(self, count_borders, x, factor, borders, codes)
     }
 
     /// Packs 16 rows of length `d` into a panel (d × 16).

@@ -135,11 +135,13 @@ fn portable_kernels_are_bit_equal() {
             let (mut c4, mut c8) = (vec![0u8; d / 4], vec![0u8; d / 4]);
             k.encode::<16>(&x, 4, &words[..d * 16], &mut c4);
             k.encode::<256>(&x, 4, &words, &mut c8);
-            let mut products = vec![0f32; 256];
+            let (mut products, mut counts) = (vec![0f32; 256], vec![0u8; d]);
+            let borders: [f32; 15] = std::array::from_fn(|i| i as f32 / 8.0 - 0.9);
+            k.count_borders(&x, 1.5, &borders, &mut counts);
             k.word_products(&x, &words, &mut products);
             let mut panel = vec![0f32; d * LANES];
             k.pack_panel(&rows, d, &mut panel);
-            (h, c4, c8, products, panel, k.count_at_most(&words, 0.25))
+            (h, c4, c8, products, panel, k.count_at_most(&words, 0.25), counts)
         };
         let want = run(scalar());
         assert_eq!(want.5, words.iter().filter(|&&w| w <= 0.25).count());
@@ -257,6 +259,53 @@ fn second_level_and_row_scores_are_bit_equal() {
 }
 
 #[test]
+fn level_scans_are_bit_equal_and_groups_as_good_as_one_by_one() {
+    let mut rng = ChaCha8Rng::seed_from_u64(10);
+    let levels: [u8; 16] = std::array::from_fn(|i| (i * 127 / 15) as u8);
+    for (units, blocks) in [(16, 1), (48, 7), (96, 2)] {
+        for extreme in [false, true] {
+            let numbers: Vec<Vec<i8>> = (0..GROUP)
+                .map(|_| (0..8 * units).map(|_| if extreme { -127 } else { (rng.next_u32() % 255) as i8 }).collect())
+                .collect();
+            let mut data = Vec::new();
+            for _ in 0..blocks {
+                data.extend((0..units * 64).map(|_| if extreme { 255 } else { rng.next_u32() as u8 }));
+                reals(&mut rng, 2 * LANES).iter().for_each(|x| data.extend_from_slice(&x.to_le_bytes()));
+            }
+            let query = |i: usize| LevelQuery {
+                numbers: &numbers[i],
+                scale: 1e-4,
+                bias: 9 * i as i32,
+                base: i as f32,
+                limit: [f32::MAX, 2.0, 0.0, -1e9, 1.0, 4.0][i],
+            };
+            let room = blocks * LANES;
+            let alone = |k: Kernels, i: usize| {
+                let (mut scores, mut entries) = (vec![0f32; room], vec![0u32; room]);
+                let found = k.scan_levels(&data, &levels, &query(i), 7, &mut scores, &mut entries);
+                scores.truncate(found);
+                entries.truncate(found);
+                (scores, entries)
+            };
+            for k in others().into_iter().chain([scalar()]) {
+                for i in 0..GROUP {
+                    assert_eq!(alone(scalar(), i), alone(k, i), "{k:?} units={units} query {i}");
+                }
+                let mut scores = vec![vec![0f32; room]; GROUP];
+                let mut entries = vec![vec![0u32; room]; GROUP];
+                let mut pairs = scores.iter_mut().zip(&mut entries).map(|(s, e)| (&mut s[..], &mut e[..]));
+                let out: [_; GROUP] = std::array::from_fn(|_| pairs.next().expect("as many"));
+                let found = k.scan_levels_group(&data, &levels, &std::array::from_fn(query), 7, out);
+                for i in 0..GROUP {
+                    let (s, e) = alone(scalar(), i);
+                    assert_eq!((&scores[i][..found[i]], &entries[i][..found[i]]), (&s[..], &e[..]), "{k:?} {i}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn choosing_kernels_are_equal() {
     let mut rng = ChaCha8Rng::seed_from_u64(6);
     for n in [0, 1, 15, 16, 17, 31, 32, 33, 100, 1000] {
@@ -299,7 +348,7 @@ fn a_group_of_queries_is_as_good_as_one_by_one() {
             scale: 0.01,
             bias: -3.0,
             base: i as f32,
-            limit: [f32::MAX, 2.0, 0.0, -1e9][i],
+            limit: [f32::MAX, 2.0, 0.0, -1e9, 1.0, 4.0][i],
         });
         let room = blocks * LANES;
         for k in others().into_iter().chain([scalar()]) {

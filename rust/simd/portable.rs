@@ -2,7 +2,7 @@
 //!
 //! No fused multiply-add and a fixed order of additions: every instruction set gives the same bits.
 
-use super::{LANES, Scores, TILE_LANES};
+use super::{FACTOR_BYTES, LANES, LevelQuery, Scores, TILE_LANES};
 
 /// Fast Walsh–Hadamard transform of `x` in place, times `scale`; the length is a power of two.
 #[inline(always)]
@@ -182,6 +182,56 @@ pub fn dot4(codes: &[u8], query: &[i8], levels: &[u8; 16]) -> i32 {
         }
     }
     sum
+}
+
+/// Scan of scalar codes; see [`super::Kernels::scan_levels`].
+#[inline(always)]
+pub fn scan_levels(
+    blocks: &[u8],
+    levels: &[u8; 16],
+    query: &LevelQuery,
+    first: u32,
+    scores: &mut [f32],
+    entries: &mut [u32],
+) -> usize {
+    let numbers = query.numbers.as_chunks::<8>().0;
+    let mut found = 0;
+    for (b, block) in blocks.chunks_exact(numbers.len() * 64 + FACTOR_BYTES).enumerate() {
+        let (codes, factors) = block.split_at(numbers.len() * 64);
+        let mut dots = [0i32; LANES];
+        for (unit, numbers) in codes.as_chunks::<64>().0.iter().zip(numbers) {
+            for (dot, codes) in dots.iter_mut().zip(unit.as_chunks::<4>().0) {
+                for j in 0..4 {
+                    *dot += i32::from(levels[usize::from(codes[j] & 15)]) * i32::from(numbers[j]);
+                    *dot += i32::from(levels[usize::from(codes[j] >> 4)]) * i32::from(numbers[4 + j]);
+                }
+            }
+        }
+        for (lane, dot) in dots.into_iter().enumerate() {
+            let float = |at: usize| f32::from_le_bytes(std::array::from_fn(|i| factors[at + i]));
+            let sum = query.scale * (dot - query.bias) as f32;
+            let score = (query.base + float(4 * lane)) + float(4 * (LANES + lane)) * sum;
+            if score <= query.limit {
+                (scores[found], entries[found]) = (score, first.wrapping_add((b * LANES + lane) as u32));
+                found += 1;
+            }
+        }
+    }
+    found
+}
+
+/// For each x the number of borders that it is above; see [`super::Kernels::count_borders`].
+#[inline(always)]
+pub fn count_borders(x: &[f32], factor: f32, borders: &[f32; 15], codes: &mut [u8]) {
+    for (codes, x) in codes.chunks_mut(64).zip(x.chunks(64)) {
+        let mut counts = [0u32; 64];
+        for &border in borders {
+            for (count, &x) in counts.iter_mut().zip(x) {
+                *count += u32::from(x * factor > border);
+            }
+        }
+        codes.iter_mut().zip(counts).take(x.len()).for_each(|(code, count)| *code = count as u8);
+    }
 }
 
 /// Integer products of a row with chosen keys; see [`super::Kernels::score_rows8`].

@@ -164,6 +164,7 @@ pub fn keep(
 }
 
 pub use super::portable::{
-    count_at_most, dot4, encode, find_at_most, greatest_at_most, greatest_distance, hadamard, keep_at_most, least,
-    least_of_classes, multiply, pack_panel, round_bytes, score_rows8, score_tile8, tables4, word_products,
+    count_at_most, count_borders, dot4, encode, find_at_most, greatest_at_most, greatest_distance, hadamard,
+    keep_at_most, least, least_of_classes, multiply, pack_panel, round_bytes, scan_levels, score_rows8, score_tile8,
+    tables4, word_products,
 };

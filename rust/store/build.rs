@@ -16,7 +16,7 @@ use super::segment::{SegmentFile, SegmentKind, SegmentName};
 use super::segment_writer::SegmentWriter;
 use super::snapshot::Snapshot;
 use super::writer::data_name;
-use crate::index::{CodeChoice, Codebook, Lists, Params, Progress, code_shape, merge_lists, train, write_lists};
+use crate::index::{CodeChoice, Codebook, Lists, Params, Progress, code_kind, merge_lists, train, write_lists};
 use crate::keys::{KeyBlock, KeyRows};
 use crate::search::calibrate::calibrate;
 use crate::search::{Calibration, Pool};
@@ -145,15 +145,14 @@ impl Build<'_> {
         let same = |codebook: &Codebook| {
             let nlist = params.nlist.is_none_or(|n| n == codebook.nlist());
             let seed = params.seed.is_none_or(|seed| seed == codebook.seed());
-            let code = params.code == CodeChoice::Auto
-                || code_shape(params.code, codebook.d())? == (codebook.m(), codebook.bits(), codebook.second_bits());
+            let code = params.code == CodeChoice::Auto || code_kind(params.code, codebook.d())? == codebook.kind();
             if nlist && seed && code {
                 return Ok(());
             }
             Err(Error::Argument(format!(
                 "expected the parameters that the store was built with (nlist {}, code {:?}, seed {}) or retrain=True, found nlist {:?}, code {:?}, seed {:?}",
                 codebook.nlist(),
-                (codebook.m(), codebook.bits()),
+                codebook.kind(),
                 codebook.seed(),
                 params.nlist,
                 params.code,

@@ -228,11 +228,14 @@ fn second_level_codes_are_stored_found_and_checked() {
     const WIDE: usize = 130;
     let folder = tempdir().expect("folder");
     let path = |name: &str| folder.path().join(name);
-    let store = built(&path("two levels"), &options(WIDE), 300);
-    let small = Datastore::create(&path("one level"), &options(WIDE)).expect("create");
-    add(&small, 300, Some("a"), None).expect("add");
-    let params = Params { code: CodeChoice::Small, ..Params::default() };
-    build(&small, &BuildOptions { params, retrain: false, threads: None }).expect("build");
+    let made = |name: &str, code: CodeChoice| {
+        let store = Datastore::create(&path(name), &options(WIDE)).expect("create");
+        add(&store, 300, Some("a"), None).expect("add");
+        let params = Params { code, ..Params::default() };
+        build(&store, &BuildOptions { params, retrain: false, threads: None }).expect("build");
+        store
+    };
+    let (store, small) = (made("two levels", CodeChoice::TwoLevel), made("one level", CodeChoice::Small));
     let query = key(WIDE, 77);
     let again = Request { k: 5, rerank: Rerank::Code, ..Request::default() };
     let found = search(&store, &query, &again).expect("search");
