@@ -56,7 +56,7 @@ pub enum CodeChoice {
     Auto,
     /// 4-bit words over at least 4 dimensions each, at most 48 bytes.
     Small,
-    /// [`CodeChoice::Small`], and 4 bits a dimension that candidates are scored again with: reads a quarter of the bytes of
+    /// 4-bit words over up to 4 dimensions each, and 4 bits a dimension that candidates are scored again with: reads a quarter of the bytes of
     /// [`CodeChoice::Auto`] for each entry scanned, for stores that are much larger than the memory.
     TwoLevel,
     /// Product quantiser of `m` sub-quantisers of `bits` (4 or 8) each.

@@ -58,8 +58,8 @@ pub(crate) fn kind(code: CodeChoice, d: usize) -> Result<CodeKind> {
 fn shape(code: CodeChoice, d: usize) -> Result<Shape> {
     let four = |dsub: usize| Shape { m: d.div_ceil(dsub).next_multiple_of(8), bits: 4, dsub };
     match code {
-        CodeChoice::Auto => Ok(four(d.div_ceil(FINE).min(4))),
-        CodeChoice::Small | CodeChoice::TwoLevel => Ok(four(d.div_ceil(FINE).max(4))),
+        CodeChoice::Auto | CodeChoice::TwoLevel => Ok(four(d.div_ceil(FINE).min(4))),
+        CodeChoice::Small => Ok(four(d.div_ceil(FINE).max(4))),
         CodeChoice::Pq { m, bits } if (1..=d).contains(&m) && matches!(bits, 4 | 8) => {
             let dsub = d.div_ceil(m);
             Ok(Shape { m: if bits == 4 { m.next_multiple_of(8) } else { m }, bits, dsub })

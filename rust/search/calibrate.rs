@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// Stored keys that serve as queries, their own entries left out.
-const QUERIES: usize = 256;
+const QUERIES: usize = 128;
 /// Numbers of neighbours that are measured.
 const NEIGHBOURS: [usize; 3] = [8, 64, 1024];
 /// Settings that are tried; see [`super::probes::Reach::stop`].
