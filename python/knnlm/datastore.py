@@ -195,8 +195,9 @@ class Datastore(Reader):
         Args:
             seed: of every random choice, 0 by default; same entries and seed, same bytes, for any number of threads.
             nlist: number of lists; by default from the number of entries.
-            code: by default 4 bits a dimension (210 bytes an entry at d = 384, all in); `"small"`: at most 48 bytes of code;
-                `"two-level"`: both, for stores far larger than memory (candidates by the first, scored by the second);
+            code: by default 4 bits a dimension (220 bytes an entry at d = 384, all in); `"small"`: at most 48 bytes of
+                code; `"two-level"`: both, for stores far larger than memory (candidates by the first, scored by the
+                second);
                 `(m, bits)`: a product quantiser of `m` parts with 4 or 8 bits each.
             retrain: learn centroids and codes again and re-code everything; needs kept keys if a build came before.
             threads: by default one per core.
