@@ -9,6 +9,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
     let base = reader::base();
+    let Some((&what, input)) = input.split_first() else { return };
     let body = match input.split_first() {
         // Odd inputs are edits of the real body, so that most of its structure survives.
         Some((kind, edits)) if kind % 2 == 1 => {
@@ -26,7 +27,6 @@ fuzz_target!(|input: &[u8]| {
         Some((_, text)) => text.to_vec(),
         None => return,
     };
-    let folder = base.copy(|_, _| ());
-    reader::write_manifest(folder.path(), &base.manifest, &body);
-    reader::exercise(folder.path());
+    let manifest = reader::manifest(&body);
+    base.with(&[(&base.manifest, &manifest)], reader::changes(what), |path| reader::exercise(path, what));
 });
