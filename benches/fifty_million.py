@@ -3,6 +3,10 @@
     sudo systemd-run --scope -p MemoryMax=4G -p MemorySwapMax=0 python benches/fifty_million.py --folder /some/disk
     python benches/fifty_million.py --entries 200000 --folder WORK      # a small one, to try the script
 
+Where there is no systemd, a memory cgroup of one's own does the same (version 1; version 2 has memory.max):
+
+    mkdir G && echo 4G > G/memory.limit_in_bytes && (echo $BASHPID > G/cgroup.procs; exec python benches/…)
+
 Entries are drawn around centres that are themselves clustered; the exact answer of the queries is gathered while the
 entries are written, so that the check needs no second pass. Codes only: raw keys are never on disk.
 """
@@ -32,6 +36,20 @@ def private_megabytes() -> float:
     status = Path("/proc/self/status").read_text().splitlines()
     held = {line.split(":")[0]: line.split()[1] for line in status if line.startswith(("RssAnon", "VmHWM"))}
     return int(held["RssAnon"]) / 1024
+
+
+def cgroup_megabytes() -> dict[str, float]:
+    """Limit and peak of this process's memory cgroup, page cache included, MB; empty where it cannot be read."""
+    places = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    for _, controllers, path in places:
+        names = ("memory.limit_in_bytes", "memory.max_usage_in_bytes") if controllers == "memory" else ()
+        names = ("memory.max", "memory.peak") if controllers == "" else names
+        root = Path("/sys/fs/cgroup") / controllers
+        files = [root / path.lstrip("/") / name for name in names]
+        if files and all(file.exists() for file in files):
+            limit, peak = (file.read_text().strip() for file in files)
+            return {} if limit == "max" else {"limit_MB": int(limit) / 2**20, "peak_MB": int(peak) / 2**20}
+    return {}
 
 
 class Source:
@@ -80,6 +98,8 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--nlist", type=int, default=None)
+    parser.add_argument("--code", choices=("small",), default=None)
+    parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--nprobe", type=int, default=None)
     options = parser.parse_args()
     path = options.folder / "fifty-million-store"
@@ -89,7 +109,7 @@ def main() -> None:
     phases: dict[str, Any] = {}
 
     def timed(name: str, work: Callable[[], object]) -> None:
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), time.process_time()
         peak = 0.0
 
         def note(*_: object) -> None:
@@ -101,7 +121,11 @@ def main() -> None:
         work()
         note()
         watch.pop()
-        phases[name] = {"minutes": (time.perf_counter() - started) / 60, "private_MB": peak}
+        phases[name] = {
+            "minutes": round((time.perf_counter() - started) / 60, 2),
+            "cpu_minutes": round((time.process_time() - cpu) / 60, 2),
+            "private_MB": round(peak),
+        }
         print(json.dumps({name: phases[name]}), flush=True)
 
     watch: list[Callable[..., None]] = []
@@ -121,7 +145,14 @@ def main() -> None:
         # Under the cap, the sample and the training share the memory with the codes.
         wanted = min(wanted, options.entries, (600 << 20) // (4 * options.dim))
         sample = np.concatenate([source.batch(i, BATCH)[: -(-wanted // 20)] for i in range(20)])[:wanted]
-        store.train(sample, expected=options.entries, nlist=options.nlist, progress=lambda *_: watch[-1]())
+        store.train(
+            sample,
+            expected=options.entries,
+            nlist=options.nlist,
+            code=options.code,
+            threads=options.threads,
+            progress=lambda *_: watch[-1](),
+        )
 
     def fill(first: int, last: int, commit: int) -> None:
         for number, (start, keys) in enumerate(batches(first, last)):
@@ -163,6 +194,7 @@ def main() -> None:
                 "p99_ms": float(np.percentile(latencies, 99)),
                 "problems": problems,
                 "phases": phases,
+                "cgroup": cgroup_megabytes(),
                 "peak_rss_MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             },
             indent=2,

@@ -1,4 +1,4 @@
-"""Four reader processes search without pause while a writer appends, deletes and compacts.
+"""Four reader processes search without pause while a writer appends, deletes, replaces and compacts.
 
     python benches/readers.py --minutes 5
 
@@ -60,9 +60,9 @@ def reader(path: str, stop: Any, results: Any, seed: int) -> None:
 
 
 def write(path: str, stop: Any, results: Any, first: int) -> None:
-    """Append, delete and compact without pause."""
+    """Append, delete, replace and compact without pause."""
     rng = np.random.default_rng(99)
-    done = {"append": 0, "delete": 0, "compact": 0}
+    done = {"append": 0, "delete": 0, "replace": 0, "compact": 0}
     try:
         with Datastore.open(path) as store:
             number = first
@@ -75,6 +75,9 @@ def write(path: str, stop: Any, results: Any, first: int) -> None:
                 names = [str(d.name) for d in store.documents()]
                 store.delete([str(n) for n in rng.choice(names, 3, replace=False)])
                 done["delete"] += 3
+                changed = int(rng.choice([int(str(d.name)) for d in store.documents()]))
+                store.replace(keys_of(changed), np.full(DOCUMENT, changed), str(changed))
+                done["replace"] += 1
                 if done["append"] % 15 == 0:
                     store.compact()
                     done["compact"] += 1

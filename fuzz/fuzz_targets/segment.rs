@@ -11,8 +11,7 @@ fuzz_target!(|input: &[u8]| {
     let base = reader::base();
     let [what, file, edits @ ..] = input else { return };
     let name = &base.segments[usize::from(*file) % base.segments.len()];
-    let Some((_, sound)) = base.files.iter().find(|(found, _)| found == name) else { return };
-    let mut bytes = sound.clone();
+    let mut bytes = base.bytes(name).to_vec();
     for edit in edits.chunks_exact(6) {
         let raw = u32::from_le_bytes([edit[0], edit[1], edit[2], 0]) as usize;
         // A third of the edits goes to the section table, which is small and decides most.

@@ -46,26 +46,31 @@ impl Deleted {
         if tombstones.len() as u64 != record.documents {
             return Err(wrong(format!("expected {}, found {}", record.documents, tombstones.len())));
         }
-        let (mut next_record, mut next_start) = (0, 0);
-        for t in tombstones {
-            if t.record < next_record
-                || t.record >= records
-                || t.start < next_start
-                || t.end < t.start
-                || t.end > next_id
-            {
-                return Err(wrong(format!(
-                    "expected records from {next_record} to {records} and ids from {next_start} to {next_id}, found {t:?}"
-                )));
-            }
-            (next_record, next_start) = (t.record + 1, t.end);
+        let deleted = Deleted::of(tombstones.to_vec());
+        match deleted.fault(records, next_id) {
+            Some(fault) => Err(wrong(fault)),
+            None => Ok(deleted),
         }
-        Ok(Deleted::of(tombstones.to_vec()))
     }
 
     fn of(tombstones: Vec<Tombstone>) -> Deleted {
         let spans = id_set(tombstones.iter().map(|t| t.start..t.end).collect());
         Deleted { tombstones, spans }
+    }
+
+    /// What is wrong with them in a store of so many document records and ids, if anything.
+    pub fn fault(&self, records: u64, next_id: u64) -> Option<String> {
+        let (mut next_record, mut next_start) = (0, 0);
+        for t in &self.tombstones {
+            let in_order = t.record >= next_record && t.start >= next_start && t.end >= t.start;
+            if !in_order || t.record >= records || t.end > next_id {
+                return Some(format!(
+                    "expected records from {next_record} to {records} and ids from {next_start} to {next_id}, found {t:?}"
+                ));
+            }
+            (next_record, next_start) = (t.record + 1, t.end);
+        }
+        None
     }
 
     /// These and more, in order; documents that are deleted already are counted once.

@@ -6,7 +6,7 @@ use super::files::Folder;
 use super::lookup::DocumentKey;
 use super::manifest::{DeletedRecord, Manifest, collect};
 use super::snapshot::Snapshot;
-use crate::Result;
+use crate::{Error, Result};
 
 impl Datastore {
     /// Deletes documents: their entries are in no result from the return of the call on, here; in other processes from
@@ -80,7 +80,15 @@ impl Snapshot {
     pub(crate) fn bury(&self, folder: &Folder, gone: Vec<Tombstone>) -> Result<DeletedRecord> {
         let before = self.manifest.deleted.as_ref().map_or(0, |d| d.entries);
         let entries = before.saturating_add(count(&gone));
-        self.deleted.with(gone).write(folder, self.manifest.generation + 1, entries)
+        let deleted = self.deleted.with(gone);
+        // The document table of a damaged store may say anything: a generation that nobody can open must not come of it.
+        match deleted.fault(self.manifest.records(), self.manifest.entries) {
+            Some(fault) => Err(Error::format(
+                folder.path(),
+                format!("deleted documents: {fault}; a file is damaged, `verify` names it. Nothing was deleted"),
+            )),
+            None => deleted.write(folder, self.manifest.generation + 1, entries),
+        }
     }
 }
 

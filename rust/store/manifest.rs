@@ -243,8 +243,13 @@ impl Manifest {
     /// Writes it under its own number: the moment at which a generation comes to be.
     pub fn publish(&self, folder: &Folder) -> Result<()> {
         let name = Manifest::file_name(self.generation);
-        debug_assert_eq!(self.check(), Ok(()));
         let broken = |e: serde_json::Error| Error::State(format!("cannot write {name}: {e}"));
+        self.check().map_err(|what| {
+            Error::format(
+                folder.path(),
+                format!("{name}: {what}; a file is damaged, `verify` names it. Nothing was changed"),
+            )
+        })?;
         let mut body = serde_json::to_vec_pretty(self).map_err(broken)?;
         body.push(b'\n');
         let envelope = Envelope {

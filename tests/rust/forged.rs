@@ -2,8 +2,9 @@
 
 use crate::forge::{change_manifest, manifest, seal, table, u64_at};
 use crate::store_support::{add, key, options};
+use knnlm::Error;
 use knnlm::search::Request;
-use knnlm::store::{BuildOptions, Datastore};
+use knnlm::store::{BuildOptions, Datastore, DocumentKey};
 use proptest::prelude::*;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -162,4 +163,28 @@ fn the_sample_itself_is_sound() {
     assert_eq!(u64_at(lists, 64), 0, "list offsets start with 0");
     exercise(folder.path());
     assert_eq!(Datastore::open(folder.path()).expect("open").len(), 181);
+}
+
+#[test]
+fn a_delete_that_a_damaged_document_table_would_break_changes_nothing() {
+    // Found by fuzzing: the deletion was published, and the store could not be opened any more.
+    for end in [151u64, 181, 10_000, u64::MAX] {
+        let folder = copy();
+        let (name, sound) = &contents()[0];
+        let mut bytes = sound.clone();
+        let record = [0u64.to_le_bytes(), 150u64.to_le_bytes()].concat();
+        let at = bytes.windows(16).position(|window| window == record).expect("the record of document a");
+        bytes[at + 8..at + 16].copy_from_slice(&end.to_le_bytes());
+        seal(folder.path(), name, &mut bytes);
+        let store = Datastore::open(folder.path()).expect("open");
+        let generation = store.generation();
+        let both = [DocumentKey::Name("b".into()), DocumentKey::Name("a".into())];
+        let error = store.delete(&both).expect_err("a document of more entries than there are");
+        assert!(matches!(error, Error::Format { .. }), "{error}");
+        store.supersede(&both).expect("not yet");
+        let error = store.commit().expect_err("the same");
+        assert!(matches!(error, Error::Format { .. }), "{error}");
+        let again = Datastore::open(folder.path()).expect("open");
+        assert_eq!((again.generation(), again.documents()), (generation, 2));
+    }
 }
