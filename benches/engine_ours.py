@@ -22,6 +22,7 @@ class Knnlm:
         self.store = knnlm.Datastore.open(path)
         self.info = self.store.info()
         self.bytes_per_key = self.info["search_bytes_per_entry"]  # without values
+        self.second = "SecondCodes" in self.info["sections"]
 
     def facts(self) -> dict[str, Any]:
         """What decides its speed beside the settings."""
@@ -46,11 +47,14 @@ class Knnlm:
         return {"copy_seconds": copied[0], "train_and_add_seconds": wall, "train_and_add_cpu_seconds": cpu}
 
     def settings(self, k: int) -> Iterator[dict[str, Any]]:
-        """Asked recall."""
+        """Asked recall, and lists of the first level alone."""
         asked = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.88, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99)
         for recall in asked if k >= 512 else asked[::2]:
             if self.reaches(k, {"recall": recall}):
                 yield {"recall": recall}
+        if self.second:
+            for nprobe in (4, 8, 12, 16, 24, 32, 48, 64):
+                yield {"nprobe": nprobe, "rerank": "none"}
 
     def reaches(self, k: int, setting: dict[str, Any]) -> bool:
         """Whether the store's codes can find what is asked for: it refuses to promise more."""

@@ -185,7 +185,7 @@ class Datastore(Reader):
         *,
         seed: int | None = None,
         nlist: int | None = None,
-        code: Literal["small", "two-level"] | tuple[int, int] | None = None,
+        code: Literal["small", "flat"] | tuple[int, int] | None = None,
         retrain: bool = False,
         threads: int | None = None,
         progress: Callable[[str, int, int], object] | None = None,
@@ -195,9 +195,8 @@ class Datastore(Reader):
         Args:
             seed: of every random choice, 0 by default; same entries and seed, same bytes, for any number of threads.
             nlist: number of lists; by default from the number of entries.
-            code: by default 4 bits a dimension (220 bytes an entry at d = 384, all in); `"small"`: at most 48 bytes of
-                code; `"two-level"`: both, for stores far larger than memory (candidates by the first, scored by the
-                second);
+            code: by default two levels, 48 bytes and 4 bits a dimension (272 bytes an entry at d = 384, all in);
+                `"small"`: the first alone; `"flat"`: 4 bits a dimension alone (220 bytes), faster in large batches;
                 `(m, bits)`: a product quantiser of `m` parts with 4 or 8 bits each.
             retrain: learn centroids and codes again and re-code everything; needs kept keys if a build came before.
             threads: by default one per core.
@@ -225,7 +224,7 @@ class Datastore(Reader):
         expected: int,
         seed: int = 0,
         nlist: int | None = None,
-        code: Literal["small", "two-level"] | tuple[int, int] | None = None,
+        code: Literal["small", "flat"] | tuple[int, int] | None = None,
         threads: int | None = None,
         progress: Callable[[str, int, int], object] | None = None,
     ) -> None:
@@ -349,7 +348,7 @@ def _reopen(path: str, generation: int) -> Datastore:
     return Datastore(_core.Datastore.open(path, generation=generation))
 
 
-def _code(code: Literal["small", "two-level"] | tuple[int, int] | None) -> str | tuple[int, int] | None:
+def _code(code: Literal["small", "flat"] | tuple[int, int] | None) -> str | tuple[int, int] | None:
     """Check a choice of code: a preset, or parts and bits of any integer type."""
     return code if code is None or isinstance(code, str) else (operator.index(code[0]), operator.index(code[1]))
 

@@ -59,8 +59,8 @@ class Reader:
                 neither this nor `nprobe` is given. Small stores are scanned as a whole.
             depth: candidates to score again, where that is done; by default as many as `recall` needs, with `nprobe`
                 twice k.
-            rerank: `"code"` scores candidates again with second-level codes (of a store built with `code="two-level"`),
-                `"keys"` with raw keys, `"none"` does not; None is `"code"` where the store has such codes.
+            rerank: `"code"` scores candidates again with second-level codes, `"keys"` with raw keys, `"none"` does not;
+                None is `"code"` where the store has such codes.
             exact: scan all raw keys instead of the index.
             exclude: `(..., 2)` integers: a half-open range of ids per query that must not come back.
             allow: documents, by name or index, that alone may come back; or one list of them per query.

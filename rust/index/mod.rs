@@ -51,14 +51,14 @@ pub struct Params {
 /// Size of the code of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum CodeChoice {
-    /// 4 bits a dimension.
+    /// 4-bit words over up to 4 dimensions each (48 bytes at d = 384) and, for d > 96, a second level of 4 bits a dimension
+    /// for scoring candidates again.
     #[default]
     Auto,
     /// 4-bit words over at least 4 dimensions each, at most 48 bytes.
     Small,
-    /// 4-bit words over up to 4 dimensions each, and 4 bits a dimension that candidates are scored again with: reads a quarter of the bytes of
-    /// [`CodeChoice::Auto`] for each entry scanned, for stores that are much larger than the memory.
-    TwoLevel,
+    /// 4 bits a dimension in one level: fewer bytes than [`CodeChoice::Auto`], but more of them read for each entry scanned.
+    Flat,
     /// Product quantiser of `m` sub-quantisers of `bits` (4 or 8) each.
     Pq {
         /// Number of sub-quantisers, from 1 to d.

@@ -50,15 +50,15 @@ const FINE: usize = 96;
 pub(crate) fn kind(code: CodeChoice, d: usize) -> Result<CodeKind> {
     let Shape { m, bits, .. } = shape(code, d)?;
     let wide = d > FINE;
-    let second_bits = if code == CodeChoice::TwoLevel && wide { 4 } else { 0 };
-    Ok(CodeKind { m, bits, second_bits, levels: code == CodeChoice::Auto && wide })
+    let second_bits = if code == CodeChoice::Auto && wide { 4 } else { 0 };
+    Ok(CodeKind { m, bits, second_bits, levels: code == CodeChoice::Flat && wide })
 }
 
 /// Shape of the words for dimension `d`.
 fn shape(code: CodeChoice, d: usize) -> Result<Shape> {
     let four = |dsub: usize| Shape { m: d.div_ceil(dsub).next_multiple_of(8), bits: 4, dsub };
     match code {
-        CodeChoice::Auto | CodeChoice::TwoLevel => Ok(four(d.div_ceil(FINE).min(4))),
+        CodeChoice::Auto | CodeChoice::Flat => Ok(four(d.div_ceil(FINE).min(4))),
         CodeChoice::Small => Ok(four(d.div_ceil(FINE).max(4))),
         CodeChoice::Pq { m, bits } if (1..=d).contains(&m) && matches!(bits, 4 | 8) => {
             let dsub = d.div_ceil(m);

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 /// `code=` of `build`.
 #[derive(FromPyObject)]
 pub enum Code {
-    /// "small" or "two-level".
+    /// "small" or "flat".
     Name(String),
     /// (m, bits).
     Quantiser((usize, usize)),
@@ -20,13 +20,13 @@ impl Code {
     pub fn choice(code: Option<Code>) -> Result<CodeChoice> {
         let unknown = |found: String| {
             Error::Argument(format!(
-                "code: expected None, \"small\", \"two-level\" or (m, bits) with 4 or 8 bits, found {found}"
+                "code: expected None, \"small\", \"flat\" or (m, bits) with 4 or 8 bits, found {found}"
             ))
         };
         match code {
             None => Ok(CodeChoice::Auto),
             Some(Code::Name(name)) if name == "small" => Ok(CodeChoice::Small),
-            Some(Code::Name(name)) if name == "two-level" => Ok(CodeChoice::TwoLevel),
+            Some(Code::Name(name)) if name == "flat" => Ok(CodeChoice::Flat),
             Some(Code::Name(name)) => Err(unknown(format!("{name:?}"))),
             Some(Code::Quantiser((m, bits @ (4 | 8)))) => Ok(CodeChoice::Pq { m, bits: bits as u8 }),
             Some(Code::Quantiser(other)) => Err(unknown(format!("{other:?}"))),

@@ -224,7 +224,7 @@ fn check(corpus: &Corpus, queries: &[f32], request: &Request) -> Result<Kernels>
     }
     if request.rerank == Rerank::Code && !approximate::has_second(corpus.index.as_ref()) {
         return Err(Error::State(
-            "rerank=\"code\" needs second-level codes, this store has none; build it with code=\"two-level\" and retrain=True"
+            "rerank=\"code\" needs second-level codes, this store has none; build it with code=None and retrain=True"
                 .into(),
         ));
     }

@@ -72,7 +72,7 @@ fn recall_is_good_for_every_code_dimension_and_metric() {
         (24, CodeChoice::Auto, 0.85),
         (100, CodeChoice::Auto, 0.85),
         (100, CodeChoice::Small, 0.55),
-        (100, CodeChoice::TwoLevel, 0.85),
+        (100, CodeChoice::Flat, 0.85),
         (96, CodeChoice::Pq { m: 24, bits: 8 }, 0.7),
         (384, CodeChoice::Auto, 0.75),
     ] {
@@ -338,7 +338,7 @@ fn second_level_codes_make_distances_exact_enough() {
     for metric in [Metric::L2, Metric::Ip] {
         let keys = clustered(n, d, 100, 1.0, 21);
         let block = KeyBlock { first_id: 0, d, rows: KeyRows::F32(&keys) };
-        let params = Params { code: CodeChoice::TwoLevel, ..Params::default() };
+        let params = Params::default();
         let built = build(&[block], metric, &params, 2);
         let corpus = corpus(&built, &[block], metric);
         let queries = clustered(50, d, 100, 1.0, 22);
@@ -361,8 +361,9 @@ fn second_level_codes_make_distances_exact_enough() {
             pairs.sum::<f64>()
         };
         assert!(error(&code) < 0.1 * error(&none), "{metric:?}: {} {}", error(&code), error(&none));
-        // The default, 4 bits a dimension in one level, is as good.
-        let single = build(&[block], metric, &Params::default(), 2);
+        // 4 bits a dimension in one level are as good.
+        let flat = Params { code: CodeChoice::Flat, ..Params::default() };
+        let single = build(&[block], metric, &flat, 2);
         let single = self::corpus(&single, &[block], metric);
         let found = run(&single, &queries, &Request { nprobe, ..ask(k) }, 2);
         assert!(recall(&found, &exact, k) > 0.93, "{metric:?}: {}", recall(&found, &exact, k));

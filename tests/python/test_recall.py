@@ -47,17 +47,17 @@ def errors(store, queries, rerank):
 
 def test_codes_come_close_to_the_distance(path, tmp_path):
     queries = clustered(20, 2)
-    with Datastore.open(path) as store, Datastore.create(tmp_path / "two", dim=DIM, keep_keys="float32") as two:
-        two.add(clustered(21_000, 0), np.arange(21_000))
-        two.build(code="two-level")
-        exact = store.search(queries, 50, exact=True)
+    with Datastore.open(path) as two, Datastore.create(tmp_path / "flat", dim=DIM, keep_keys="float32") as flat:
+        flat.add(clustered(21_000, 0), np.arange(21_000))
+        flat.build(code="flat")
+        exact = two.search(queries, 50, exact=True)
         assert errors(two, queries, "code") < 0.2 * errors(two, queries, "none")
-        assert errors(store, queries, "none") < 0.2 * errors(two, queries, "none")
+        assert errors(flat, queries, "none") < 0.2 * errors(two, queries, "none")
         again, default = (two.search(queries, 50, rerank=r) for r in ("code", None))
         np.testing.assert_array_equal(again.ids, default.ids)
         for deep in (
             two.search(queries, 50, nprobe=10_000, depth=5000),
-            store.search(queries, 50, nprobe=10_000, depth=500, rerank="keys"),
+            flat.search(queries, 50, nprobe=10_000, depth=500, rerank="keys"),
         ):
             assert np.mean([np.isin(a, b).mean() for a, b in zip(deep.ids, exact.ids, strict=True)]) > 0.95
 

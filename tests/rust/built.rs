@@ -235,7 +235,7 @@ fn second_level_codes_are_stored_found_and_checked() {
         build(&store, &BuildOptions { params, retrain: false, threads: None }).expect("build");
         store
     };
-    let (store, small) = (made("two levels", CodeChoice::TwoLevel), made("one level", CodeChoice::Small));
+    let (store, small) = (made("two levels", CodeChoice::Auto), made("one level", CodeChoice::Small));
     let query = key(WIDE, 77);
     let again = Request { k: 5, rerank: Rerank::Code, ..Request::default() };
     let found = search(&store, &query, &again).expect("search");

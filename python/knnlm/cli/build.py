@@ -40,12 +40,12 @@ PAPER_SETTINGS = {"lambda_": 0.25, "temperature": 1.0, "k": 1024, "nprobe": 32, 
 
 def _code(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
     """A product quantiser as (M, BITS), or a word."""
-    if value is None or value in ("small", "two-level"):
+    if value is None or value in ("small", "flat"):
         return value
     try:
         m, bits = (int(part) for part in value.split(","))
     except ValueError:
-        raise click.BadParameter(f"expected two numbers such as 64,8, small or two-level, found {value!r}") from None
+        raise click.BadParameter(f"expected two numbers such as 64,8, small or flat, found {value!r}") from None
     return m, bits
 
 
@@ -58,9 +58,9 @@ def _code(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
 @click.option("--nlist", type=click.IntRange(min=1), help="Number of lists.  [default: by the number of entries]")
 @click.option(
     "--code",
-    metavar="M,BITS|small|two-level",
+    metavar="M,BITS|small|flat",
     callback=_code,
-    help="Code of an entry: M parts of BITS bits, the least bytes, or both levels.  [default: 4 bits a dimension]",
+    help="Code of an entry: M parts of BITS bits, the least bytes, or one level of 4 bits.  [default: two levels]",
 )
 @click.option("--retrain", is_flag=True, help="Learn lists and codes again for a store that has an index.")
 @click.option(
