@@ -33,6 +33,74 @@ pub fn lookups<const N: usize>(kernels: &Kernels, blocks: &[u8], tables: [&[u8];
     }
 }
 
+/// The look-ups of `scan_levels` and, with N > 0, the products of N queries with what was looked up, without their loads.
+///
+/// `blocks` as `scan_levels` takes them, of entries of `width` coordinates.
+pub fn levels<const N: usize>(kernels: &Kernels, blocks: &[u8], width: usize, levels: &[u8; 16]) -> u64 {
+    assert!(width > 0 && width.is_multiple_of(128));
+    match kernels.isa {
+        // SAFETY: `Kernels` with this value are only made where the CPU has the features.
+        Isa::Avx512Vnni => unsafe { levels_vnni::<N>(blocks, width, levels) },
+        // SAFETY: as above.
+        Isa::Avx2 | Isa::Avx512 => unsafe { levels_avx2::<N>(blocks, width, levels) },
+        _ => blocks.iter().fold(0, |all, b| all ^ u64::from(levels[usize::from(b & 15)])),
+    }
+}
+
+#[target_feature(enable = "avx2")]
+fn levels_avx2<const N: usize>(blocks: &[u8], width: usize, levels: &[u8; 16]) -> u64 {
+    // SAFETY: the array holds 16 bytes.
+    let levels = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(levels.as_ptr().cast()) });
+    let ones = _mm256_set1_epi16(1);
+    let (mut folded, mut sums) = ([_mm256_setzero_si256(); 2], [[_mm256_setzero_si256(); 2]; N]);
+    for block in blocks.chunks_exact(width * 8 + FACTOR_BYTES) {
+        for unit in block.as_chunks::<64>().0[..width / 8].iter().map(|unit| unit.as_chunks::<32>().0) {
+            for half in 0..2 {
+                let codes = load256(&unit[half]);
+                let low = _mm256_shuffle_epi8(levels, codes);
+                let high = _mm256_shuffle_epi8(levels, _mm256_srli_epi16::<4>(codes));
+                if N == 0 {
+                    folded[half] = _mm256_xor_si256(folded[half], _mm256_xor_si256(low, high));
+                }
+                for sums in &mut sums {
+                    let low = _mm256_madd_epi16(_mm256_maddubs_epi16(low, levels), ones);
+                    let high = _mm256_madd_epi16(_mm256_maddubs_epi16(high, levels), ones);
+                    sums[half] = _mm256_add_epi32(sums[half], _mm256_add_epi32(low, high));
+                }
+            }
+        }
+    }
+    let all = sums.as_flattened().iter().copied().chain(folded).reduce(|a, b| _mm256_xor_si256(a, b));
+    fold256(all.unwrap_or(_mm256_setzero_si256()))
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn levels_vnni<const N: usize>(blocks: &[u8], width: usize, levels: &[u8; 16]) -> u64 {
+    // SAFETY: the array holds 16 bytes.
+    let levels = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(levels.as_ptr().cast()) });
+    // One query alone needs eight sums, or each product would wait for the one before.
+    let (mut folded, mut sums) = ([_mm512_setzero_si512(); 2], [[_mm512_setzero_si512(); 8]; N]);
+    for block in blocks.chunks_exact(width * 8 + FACTOR_BYTES) {
+        for units in block.as_chunks::<64>().0[..width / 8].as_chunks::<4>().0 {
+            for (u, unit) in units.iter().enumerate() {
+                let codes = load512(unit);
+                let low = _mm512_shuffle_epi8(levels, codes);
+                let high = _mm512_shuffle_epi8(levels, _mm512_srli_epi16::<4>(codes));
+                if N == 0 {
+                    folded = [_mm512_xor_si512(folded[0], low), _mm512_xor_si512(folded[1], high)];
+                }
+                let at = if N == 1 { 2 * u } else { 0 };
+                for sums in &mut sums {
+                    sums[at] = _mm512_dpbusd_epi32(sums[at], low, levels);
+                    sums[at + 1] = _mm512_dpbusd_epi32(sums[at + 1], high, levels);
+                }
+            }
+        }
+    }
+    let all = sums.as_flattened().iter().copied().chain(folded).reduce(|a, b| _mm512_xor_si512(a, b));
+    _mm512_reduce_or_epi64(all.unwrap_or(_mm512_setzero_si512())) as u64
+}
+
 #[target_feature(enable = "avx2")]
 fn read_avx2(bytes: &[u8]) -> u64 {
     let mut sums = [_mm256_setzero_si256(); 8];
