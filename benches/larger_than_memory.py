@@ -29,6 +29,8 @@ import tables
 from columns import log
 
 PASSES = 3
+SMALLEST = 400 << 20  # bytes: Python and the libraries live under the limit too, and with less the machine only pages
+SECONDS = 240  # after which a system under the limit is given up
 
 
 def files(path: Path) -> list[Path]:
@@ -125,8 +127,11 @@ def run(request: dict[str, Any], limit: int) -> dict[str, Any]:
     forget(Path(request["path"]))
     command = [sys.executable, __file__, "--request", json.dumps(request)]
     with memory_limit(limit) if limit else contextlib.nullcontext() as enter:
-        result = subprocess.run(command, capture_output=True, text=True, preexec_fn=enter)
-    about = {"limited": bool(limit) and enter is not None}
+        about = {"limited": bool(limit) and enter is not None}
+        try:
+            result = subprocess.run(command, capture_output=True, text=True, preexec_fn=enter, timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            return about | {"failed": f"not done after {SECONDS} s"}
     if result.returncode:
         reason = "killed: out of the memory it may use" if result.returncode < 0 else result.stderr.strip()[-200:]
         return about | {"failed": reason}
@@ -175,6 +180,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     answers = answers_of(a)
     size = sum(file.stat().st_size for file in files(a.store))
     limit = int(a.share * size)
+    if limit < SMALLEST:
+        parser.error(f"--store: expected {SMALLEST / a.share / 1e9:.1f} GB or more, found {size / 1e9:.2f} GB")
     common = {"answers": str(answers), "k": a.k, "queries": a.queries}
     requests = [
         {"family": "knnlm", "path": str(a.store), "setting": {"recall": recall}, **common} for recall in a.recall
