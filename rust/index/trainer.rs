@@ -23,8 +23,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Sampled keys per list, as far as they fit [`SAMPLE_FLOATS`].
 const PER_LIST: usize = 64;
-/// Floats of the sample at most: 1 GiB.
-const SAMPLE_FLOATS: usize = 1 << 28;
+/// Floats of the sample at most: 600 MB. k-means copies up to two fifths of it.
+const SAMPLE_FLOATS: usize = 150_000_000;
+/// Rows that a thread reads or rotates at a time.
+const ROUND: usize = 4096;
 /// Residuals that the words are learnt from.
 const WORD_SAMPLE: usize = 1 << 15;
 const ITERATIONS: usize = 10;
@@ -189,28 +191,31 @@ fn sample(
     pool: &Pool,
     cancel: &AtomicBool,
 ) -> Result<(Matrix, Vec<f32>)> {
-    let parts = pool.map(chosen.len().div_ceil(4096), |c| {
-        let chosen = &chosen[c * 4096..chosen.len().min((c + 1) * 4096)];
-        let mut data = vec![0f32; chosen.len() * d];
-        let mut sum = vec![0f64; d];
-        for (&i, row) in chosen.iter().zip(data.chunks_exact_mut(d)) {
-            rows.read(i, row);
-            sum.iter_mut().zip(row).for_each(|(s, x)| *s += f64::from(*x));
+    let mut data = Vec::with_capacity(chosen.len() * d);
+    let mut total = vec![0f64; d];
+    // Round by round: the sample is never in memory twice.
+    for chosen in chosen.chunks(ROUND * pool.threads()) {
+        let parts = pool.map(chosen.len().div_ceil(ROUND), |c| {
+            let chosen = &chosen[c * ROUND..chosen.len().min((c + 1) * ROUND)];
+            let mut data = vec![0f32; chosen.len() * d];
+            let mut sum = vec![0f64; d];
+            for (&i, row) in chosen.iter().zip(data.chunks_exact_mut(d)) {
+                rows.read(i, row);
+                sum.iter_mut().zip(row).for_each(|(s, x)| *s += f64::from(*x));
+            }
+            (data, sum)
+        });
+        if cancel.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
         }
-        (data, sum)
-    });
-    if cancel.load(Ordering::Relaxed) {
-        return Err(Error::Interrupted);
+        for (part, sum) in parts {
+            data.extend(part);
+            total.iter_mut().zip(sum).for_each(|(t, s)| *t += s);
+        }
     }
     let mut mean = vec![0f32; d];
     if metric == Metric::L2 {
-        for (t, m) in mean.iter_mut().enumerate() {
-            *m = (parts.iter().map(|p| p.1[t]).sum::<f64>() / chosen.len() as f64) as f32;
-        }
-    }
-    let mut data = Vec::with_capacity(chosen.len() * d);
-    for (part, _) in parts {
-        data.extend(part);
+        mean.iter_mut().zip(&total).for_each(|(m, t)| *m = (t / chosen.len() as f64) as f32);
     }
     for row in data.chunks_exact_mut(d) {
         row.iter_mut().zip(&mean).for_each(|(x, m)| *x -= m);
@@ -221,13 +226,13 @@ fn sample(
 /// Rotates every row.
 fn rotate(kernels: &Kernels, rotation: &Rotation, rows: &mut Matrix, pool: &Pool) {
     let d = rows.d;
-    let parts = pool.map(rows.n().div_ceil(4096), |c| {
-        let mut part = rows.data[c * 4096 * d..rows.data.len().min((c + 1) * 4096 * d)].to_vec();
-        part.chunks_exact_mut(d).for_each(|row| rotation.apply(kernels, row));
-        part
-    });
-    for (to, part) in rows.data.chunks_mut(4096 * d).zip(parts) {
-        to.copy_from_slice(&part);
+    for round in rows.data.chunks_mut(ROUND * pool.threads() * d) {
+        let parts = pool.map(round.len().div_ceil(ROUND * d), |c| {
+            let mut part = round[c * ROUND * d..round.len().min((c + 1) * ROUND * d)].to_vec();
+            part.chunks_exact_mut(d).for_each(|row| rotation.apply(kernels, row));
+            part
+        });
+        round.chunks_mut(ROUND * d).zip(parts).for_each(|(to, part)| to.copy_from_slice(&part));
     }
 }
 
