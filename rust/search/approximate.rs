@@ -31,26 +31,13 @@ pub struct Sharing {
 /// Starting a thread takes some ten microseconds; the nearest lists are scanned by every thread that shares a query.
 pub const SHARING: Sharing = Sharing { nanoseconds: 150_000.0, entries: 400_000.0 };
 
-/// Candidates from the lists, scored again if asked: scores (minimised, +∞ for missing neighbours) and ids (−1), best first,
-/// into `out`. Returns the number of entries in the lists of each query.
-pub fn approximate(
-    corpus: &Corpus,
-    queries: &[f32],
-    request: &Request,
-    kernels: &Kernels,
-    pool: &Pool,
-    cancel: &AtomicBool,
-    out: &mut HitsMut,
-) -> Result<Vec<u64>> {
-    approximate_shared(corpus, queries, request, kernels, pool, cancel, out, SHARING)
-}
-
 /// Where a task writes the neighbours of its queries.
 type Slot<'s> = Mutex<(&'s mut [f32], &'s mut [i64], &'s mut [u64])>;
 
-/// [`approximate`] that decides otherwise when threads pay; the answer is the same.
+/// Candidates from the lists, scored again if asked: scores (minimised, +∞ for missing neighbours) and ids (−1), best first,
+/// into `out`. Returns the number of entries in the lists of each query. The answer is the same whatever `sharing` is.
 #[allow(clippy::too_many_arguments)]
-pub fn approximate_shared(
+pub fn approximate(
     corpus: &Corpus,
     queries: &[f32],
     request: &Request,

@@ -26,7 +26,6 @@ pub struct Rescore<'r, 'a> {
 impl Rescore<'_, '_> {
     /// Scores the candidates of all queries of a tile; `rounds` are the probes that found them. Candidates of a query
     /// lie in the order of its probes: of the first round by place, then of the second.
-    #[inline(never)]
     pub fn tile(
         &self,
         rounds: &[Vec<Probe>; 2],
@@ -78,7 +77,6 @@ impl Rescore<'_, '_> {
     }
 
     /// Asks for the records of the candidates in the list of some probes.
-    #[inline(never)]
     fn ask(&self, run: &[Probe], nearest: &[Nearest], cursors: &[u32]) {
         for (lists, &start) in self.lists.iter().zip(self.starts) {
             let (places, Some((records, stride))) = (span(lists, start, run[0].list), lists.records()) else { return };

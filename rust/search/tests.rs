@@ -138,10 +138,7 @@ fn answer_is_independent_of_batch_threads_and_instruction_set() {
                     let pool = pool(threads);
                     let (mut distances, mut ids) = (vec![0.0; k], vec![0; k]);
                     let mut out = HitsMut { distances: &mut distances, ids: &mut ids };
-                    approximate::approximate_shared(
-                        &corpus, queries, request, &kernels, &pool, &never, &mut out, always,
-                    )
-                    .map(|_| ids)
+                    approximate(&corpus, queries, request, &kernels, &pool, &never, &mut out, always).map(|_| ids)
                 };
                 for (i, query) in queries.chunks(d).enumerate().take(5) {
                     let request = Request { exclude: Some(&exclude[i..=i]), ..request.clone() };
