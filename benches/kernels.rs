@@ -4,7 +4,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::f16;
-use knnlm::simd::{FACTOR_BYTES, GROUP, Isa, Kernels, LANES, ScanQuery, TILE_LANES, TILE_ROWS, Tile};
+use knnlm::simd::{ByteKeys, FACTOR_BYTES, GROUP, Isa, Kernels, LANES, ScanQuery, TILE_LANES, TILE_ROWS, Tile};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::hint::black_box;
@@ -132,7 +132,8 @@ fn integers(c: &mut Criterion) {
     let (scales, offsets) = (reals(13, TILE_LANES), reals(14, TILE_LANES));
     let tile = |k: Kernels| {
         let mut tile = [[0f32; TILE_LANES]; TILE_ROWS];
-        k.score_tile8(&rows, D, &panels, &scales, &offsets, &[(0.1, 5); TILE_ROWS], &mut tile);
+        let keys = ByteKeys { numbers: &panels, scales: &scales, offsets: &offsets };
+        k.score_tile8(&rows, D, keys, &[(0.1, 5); TILE_ROWS], &mut tile);
         tile
     };
     let products = Throughput::Elements((TILE_ROWS * TILE_LANES * D) as u64);

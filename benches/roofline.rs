@@ -13,7 +13,7 @@ fn main() {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use knnlm::simd::{FACTOR_BYTES, GROUP, Isa, Kernels, LANES, LevelQuery, ScanQuery, roofline};
+    use knnlm::simd::{ByteQuery, FACTOR_BYTES, GROUP, Isa, Kernels, LANES, LevelQuery, ScanQuery, roofline};
     use rand_chacha::ChaCha8Rng;
     use rand_chacha::rand_core::{Rng, SeedableRng};
     use std::fmt::Write;
@@ -33,11 +33,11 @@ mod x86 {
     #[repr(C, align(64))]
     struct Line([u8; 64]);
 
-    /// The two codes: `small` (a 4-bit code for four dimensions, tables) and the default (4 bits a dimension, products).
+    /// The two codes: `small` (a 4-bit code for four dimensions, tables) and `flat` (4 bits a dimension, products).
     #[derive(Clone, Copy, PartialEq)]
     enum Code {
         Small,
-        Default,
+        Flat,
     }
 
     impl Code {
@@ -78,15 +78,13 @@ mod x86 {
                         };
                         k.scan4_group::<N>(blocks, &std::array::from_fn(query), 0, out)[0]
                     }
-                    Code::Default => {
+                    Code::Flat => {
                         let query = |i: usize| LevelQuery {
-                            numbers: &self.numbers[i],
-                            scale: 1.0,
-                            bias: 0,
+                            bytes: ByteQuery { numbers: &self.numbers[i], levels: &LEVELS, scale: 1.0, bias: 0 },
                             base: 0.0,
                             limit: self.limits[1][i],
                         };
-                        k.scan_levels_group::<N>(blocks, &LEVELS, &std::array::from_fn(query), 0, out)[0]
+                        k.scan_levels_group::<N>(blocks, &std::array::from_fn(query), 0, out)[0]
                     }
                 };
             }
@@ -97,7 +95,7 @@ mod x86 {
         fn lookups<const N: usize>(&self, k: &Kernels, code: Code, data: &[u8]) -> u64 {
             match code {
                 Code::Small => roofline::lookups::<N>(k, data, std::array::from_fn(|i| self.table(i))),
-                Code::Default => roofline::levels::<0>(k, data, D, &LEVELS),
+                Code::Flat => roofline::levels::<0>(k, data, D, &LEVELS),
             }
         }
 
@@ -149,7 +147,7 @@ mod x86 {
                 &mut || (0..times).for_each(|_| _ = black_box(roofline::read(k, data))),
                 &mut || (0..times).for_each(|_| _ = black_box(shared.borrow().lookups::<N>(k, code, data))),
                 &mut || {
-                    if code == Code::Default {
+                    if code == Code::Flat {
                         (0..times).for_each(|_| _ = black_box(roofline::levels::<N>(k, data, D, &LEVELS)));
                     }
                 },
@@ -176,7 +174,7 @@ mod x86 {
             "| code | working set | instruction set | queries at once | read alone, GB/s | look-ups alone | look-ups and products | \
              scan | million codes/s | share of the bound |\n|---|---|---|---:|---:|---:|---:|---:|---:|---:|\n",
         );
-        for code in [Code::Small, Code::Default] {
+        for code in [Code::Small, Code::Flat] {
             let block = code.bytes() * LANES + FACTOR_BYTES;
             let places = [("L2", 256 << 10), ("L3", 8 << 20), ("memory", 256 << 20)];
             for (place, bytes) in if trial { &places[..1] } else { &places[..] } {
@@ -202,7 +200,7 @@ mod x86 {
                         let codes = (data.len() / block * LANES * times * n) as f64 / taken[3] / 1e6;
                         let products =
                             if code == Code::Small { String::new() } else { format!("{:.1}", rate(taken[2])) };
-                        let name = if code == Code::Small { "small, 48 bytes" } else { "default, 192 bytes" };
+                        let name = if code == Code::Small { "small, 48 bytes" } else { "flat, 192 bytes" };
                         writeln!(
                             text,
                             "| {name} | {place} | {} | {n} | {:.1} | {:.1} | {products} | {:.1} | {codes:.0} | {:.0} % |",
@@ -223,7 +221,7 @@ mod x86 {
                 `cargo bench --bench roofline -- benches/record/kernels.md`: blocks of 16 entries with their factors, d = 384, one \
                 thread, best of many rounds in turn. Rates are of bytes of blocks. The bound is the lower of two rates measured on \
                 the same bytes: reading alone, and the table look-ups alone (results folded by xor). Several queries at once read \
-                the bytes once; with the default code they share the look-ups, too, so that the products are left, which have a \
+                the bytes once; with `flat` they share the look-ups, too, so that the products are left, which have a \
                 column of their own and are no part of the bound.\n\n";
             let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
             let load = format!("Load average at the end: {}.\n\n", load.split(' ').next().unwrap_or("unknown"));

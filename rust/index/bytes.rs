@@ -3,7 +3,7 @@
 use super::levels::{LEVELS, MIDDLE};
 use super::second::UNIT;
 use crate::aligned::Aligned;
-use crate::simd::{Kernels, LevelQuery, RecordQuery};
+use crate::simd::{ByteQuery, Kernels};
 use std::ops::Range;
 
 /// Rotated vectors of dimension d: ⟨q, x⟩ ≈ scale · Σ numbers · x. Rows are padded with zeros to whole units.
@@ -77,13 +77,8 @@ impl ByteRows {
         (self.scales[i], self.sums[i])
     }
 
-    /// Row `i` as the query of a list of scalar codes.
-    pub fn level_query(&self, i: usize, base: f32, limit: f32) -> LevelQuery<'_> {
-        LevelQuery { numbers: self.row(i), scale: self.scales[i], bias: MIDDLE * self.sums[i], base, limit }
-    }
-
-    /// Row `i` as the query of second-level records.
-    pub fn query(&self, i: usize) -> RecordQuery<'_> {
-        RecordQuery { numbers: self.row(i), levels: &LEVELS, scale: self.scales[i], bias: MIDDLE * self.sums[i] }
+    /// Row `i` as the query of 4-bit codes.
+    pub fn query(&self, i: usize) -> ByteQuery<'_> {
+        ByteQuery { numbers: self.row(i), levels: &LEVELS, scale: self.scales[i], bias: MIDDLE * self.sums[i] }
     }
 }

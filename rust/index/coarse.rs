@@ -14,7 +14,7 @@ use super::quantiser::Tables;
 use crate::Metric;
 use crate::aligned::Aligned;
 use crate::search::sweep::{Matrix, sweep};
-use crate::simd::{Kernels, LANES, ScanQuery};
+use crate::simd::{ByteKeys, Kernels, LANES, ScanQuery};
 
 /// Queries whose lists are estimated together.
 pub const ESTIMATED: usize = 4;
@@ -133,7 +133,8 @@ impl Coded {
         let sign = if metric == Metric::L2 { -2.0 } else { -1.0 };
         let (row, factor) = (queries.row(i), (sign * scale, MIDDLE * sum));
         debug_assert_eq!(row.len(), self.width);
-        kernels.score_rows8(row, &self.keys, picks, &self.scales, &self.offsets, factor, out);
+        let keys = ByteKeys { numbers: &self.keys, scales: &self.scales, offsets: &self.offsets };
+        kernels.score_rows8(row, keys, picks, factor, out);
     }
 }
 

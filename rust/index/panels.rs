@@ -6,7 +6,7 @@
 
 use super::bytes::{ByteRows, padded};
 use crate::aligned::Aligned;
-use crate::simd::{Kernels, LANES, Scores, TILE_LANES, TILE_ROWS};
+use crate::simd::{ByteKeys, Kernels, LANES, Scores, TILE_LANES, TILE_ROWS};
 use std::ops::Range;
 
 /// What stands for zero in a packed number.
@@ -74,9 +74,12 @@ impl BytePanels {
                 factors[..q].iter_mut().zip(span.start + g * TILE_ROWS..).for_each(|(f, i)| *f = factor(i));
                 for t in block..end {
                     let lanes = t * TILE_LANES..(t + 1) * TILE_LANES;
-                    let panels = &self.panels[lanes.start * width..lanes.end * width];
-                    let (scales, offsets) = (&self.scales[lanes.clone()], &self.offsets[lanes.clone()]);
-                    kernels.score_tile8(numbers, width, panels, scales, offsets, &factors[..q], &mut tile);
+                    let keys = ByteKeys {
+                        numbers: &self.panels[lanes.start * width..lanes.end * width],
+                        scales: &self.scales[lanes.clone()],
+                        offsets: &self.offsets[lanes.clone()],
+                    };
+                    kernels.score_tile8(numbers, width, keys, &factors[..q], &mut tile);
                     for (i, scores) in tile[..q].iter().enumerate() {
                         take(g * TILE_ROWS + i, lanes.start, scores);
                     }

@@ -7,7 +7,7 @@ use super::select::Nearest;
 use crate::Result;
 use crate::index::Lists;
 use crate::index::bytes::ByteRows;
-use crate::simd::{Kernels, RecordQuery, prefetch_far};
+use crate::simd::{ByteQuery, Kernels, prefetch_far};
 use std::ops::Range;
 
 /// Fewer queries than this seldom share a record.
@@ -62,7 +62,7 @@ impl Rescore<'_, '_> {
     }
 
     /// Scores candidates of one query.
-    pub fn query(&self, query: &RecordQuery, scores: &mut [f32], entries: &[u32]) -> Result<()> {
+    pub fn query(&self, query: &ByteQuery, scores: &mut [f32], entries: &[u32]) -> Result<()> {
         let mut at = 0;
         while at < entries.len() {
             let (segment, _) = locate(self.starts, entries[at]);
@@ -93,7 +93,7 @@ impl Rescore<'_, '_> {
         }
     }
 
-    fn score(&self, lists: &Lists, start: u32, query: &RecordQuery, entries: &[u32], scores: &mut [f32]) -> Result<()> {
+    fn score(&self, lists: &Lists, start: u32, query: &ByteQuery, entries: &[u32], scores: &mut [f32]) -> Result<()> {
         let added = lists.records().is_some_and(|(records, stride)| {
             self.kernels.add_corrections(records, stride, entries, start, query, scores)
         });

@@ -12,10 +12,9 @@ use super::select::Nearest;
 use super::workspace::{Near, Workspace};
 use crate::index::bytes::ByteRows;
 use crate::index::coarse::{Coarse, Coded, ESTIMATED, score_floats};
-use crate::index::levels::LEVELS;
 use crate::index::quantiser::Tables;
 use crate::index::{Codebook, Coding, Lists};
-use crate::simd::{GROUP, Kernels, LANES, ScanQuery, TILE_ROWS, prefetch};
+use crate::simd::{GROUP, Kernels, LANES, LevelQuery, ScanQuery, TILE_ROWS, prefetch};
 use crate::{Error, Result};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -235,8 +234,8 @@ impl Scan<'_, '_> {
             let (scores, entries) = nearest.free();
             let found = match self.codebook.coding() {
                 Coding::Levels { .. } => {
-                    let query = queries.bytes.level_query(query, probe.base, limit);
-                    self.kernels.scan_levels(blocks, &LEVELS, &query, first, scores, entries)
+                    let query = LevelQuery { bytes: queries.bytes.query(query), base: probe.base, limit };
+                    self.kernels.scan_levels(blocks, &query, first, scores, entries)
                 }
                 Coding::Product(shape) if shape.bits == 4 => {
                     self.kernels.scan4(blocks, &bytes_query(tables, probe.base, limit), first, scores, entries)
@@ -278,8 +277,9 @@ impl Scan<'_, '_> {
             let Queries { tables, bytes } = queries;
             let found = match self.codebook.coding() {
                 Coding::Levels { .. } => {
-                    let query = |i: usize| bytes.level_query(numbers[i], group[i].base, limits[i]);
-                    self.kernels.scan_levels_group(blocks, &LEVELS, &std::array::from_fn(query), first, out)
+                    let query =
+                        |i: usize| LevelQuery { bytes: bytes.query(numbers[i]), base: group[i].base, limit: limits[i] };
+                    self.kernels.scan_levels_group(blocks, &std::array::from_fn(query), first, out)
                 }
                 Coding::Product(_) => {
                     let query = |i: usize| bytes_query(&tables[numbers[i]], group[i].base, limits[i]);

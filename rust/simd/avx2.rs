@@ -1,6 +1,8 @@
 //! Kernels with AVX2, FMA and F16C.
 
-use super::{FACTOR_BYTES, LANES, LevelQuery, ScanQuery, Scores, TILE_LANES, TILE_ROWS, Tile, portable, scalar};
+use super::{
+    ByteKeys, FACTOR_BYTES, LANES, LevelQuery, ScanQuery, Scores, TILE_LANES, TILE_ROWS, Tile, portable, scalar,
+};
 use half::f16;
 use std::arch::x86_64::*;
 
@@ -201,7 +203,14 @@ pub fn scan4(blocks: &[u8], query: &ScanQuery<u8>, first: u32, scores: &mut [f32
         let (scale, bias) = (_mm256_set1_ps(query.scale), _mm256_set1_ps(query.bias));
         let affine = |s: __m256i| _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(s), scale), bias);
         let sums = [affine(sums[0]), affine(sums[1])];
-        found += keep(sums, factors, query, first + (b * LANES) as u32, &mut scores[found..], &mut entries[found..]);
+        found += keep(
+            sums,
+            factors,
+            (query.base, query.limit),
+            first + (b * LANES) as u32,
+            &mut scores[found..],
+            &mut entries[found..],
+        );
     }
     found
 }
@@ -235,7 +244,14 @@ pub fn scan8(blocks: &[u8], query: &ScanQuery<f32>, first: u32, scores: &mut [f3
                 *sum = _mm256_add_ps(*sum, terms);
             }
         }
-        found += keep(sums, factors, query, first + (b * LANES) as u32, &mut scores[found..], &mut entries[found..]);
+        found += keep(
+            sums,
+            factors,
+            (query.base, query.limit),
+            first + (b * LANES) as u32,
+            &mut scores[found..],
+            &mut entries[found..],
+        );
     }
     found
 }
@@ -243,10 +259,10 @@ pub fn scan8(blocks: &[u8], query: &ScanQuery<f32>, first: u32, scores: &mut [f3
 /// The end of a block: scores `(base + A) + B * sum`; those at most the limit go to the outputs.
 #[inline]
 #[target_feature(enable = "popcnt,avx2")]
-fn keep<T>(
+fn keep(
     sums: [__m256; 2],
     factors: &[u8],
-    query: &ScanQuery<T>,
+    (base, limit): (f32, f32),
     first: u32,
     scores: &mut [f32],
     entries: &mut [u32],
@@ -256,8 +272,8 @@ fn keep<T>(
     for (half, sum) in sums.into_iter().enumerate() {
         let a = _mm256_castsi256_ps(load_bytes(&factors[half]));
         let b = _mm256_castsi256_ps(load_bytes(&factors[2 + half]));
-        let score = _mm256_add_ps(_mm256_add_ps(_mm256_set1_ps(query.base), a), _mm256_mul_ps(b, sum));
-        let mut hits = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_LE_OQ>(score, _mm256_set1_ps(query.limit))) as u32;
+        let score = _mm256_add_ps(_mm256_add_ps(_mm256_set1_ps(base), a), _mm256_mul_ps(b, sum));
+        let mut hits = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_LE_OQ>(score, _mm256_set1_ps(limit))) as u32;
         if hits == 0 {
             continue;
         }
@@ -302,17 +318,10 @@ pub fn dot4(codes: &[u8], query: &[i8], levels: &[u8; 16]) -> i32 {
 
 /// See [`super::Kernels::scan_levels`]. Half a unit is a register: eight entries, four codes each.
 #[target_feature(enable = "popcnt,avx2")]
-pub fn scan_levels(
-    blocks: &[u8],
-    levels: &[u8; 16],
-    query: &LevelQuery,
-    first: u32,
-    scores: &mut [f32],
-    entries: &mut [u32],
-) -> usize {
-    let numbers = query.numbers.as_chunks::<8>().0;
+pub fn scan_levels(blocks: &[u8], query: &LevelQuery, first: u32, scores: &mut [f32], entries: &mut [u32]) -> usize {
+    let numbers = query.bytes.numbers.as_chunks::<8>().0;
     // SAFETY: the array holds 16 bytes.
-    let levels = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(levels.as_ptr().cast()) });
+    let levels = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(query.bytes.levels.as_ptr().cast()) });
     let (nibble, ones) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1));
     let mut found = 0;
     for (b, block) in blocks.chunks_exact(numbers.len() * 64 + FACTOR_BYTES).enumerate() {
@@ -332,36 +341,20 @@ pub fn scan_levels(
                 sums[half] = _mm256_add_epi32(sums[half], _mm256_add_epi32(low, high));
             }
         }
-        let mut dots = [0i32; LANES];
-        for (to, sum) in dots.as_chunks_mut::<8>().0.iter_mut().zip(sums) {
-            // SAFETY: the array holds 32 bytes; the store is unaligned.
-            unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), sum) };
-        }
-        for (lane, dot) in dots.into_iter().enumerate() {
-            let float = |at: usize| f32::from_le_bytes(std::array::from_fn(|i| factors[at + i]));
-            let sum = query.scale * (dot - query.bias) as f32;
-            let score = (query.base + float(4 * lane)) + float(4 * (LANES + lane)) * sum;
-            (scores[found], entries[found]) = (score, first.wrapping_add((b * LANES + lane) as u32));
-            found += usize::from(score <= query.limit);
-        }
+        let (scale, bias) = (_mm256_set1_ps(query.bytes.scale), _mm256_set1_epi32(query.bytes.bias));
+        let sums = sums.map(|dots| _mm256_mul_ps(scale, _mm256_cvtepi32_ps(_mm256_sub_epi32(dots, bias))));
+        let to = first + (b * LANES) as u32;
+        found += keep(sums, factors, (query.base, query.limit), to, &mut scores[found..], &mut entries[found..]);
     }
     found
 }
 
 /// See [`super::Kernels::score_tile8`].
 #[target_feature(enable = "popcnt,avx2")]
-pub fn score_tile8(
-    rows: &[i8],
-    width: usize,
-    panels: &[u8],
-    scales: &[f32],
-    offsets: &[f32],
-    factors: &[(f32, i32)],
-    tile: &mut Scores,
-) {
+pub fn score_tile8(rows: &[i8], width: usize, keys: ByteKeys, factors: &[(f32, i32)], tile: &mut Scores) {
     let q = rows.len() / width;
     let mut dots = [[0i32; TILE_LANES]; TILE_ROWS];
-    for (p, panel) in panels.chunks_exact(LANES * width).enumerate() {
+    for (p, panel) in keys.numbers.chunks_exact(LANES * width).enumerate() {
         for first in (0..q).step_by(4) {
             let out = &mut dots[first..];
             let rows = &rows.as_chunks::<4>().0[first..];
@@ -374,7 +367,7 @@ pub fn score_tile8(
         }
     }
     for (i, dots) in dots[..q].iter().enumerate() {
-        portable::scores_of(dots, scales, offsets, factors[i], &mut tile[i]);
+        portable::scores_of(dots, keys, factors[i], &mut tile[i]);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Kernels with AVX-512 F, BW, DQ and VL.
 
-use super::{LANES, ScanQuery, TILE_LANES, TILE_ROWS, Tile, portable, scalar};
+use super::{ByteKeys, LANES, ScanQuery, TILE_LANES, TILE_ROWS, Tile, portable, scalar};
 use half::f16;
 use std::arch::x86_64::*;
 
@@ -183,7 +183,14 @@ pub fn scan4(blocks: &[u8], query: &ScanQuery<u8>, first: u32, scores: &mut [f32
             sums = _mm512_add_epi32(sums, lane_sums(all, high));
         }
         let sums = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sums), scale), bias);
-        found += keep(sums, factors, query, first + (b * LANES) as u32, &mut scores[found..], &mut entries[found..]);
+        found += keep(
+            sums,
+            factors,
+            (query.base, query.limit),
+            first + (b * LANES) as u32,
+            &mut scores[found..],
+            &mut entries[found..],
+        );
     }
     found
 }
@@ -219,7 +226,14 @@ pub fn scan8(blocks: &[u8], query: &ScanQuery<f32>, first: u32, scores: &mut [f3
             };
             sums = _mm512_add_ps(sums, terms);
         }
-        found += keep(sums, factors, query, first + (b * LANES) as u32, &mut scores[found..], &mut entries[found..]);
+        found += keep(
+            sums,
+            factors,
+            (query.base, query.limit),
+            first + (b * LANES) as u32,
+            &mut scores[found..],
+            &mut entries[found..],
+        );
     }
     found
 }
@@ -227,18 +241,18 @@ pub fn scan8(blocks: &[u8], query: &ScanQuery<f32>, first: u32, scores: &mut [f3
 /// The end of a block: scores `(base + A) + B * sum`; those at most the limit are compressed into the outputs.
 #[inline]
 #[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn keep<T>(
+pub(super) fn keep(
     sums: __m512,
     factors: &[u8],
-    query: &ScanQuery<T>,
+    (base, limit): (f32, f32),
     first: u32,
     scores: &mut [f32],
     entries: &mut [u32],
 ) -> usize {
     let factors: &[[u8; 64]] = factors.as_chunks::<64>().0;
     let (a, b) = (_mm512_castsi512_ps(load_bytes(&factors[0])), _mm512_castsi512_ps(load_bytes(&factors[1])));
-    let score = _mm512_add_ps(_mm512_add_ps(_mm512_set1_ps(query.base), a), _mm512_mul_ps(b, sums));
-    let hits = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(score, _mm512_set1_ps(query.limit));
+    let score = _mm512_add_ps(_mm512_add_ps(_mm512_set1_ps(base), a), _mm512_mul_ps(b, sums));
+    let hits = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(score, _mm512_set1_ps(limit));
     if hits == 0 {
         return 0;
     }

@@ -5,7 +5,9 @@
 //! unit for one query, four for each more.
 
 use super::avx512::{load, load_bytes, store};
-use super::{FACTOR_BYTES, LANES, LevelQuery, RECORDS_AHEAD, RecordQuery, ScanQuery, Scores, TILE_ROWS, prefetch};
+use super::{
+    ByteKeys, ByteQuery, FACTOR_BYTES, LANES, LevelQuery, RECORDS_AHEAD, ScanQuery, Scores, TILE_ROWS, prefetch,
+};
 use std::arch::x86_64::*;
 
 pub use super::avx512::{
@@ -62,161 +64,162 @@ fn scan_group<const N: usize>(
     blocks: &[u8],
     queries: &[ScanQuery<u8>; N],
     first: u32,
-    out: [(&mut [f32], &mut [u32]); N],
+    mut out: [(&mut [f32], &mut [u32]); N],
 ) -> [usize; N] {
     let units = queries[0].table.len() / 128;
     assert!(queries.iter().all(|q| q.table.len() == 128 * units));
-    let block_bytes = units * 64 + FACTOR_BYTES;
-    let n = blocks.len() / block_bytes;
-    assert!(out.iter().all(|(scores, entries)| scores.len() >= n * LANES && entries.len() >= n * LANES));
     let tables: [*const u8; N] = std::array::from_fn(|i| queries[i].table.as_ptr());
-    let mut to: [(*mut f32, *mut u32); N] = std::array::from_fn(|_| (std::ptr::null_mut(), std::ptr::null_mut()));
-    for i in 0..N {
-        to[i] = (out[i].0.as_mut_ptr(), out[i].1.as_mut_ptr());
-    }
     let (turn, starts) = (load_bytes(&TURN), load_bytes(&TABLES));
     let (nibble, ones) = (_mm512_set1_epi8(15), _mm512_set1_epi8(1));
-    let mut lanes = _mm512_add_epi32(
-        _mm512_set1_epi32(first as i32),
-        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-    );
+    let to = targets(&mut out, blocks.len() / (units * 64 + FACTOR_BYTES));
     let mut found = [0; N];
-    for b in 0..n {
-        // SAFETY: block b has `block_bytes` bytes, every table 128 a unit, both cut above; at most 16 entries a block were
-        // kept, so 16 more fit the outputs. All loads and stores are unaligned; a prefetch never faults.
-        unsafe {
-            let block = blocks.as_ptr().add(b * block_bytes);
-            if (b + 1) * block_bytes + BLOCKS_AHEAD <= blocks.len() {
-                for line in 0..units + 2 {
-                    _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(BLOCKS_AHEAD + 64 * line).cast());
-                }
+    for (b, block) in blocks.chunks_exact(units * 64 + FACTOR_BYTES).enumerate() {
+        let (codes, factors) = block.split_at(units * 64);
+        let ahead = (b + 1) * block.len() + BLOCKS_AHEAD <= blocks.len();
+        let mut sums = [_mm512_setzero_si512(); N];
+        for (u, unit) in codes.as_chunks::<64>().0.iter().enumerate() {
+            if ahead {
+                ask_ahead(unit);
             }
-            let mut sums = [_mm512_setzero_si512(); N];
-            for u in 0..units {
-                let unit = _mm512_permutexvar_epi8(turn, _mm512_loadu_si512(block.add(64 * u).cast()));
-                // (x & 15) | start of the table
-                let low = _mm512_ternarylogic_epi32::<0xEA>(unit, nibble, starts);
-                let high = _mm512_ternarylogic_epi32::<0xEA>(_mm512_srli_epi16::<4>(unit), nibble, starts);
-                for i in 0..N {
-                    let table = tables[i].add(128 * u);
-                    let low = _mm512_permutexvar_epi8(low, _mm512_loadu_si512(table.cast()));
-                    let high = _mm512_permutexvar_epi8(high, _mm512_loadu_si512(table.add(64).cast()));
-                    // Two entries of at most 127 add up within a byte.
-                    sums[i] = _mm512_dpbusd_epi32(sums[i], _mm512_add_epi8(low, high), ones);
-                }
-            }
-            let factors = block.add(64 * units);
-            let (fa, fb) = (_mm512_loadu_ps(factors.cast()), _mm512_loadu_ps(factors.add(64).cast()));
+            let unit = _mm512_permutexvar_epi8(turn, load_bytes(unit));
+            // (x & 15) | start of the table
+            let low = _mm512_ternarylogic_epi32::<0xEA>(unit, nibble, starts);
+            let high = _mm512_ternarylogic_epi32::<0xEA>(_mm512_srli_epi16::<4>(unit), nibble, starts);
             for i in 0..N {
-                let (scale, bias) = (_mm512_set1_ps(queries[i].scale), _mm512_set1_ps(queries[i].bias));
-                let sum = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sums[i]), scale), bias);
-                let based = _mm512_add_ps(_mm512_set1_ps(queries[i].base), fa);
-                let score = _mm512_add_ps(based, _mm512_mul_ps(fb, sum));
-                let hits = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(score, _mm512_set1_ps(queries[i].limit));
-                if hits != 0 {
-                    _mm512_storeu_ps(to[i].0.add(found[i]), _mm512_maskz_compress_ps(hits, score));
-                    _mm512_storeu_si512(to[i].1.add(found[i]).cast(), _mm512_maskz_compress_epi32(hits, lanes));
-                    found[i] += hits.count_ones() as usize;
-                }
+                // SAFETY: a table has 128 bytes a unit, asserted above (a check here takes half of the time).
+                let table = unsafe {
+                    let table = tables[i].add(128 * u);
+                    [_mm512_loadu_si512(table.cast()), _mm512_loadu_si512(table.add(64).cast())]
+                };
+                // Two entries of at most 127 add up within a byte.
+                let both =
+                    _mm512_add_epi8(_mm512_permutexvar_epi8(low, table[0]), _mm512_permutexvar_epi8(high, table[1]));
+                sums[i] = _mm512_dpbusd_epi32(sums[i], both, ones);
             }
         }
-        lanes = _mm512_add_epi32(lanes, _mm512_set1_epi32(LANES as i32));
+        let (factors, lanes) = (load_factors(factors), lanes_from(first + (b * LANES) as u32));
+        for i in 0..N {
+            let (scale, bias) = (_mm512_set1_ps(queries[i].scale), _mm512_set1_ps(queries[i].bias));
+            let sum = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sums[i]), scale), bias);
+            let bounds = (queries[i].base, queries[i].limit);
+            // SAFETY: every block before this one kept at most 16 entries, so 16 more fit what `targets` checked.
+            found[i] += unsafe { keep_at(sum, factors, bounds, lanes, (to[i].0.add(found[i]), to[i].1.add(found[i]))) };
+        }
     }
     found
 }
 
-/// See [`super::Kernels::scan_levels`].
-#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-pub fn scan_levels(
-    blocks: &[u8],
-    levels: &[u8; 16],
-    query: &LevelQuery,
-    first: u32,
-    scores: &mut [f32],
-    entries: &mut [u32],
-) -> usize {
-    level_scan(blocks, levels, &[*query], first, [(scores, entries)])[0]
+/// Asks for the line that lies [`BLOCKS_AHEAD`] of a unit, inside of the blocks or not: the line is never read.
+#[inline]
+#[target_feature(enable = "popcnt,avx512f")]
+fn ask_ahead(unit: &[u8; 64]) {
+    _mm_prefetch::<_MM_HINT_T0>(unit.as_ptr().wrapping_add(BLOCKS_AHEAD).cast())
 }
 
-/// See [`super::Kernels::scan_levels_group`].
+/// Where the entries go that N queries keep of `blocks` blocks: room for all of them is checked here, once.
+#[inline]
+fn targets<const N: usize>(out: &mut [(&mut [f32], &mut [u32]); N], blocks: usize) -> [(*mut f32, *mut u32); N] {
+    assert!(out.iter().all(|(scores, entries)| scores.len().min(entries.len()) >= blocks * LANES));
+    out.each_mut().map(|(scores, entries)| (scores.as_mut_ptr(), entries.as_mut_ptr()))
+}
+
+/// The end of a block for one query: scores `(base + A) + B * sum`; those at most the limit are compressed to `to` with
+/// their lanes. Returns how many.
+///
+/// # Safety
+/// 16 scores and 16 entries can be written at `to`.
+#[inline]
+#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn keep_at(
+    sum: __m512,
+    [a, b]: [__m512; 2],
+    (base, limit): (f32, f32),
+    lanes: __m512i,
+    to: (*mut f32, *mut u32),
+) -> usize {
+    let score = _mm512_add_ps(_mm512_add_ps(_mm512_set1_ps(base), a), _mm512_mul_ps(b, sum));
+    let hits = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(score, _mm512_set1_ps(limit));
+    if hits == 0 {
+        return 0;
+    }
+    // SAFETY: the caller's; the stores are unaligned.
+    unsafe {
+        _mm512_storeu_ps(to.0, _mm512_maskz_compress_ps(hits, score));
+        _mm512_storeu_si512(to.1.cast(), _mm512_maskz_compress_epi32(hits, lanes));
+    }
+    hits.count_ones() as usize
+}
+
+/// The entry of each lane of the block that begins with `first`.
+#[inline]
+#[target_feature(enable = "popcnt,avx512f")]
+fn lanes_from(first: u32) -> __m512i {
+    let order = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    _mm512_add_epi32(_mm512_set1_epi32(first as i32), order)
+}
+
+/// The two factors of each entry of a block.
+#[inline]
+#[target_feature(enable = "popcnt,avx512f")]
+fn load_factors(factors: &[u8]) -> [__m512; 2] {
+    let factors = factors.as_chunks::<64>().0;
+    [_mm512_castsi512_ps(load_bytes(&factors[0])), _mm512_castsi512_ps(load_bytes(&factors[1]))]
+}
+
+/// See [`super::Kernels::scan_levels`].
+#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+pub fn scan_levels(blocks: &[u8], query: &LevelQuery, first: u32, scores: &mut [f32], entries: &mut [u32]) -> usize {
+    scan_levels_group(blocks, &[*query], first, [(scores, entries)])[0]
+}
+
+/// See [`super::Kernels::scan_levels_group`]. Levels of 16 entries and 4 coordinates lie in a register; `vpdpbusd` multiplies
+/// them with 4 numbers of a query.
+#[inline]
 #[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 pub fn scan_levels_group<const N: usize>(
     blocks: &[u8],
-    levels: &[u8; 16],
     queries: &[LevelQuery; N],
     first: u32,
-    out: [(&mut [f32], &mut [u32]); N],
+    mut out: [(&mut [f32], &mut [u32]); N],
 ) -> [usize; N] {
-    level_scan(blocks, levels, queries, first, out)
-}
-
-/// Levels of 16 entries and 4 coordinates lie in a register; `vpdpbusd` multiplies them with 4 numbers of a query.
-#[inline]
-#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-fn level_scan<const N: usize>(
-    blocks: &[u8],
-    levels: &[u8; 16],
-    queries: &[LevelQuery; N],
-    first: u32,
-    out: [(&mut [f32], &mut [u32]); N],
-) -> [usize; N] {
-    let units = queries[0].numbers.len() / 8;
-    assert!(queries.iter().all(|q| q.numbers.len() == 8 * units));
-    let block_bytes = units * 64 + FACTOR_BYTES;
-    let n = blocks.len() / block_bytes;
-    assert!(out.iter().all(|(scores, entries)| scores.len() >= n * LANES && entries.len() >= n * LANES));
-    let numbers: [*const i8; N] = std::array::from_fn(|i| queries[i].numbers.as_ptr());
-    let mut to: [(*mut f32, *mut u32); N] = [(std::ptr::null_mut(), std::ptr::null_mut()); N];
-    for (to, (scores, entries)) in to.iter_mut().zip(out) {
-        *to = (scores.as_mut_ptr(), entries.as_mut_ptr());
-    }
+    let units = queries[0].bytes.numbers.len() / 8;
+    assert!(queries.iter().all(|q| q.bytes.numbers.len() == 8 * units));
+    let numbers: [*const i32; N] = std::array::from_fn(|i| queries[i].bytes.numbers.as_ptr().cast());
     // SAFETY: the array holds 16 bytes.
-    let levels = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(levels.as_ptr().cast()) });
+    let levels = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(queries[0].bytes.levels.as_ptr().cast()) });
     let nibble = _mm512_set1_epi8(15);
-    let mut lanes = _mm512_add_epi32(
-        _mm512_set1_epi32(first as i32),
-        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-    );
+    let to = targets(&mut out, blocks.len() / (units * 64 + FACTOR_BYTES));
     let mut found = [0; N];
-    for b in 0..n {
-        // SAFETY: block b has `block_bytes` bytes, every query 8 numbers a unit, both cut above; at most 16 entries a block
-        // were kept, so 16 more fit the outputs. All loads and stores are unaligned; a prefetch never faults.
-        unsafe {
-            let block = blocks.as_ptr().add(b * block_bytes);
-            let ahead = (b + 1) * block_bytes + BLOCKS_AHEAD <= blocks.len();
-            let mut sums = [[_mm512_setzero_si512(); 2]; N];
-            for u in 0..units {
-                let unit = block.add(64 * u);
-                if ahead {
-                    _mm_prefetch::<_MM_HINT_T0>(unit.wrapping_add(BLOCKS_AHEAD).cast());
-                }
-                let codes = _mm512_loadu_si512(unit.cast());
-                let low = _mm512_shuffle_epi8(levels, _mm512_and_si512(codes, nibble));
-                let high = _mm512_shuffle_epi8(levels, _mm512_and_si512(_mm512_srli_epi16::<4>(codes), nibble));
-                for i in 0..N {
-                    let numbers: *const i32 = numbers[i].add(8 * u).cast();
-                    sums[i][0] = _mm512_dpbusd_epi32(sums[i][0], low, _mm512_set1_epi32(numbers.read_unaligned()));
-                    let second = numbers.add(1).read_unaligned();
-                    sums[i][1] = _mm512_dpbusd_epi32(sums[i][1], high, _mm512_set1_epi32(second));
-                }
+    for (b, block) in blocks.chunks_exact(units * 64 + FACTOR_BYTES).enumerate() {
+        let (codes, factors) = block.split_at(units * 64);
+        let ahead = (b + 1) * block.len() + BLOCKS_AHEAD <= blocks.len();
+        let mut sums = [[_mm512_setzero_si512(); 2]; N];
+        for (u, codes) in codes.as_chunks::<64>().0.iter().enumerate() {
+            if ahead {
+                ask_ahead(codes);
             }
-            let factors = block.add(64 * units);
-            let (fa, fb) = (_mm512_loadu_ps(factors.cast()), _mm512_loadu_ps(factors.add(64).cast()));
+            let codes = load_bytes(codes);
+            let low = _mm512_shuffle_epi8(levels, _mm512_and_si512(codes, nibble));
+            let high = _mm512_shuffle_epi8(levels, _mm512_and_si512(_mm512_srli_epi16::<4>(codes), nibble));
             for i in 0..N {
-                let dots =
-                    _mm512_sub_epi32(_mm512_add_epi32(sums[i][0], sums[i][1]), _mm512_set1_epi32(queries[i].bias));
-                let sum = _mm512_mul_ps(_mm512_set1_ps(queries[i].scale), _mm512_cvtepi32_ps(dots));
-                let based = _mm512_add_ps(_mm512_set1_ps(queries[i].base), fa);
-                let score = _mm512_add_ps(based, _mm512_mul_ps(fb, sum));
-                let hits = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(score, _mm512_set1_ps(queries[i].limit));
-                if hits != 0 {
-                    _mm512_storeu_ps(to[i].0.add(found[i]), _mm512_maskz_compress_ps(hits, score));
-                    _mm512_storeu_si512(to[i].1.add(found[i]).cast(), _mm512_maskz_compress_epi32(hits, lanes));
-                    found[i] += hits.count_ones() as usize;
-                }
+                // SAFETY: a query has 8 numbers a unit, asserted above.
+                let (a, b) = unsafe {
+                    let numbers = numbers[i].add(2 * u);
+                    (numbers.read_unaligned(), numbers.add(1).read_unaligned())
+                };
+                sums[i][0] = _mm512_dpbusd_epi32(sums[i][0], low, _mm512_set1_epi32(a));
+                sums[i][1] = _mm512_dpbusd_epi32(sums[i][1], high, _mm512_set1_epi32(b));
             }
         }
-        lanes = _mm512_add_epi32(lanes, _mm512_set1_epi32(LANES as i32));
+        let (factors, lanes) = (load_factors(factors), lanes_from(first + (b * LANES) as u32));
+        for i in 0..N {
+            let bias = _mm512_set1_epi32(queries[i].bytes.bias);
+            let dots = _mm512_sub_epi32(_mm512_add_epi32(sums[i][0], sums[i][1]), bias);
+            let sum = _mm512_mul_ps(_mm512_set1_ps(queries[i].bytes.scale), _mm512_cvtepi32_ps(dots));
+            let bounds = (queries[i].base, queries[i].limit);
+            // SAFETY: every block before this one kept at most 16 entries, so 16 more fit what `targets` checked.
+            found[i] += unsafe { keep_at(sum, factors, bounds, lanes, (to[i].0.add(found[i]), to[i].1.add(found[i]))) };
+        }
     }
     found
 }
@@ -246,7 +249,7 @@ pub fn add_corrections(
     stride: usize,
     entries: &[u32],
     first: u32,
-    query: &RecordQuery,
+    query: &ByteQuery,
     scores: &mut [f32],
 ) {
     // SAFETY: the array holds 16 bytes.
@@ -308,25 +311,17 @@ fn four_sums(sums: [__m512i; 4]) -> __m128i {
 
 /// See [`super::Kernels::score_rows8`]. Four keys at a time share the query.
 #[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-pub fn score_rows8(
-    row: &[i8],
-    keys: &[u8],
-    picks: &[u32],
-    scales: &[f32],
-    offsets: &[f32],
-    (factor, bias): (f32, i32),
-    out: &mut [f32],
-) {
+pub fn score_rows8(row: &[i8], keys: ByteKeys, picks: &[u32], (factor, bias): (f32, i32), out: &mut [f32]) {
     let width = row.len();
     let numbers: &[u8] = bytemuck::cast_slice(row);
     let numbers = numbers.as_chunks::<64>().0;
     for (i, (group, out)) in picks.chunks(4).zip(out.chunks_mut(4)).enumerate() {
         for &pick in picks.get(4 * i + RECORDS_AHEAD..).into_iter().flatten().take(4) {
-            prefetch(&keys[pick as usize * width..][..width]);
+            prefetch(&keys.numbers[pick as usize * width..][..width]);
         }
-        let mut of = [&keys[..0]; 4];
+        let mut of = [&keys.numbers[..0]; 4];
         for j in 0..4 {
-            of[j] = &keys[group[j.min(group.len() - 1)] as usize * width..][..width];
+            of[j] = &keys.numbers[group[j.min(group.len() - 1)] as usize * width..][..width];
         }
         let mut sums = [_mm512_setzero_si512(); 4];
         for (t, query) in numbers.iter().enumerate() {
@@ -341,26 +336,18 @@ pub fn score_rows8(
         // SAFETY: the array holds 16 bytes; the store is unaligned.
         unsafe { _mm_storeu_si128(dots.as_mut_ptr().cast(), four_sums(sums)) };
         for ((&pick, out), dot) in group.iter().zip(out).zip(dots) {
-            *out = offsets[pick as usize] + (factor * scales[pick as usize]) * (dot - bias) as f32;
+            *out = keys.offsets[pick as usize] + (factor * keys.scales[pick as usize]) * (dot - bias) as f32;
         }
     }
 }
 
 /// See [`super::Kernels::score_tile8`].
 #[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-pub fn score_tile8(
-    rows: &[i8],
-    width: usize,
-    panels: &[u8],
-    scales: &[f32],
-    offsets: &[f32],
-    factors: &[(f32, i32)],
-    tile: &mut Scores,
-) {
+pub fn score_tile8(rows: &[i8], width: usize, keys: ByteKeys, factors: &[(f32, i32)], tile: &mut Scores) {
     macro_rules! by_rows {
         ($($r:literal)*) => {
             match rows.len() / width {
-                $($r => integer_tile::<$r>(rows, width, panels, scales, offsets, factors, tile),)*
+                $($r => integer_tile::<$r>(rows, width, keys, factors, tile),)*
                 q => assert!(q <= TILE_ROWS, "at most {TILE_ROWS} rows in a tile, found {q}"),
             }
         };
@@ -370,16 +357,8 @@ pub fn score_tile8(
 
 /// R rows × 32 keys: 2 R accumulators.
 #[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-fn integer_tile<const R: usize>(
-    rows: &[i8],
-    width: usize,
-    panels: &[u8],
-    scales: &[f32],
-    offsets: &[f32],
-    factors: &[(f32, i32)],
-    tile: &mut Scores,
-) {
-    let (left, right) = panels.split_at(LANES * width);
+fn integer_tile<const R: usize>(rows: &[i8], width: usize, keys: ByteKeys, factors: &[(f32, i32)], tile: &mut Scores) {
+    let (left, right) = keys.numbers.split_at(LANES * width);
     let steps = width / 4;
     let (left, right) = (&left.as_chunks::<64>().0[..steps], &right.as_chunks::<64>().0[..steps]);
     let queries: &[[[i8; 4]; R]] = &rows.as_chunks::<4>().0.as_chunks::<R>().0[..steps];
@@ -392,7 +371,7 @@ fn integer_tile<const R: usize>(
             sums[i][1] = _mm512_dpbusd_epi32(sums[i][1], r, query);
         }
     }
-    let (scales, offsets) = (scales.as_chunks::<LANES>().0, offsets.as_chunks::<LANES>().0);
+    let (scales, offsets) = (keys.scales.as_chunks::<LANES>().0, keys.offsets.as_chunks::<LANES>().0);
     for i in 0..R {
         let (factor, bias) = (_mm512_set1_ps(factors[i].0), _mm512_set1_epi32(factors[i].1));
         for (half, out) in tile[i].as_chunks_mut::<LANES>().0.iter_mut().enumerate() {

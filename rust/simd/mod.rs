@@ -4,12 +4,12 @@
 //! |---|---|---|
 //! | [`Kernels::score_tile`] | scores of ≤ 12 rows against 32 packed keys, with a limit per row | no (FMA) |
 //! | [`Kernels::l2_f32`] … [`Kernels::ip_f16`] | one direct distance or inner product | yes |
-//! | [`Kernels::score_tile8`] | the same of integers: coarse step | yes |
+//! | [`Kernels::score_tile8`], [`Kernels::score_rows8`] | the same of integers: k-means and assignment, coarse step | yes |
 //! | [`Kernels::dot4`], [`Kernels::add_corrections`] | product of second-level codes with a query | yes |
 //! | [`Kernels::scan_levels`], [`Kernels::scan4`], [`Kernels::scan8`], and of groups | scan of coded blocks, keeping what a limit lets pass | yes |
 //! | `portable` | transform, encoding, tables, counting, packing | yes |
 //!
-//! `scalar.rs` defines every answer; `parity.rs` compares.
+//! `scalar.rs` defines every answer; `parity.rs` compares; `operands.rs` has what kernels take.
 
 // Index loops here name registers.
 #![allow(clippy::needless_range_loop, clippy::too_many_arguments)]
@@ -23,10 +23,12 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod avx512vnni;
+mod instantiate;
 mod isa;
 #[cfg(target_arch = "aarch64")]
 #[allow(unsafe_code)]
 mod neon;
+mod operands;
 #[cfg(test)]
 mod parity;
 mod portable;
@@ -39,7 +41,9 @@ pub mod roofline;
 pub mod scalar;
 
 use half::f16;
+use instantiate::*;
 pub use isa::Isa;
+pub use operands::{ByteKeys, ByteQuery, FACTOR_BYTES, LevelQuery, ScanQuery, Scores, Tile};
 pub use prefetch::{prefetch, prefetch_far};
 
 /// Keys of a panel and entries of a block.
@@ -52,70 +56,6 @@ pub const TILE_ROWS: usize = 12;
 pub const GROUP: usize = 6;
 /// Second-level records that are asked for ahead of their turn.
 const RECORDS_AHEAD: usize = 16;
-/// Scores of up to 12 rows against 32 keys.
-pub type Scores = [[f32; TILE_LANES]; TILE_ROWS];
-/// Bytes of the factors after the codes of a block: 16 × A, 16 × B, f32.
-pub const FACTOR_BYTES: usize = 2 * 4 * LANES;
-
-/// Result of [`Kernels::score_tile`].
-#[derive(Clone, Debug)]
-pub struct Tile {
-    /// Score of each row against each key.
-    pub scores: [[f32; TILE_LANES]; TILE_ROWS],
-    /// Bit j of row i: the score is at most the row's limit.
-    pub hits: [u32; TILE_ROWS],
-}
-
-impl Default for Tile {
-    fn default() -> Tile {
-        Tile { scores: [[0.0; TILE_LANES]; TILE_ROWS], hits: [0; TILE_ROWS] }
-    }
-}
-
-/// What a scan of codes needs of a query and a list. Score of an entry = `(base + A) + B * sum`.
-#[derive(Clone, Copy, Debug)]
-pub struct ScanQuery<'q, T> {
-    /// 4-bit: m × 16 entries from 0 to 127. 8-bit: m × 256 floats.
-    pub table: &'q [T],
-    /// 4-bit only: sum = `scale * Σ entries + bias`.
-    pub scale: f32,
-    /// See `scale`.
-    pub bias: f32,
-    /// Added to every score of the list.
-    pub base: f32,
-    /// Scores above it are dropped.
-    pub limit: f32,
-}
-
-/// What a scan of scalar codes needs of a query and a list. Score of an entry = `(base + A) + B * (scale * (Σ − bias))`,
-/// Σ = Σ levels · numbers.
-#[derive(Clone, Copy, Debug)]
-pub struct LevelQuery<'q> {
-    /// The query in 8 bits, −127 to 127, whole units of 128.
-    pub numbers: &'q [i8],
-    /// Length of a step.
-    pub scale: f32,
-    /// See above.
-    pub bias: i32,
-    /// Added to every score of the list.
-    pub base: f32,
-    /// Scores above it are dropped.
-    pub limit: f32,
-}
-
-/// What scoring second-level records needs of a query. A score gains `A + B * (scale * (Σ levels · numbers − bias))`.
-#[derive(Clone, Copy, Debug)]
-pub struct RecordQuery<'q> {
-    /// The query in 8 bits, whole units of 128.
-    pub numbers: &'q [i8],
-    /// What the codes stand for.
-    pub levels: &'q [u8; 16],
-    /// Length of a step.
-    pub scale: f32,
-    /// See above.
-    pub bias: i32,
-}
-
 /// The kernels of one instruction set.
 #[derive(Clone, Copy, Debug)]
 pub struct Kernels {
@@ -143,146 +83,11 @@ macro_rules! dispatch {
     };
 }
 
-/// Compiles the bodies of `portable.rs` for an instruction set.
-macro_rules! portable_kernels {
-    ($features:literal, $portable:ident) => {
-        #[target_feature(enable = $features)]
-        pub fn count_at_most(values: &[f32], limit: f32) -> usize {
-            $portable::count_at_most(values, limit)
-        }
-        #[target_feature(enable = $features)]
-        pub fn greatest_at_most(values: &[f32], limit: f32) -> f32 {
-            $portable::greatest_at_most(values, limit)
-        }
-        #[target_feature(enable = $features)]
-        pub fn least(values: &[f32]) -> f32 {
-            $portable::least(values)
-        }
-        #[target_feature(enable = $features)]
-        pub fn word_products(part: &[f32], words: &[f32], out: &mut [f32]) {
-            $portable::word_products(part, words, out)
-        }
-        #[target_feature(enable = $features)]
-        pub fn round_bytes(x: &[f32], out: &mut [i8]) -> (f32, i32) {
-            $portable::round_bytes(x, out)
-        }
-        #[target_feature(enable = $features)]
-        pub fn count_borders(x: &[f32], factor: f32, borders: &[f32; 15], codes: &mut [u8]) {
-            $portable::count_borders(x, factor, borders, codes)
-        }
-        #[target_feature(enable = $features)]
-        pub fn multiply(x: &mut [f32], factors: &[f32]) {
-            $portable::multiply(x, factors)
-        }
-        #[target_feature(enable = $features)]
-        pub fn least_of_classes(values: &[f32], out: &mut [f32]) {
-            $portable::least_of_classes(values, out)
-        }
-        #[target_feature(enable = $features)]
-        pub fn greatest_distance(entries: &[u32], first: u32) -> u32 {
-            $portable::greatest_distance(entries, first)
-        }
-        #[target_feature(enable = $features)]
-        pub fn encode<const C: usize>(x: &[f32], dsub: usize, words: &[f32], codes: &mut [u8]) {
-            $portable::encode::<C>(x, dsub, words, codes)
-        }
-        #[target_feature(enable = $features)]
-        pub fn pack_panel(rows: &[f32], d: usize, panel: &mut [f32]) {
-            $portable::pack_panel(rows, d, panel)
-        }
-    };
-}
-pub(crate) use portable_kernels;
-
-/// Transform and tables, which the compiler does not vectorise as well as we do with 16 lanes.
-macro_rules! portable_queries {
-    ($features:literal, $portable:ident) => {
-        #[target_feature(enable = $features)]
-        pub fn hadamard(x: &mut [f32], scale: f32) {
-            $portable::hadamard(x, scale)
-        }
-        #[target_feature(enable = $features)]
-        pub fn tables4(query: &[f32], words: &[f32], products: &mut [f32], table: &mut [u8]) -> (f32, f32) {
-            $portable::tables4(query, words, products, table)
-        }
-    };
-}
-pub(crate) use portable_queries;
-
-/// Integer products of single rows, where there is no instruction that adds four at a time.
-macro_rules! portable_rows {
-    ($features:literal, $portable:ident) => {
-        #[target_feature(enable = $features)]
-        pub fn score_rows8(
-            row: &[i8],
-            keys: &[u8],
-            picks: &[u32],
-            scales: &[f32],
-            offsets: &[f32],
-            factor: (f32, i32),
-            out: &mut [f32],
-        ) {
-            $portable::score_rows8(row, keys, picks, scales, offsets, factor, out)
-        }
-    };
-}
-pub(crate) use portable_rows;
-
-/// Those that choose, where there is no instruction that compresses.
-macro_rules! portable_choices {
-    ($features:literal, $portable:ident) => {
-        #[target_feature(enable = $features)]
-        pub fn keep_at_most(scores: &mut [f32], entries: &mut [u32], limit: f32) -> usize {
-            $portable::keep_at_most(scores, entries, limit)
-        }
-        #[target_feature(enable = $features)]
-        pub fn find_at_most(values: &[f32], limit: f32, out: &mut [u32]) -> usize {
-            $portable::find_at_most(values, limit, out)
-        }
-    };
-}
-pub(crate) use portable_choices;
-
-/// Integer products, where the compiler vectorises them as well as we could.
-#[cfg(target_arch = "aarch64")]
-macro_rules! portable_integers {
-    ($features:literal, $portable:ident) => {
-        #[target_feature(enable = $features)]
-        pub fn scan_levels(
-            blocks: &[u8],
-            levels: &[u8; 16],
-            query: &LevelQuery,
-            first: u32,
-            scores: &mut [f32],
-            entries: &mut [u32],
-        ) -> usize {
-            $portable::scan_levels(blocks, levels, query, first, scores, entries)
-        }
-        #[target_feature(enable = $features)]
-        pub fn dot4(codes: &[u8], query: &[i8], levels: &[u8; 16]) -> i32 {
-            $portable::dot4(codes, query, levels)
-        }
-        #[target_feature(enable = $features)]
-        pub fn score_tile8(
-            rows: &[i8],
-            width: usize,
-            panels: &[u8],
-            scales: &[f32],
-            offsets: &[f32],
-            factors: &[(f32, i32)],
-            tile: &mut Scores,
-        ) {
-            $portable::score_tile8(rows, width, panels, scales, offsets, factors, tile)
-        }
-    };
-}
-#[cfg(target_arch = "aarch64")]
-pub(crate) use portable_integers;
-
 /// Most entries that a scan of scalar codes can keep.
 fn level_room(blocks: &[u8], query: &LevelQuery) -> usize {
-    assert!(!query.numbers.is_empty() && query.numbers.len().is_multiple_of(128));
-    blocks.len() / (query.numbers.len() * 8 + FACTOR_BYTES) * LANES
+    let width = query.bytes.numbers.len();
+    assert!(width > 0 && width.is_multiple_of(128));
+    blocks.len() / (width * 8 + FACTOR_BYTES) * LANES
 }
 
 #[allow(unsafe_code)]
@@ -368,11 +173,10 @@ impl Kernels {
     /// `first` + position. Returns their number.
     ///
     /// Block: width/8 units of 64 bytes, then the factors (16 × A, 16 × B). Byte 4v + j of unit g holds two codes of
-    /// entry v: low nibble coordinate 8g + j, high nibble 8g + 4 + j. `levels` are what codes stand for, at most 127.
+    /// entry v: low nibble coordinate 8g + j, high nibble 8g + 4 + j.
     pub fn scan_levels(
         &self,
         blocks: &[u8],
-        levels: &[u8; 16],
         query: &LevelQuery,
         first: u32,
         scores: &mut [f32],
@@ -380,14 +184,13 @@ impl Kernels {
     ) -> usize {
         let room = level_room(blocks, query);
         assert!(scores.len() >= room && entries.len() >= room, "room for {room} scores, found {}", scores.len());
-        dispatch!(self, scan_levels, blocks, levels, query, first, scores, entries)
+        dispatch!(self, scan_levels, blocks, query, first, scores, entries)
     }
 
     /// [`Self::scan_levels`] of the same blocks for up to [`GROUP`] queries; gives their numbers of entries kept.
     pub fn scan_levels_group<const N: usize>(
         &self,
         blocks: &[u8],
-        levels: &[u8; 16],
         queries: &[LevelQuery; N],
         first: u32,
         out: [(&mut [f32], &mut [u32]); N],
@@ -396,14 +199,14 @@ impl Kernels {
         #[cfg(target_arch = "x86_64")]
         if self.isa == Isa::Avx512Vnni {
             let room = level_room(blocks, &queries[0]);
-            assert!(queries.iter().all(|q| q.numbers.len() == queries[0].numbers.len()));
+            assert!(queries.iter().all(|q| q.bytes.numbers.len() == queries[0].bytes.numbers.len()));
             assert!(out.iter().all(|(s, e)| s.len() >= room && e.len() >= room), "room for {room} scores");
             // SAFETY: `Kernels` with this value are only made where the CPU has the features.
-            return unsafe { avx512vnni::scan_levels_group(blocks, levels, queries, first, out) };
+            return unsafe { avx512vnni::scan_levels_group(blocks, queries, first, out) };
         }
         let mut found = [0; N];
         for (((scores, entries), query), found) in out.into_iter().zip(queries).zip(&mut found) {
-            *found = self.scan_levels(blocks, levels, query, first, scores, entries);
+            *found = self.scan_levels(blocks, query, first, scores, entries);
         }
         found
     }
@@ -450,7 +253,7 @@ impl Kernels {
         stride: usize,
         entries: &[u32],
         first: u32,
-        query: &RecordQuery,
+        query: &ByteQuery,
         scores: &mut [f32],
     ) -> bool {
         assert!(stride == query.numbers.len() / 2 + 8 && query.numbers.len().is_multiple_of(128));
@@ -481,42 +284,22 @@ impl Kernels {
         true
     }
 
-    /// Scores up to 12 rows of integers (q × width, a multiple of 4) against 32 keys of numbers up to 127: offset +
-    /// (factor · scale) · (Σ row · key − bias), with scales and offsets per key and (factor, bias) per row.
+    /// Scores up to 12 rows of integers (q × width, a multiple of 4) against 32 keys, with a (factor, bias) for each row.
     ///
-    /// `rows` has for every four dimensions four numbers of each row, `panels` are two panels: for every four dimensions
+    /// `rows` has for every four dimensions four numbers of each row, the keys are two panels: for every four dimensions
     /// four numbers of each of 16 keys.
-    #[allow(clippy::too_many_arguments)]
-    pub fn score_tile8(
-        &self,
-        rows: &[i8],
-        width: usize,
-        panels: &[u8],
-        scales: &[f32],
-        offsets: &[f32],
-        factors: &[(f32, i32)],
-        tile: &mut Scores,
-    ) {
-        assert!(width.is_multiple_of(4) && panels.len() == width * TILE_LANES && factors.len() <= TILE_ROWS);
-        assert!(rows.len() == factors.len() * width && scales.len() == TILE_LANES && offsets.len() == TILE_LANES);
-        dispatch!(self, score_tile8, rows, width, panels, scales, offsets, factors, tile)
+    pub fn score_tile8(&self, rows: &[i8], width: usize, keys: ByteKeys, factors: &[(f32, i32)], tile: &mut Scores) {
+        assert!(width.is_multiple_of(4) && keys.numbers.len() == width * TILE_LANES && factors.len() <= TILE_ROWS);
+        assert!(keys.scales.len() == TILE_LANES && keys.offsets.len() == TILE_LANES);
+        assert!(rows.len() == factors.len() * width);
+        dispatch!(self, score_tile8, rows, width, keys, factors, tile)
     }
 
-    /// Scores one row of integers against the keys `picks` of `keys` (n × width, numbers up to 127), as
+    /// Scores one row of integers (width, whole units of 128) against the keys `picks` (rows of width), as
     /// [`Self::score_tile8`] does, into `out`.
-    #[allow(clippy::too_many_arguments)]
-    pub fn score_rows8(
-        &self,
-        row: &[i8],
-        keys: &[u8],
-        picks: &[u32],
-        scales: &[f32],
-        offsets: &[f32],
-        factor: (f32, i32),
-        out: &mut [f32],
-    ) {
+    pub fn score_rows8(&self, row: &[i8], keys: ByteKeys, picks: &[u32], factor: (f32, i32), out: &mut [f32]) {
         assert!(!row.is_empty() && row.len().is_multiple_of(128) && out.len() == picks.len());
-        dispatch!(self, score_rows8, row, keys, picks, scales, offsets, factor, out)
+        dispatch!(self, score_rows8, row, keys, picks, factor, out)
     }
 
     /// Keeps scores at most `limit`, and their entries, in order and in place; returns their number.

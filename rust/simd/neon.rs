@@ -1,6 +1,6 @@
 //! Kernels with NEON (every aarch64 has it).
 
-use super::{LANES, LevelQuery, ScanQuery, Scores, TILE_ROWS, Tile, portable, scalar};
+use super::{ByteKeys, LANES, LevelQuery, ScanQuery, Scores, TILE_ROWS, Tile, portable, scalar};
 use half::f16;
 use std::arch::aarch64::*;
 

@@ -179,7 +179,8 @@ fn integer_kernels_are_equal() {
             let factors: Vec<(f32, i32)> = reals(&mut rng, q).into_iter().map(|f| (f, 1000)).collect();
             let run = |k: Kernels| {
                 let mut tile = [[0f32; TILE_LANES]; TILE_ROWS];
-                k.score_tile8(&rows, width, &panels, &scales, &offsets, &factors, &mut tile);
+                let keys = ByteKeys { numbers: &panels, scales: &scales, offsets: &offsets };
+                k.score_tile8(&rows, width, keys, &factors, &mut tile);
                 tile.map(|row| row.map(f32::to_bits))
             };
             let want = run(scalar());
@@ -239,9 +240,10 @@ fn second_level_and_row_scores_are_bit_equal() {
             let start = reals(&mut rng, count);
             let run = |k: Kernels| {
                 let (mut scores, mut rows) = (start.clone(), vec![0f32; count]);
-                let query = RecordQuery { numbers: &numbers, levels: &levels, scale: 0.01, bias: -55 };
+                let query = ByteQuery { numbers: &numbers, levels: &levels, scale: 0.01, bias: -55 };
                 assert!(k.add_corrections(&records, stride, &entries, 1000, &query, &mut scores));
-                k.score_rows8(&numbers, &keys, &picks, &scales, &offsets, (0.3, 77), &mut rows);
+                let keys = ByteKeys { numbers: &keys, scales: &scales, offsets: &offsets };
+                k.score_rows8(&numbers, keys, &picks, (0.3, 77), &mut rows);
                 (scores, rows)
             };
             let want = run(scalar());
@@ -250,7 +252,7 @@ fn second_level_and_row_scores_are_bit_equal() {
             }
         }
         for missing in [999, 1000 + n as u32] {
-            let query = RecordQuery { numbers: &numbers, levels: &levels, scale: 0.01, bias: 0 };
+            let query = ByteQuery { numbers: &numbers, levels: &levels, scale: 0.01, bias: 0 };
             let mut scores = [1.0];
             assert!(!Kernels::best().add_corrections(&records, stride, &[missing], 1000, &query, &mut scores));
             assert_eq!(scores, [1.0]);
@@ -273,16 +275,14 @@ fn level_scans_are_bit_equal_and_groups_as_good_as_one_by_one() {
                 reals(&mut rng, 2 * LANES).iter().for_each(|x| data.extend_from_slice(&x.to_le_bytes()));
             }
             let query = |i: usize| LevelQuery {
-                numbers: &numbers[i],
-                scale: 1e-4,
-                bias: 9 * i as i32,
+                bytes: ByteQuery { numbers: &numbers[i], levels: &levels, scale: 1e-4, bias: 9 * i as i32 },
                 base: i as f32,
                 limit: [f32::MAX, 2.0, 0.0, -1e9, 1.0, 4.0][i],
             };
             let room = blocks * LANES;
             let alone = |k: Kernels, i: usize| {
                 let (mut scores, mut entries) = (vec![0f32; room], vec![0u32; room]);
-                let found = k.scan_levels(&data, &levels, &query(i), 7, &mut scores, &mut entries);
+                let found = k.scan_levels(&data, &query(i), 7, &mut scores, &mut entries);
                 scores.truncate(found);
                 entries.truncate(found);
                 (scores, entries)
@@ -295,7 +295,7 @@ fn level_scans_are_bit_equal_and_groups_as_good_as_one_by_one() {
                 let mut entries = vec![vec![0u32; room]; GROUP];
                 let mut pairs = scores.iter_mut().zip(&mut entries).map(|(s, e)| (&mut s[..], &mut e[..]));
                 let out: [_; GROUP] = std::array::from_fn(|_| pairs.next().expect("as many"));
-                let found = k.scan_levels_group(&data, &levels, &std::array::from_fn(query), 7, out);
+                let found = k.scan_levels_group(&data, &std::array::from_fn(query), 7, out);
                 for i in 0..GROUP {
                     let (s, e) = alone(scalar(), i);
                     assert_eq!((&scores[i][..found[i]], &entries[i][..found[i]]), (&s[..], &e[..]), "{k:?} {i}");

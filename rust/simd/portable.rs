@@ -2,7 +2,7 @@
 //!
 //! No fused multiply-add and a fixed order of additions: every instruction set gives the same bits.
 
-use super::{FACTOR_BYTES, LANES, LevelQuery, Scores, TILE_LANES};
+use super::{ByteKeys, FACTOR_BYTES, LANES, LevelQuery, Scores, TILE_LANES, scalar};
 
 /// Fast Walsh–Hadamard transform of `x` in place, times `scale`; the length is a power of two.
 #[inline(always)]
@@ -186,15 +186,8 @@ pub fn dot4(codes: &[u8], query: &[i8], levels: &[u8; 16]) -> i32 {
 
 /// Scan of scalar codes; see [`super::Kernels::scan_levels`].
 #[inline(always)]
-pub fn scan_levels(
-    blocks: &[u8],
-    levels: &[u8; 16],
-    query: &LevelQuery,
-    first: u32,
-    scores: &mut [f32],
-    entries: &mut [u32],
-) -> usize {
-    let numbers = query.numbers.as_chunks::<8>().0;
+pub fn scan_levels(blocks: &[u8], query: &LevelQuery, first: u32, scores: &mut [f32], entries: &mut [u32]) -> usize {
+    let (numbers, levels) = (query.bytes.numbers.as_chunks::<8>().0, query.bytes.levels);
     let mut found = 0;
     for (b, block) in blocks.chunks_exact(numbers.len() * 64 + FACTOR_BYTES).enumerate() {
         let (codes, factors) = block.split_at(numbers.len() * 64);
@@ -207,15 +200,9 @@ pub fn scan_levels(
                 }
             }
         }
-        for (lane, dot) in dots.into_iter().enumerate() {
-            let float = |at: usize| f32::from_le_bytes(std::array::from_fn(|i| factors[at + i]));
-            let sum = query.scale * (dot - query.bias) as f32;
-            let score = (query.base + float(4 * lane)) + float(4 * (LANES + lane)) * sum;
-            if score <= query.limit {
-                (scores[found], entries[found]) = (score, first.wrapping_add((b * LANES + lane) as u32));
-                found += 1;
-            }
-        }
+        let sums = dots.map(|dot| query.bytes.scale * (dot - query.bytes.bias) as f32);
+        let to = first + (b * LANES) as u32;
+        found += scalar::keep(&sums, factors, query.base, query.limit, to, &mut scores[found..], &mut entries[found..]);
     }
     found
 }
@@ -236,39 +223,23 @@ pub fn count_borders(x: &[f32], factor: f32, borders: &[f32; 15], codes: &mut [u
 
 /// Integer products of a row with chosen keys; see [`super::Kernels::score_rows8`].
 #[inline(always)]
-pub fn score_rows8(
-    row: &[i8],
-    keys: &[u8],
-    picks: &[u32],
-    scales: &[f32],
-    offsets: &[f32],
-    (factor, bias): (f32, i32),
-    out: &mut [f32],
-) {
+pub fn score_rows8(row: &[i8], keys: ByteKeys, picks: &[u32], (factor, bias): (f32, i32), out: &mut [f32]) {
     let width = row.len();
     for (&pick, out) in picks.iter().zip(out) {
         let pick = pick as usize;
-        let key = &keys[pick * width..(pick + 1) * width];
+        let key = &keys.numbers[pick * width..(pick + 1) * width];
         let dot: i32 = key.iter().zip(row).map(|(&k, &x)| i32::from(k) * i32::from(x)).sum();
-        *out = offsets[pick] + (factor * scales[pick]) * (dot - bias) as f32;
+        *out = keys.offsets[pick] + (factor * keys.scales[pick]) * (dot - bias) as f32;
     }
 }
 
 /// Integer products of rows with two panels, turned into scores; see [`super::Kernels::score_tile8`].
 #[inline(always)]
-pub fn score_tile8(
-    rows: &[i8],
-    width: usize,
-    panels: &[u8],
-    scales: &[f32],
-    offsets: &[f32],
-    factors: &[(f32, i32)],
-    tile: &mut Scores,
-) {
+pub fn score_tile8(rows: &[i8], width: usize, keys: ByteKeys, factors: &[(f32, i32)], tile: &mut Scores) {
     let (q, numbers) = (factors.len(), rows.as_chunks::<4>().0);
     for i in 0..q {
         let mut dots = [0i32; TILE_LANES];
-        for (dots, panel) in dots.as_chunks_mut::<LANES>().0.iter_mut().zip(panels.chunks_exact(LANES * width)) {
+        for (dots, panel) in dots.as_chunks_mut::<LANES>().0.iter_mut().zip(keys.numbers.chunks_exact(LANES * width)) {
             for (queries, keys) in numbers.chunks_exact(q).zip(panel.as_chunks::<64>().0) {
                 let query = queries[i];
                 for (dot, key) in dots.iter_mut().zip(keys.as_chunks::<4>().0) {
@@ -278,21 +249,15 @@ pub fn score_tile8(
                 }
             }
         }
-        scores_of(&dots, scales, offsets, factors[i], &mut tile[i]);
+        scores_of(&dots, keys, factors[i], &mut tile[i]);
     }
 }
 
 /// The end of [`score_tile8`]: score = offset + (factor · scale) · (dot − bias).
 #[inline(always)]
-pub fn scores_of(
-    dots: &[i32; TILE_LANES],
-    scales: &[f32],
-    offsets: &[f32],
-    (factor, bias): (f32, i32),
-    out: &mut [f32; TILE_LANES],
-) {
+pub fn scores_of(dots: &[i32; TILE_LANES], keys: ByteKeys, (factor, bias): (f32, i32), out: &mut [f32; TILE_LANES]) {
     for j in 0..TILE_LANES {
-        out[j] = offsets[j] + (factor * scales[j]) * (dots[j] - bias) as f32;
+        out[j] = keys.offsets[j] + (factor * keys.scales[j]) * (dots[j] - bias) as f32;
     }
 }
 

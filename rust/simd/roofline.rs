@@ -149,45 +149,38 @@ fn lookups_avx2<const N: usize>(blocks: &[u8], tables: [&[u8]; N]) -> u64 {
     fold256(sum.unwrap_or(_mm256_setzero_si256()))
 }
 
-/// One register of codes, two shuffles, as `avx512::scan4`.
-#[target_feature(enable = "avx512f,avx512bw")]
-fn lookups_avx512<const N: usize>(blocks: &[u8], tables: [&[u8]; N]) -> u64 {
-    let tables = tables.map(|t| t.as_chunks::<64>().0.as_chunks::<2>().0);
-    let units = tables[0].len();
-    let mut sums = [[_mm512_setzero_si512(); 2]; N];
-    for block in blocks.chunks_exact(units * 64 + FACTOR_BYTES) {
-        for (u, unit) in block.as_chunks::<64>().0[..units].iter().enumerate() {
-            let codes = load512(unit);
-            for (sums, tables) in sums.iter_mut().zip(&tables) {
-                for (sum, table) in sums.iter_mut().zip(&tables[u]) {
-                    *sum = _mm512_xor_si512(*sum, _mm512_shuffle_epi8(load512(table), codes));
+/// One register of codes, two look-ups a unit.
+macro_rules! lookups512 {
+    ($name:ident, $features:literal, $doc:literal, $look_up:expr) => {
+        #[doc = $doc]
+        #[target_feature(enable = $features)]
+        fn $name<const N: usize>(blocks: &[u8], tables: [&[u8]; N]) -> u64 {
+            let tables = tables.map(|t| t.as_chunks::<64>().0.as_chunks::<2>().0);
+            let units = tables[0].len();
+            let mut sums = [[_mm512_setzero_si512(); 2]; N];
+            for block in blocks.chunks_exact(units * 64 + FACTOR_BYTES) {
+                for (u, unit) in block.as_chunks::<64>().0[..units].iter().enumerate() {
+                    let codes = load512(unit);
+                    for (sums, tables) in sums.iter_mut().zip(&tables) {
+                        for (sum, table) in sums.iter_mut().zip(&tables[u]) {
+                            *sum = _mm512_xor_si512(*sum, $look_up(load512(table), codes));
+                        }
+                    }
                 }
             }
+            let sum = sums.as_flattened().iter().copied().reduce(|a, b| _mm512_xor_si512(a, b));
+            _mm512_reduce_or_epi64(sum.unwrap_or(_mm512_setzero_si512())) as u64
         }
-    }
-    let sum = sums.as_flattened().iter().copied().reduce(|a, b| _mm512_xor_si512(a, b));
-    _mm512_reduce_or_epi64(sum.unwrap_or(_mm512_setzero_si512())) as u64
+    };
 }
 
-/// One register of codes, two permutations of 64 bytes, as `avx512vnni::scan4`.
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-fn lookups_vbmi<const N: usize>(blocks: &[u8], tables: [&[u8]; N]) -> u64 {
-    let tables = tables.map(|t| t.as_chunks::<64>().0.as_chunks::<2>().0);
-    let units = tables[0].len();
-    let mut sums = [[_mm512_setzero_si512(); 2]; N];
-    for block in blocks.chunks_exact(units * 64 + FACTOR_BYTES) {
-        for (u, unit) in block.as_chunks::<64>().0[..units].iter().enumerate() {
-            let codes = load512(unit);
-            for (sums, tables) in sums.iter_mut().zip(&tables) {
-                for (sum, table) in sums.iter_mut().zip(&tables[u]) {
-                    *sum = _mm512_xor_si512(*sum, _mm512_permutexvar_epi8(codes, load512(table)));
-                }
-            }
-        }
-    }
-    let sum = sums.as_flattened().iter().copied().reduce(|a, b| _mm512_xor_si512(a, b));
-    _mm512_reduce_or_epi64(sum.unwrap_or(_mm512_setzero_si512())) as u64
-}
+lookups512!(lookups_avx512, "avx512f,avx512bw", "Shuffles, as `avx512::scan4`.", |t, c| _mm512_shuffle_epi8(t, c));
+lookups512!(
+    lookups_vbmi,
+    "avx512f,avx512bw,avx512vbmi",
+    "Permutations of 64 bytes, as `avx512vnni::scan4`.",
+    |t, c| _mm512_permutexvar_epi8(c, t)
+);
 
 #[inline]
 #[target_feature(enable = "avx2")]

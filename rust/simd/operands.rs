@@ -1,0 +1,73 @@
+//! What kernels take: queries and keys as they lie in memory.
+
+use super::{LANES, TILE_LANES, TILE_ROWS};
+
+/// Scores of up to 12 rows against 32 keys.
+pub type Scores = [[f32; TILE_LANES]; TILE_ROWS];
+/// Bytes of the factors after the codes of a block: 16 × A, 16 × B, f32.
+pub const FACTOR_BYTES: usize = 2 * 4 * LANES;
+
+/// Result of [`Kernels::score_tile`].
+#[derive(Clone, Debug)]
+pub struct Tile {
+    /// Score of each row against each key.
+    pub scores: [[f32; TILE_LANES]; TILE_ROWS],
+    /// Bit j of row i: the score is at most the row's limit.
+    pub hits: [u32; TILE_ROWS],
+}
+
+impl Default for Tile {
+    fn default() -> Tile {
+        Tile { scores: [[0.0; TILE_LANES]; TILE_ROWS], hits: [0; TILE_ROWS] }
+    }
+}
+
+/// What a scan of codes needs of a query and a list. Score of an entry = `(base + A) + B * sum`.
+#[derive(Clone, Copy, Debug)]
+pub struct ScanQuery<'q, T> {
+    /// 4-bit: m × 16 entries from 0 to 127. 8-bit: m × 256 floats.
+    pub table: &'q [T],
+    /// 4-bit only: sum = `scale * Σ entries + bias`.
+    pub scale: f32,
+    /// See `scale`.
+    pub bias: f32,
+    /// Added to every score of the list.
+    pub base: f32,
+    /// Scores above it are dropped.
+    pub limit: f32,
+}
+
+/// A query in 8 bits, with what 4-bit codes stand for. Product = `scale * (Σ levels · numbers − bias)`.
+#[derive(Clone, Copy, Debug)]
+pub struct ByteQuery<'q> {
+    /// −127 to 127, whole units of 128.
+    pub numbers: &'q [i8],
+    /// 0 to 127.
+    pub levels: &'q [u8; 16],
+    /// Length of a step.
+    pub scale: f32,
+    /// See above.
+    pub bias: i32,
+}
+
+/// What a scan of scalar codes needs of a query and a list. Score of an entry = `(base + A) + B * product`.
+#[derive(Clone, Copy, Debug)]
+pub struct LevelQuery<'q> {
+    /// The query.
+    pub bytes: ByteQuery<'q>,
+    /// Added to every score of the list.
+    pub base: f32,
+    /// Scores above it are dropped.
+    pub limit: f32,
+}
+
+/// Keys in 8 bits. Score of a row = `offset + (factor · scale) · (Σ row · key − bias)`, (factor, bias) being the row's.
+#[derive(Clone, Copy, Debug)]
+pub struct ByteKeys<'k> {
+    /// 0 to 127, packed as the kernel says.
+    pub numbers: &'k [u8],
+    /// One for each key.
+    pub scales: &'k [f32],
+    /// One for each key.
+    pub offsets: &'k [f32],
+}
