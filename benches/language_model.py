@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from knnlm.datastore import Datastore
 from knnlm.documents import Document
+from knnlm.dumping import dump
 from knnlm.identity import KeySpec, describe
-from knnlm.keys import dump, iterate
+from knnlm.keys import iterate
 from knnlm.models import load_model
 from knnlm.tokens import count_words
 from knnlm.train import TrainConfig, train

@@ -26,10 +26,10 @@ from knnlm.datastore import Datastore
 from knnlm.demo_result import CaseResult, Curve, DemoResult, as_report, versions
 from knnlm.demo_samples import PARTS, first_tokens
 from knnlm.documents import Document
+from knnlm.dumping import dump
 from knnlm.identity import KeySpec, Settings, describe
 from knnlm.index_progress import index_progress
 from knnlm.inspection import TokenRow, explain, rows
-from knnlm.keys import dump
 from knnlm.models import LoadedModel, load_model, pick_device
 from knnlm.ngram import KneserNey
 from knnlm.overlap import overlap_13gram

@@ -47,20 +47,17 @@ def targets(
     and ids, distances, values (k, fixed-size lists). options: of `iterate`. Raises IdentityError if the store belongs
     to another model.
     """
-    from knnlm.keys import iterate
+    from knnlm.keys import iterate_as
 
     check(store, loaded, keys)
     spec = (keys or key_spec(store) or KeySpec()).resolved(loaded.context)
     if settings.temperature is None or settings.k is None:
         raise ValueError("settings need a temperature and a k: take them from knnlm.identity.settings_of")
     done = 0
-    for chunk in iterate(
+    for chunk in iterate_as(
         loaded,
         documents,
-        captures=[(spec.representation, spec.layer)],
-        window=spec.window,
-        context=spec.context,
-        key_dtype=spec.key_dtype,
+        spec,
         scores=False,
         **options,
     ):

@@ -241,16 +241,14 @@ def _cache_of_prompt(
     loaded: Loaded, tokens: Sequence[int], blend: Blend, spec: KeySpec, store: Searchable | None, dim: int
 ) -> ContinuousCache:
     """The cache after the prompt, with the keys that scoring it would have."""
-    from knnlm.keys import TokenDocument, arithmetic, iterate
+    from knnlm.keys import TokenDocument, arithmetic, iterate_as
 
     cache = ContinuousCache(dim, blend.size, blend.metric)
     spec = spec.resolved(loaded.context)
-    for chunk in iterate(
+    for chunk in iterate_as(
         loaded,
         [TokenDocument("", np.asarray(tokens, np.uint32))],
-        captures=[(spec.representation, spec.layer)],
-        window=spec.window,
-        context=spec.context,
+        spec,
         key_dtype="float32",
         dtype=arithmetic(store, spec, None),
     ):

@@ -112,7 +112,7 @@ def explain(
     explained token. Raises IdentityError if the store belongs to another model, ValueError if T or k is None or
     start < 0.
     """
-    from knnlm.keys import TokenDocument, arithmetic, document_tokens, iterate
+    from knnlm.keys import TokenDocument, arithmetic, document_tokens, iterate_as
     from knnlm.stored_texts import search_without, stored_texts
 
     if settings.k is None or settings.temperature is None:
@@ -127,12 +127,10 @@ def explain(
     start = min(start, stop)
     parts: list[Neighbours] = []
     log_p: list[NDArray[np.float32]] = []
-    for chunk in iterate(
+    for chunk in iterate_as(
         loaded,
         [TokenDocument(document.name, tokens[:stop])],  # not tokenised again; a token sees only those before it
-        captures=[(spec.representation, spec.layer)],
-        window=spec.window,
-        context=spec.context,
+        spec,
         key_dtype="float32",
         dtype=arithmetic(store, spec, dtype),
     ):

@@ -139,18 +139,16 @@ class KNNLM:
     def _cache_log_probs(self, document: Any) -> NDArray[np.floating[Any]]:
         """LM and continuous cache, without a store, (L,)."""
         from knnlm.cache import continuous_cache_log_p
-        from knnlm.keys import arithmetic, iterate
+        from knnlm.keys import arithmetic, iterate_as
         from knnlm.mixture import mix_components
 
         assert self.blend is not None
         assert self.blend.theta is not None
         chunks = list(
-            iterate(
+            iterate_as(
                 self.loaded,
                 [document],
-                captures=[(self.keys.representation, self.keys.layer)],
-                window=self.keys.window,
-                context=self.keys.context,
+                self.keys,
                 key_dtype="float32",
                 dtype=arithmetic(None, self.keys, self.dtype),
             )

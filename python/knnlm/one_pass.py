@@ -28,7 +28,7 @@ from knnlm import _core
 from knnlm.arrays import to_json
 from knnlm.datastore import Datastore
 from knnlm.identity import KeySpec, Loaded
-from knnlm.keys import TokenDocument, iterate
+from knnlm.keys import TokenDocument, iterate_as
 from knnlm.truth import Found, Truth
 
 PART_TOKENS = 1 << 16
@@ -116,7 +116,7 @@ def sample_keys(
             first_id += length
 
     rows, ids = [], []
-    for chunk in _chunks(loaded, drawn(), keys, **options):
+    for chunk in iterate_as(loaded, drawn(), keys, scores=False, **options):
         rows.append(chunk.key)
         ids.append(chunk.document.metadata["first_id"] + chunk.start + np.arange(len(chunk.key), dtype=np.int64))
     if not rows:
@@ -126,19 +126,6 @@ def sample_keys(
         chosen = np.sort(rng.permutation(len(found))[:wanted])
         found, places = found[chosen], places[chosen]
     return np.ascontiguousarray(found), places
-
-
-def _chunks(loaded: Loaded, documents: Iterable[TokenDocument], keys: KeySpec, **options: Any) -> Iterator[Any]:
-    return iterate(
-        loaded,
-        documents,
-        captures=[(keys.representation, keys.layer)],
-        window=keys.window,
-        context=keys.context,
-        key_dtype=keys.key_dtype,
-        scores=False,
-        **options,
-    )
 
 
 @dataclass(frozen=True)
@@ -155,7 +142,9 @@ class Encoder:
 
     def encode(self, part: Part) -> Encoded:
         """Write the codes of a part to files of the folder; depends on nothing but its documents and first id."""
-        chunks = [chunk.key for chunk in _chunks(self.loaded, part.documents, self.keys, **self.options)]
+        chunks = [
+            chunk.key for chunk in iterate_as(self.loaded, part.documents, self.keys, scores=False, **self.options)
+        ]
         keys = np.ascontiguousarray(np.concatenate(chunks))  # (n, d)
         stem = f"lists-{part.number:08}"
         core = self.store._core

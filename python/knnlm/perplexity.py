@@ -71,7 +71,7 @@ def neighbours_of(
     feature `cache_name(theta)`; ngram: a model with `log_probs`, as the feature "ngram". total: tokens, for the
     progress alone. Raises IdentityError if the store belongs to another model or was made with another arithmetic.
     """
-    from knnlm.keys import arithmetic, iterate
+    from knnlm.keys import arithmetic, iterate_as
 
     if exclude not in EXCLUDE:
         raise ValueError(f"exclude: expected one of {', '.join(EXCLUDE)}, found {exclude!r}")
@@ -102,12 +102,10 @@ def neighbours_of(
         for name, array in part.items():
             columns.setdefault(name, GrowingArray()).append(array)
 
-    chunks = iterate(
+    chunks = iterate_as(
         loaded,
         documents,
-        captures=[(spec.representation, spec.layer)],
-        window=spec.window,
-        context=spec.context,
+        spec,
         key_dtype="float32",
         batch_tokens=batch_tokens,
         features=features,

@@ -32,7 +32,7 @@ def size_curve(
     be in the store. A store whose documents are in random order gives a fair curve; otherwise it says what would have
     been known after so much of the text. progress(stage, done, total) counts tokens over all parts.
     """
-    from knnlm.keys import arithmetic, iterate
+    from knnlm.keys import arithmetic, iterate_as
 
     if settings.k is None or settings.temperature is None:
         raise ValueError("settings: expected k and temperature; take them from settings_of(store)")
@@ -40,12 +40,10 @@ def size_curve(
     spec = (key_spec(store) or KeySpec()).resolved(loaded.context)
     keys: list[NDArray[np.float32]] = [np.zeros((0, store.dim), np.float32)]
     targets, lm = [np.zeros(0, np.uint32)], [np.zeros(0, np.float32)]
-    for chunk in iterate(
+    for chunk in iterate_as(
         loaded,
         documents,
-        captures=[(spec.representation, spec.layer)],
-        window=spec.window,
-        context=spec.context,
+        spec,
         key_dtype="float32",
         dtype=arithmetic(store, spec, dtype),
     ):

@@ -7,10 +7,11 @@ import pytest
 import torch
 from tiny_lm import Doc, TinyLoaded, texts, tiny
 
+from knnlm.dumping import dump
 from knnlm.generate import GREEDY, Reader, Sampling, draw, generate, kept
 from knnlm.identity import KeySpec, Settings, describe
 from knnlm.interpolate import mix_full
-from knnlm.keys import TokenDocument, dump, iterate
+from knnlm.keys import TokenDocument, iterate
 from knnlm.reference import BruteForceStore
 
 

@@ -10,11 +10,12 @@ from safetensors import safe_open
 from tiny_lm import texts, tiny
 
 from knnlm import Datastore
+from knnlm.dumping import dump
 from knnlm.exporting import targets, write_arrow, write_parquet, write_safetensors
 from knnlm.identity import KeySpec, Settings, describe
 from knnlm.importing import import_faiss, import_memmaps
 from knnlm.interpolate import log_p_knn
-from knnlm.keys import dump, iterate
+from knnlm.keys import iterate
 
 D = 16
 

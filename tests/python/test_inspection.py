@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 from tiny_lm import Doc, LetterTokenizer, tiny
 
+from knnlm.dumping import dump
 from knnlm.identity import KeySpec, Settings, describe
 from knnlm.inspection import explain, in_context, rows, source_contexts, to_table
-from knnlm.keys import dump
 from knnlm.reference import BruteForceStore
 
 

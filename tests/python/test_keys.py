@@ -9,8 +9,9 @@ from tiny_lm import Doc, texts, tiny
 
 from knnlm.capture import REPRESENTATIONS, Capture
 from knnlm.datastore import Datastore
+from knnlm.dumping import dump
 from knnlm.identity import KeySpec
-from knnlm.keys import LOGIT_ROWS, TokenDocument, dump, iterate, target_log_p
+from knnlm.keys import LOGIT_ROWS, TokenDocument, iterate, target_log_p
 from knnlm.reference import BruteForceStore
 from knnlm.windows import plan
 

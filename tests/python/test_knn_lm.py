@@ -9,9 +9,10 @@ from tiny_lm import Doc, texts, tiny
 
 import knnlm
 from knnlm.blend import Blend
+from knnlm.dumping import dump
 from knnlm.generate import generate
 from knnlm.identity import IdentityError, KeySpec, Settings, default_temperature, describe
-from knnlm.keys import dump, iterate
+from knnlm.keys import iterate
 from knnlm.knn_lm import KNNLM, as_loaded
 from knnlm.neighbours import StoreUnion
 from knnlm.reference import BruteForceStore

@@ -11,8 +11,9 @@ import torch
 from tiny_lm import LETTERS, tiny
 
 from knnlm import Datastore, StoreError
+from knnlm.dumping import dump
 from knnlm.identity import KeySpec
-from knnlm.keys import TokenDocument, dump
+from knnlm.keys import TokenDocument
 from knnlm.one_pass import build_in_one_pass, parts_of, sample_keys
 from knnlm.truth import Truth
 

@@ -10,8 +10,9 @@ from tiny_lm import Doc, texts, tiny
 from knnlm import reference
 from knnlm.blend import cache_thetas, fit_blend, ngram_of
 from knnlm.datastore import Datastore
+from knnlm.dumping import dump
 from knnlm.identity import IdentityError, KeySpec, Settings, check, describe
-from knnlm.keys import dump, iterate
+from knnlm.keys import iterate
 from knnlm.knn_lm import KNNLM
 from knnlm.ngram import KneserNey
 from knnlm.perplexity import StoredTexts, cache_name, evaluate, excluded_ranges, mixed_log_p, neighbours_of, score

@@ -8,8 +8,8 @@ import torch
 from tiny_lm import LETTERS, Doc, tiny
 
 from knnlm import reference
+from knnlm.dumping import dump
 from knnlm.identity import KeySpec, describe, settings_of
-from knnlm.keys import dump
 from knnlm.knn_lm import KNNLM
 from knnlm.perplexity import neighbours_of, score
 from knnlm.tune import save_tuned, tune

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from knnlm.cli.console import Command, duration, note, print_json
-from knnlm.cli.options import Texts, as_json, device, model, text_options, threads
+from knnlm.cli.options import Reading, Texts, as_json, device, model, text_options, threads
 from knnlm.cli.work import load_for, open_store
 
 
@@ -30,10 +30,7 @@ def command(
     batch_tokens: int | None,
     keep_removed: bool,
     dry_run: bool,
-    text_field: str,
-    split_documents: str | None,
-    split: str,
-    max_documents: int | None,
+    reading: Reading,
     device: str | None,
     threads: int | None,
     as_json: bool,
@@ -49,13 +46,13 @@ def command(
       knnlm add store notes/
       knnlm add store notes/ --dry-run
     """
+    from knnlm.dumping import dump
     from knnlm.identity import KeySpec, key_spec
     from knnlm.index_progress import index_progress
-    from knnlm.keys import dump
     from knnlm.progress import Progress
     from knnlm.update import HASH, origin, plan
 
-    texts = Texts(text, text_field, split_documents, split, max_documents)
+    texts = Texts(text, reading)
     started = time.perf_counter()
     with Progress(json=as_json) as progress, open_store(store) as opened:
         documents = texts.read(progress)

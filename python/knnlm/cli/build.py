@@ -14,6 +14,7 @@ from click.core import ParameterSource
 from knnlm.cli.console import Command, duration, note, print_json, refuse_existing, refuse_foreign, size
 from knnlm.cli.folders import whole_folder
 from knnlm.cli.options import (
+    Reading,
     Texts,
     as_json,
     code_options,
@@ -91,10 +92,7 @@ def command(
     retrain: bool,
     workers: int,
     dry_run: bool,
-    text_field: str,
-    split_documents: str | None,
-    split: str,
-    max_documents: int | None,
+    reading: Reading,
     key: str,
     layer: int,
     keys: str | None,
@@ -142,7 +140,7 @@ def command(
             with store:
                 extra = _build(store, options, preset, progress)
         else:
-            texts = Texts(source, text_field, split_documents, split, max_documents, stamped=True)
+            texts = Texts(source, reading, stamped=True)
             spec = key_spec(key, layer, kept, window, context, autocast)
             if dry_run:
                 from knnlm.cli.estimate import of_text

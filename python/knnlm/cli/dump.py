@@ -10,6 +10,7 @@ import click
 from knnlm.cli.console import Command, duration, note, print_json, size
 from knnlm.cli.folders import whole_folder
 from knnlm.cli.options import (
+    Reading,
     Texts,
     as_json,
     device,
@@ -41,10 +42,7 @@ def command(
     model: str,
     out: Path,
     metric: Literal["l2", "ip"] | None,
-    text_field: str,
-    split_documents: str | None,
-    split: str,
-    max_documents: int | None,
+    reading: Reading,
     key: str,
     layer: int,
     keys: str,
@@ -67,7 +65,7 @@ def command(
     """
     from knnlm.progress import Progress
 
-    texts = Texts(text, text_field, split_documents, split, max_documents, stamped=True)
+    texts = Texts(text, reading, stamped=True)
     with Progress(json=as_json) as progress, whole_folder(out, overwrite, (*text, model)) as partial:
         loaded = load(model, device, threads)
         spec = key_spec(key, layer, keys, window, context, autocast)

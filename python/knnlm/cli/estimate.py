@@ -73,7 +73,7 @@ def _sample_keys(
     One window comes first, which also warms the model up: where a whole batch would take longer than all the time
     there is, the rest goes window by window as well.
     """
-    from knnlm.keys import arithmetic, batch_size, iterate
+    from knnlm.keys import arithmetic, batch_size, iterate_as
 
     keys: list[Any] = []
     values: list[Any] = []
@@ -87,13 +87,10 @@ def _sample_keys(
         task.update(min(int(time.perf_counter() - began), int(SAMPLE_SECONDS)))
 
     def chunks(batch: int) -> Generator[Any]:
-        yield from iterate(
+        yield from iterate_as(
             loaded,
             documents,
-            captures=[(spec.representation, spec.layer)],
-            window=spec.window,
-            context=spec.context,
-            key_dtype=spec.key_dtype,
+            spec,
             batch_tokens=batch,
             pool_batches=1,
             scores=False,

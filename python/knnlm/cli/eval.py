@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from knnlm.cli.console import Command, facts, print_json, table, warn
 from knnlm.cli.options import (
+    Mixing,
+    Reading,
     Texts,
     as_json,
     cache_option,
@@ -55,19 +57,11 @@ def command(
     store: Path,
     text: tuple[str, ...],
     model: str | None,
-    lambda_: float | None,
-    temperature: float | None,
-    k: int | None,
-    nprobe: int | None,
-    rerank: str | None,
-    exact: bool | None,
+    mixing: Mixing,
     cache: bool,
     ngram: bool,
     exclude: str,
-    text_field: str,
-    split_documents: str | None,
-    split: str,
-    max_documents: int | None,
+    reading: Reading,
     device: str | None,
     threads: int | None,
     as_json: bool,
@@ -87,7 +81,7 @@ def command(
     from knnlm.perplexity import score, scored_by
     from knnlm.progress import Progress
 
-    texts = Texts(text, text_field, split_documents, split, max_documents)
+    texts = Texts(text, reading)
     with Progress(json=as_json) as progress, open_store(store) as opened:
         alone = cache and not ngram and "cache" not in saved_blends(opened)
         blend = untuned_cache() if alone else blend_of(opened, cache, ngram)
@@ -97,10 +91,8 @@ def command(
                 "knnlm tune STORE TEXT --cache finds weights beside the store"
             )
         loaded = load_for(opened, model, device, threads)
-        settings = settings_of(
-            opened, lambda_=lambda_, temperature=temperature, k=k, nprobe=nprobe, rerank=rerank, exact=exact
-        )
-        note_defaults(opened, settings, lambda_=lambda_, temperature=temperature, k=k)
+        settings = settings_of(opened, **mixing.given())
+        note_defaults(opened, settings, **mixing.given())
         cached, settings = scored_by(
             loaded,
             texts.tokenised(loaded.tokenizer),
@@ -115,7 +107,7 @@ def command(
         share = _overlap(cached, opened, progress)
     texts.finish()
     _warn(share, found, exclude, ngram)
-    if blended is not None and lambda_ is not None:
+    if blended is not None and mixing.lambda_ is not None:
         warn("--lambda does not change what is blended in: its weights are those that knnlm tune saved")
     if as_json:
         more = {} if blended is None else {"blended": blended.to_dict()}

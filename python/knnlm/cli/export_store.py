@@ -7,7 +7,18 @@ from pathlib import Path
 import click
 
 from knnlm.cli.console import Command, note, print_json, refuse_existing
-from knnlm.cli.options import Texts, as_json, device, mixing_options, model, overwrite, text_options, threads
+from knnlm.cli.options import (
+    Mixing,
+    Reading,
+    Texts,
+    as_json,
+    device,
+    mixing_options,
+    model,
+    overwrite,
+    text_options,
+    threads,
+)
 from knnlm.cli.work import load_for, open_store
 
 
@@ -36,16 +47,8 @@ def command(
     own_document: bool,
     no_keys: bool,
     model: str | None,
-    lambda_: float | None,
-    temperature: float | None,
-    k: int | None,
-    nprobe: int | None,
-    rerank: str | None,
-    exact: bool,
-    text_field: str,
-    split_documents: str | None,
-    split: str,
-    max_documents: int | None,
+    mixing: Mixing,
+    reading: Reading,
     device: str | None,
     threads: int | None,
     overwrite: bool,
@@ -71,17 +74,8 @@ def command(
         task = progress.track("export", unit="tok")
         if text:
             loaded = load_for(opened, model, device, threads)
-            texts = Texts(text, text_field, split_documents, split, max_documents)
-            settings = settings_of(
-                opened,
-                lambda_=lambda_,
-                temperature=temperature,
-                k=k,
-                nprobe=nprobe,
-                rerank=rerank,
-                exact=exact or None,
-                threads=threads,
-            )
+            texts = Texts(text, reading)
+            settings = settings_of(opened, **mixing.given(), threads=threads)
             batches = targets(
                 loaded,
                 texts.tokenised(loaded.tokenizer),

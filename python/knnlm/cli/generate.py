@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from knnlm.cli.console import Command, print_json
-from knnlm.cli.options import as_json, device, mixing_options, model, seed, threads
+from knnlm.cli.options import Mixing, as_json, device, mixing_options, model, seed, threads
 from knnlm.cli.work import load_for, note_defaults, open_store
 
 
@@ -36,12 +36,7 @@ def command(
     store: Path,
     prompt: str | None,
     model: str | None,
-    lambda_: float | None,
-    temperature: float | None,
-    k: int | None,
-    nprobe: int | None,
-    rerank: str | None,
-    exact: bool | None,
+    mixing: Mixing,
     max_tokens: int,
     sampling_temperature: float,
     top_k: int | None,
@@ -67,19 +62,9 @@ def command(
         prompt = sys.stdin.read().rstrip("\n")
     with open_store(store) as opened:
         loaded = load_for(opened, model, device, threads)
-        lm = KNNLM(
-            loaded,
-            None if without_store else opened,
-            lambda_=lambda_,
-            temperature=temperature,
-            k=k,
-            nprobe=nprobe,
-            rerank=rerank,
-            exact=exact,
-            threads=threads,
-        )
+        lm = KNNLM(loaded, None if without_store else opened, **mixing.given(), threads=threads)
         if not without_store:
-            note_defaults(opened, lm.settings, lambda_=lambda_, temperature=temperature, k=k)
+            note_defaults(opened, lm.settings, **mixing.given())
         pieces = []
         if not as_json:
             click.echo(prompt, nl=False)

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from knnlm.cli.console import Command, note, print_json, refuse_existing, terminal
-from knnlm.cli.options import Texts, as_json, device, mixing_options, model, one_text_options, overwrite, threads
+from knnlm.cli.options import (
+    Mixing,
+    Reading,
+    Texts,
+    as_json,
+    device,
+    mixing_options,
+    model,
+    one_text_options,
+    overwrite,
+    threads,
+)
 from knnlm.cli.work import load_for, note_defaults, open_store
 
 
@@ -34,20 +45,12 @@ def command(
     text: tuple[str, ...],
     string: str | None,
     model: str | None,
-    lambda_: float | None,
-    temperature: float | None,
-    k: int | None,
-    nprobe: int | None,
-    rerank: str | None,
-    exact: bool | None,
+    mixing: Mixing,
     neighbours: int,
     first: int,
     tokens: int,
     html: Path | None,
-    text_field: str,
-    split_documents: str | None,
-    split: str,
-    max_documents: int | None,
+    reading: Reading,
     device: str | None,
     threads: int | None,
     overwrite: bool,
@@ -70,28 +73,18 @@ def command(
         raise click.UsageError("expected text to inspect: files, or --string TEXT")
     if html is not None:
         refuse_existing(html, overwrite)
-    texts = Texts(text, text_field, split_documents, split, max_documents or 2)
+    texts = Texts(text, replace(reading, max_documents=reading.max_documents or 2))
     shown = []
     with Progress(json=as_json) as progress, open_store(store) as opened:
         loaded = load_for(opened, model, device, threads)
-        lm = KNNLM(
-            loaded,
-            opened,
-            lambda_=lambda_,
-            temperature=temperature,
-            k=k,
-            nprobe=nprobe,
-            rerank=rerank,
-            exact=exact,
-            threads=threads,
-        )
-        note_defaults(opened, lm.settings, lambda_=lambda_, temperature=temperature, k=k)
+        lm = KNNLM(loaded, opened, **mixing.given(), threads=threads)
+        note_defaults(opened, lm.settings, **mixing.given())
         documents: Iterable[Any] = [Text("string", string)] if string is not None else texts
         task = progress.track("search", unit="tok")
         names: list[str] = []
         more = False
         for document in documents:
-            if names and max_documents is None:
+            if names and reading.max_documents is None:
                 more = True
                 break
             names.append(document.name)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -61,8 +62,47 @@ metric = click.option(
 out = click.option("--out", type=click.Path(path_type=Path), required=True, help="Output folder.")
 
 
+def gathered(command: F, name: str, group: type, options: Sequence[Callable[[F], F]]) -> F:
+    """Adds options whose values the command gets as one `group`, a dataclass with a field for each, named `name`."""
+    names = [field.name for field in fields(group)]
+
+    @wraps(command)
+    def with_group(*args: Any, **values: Any) -> Any:
+        return command(*args, **{name: group(**{field: values.pop(field) for field in names})}, **values)
+
+    for option in reversed(options):
+        with_group = option(with_group)
+    return with_group  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How input text is read."""
+
+    text_field: str = "text"
+    split_documents: str | None = None
+    split: str = "train"
+    max_documents: int | None = None
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How neighbours are searched and mixed in; None where nothing was said."""
+
+    lambda_: float | None
+    temperature: float | None
+    k: int | None
+    nprobe: int | None
+    rerank: str | None
+    exact: bool | None
+
+    def given(self) -> dict[str, Any]:
+        """Every field, by name."""
+        return asdict(self)
+
+
 def text_options(command: F) -> F:
-    """Options that say how input text is read; `Texts` collects them."""
+    """Options that say how input text is read, as one `Reading`."""
     return _text_options(command, "all")
 
 
@@ -72,7 +112,10 @@ def one_text_options(command: F) -> F:
 
 
 def _text_options(command: F, documents: str) -> F:
-    for option in reversed(
+    return gathered(
+        command,
+        "reading",
+        Reading,
         (
             click.option(
                 "--text-field", default="text", show_default=True, help="Field of JSONL input that holds text."
@@ -89,10 +132,8 @@ def _text_options(command: F, documents: str) -> F:
                 type=click.IntRange(min=1),
                 help=f"Read at most this many documents.  [default: {documents}]",
             ),
-        )
-    ):
-        command = option(command)
-    return command
+        ),
+    )
 
 
 def window_options(command: F) -> F:
@@ -171,8 +212,11 @@ def _key_options(command: F, kept: Callable[[F], F]) -> F:
 
 
 def mixing_options(command: F) -> F:
-    """Options of searching and mixing that stand above what the store remembers."""
-    for option in reversed(
+    """Options of searching and mixing that stand above what the store remembers, as one `Mixing`."""
+    return gathered(
+        command,
+        "mixing",
+        Mixing,
         (
             click.option("--lambda", "lambda_", type=click.FloatRange(0, 1), help="Weight of the neighbours."),
             click.option("--temperature", type=click.FloatRange(0, min_open=True), help="T of p_kNN."),
@@ -186,10 +230,8 @@ def mixing_options(command: F) -> F:
                 help="Score candidates again.  [default: the store's]",
             ),
             exact_option,
-        )
-    ):
-        command = option(command)
-    return command
+        ),
+    )
 
 
 @dataclass
@@ -197,10 +239,7 @@ class Texts:
     """Input text: sources and how to read them. Keeps account of what was skipped or repaired."""
 
     sources: tuple[str, ...]
-    text_field: str = "text"
-    split_documents: str | None = None
-    split: str = "train"
-    max_documents: int | None = None
+    reading: Reading
     stamped: bool = False  # whether documents remember where they came from and the hash of their text
 
     def __post_init__(self) -> None:
@@ -218,14 +257,14 @@ class Texts:
         self.report = ReadReport()
         documents = read_documents(
             self.sources,
-            text_field=self.text_field,
-            split_pattern=self.split_documents,
-            split=self.split,
+            text_field=self.reading.text_field,
+            split_pattern=self.reading.split_documents,
+            split=self.reading.split,
             report=self.report,
         )
         for count, document in enumerate(documents, start=1):
             yield stamp(document, where) if self.stamped else document
-            if count == self.max_documents:
+            if count == self.reading.max_documents:
                 return
         if not self.report.documents:
             reasons = "; ".join(self.report.lines())
@@ -254,8 +293,8 @@ class Texts:
     def expected_tokens(self) -> int:
         """Tokens of the whole text as far as the part that is read tells; 0 where the size is not known."""
         share = self.report.share
-        if self.max_documents is not None:
-            share = max(share, self.report.documents / self.max_documents) if share else 0.0
+        if self.reading.max_documents is not None:
+            share = max(share, self.report.documents / self.reading.max_documents) if share else 0.0
         return round(self.tokens / share) if share else 0
 
     def callback(self, progress: Progress, stage: str) -> Callable[[str, int, int], None]:

@@ -29,8 +29,8 @@ def command(
       knnlm replace store chapter-3.txt corrected.txt
     """
     from knnlm.documents import Document, decode_text
+    from knnlm.dumping import dump
     from knnlm.identity import KeySpec, key_spec
-    from knnlm.keys import dump
     from knnlm.update import HASH, content_hash
 
     text, reasons = decode_text(file.read_bytes())

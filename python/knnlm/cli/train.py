@@ -15,7 +15,7 @@ import click
 
 from knnlm.cli.console import Command, duration, note, print_json, refuse_foreign
 from knnlm.cli.folders import take_place
-from knnlm.cli.options import Texts, as_json, device, out, overwrite, seed, text_options, threads
+from knnlm.cli.options import Reading, Texts, as_json, device, out, overwrite, seed, text_options, threads
 
 if TYPE_CHECKING:
     from knnlm.documents import Document
@@ -79,10 +79,7 @@ def command(
     learning_rate: float,
     optimizer: str,
     resume: bool,
-    text_field: str,
-    split_documents: str | None,
-    split: str,
-    max_documents: int | None,
+    reading: Reading,
     seed: int,
     device: str | None,
     threads: int | None,
@@ -113,8 +110,8 @@ def command(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    texts = Texts(text, text_field, split_documents, split, max_documents)
-    valid_texts = Texts(valid, text_field, split_documents, split)
+    texts = Texts(text, reading)
+    valid_texts = Texts(valid, replace(reading, max_documents=None))
     with Progress(json=as_json) as progress, _place(out, overwrite, resume) as place:
         documents = texts.read(progress)
         if valid:

@@ -11,6 +11,7 @@ import click
 
 from knnlm.cli.console import Command, facts, note, print_json
 from knnlm.cli.options import (
+    Reading,
     Texts,
     as_json,
     cache_option,
@@ -67,10 +68,7 @@ def command(
     plots: Path | None,
     no_plots: bool,
     overwrite: bool,
-    text_field: str,
-    split_documents: str | None,
-    split: str,
-    max_documents: int | None,
+    reading: Reading,
     device: str | None,
     threads: int | None,
     as_json: bool,
@@ -100,7 +98,7 @@ def command(
             f"{folder} holds plots of an earlier tuning, such as {there[0].name}: add --overwrite or --no-plots, or "
             "name another folder with --plots"
         )
-    texts = Texts(text, text_field, split_documents, split, max_documents)
+    texts = Texts(text, reading)
     with Progress(json=as_json) as progress, open_store(store) as opened:
         loaded = load_for(opened, model, device, threads)
         thetas = cache_thetas(default_temperature(opened)) if cache else []

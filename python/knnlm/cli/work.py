@@ -16,8 +16,8 @@ from knnlm.cli.folders import missing
 if TYPE_CHECKING:
     from knnlm.cli.options import Texts
     from knnlm.datastore import Datastore
+    from knnlm.dumping import DumpResult
     from knnlm.identity import KeySpec, Settings
-    from knnlm.keys import DumpResult
     from knnlm.models import LoadedModel
     from knnlm.progress import Progress
 
@@ -139,7 +139,7 @@ def dump_to(
 ) -> tuple[Datastore, DumpResult]:
     """A new store at `path` with the keys of the texts, unindexed; they are read as they are needed."""
     from knnlm.datastore import Datastore
-    from knnlm.keys import dump
+    from knnlm.dumping import dump
 
     keys = keys.resolved(loaded.context)
     store = Datastore.create(
