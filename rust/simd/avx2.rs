@@ -174,45 +174,76 @@ direct!(l2_f16, "See [`scalar::l2_f16`].", f16, load_f16, square_of_difference);
 direct!(ip_f32, "See [`scalar::ip_f32`].", f32, load, product);
 direct!(ip_f16, "See [`scalar::ip_f16`].", f16, load_f16, product);
 
-/// See [`super::Kernels::scan4`]. A unit is two registers of 2 lanes of 16 bytes, a table per lane.
+/// See [`super::Kernels::scan4`].
 #[target_feature(enable = "popcnt,avx2,fma,f16c")]
 pub fn scan4(blocks: &[u8], query: &ScanQuery<u8>, first: u32, scores: &mut [f32], entries: &mut [u32]) -> usize {
-    let tables = query.table.as_chunks::<32>().0;
-    let units = tables.len() / 4;
-    let nibble = _mm256_set1_epi8(15);
-    let mut found = 0;
-    for (b, block) in blocks.chunks_exact(units * 64 + 128).enumerate() {
+    scan4_group(blocks, &[*query], first, [(scores, entries)])[0]
+}
+
+/// See [`super::Kernels::scan4_group`].
+#[inline]
+#[target_feature(enable = "popcnt,avx2,fma,f16c")]
+pub fn scan4_group<const N: usize>(
+    blocks: &[u8],
+    queries: &[ScanQuery<u8>; N],
+    first: u32,
+    mut out: [(&mut [f32], &mut [u32]); N],
+) -> [usize; N] {
+    let units = queries[0].table.len() / 128;
+    assert!(queries.iter().all(|q| q.table.len() == 128 * units));
+    let mut found = [0; N];
+    for (b, block) in blocks.chunks_exact(units * 64 + FACTOR_BYTES).enumerate() {
         let (codes, factors) = block.split_at(units * 64);
-        let mut sums = [_mm256_setzero_si256(); 2];
-        // 64 units of 2 × 127 per lane, four lanes: 65,024 fits 16 bits.
-        for (codes, tables) in codes.as_chunks::<32>().0.chunks(128).zip(tables.chunks(256)) {
-            let (mut all, mut high) = (_mm256_setzero_si256(), _mm256_setzero_si256());
-            for (unit, table) in codes.as_chunks::<2>().0.iter().zip(tables.as_chunks::<4>().0) {
-                for half in 0..2 {
-                    let unit = load_bytes(&unit[half]);
-                    let low = _mm256_shuffle_epi8(load_bytes(&table[half]), _mm256_and_si256(unit, nibble));
-                    let top = _mm256_and_si256(_mm256_srli_epi16::<4>(unit), nibble);
-                    let both = _mm256_add_epi8(low, _mm256_shuffle_epi8(load_bytes(&table[2 + half]), top));
-                    all = _mm256_add_epi16(all, both);
-                    high = _mm256_add_epi16(high, _mm256_srli_epi16::<8>(both));
-                }
-            }
-            let part = lane_sums(all, high);
-            sums = [_mm256_add_epi32(sums[0], part[0]), _mm256_add_epi32(sums[1], part[1])];
+        // SAFETY: a table has 128 bytes for each of the units of a block, asserted above.
+        let sums = unsafe { table_sums::<N>(codes, std::array::from_fn(|i| queries[i].table.as_ptr())) };
+        for (((sums, query), (scores, entries)), found) in sums.into_iter().zip(queries).zip(&mut out).zip(&mut found) {
+            let (scale, bias) = (_mm256_set1_ps(query.scale), _mm256_set1_ps(query.bias));
+            let sums = sums.map(|s| _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(s), scale), bias));
+            let (scores, entries) = (&mut scores[*found..], &mut entries[*found..]);
+            *found += keep(sums, factors, (query.base, query.limit), first + (b * LANES) as u32, scores, entries);
         }
-        let (scale, bias) = (_mm256_set1_ps(query.scale), _mm256_set1_ps(query.bias));
-        let affine = |s: __m256i| _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(s), scale), bias);
-        let sums = [affine(sums[0]), affine(sums[1])];
-        found += keep(
-            sums,
-            factors,
-            (query.base, query.limit),
-            first + (b * LANES) as u32,
-            &mut scores[found..],
-            &mut entries[found..],
-        );
     }
     found
+}
+
+/// Units whose sums fit 16 bits: 64 of 2 × 127 per lane, four lanes: 65,024.
+const UNITS: usize = 64;
+
+/// What the tables of N queries say of the 16 entries of a block. A unit is two registers of 2 lanes of 16 bytes, a table per lane.
+///
+/// # Safety
+/// Each table has 128 bytes for every 64 bytes of codes.
+#[inline]
+#[target_feature(enable = "popcnt,avx2,fma,f16c")]
+unsafe fn table_sums<const N: usize>(codes: &[u8], tables: [*const u8; N]) -> [[__m256i; 2]; N] {
+    let nibble = _mm256_set1_epi8(15);
+    let mut sums = [[_mm256_setzero_si256(); 2]; N];
+    for (part, codes) in codes.chunks(UNITS * 64).enumerate() {
+        let (mut all, mut high) = ([_mm256_setzero_si256(); N], [_mm256_setzero_si256(); N]);
+        for (u, unit) in codes.as_chunks::<64>().0.iter().enumerate() {
+            for (half, unit) in unit.as_chunks::<32>().0.iter().enumerate() {
+                let unit = load_bytes(unit);
+                let (low, top) =
+                    (_mm256_and_si256(unit, nibble), _mm256_and_si256(_mm256_srli_epi16::<4>(unit), nibble));
+                for i in 0..N {
+                    // SAFETY: the caller's; the loads are unaligned.
+                    let table = unsafe {
+                        let table = tables[i].add(128 * (part * UNITS + u) + 32 * half);
+                        [_mm256_loadu_si256(table.cast()), _mm256_loadu_si256(table.add(64).cast())]
+                    };
+                    // Two entries of at most 127 add up within a byte.
+                    let both = _mm256_add_epi8(_mm256_shuffle_epi8(table[0], low), _mm256_shuffle_epi8(table[1], top));
+                    all[i] = _mm256_add_epi16(all[i], both);
+                    high[i] = _mm256_add_epi16(high[i], _mm256_srli_epi16::<8>(both));
+                }
+            }
+        }
+        for i in 0..N {
+            let part = lane_sums(all[i], high[i]);
+            sums[i] = [_mm256_add_epi32(sums[i][0], part[0]), _mm256_add_epi32(sums[i][1], part[1])];
+        }
+    }
+    sums
 }
 
 /// Sums of the two 128-bit lanes per vector of the block. `all` = Σ (even + 256 odd) modulo 2¹⁶, `high` = Σ odd.

@@ -1,6 +1,6 @@
 //! Kernels with AVX-512 F, BW, DQ and VL.
 
-use super::{ByteKeys, LANES, ScanQuery, TILE_LANES, TILE_ROWS, Tile, portable, scalar};
+use super::{ByteKeys, FACTOR_BYTES, LANES, ScanQuery, TILE_LANES, TILE_ROWS, Tile, portable, scalar};
 use half::f16;
 use std::arch::x86_64::*;
 
@@ -158,41 +158,72 @@ direct!(l2_f16, "See [`scalar::l2_f16`].", f16, load_f16, square_of_difference);
 direct!(ip_f32, "See [`scalar::ip_f32`].", f32, load, product);
 direct!(ip_f16, "See [`scalar::ip_f16`].", f16, load_f16, product);
 
-/// See [`super::Kernels::scan4`]. A unit is one register: 4 lanes of 16 bytes, a table per lane.
+/// See [`super::Kernels::scan4`].
 #[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl")]
 pub fn scan4(blocks: &[u8], query: &ScanQuery<u8>, first: u32, scores: &mut [f32], entries: &mut [u32]) -> usize {
-    let tables = query.table.as_chunks::<64>().0;
-    let units = tables.len() / 2;
-    let nibble = _mm512_set1_epi8(15);
-    let (scale, bias) = (_mm512_set1_ps(query.scale), _mm512_set1_ps(query.bias));
-    let mut found = 0;
-    for (b, block) in blocks.chunks_exact(units * 64 + 128).enumerate() {
+    scan4_group(blocks, &[*query], first, [(scores, entries)])[0]
+}
+
+/// See [`super::Kernels::scan4_group`].
+#[inline]
+#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl")]
+pub fn scan4_group<const N: usize>(
+    blocks: &[u8],
+    queries: &[ScanQuery<u8>; N],
+    first: u32,
+    mut out: [(&mut [f32], &mut [u32]); N],
+) -> [usize; N] {
+    let units = queries[0].table.len() / 128;
+    assert!(queries.iter().all(|q| q.table.len() == 128 * units));
+    let mut found = [0; N];
+    for (b, block) in blocks.chunks_exact(units * 64 + FACTOR_BYTES).enumerate() {
         let (codes, factors) = block.split_at(units * 64);
-        let mut sums = _mm512_setzero_si512();
-        // 64 units of 2 × 127 per lane, four lanes: 65,024 fits 16 bits.
-        for (codes, tables) in codes.as_chunks::<64>().0.chunks(64).zip(tables.chunks(128)) {
-            let (mut all, mut high) = (_mm512_setzero_si512(), _mm512_setzero_si512());
-            for (unit, table) in codes.iter().zip(tables.as_chunks::<2>().0) {
-                let unit = load_bytes(unit);
-                let low = _mm512_shuffle_epi8(load_bytes(&table[0]), _mm512_and_si512(unit, nibble));
-                let top = _mm512_and_si512(_mm512_srli_epi16::<4>(unit), nibble);
-                let both = _mm512_add_epi8(low, _mm512_shuffle_epi8(load_bytes(&table[1]), top));
-                all = _mm512_add_epi16(all, both);
-                high = _mm512_add_epi16(high, _mm512_srli_epi16::<8>(both));
-            }
-            sums = _mm512_add_epi32(sums, lane_sums(all, high));
+        // SAFETY: a table has 128 bytes for each of the units of a block, asserted above.
+        let sums = unsafe { table_sums::<N>(codes, std::array::from_fn(|i| queries[i].table.as_ptr())) };
+        for (((sum, query), (scores, entries)), found) in sums.into_iter().zip(queries).zip(&mut out).zip(&mut found) {
+            let (scale, bias) = (_mm512_set1_ps(query.scale), _mm512_set1_ps(query.bias));
+            let sum = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale), bias);
+            let (scores, entries) = (&mut scores[*found..], &mut entries[*found..]);
+            *found += keep(sum, factors, (query.base, query.limit), first + (b * LANES) as u32, scores, entries);
         }
-        let sums = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sums), scale), bias);
-        found += keep(
-            sums,
-            factors,
-            (query.base, query.limit),
-            first + (b * LANES) as u32,
-            &mut scores[found..],
-            &mut entries[found..],
-        );
     }
     found
+}
+
+/// Units whose sums fit 16 bits: 64 of 2 × 127 per lane, four lanes: 65,024.
+const UNITS: usize = 64;
+
+/// What the tables of N queries say of the 16 entries of a block. A unit is one register: 4 lanes of 16 bytes, a table per lane.
+///
+/// # Safety
+/// Each table has 128 bytes for every 64 bytes of codes.
+#[inline]
+#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn table_sums<const N: usize>(codes: &[u8], tables: [*const u8; N]) -> [__m512i; N] {
+    let nibble = _mm512_set1_epi8(15);
+    let mut sums = [_mm512_setzero_si512(); N];
+    for (part, codes) in codes.chunks(UNITS * 64).enumerate() {
+        let (mut all, mut high) = ([_mm512_setzero_si512(); N], [_mm512_setzero_si512(); N]);
+        for (u, unit) in codes.as_chunks::<64>().0.iter().enumerate() {
+            let unit = load_bytes(unit);
+            let (low, top) = (_mm512_and_si512(unit, nibble), _mm512_and_si512(_mm512_srli_epi16::<4>(unit), nibble));
+            for i in 0..N {
+                // SAFETY: the caller's; the loads are unaligned.
+                let table = unsafe {
+                    let table = tables[i].add(128 * (part * UNITS + u));
+                    [_mm512_loadu_si512(table.cast()), _mm512_loadu_si512(table.add(64).cast())]
+                };
+                // Two entries of at most 127 add up within a byte.
+                let both = _mm512_add_epi8(_mm512_shuffle_epi8(table[0], low), _mm512_shuffle_epi8(table[1], top));
+                all[i] = _mm512_add_epi16(all[i], both);
+                high[i] = _mm512_add_epi16(high[i], _mm512_srli_epi16::<8>(both));
+            }
+        }
+        for i in 0..N {
+            sums[i] = _mm512_add_epi32(sums[i], lane_sums(all[i], high[i]));
+        }
+    }
+    sums
 }
 
 /// Sums of the four 128-bit lanes per vector of the block. `all` = Σ (even + 256 odd) modulo 2¹⁶, `high` = Σ odd.
