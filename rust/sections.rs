@@ -127,6 +127,8 @@ impl SectionKind {
 pub trait SectionSource: Sync {
     /// Bytes of a section, 64-byte aligned; an error that names the file if it is absent.
     fn section(&self, kind: SectionKind) -> Result<&[u8]>;
+    /// Asks the system to bring a part of a section into memory, without waiting for it.
+    fn ask(&self, _part: &[u8]) {}
     /// An error that names this file.
     fn format_error(&self, message: String) -> crate::Error;
 }

@@ -27,6 +27,9 @@ fn second_section(source: &dyn SectionSource, record_bytes: Option<usize>, n: us
     Ok(records)
 }
 
+/// Records that lie no farther apart than this are read from disk together, bytes.
+const TOGETHER: usize = 64 << 10;
+
 /// What opening lists found out, for opening them again without reading and checking anything twice.
 #[derive(Clone)]
 pub struct KeptLists {
@@ -239,6 +242,30 @@ impl<'a> Lists<'a> {
     /// Second-level records in list order, and the bytes of one; none if there are none.
     pub(crate) fn records(&self) -> Option<(&'a [u8], usize)> {
         self.record_bytes.map(|bytes| (self.second, bytes))
+    }
+
+    /// Asks the disk for the codes and ids of `list`; returns the bytes of the codes.
+    pub(crate) fn ask_list(&self, list: usize) -> usize {
+        let codes = self.list(list).0;
+        self.source.ask(codes);
+        let ids = self.ids.get(self.offsets[list] as usize..self.offsets[list + 1] as usize).unwrap_or(&[]);
+        self.source.ask(bytemuck::cast_slice(ids));
+        codes.len()
+    }
+
+    /// Asks the disk for second-level records of entries at ascending positions; near ones are read together.
+    pub(crate) fn ask_records(&self, positions: impl Iterator<Item = u32>) {
+        let Some((records, stride)) = self.records() else { return };
+        let ask = |span: Range<usize>| records.get(span).into_iter().for_each(|part| self.source.ask(part));
+        let mut span = 0..0;
+        for at in positions.map(|position| position as usize * stride) {
+            if at < span.start || at > span.end + TOGETHER {
+                ask(span);
+                span = at..at;
+            }
+            span.end = at + stride;
+        }
+        ask(span);
     }
 
     /// Asks the memory for the id of an entry.

@@ -32,10 +32,10 @@ impl Finish<'_, '_> {
     /// Writes the best `k` of the candidates in `w.nearest` of each query (q × d): scores and ids, −1 for missing ones.
     pub fn run(&self, queries: &[f32], w: &mut Workspace, scores: &mut [f32], ids: &mut [i64]) -> Result<()> {
         let q = scores.len() / self.k;
-        let Workspace { rounds, bytes, nearest, cursors, keys, .. } = w;
+        let Workspace { rounds, bytes, nearest, cursors, keys, cold, .. } = w;
         let nearest = &mut nearest[..q];
         if self.rerank == Rerank::Code {
-            let rescore = Rescore { kernels: self.kernels, lists: self.lists, starts: self.starts };
+            let rescore = Rescore { kernels: self.kernels, lists: self.lists, starts: self.starts, cold: *cold };
             rescore.tile(rounds, bytes, nearest, cursors)?;
         }
         let rows = scores.chunks_exact_mut(self.k).zip(ids.chunks_exact_mut(self.k));

@@ -5,6 +5,7 @@
 
 mod approximate;
 pub(crate) mod calibrate;
+mod disk;
 pub(crate) mod exact;
 pub mod filter;
 mod finish;

@@ -21,6 +21,8 @@ pub struct Rescore<'r, 'a> {
     pub lists: &'r [Lists<'a>],
     /// Place of the first entry of each segment.
     pub starts: &'r [u32],
+    /// Whether records are likely to be on disk.
+    pub cold: bool,
 }
 
 impl Rescore<'_, '_> {
@@ -94,6 +96,9 @@ impl Rescore<'_, '_> {
     }
 
     fn score(&self, lists: &Lists, start: u32, query: &ByteQuery, entries: &[u32], scores: &mut [f32]) -> Result<()> {
+        if self.cold {
+            lists.ask_records(entries.iter().map(|place| place - start));
+        }
         let added = lists.records().is_some_and(|(records, stride)| {
             self.kernels.add_corrections(records, stride, entries, start, query, scores)
         });

@@ -5,6 +5,7 @@
 //! and four at a time in registers. What a query scans depends on the query alone. One look-up table per query serves every
 //! list; what differs per list and entry is in `base`, A, B.
 
+use super::disk;
 use super::filter::Filter;
 use super::places::order;
 use super::probes::{Chooser, Probe, Reach, by_list, runs};
@@ -62,8 +63,9 @@ impl Scan<'_, '_> {
     pub fn run(&self, w: &mut Workspace) -> Result<()> {
         let Scan { kernels, codebook, lists, starts, k, reach, .. } = *self;
         let chooser = Chooser { kernels, codebook, lists, k, reach };
+        w.cold = disk::waited();
         self.prepare(&chooser, w)?;
-        let Workspace { near, choice, rounds: [first, rest], nearest, tables, entries, bytes, .. } = w;
+        let Workspace { near, choice, rounds: [first, rest], nearest, tables, entries, bytes, cold, .. } = w;
         let (q, nlist) = (near.shifts.len(), codebook.nlist());
         choice.nearest.clear();
         choice.ends.clear();
@@ -82,7 +84,7 @@ impl Scan<'_, '_> {
         }
         by_list(first, nlist, choice);
         let queries = Queries { tables: &*tables, bytes: &*bytes };
-        self.sweep(first, queries, nearest)?;
+        self.sweep(first, queries, nearest, *cold)?;
         rest.clear();
         for query in 0..q {
             nearest[query].cut(kernels, |p| order(lists, starts, p));
@@ -107,7 +109,7 @@ impl Scan<'_, '_> {
             }
         }
         by_list(rest, nlist, choice);
-        self.sweep(rest, queries, nearest)?;
+        self.sweep(rest, queries, nearest, *cold)?;
         nearest[..q].iter_mut().for_each(|nearest| nearest.cut(kernels, |p| order(lists, starts, p)));
         Ok(())
     }
@@ -191,14 +193,16 @@ impl Scan<'_, '_> {
         if self.cancel.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
     }
 
-    /// Scans probes list by list.
-    fn sweep(&self, probes: &[Probe], queries: Queries, nearest: &mut [Nearest]) -> Result<()> {
+    /// Scans probes list by list; `cold`: they are likely to be on disk.
+    fn sweep(&self, probes: &[Probe], queries: Queries, nearest: &mut [Nearest], cold: bool) -> Result<()> {
         let four = self.codebook.bits() == 4;
+        let mut ahead = cold.then(|| disk::ahead(self.lists, probes));
         let mut all = runs(probes).enumerate().peekable();
         while let Some((seen, run)) = all.next() {
             if seen % 64 == 0 {
                 self.check()?;
             }
+            ahead.iter_mut().for_each(|ahead| ahead.reach(run[0].list));
             if let Some((_, next)) = all.peek() {
                 // Where the next list begins comes from memory while this one is scanned; the kernels ask for what follows.
                 self.lists.iter().for_each(|lists| prefetch_start(lists.list(next[0].list as usize).0));

@@ -3,10 +3,11 @@
 use super::*;
 use crate::index::{CodeChoice, Memory, Params, reconstruct, train, write_lists};
 use crate::keys::KeyRows;
-use crate::sections::SectionKind;
+use crate::sections::{SectionKind, SectionSource};
 use half::f16;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
+use std::sync::Mutex;
 
 pub(crate) fn pool(threads: usize) -> Pool {
     Pool::get(Some(threads)).expect("threads start")
@@ -413,4 +414,78 @@ fn asked_recall_is_had() {
         let text = serde_json::to_string(&calibration).expect("JSON");
         assert_eq!(calibration, serde_json::from_str(&text).expect("JSON"));
     }
+}
+
+/// Sections in memory, and what was asked for of them.
+struct Watched<'m> {
+    sections: &'m Memory,
+    asked: Mutex<Vec<Range<usize>>>,
+}
+
+impl SectionSource for Watched<'_> {
+    fn section(&self, kind: SectionKind) -> Result<&[u8]> {
+        self.sections.section(kind)
+    }
+
+    fn ask(&self, part: &[u8]) {
+        let span = part.as_ptr_range();
+        self.asked.lock().expect("no panic").push(span.start.addr()..span.end.addr());
+    }
+
+    fn format_error(&self, message: String) -> Error {
+        self.sections.format_error(message)
+    }
+}
+
+#[test]
+fn the_first_search_of_a_thread_asks_the_disk_for_all_that_it_reads_and_the_next_for_nothing() {
+    let (n, d, k) = (4000, 160, 200);
+    let keys = clustered(n, d, 40, 1.0, 12);
+    let block = KeyBlock { first_id: 0, d, rows: KeyRows::F32(&keys) };
+    let built = build(&[block], Metric::L2, &Params { nlist: Some(64), ..Params::default() }, 2);
+    let watched = Watched { sections: &built.lists[0].0, asked: Mutex::default() };
+    let book = Codebook::open(&built.codebook, d, Metric::L2).expect("opens");
+    let lists = Lists::open(&watched, &book, 0, n as u64).expect("opens");
+    let (records, stride) = lists.records().expect("a second level");
+    let spans: Vec<Range<usize>> = (0..n as u32)
+        .map(|position| lists.record(position).as_ptr_range())
+        .map(|r| r.start.addr()..r.end.addr())
+        .collect();
+    let places: Vec<u64> = (0..n as u32).map(|position| lists.id(position).expect("an id")).collect();
+    let corpus = Corpus {
+        d,
+        metric: Metric::L2,
+        keys: vec![],
+        index: Some((book, vec![lists])),
+        unindexed: vec![],
+        deleted: &[],
+    };
+    let request = Request { nprobe: Some(6), rerank: Rerank::Code, ..ask(k) };
+    let [first, second] = std::thread::scope(|scope| {
+        let search = || {
+            let found = run(&corpus, &keys[..d], &request, 1);
+            (found, std::mem::take(&mut *watched.asked.lock().expect("no panic")))
+        };
+        scope
+            .spawn(move || {
+                let first = search();
+                // A page of the program itself may come from disk, too.
+                let next = (0..10).map(|_| search()).find(|(_, asked)| asked.is_empty());
+                [first, next.expect("nothing more to read")]
+            })
+            .join()
+            .expect("no panic")
+    });
+    assert_eq!((&first.0.ids, &first.0.distances), (&second.0.ids, &second.0.distances));
+    let holds = |span: &Range<usize>| first.1.iter().any(|asked| asked.start <= span.start && span.end <= asked.end);
+    for id in first.0.ids.iter().filter(|&&id| id >= 0) {
+        let position = places.iter().position(|&at| at == *id as u64).expect("a position");
+        assert!(holds(&spans[position]), "record of entry {id}");
+    }
+    let codes = first.1.iter().map(|asked| asked.len()).sum::<usize>();
+    assert!(
+        codes < built.lists[0].0.bytes() / 2,
+        "{codes} bytes asked for, records of {stride} bytes: {}",
+        records.len()
+    );
 }

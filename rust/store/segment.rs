@@ -144,6 +144,13 @@ impl SegmentFile {
         &self.sections
     }
 
+    /// Says that its parts are read in no order: the system reads nothing ahead, readers ask for what they need.
+    pub(crate) fn read_in_no_order(&self) {
+        // Advice that is not taken changes no result.
+        #[cfg(unix)]
+        let _ = self.map.advise(memmap2::Advice::Random);
+    }
+
     /// Where it lies.
     pub fn path(&self) -> &Path {
         &self.path
@@ -389,6 +396,17 @@ impl SectionSource for SegmentFile {
             None => {
                 Err(self.format_error(format!("expected a section {kind:?}, found none; restore the file from a copy")))
             }
+        }
+    }
+
+    fn ask(&self, part: &[u8]) {
+        // Advice that is not taken changes no result.
+        #[cfg(unix)]
+        if let Some(at) = part.as_ptr().addr().checked_sub(self.map.as_ptr().addr())
+            && at + part.len() <= self.map.len()
+            && !part.is_empty()
+        {
+            let _ = self.map.advise_range(memmap2::Advice::WillNeed, at, part.len());
         }
     }
 

@@ -145,7 +145,8 @@ impl Snapshot {
             .lists
             .iter()
             .map(|l| SegmentFile::open(folder.path(), &l.name, SegmentKind::Lists))
-            .collect::<Result<_>>()?;
+            .collect::<Result<Vec<_>>>()?;
+        lists.iter().for_each(SegmentFile::read_in_no_order);
         let deleted = match &manifest.deleted {
             Some(record) => Deleted::open(folder, record, manifest.records(), manifest.entries)?,
             None => Deleted::default(),
