@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tables
 
 from knnlm import Datastore
 from knnlm._core import plan_index
@@ -96,6 +97,22 @@ class Exact:
         self.distances, self.ids = np.take_along_axis(both, best, 1), np.take_along_axis(ids, best, 1)
 
 
+def record(out: Path, found: dict[str, Any]) -> Path:
+    """Writes the tables of a run, as JSON and Markdown."""
+    phases = [[name, p["minutes"], p["cpu_minutes"], p["private_MB"]] for name, p in found["phases"].items()]
+    searches = [[name, *(f"{value:,.4g}" for value in s.values())] for name, s in found["search"].items()]
+    limit = found["cgroup"].get("limit_MB", np.inf)
+    limited = f"memory limited to {limit:,.0f} MB, page cache included" if limit < 1e6 else "memory not limited"
+    sections = [
+        f"{found['entries']:,} entries, {found['bytes_per_entry']:.1f} bytes each on disk, {found['minutes']} minutes; "
+        f"{limited}; `verify` found {len(found['problems'])} problems.\n",
+        tables.markdown(["phase", "minutes", "processor minutes", "private MB"], phases),
+        tables.markdown(["search", f"recall@{K}", "p50 ms", "p99 ms"], searches),
+    ]
+    title = f"{found['entries']:,} entries under a memory limit"
+    return tables.write(out, "fifty-million", title, tables.header() | found, sections)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -107,6 +124,7 @@ def main() -> None:
     parser.add_argument("--code", choices=("small", "flat"), default=None)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--nprobe", type=int, default=None)
+    parser.add_argument("--out", type=Path, help="folder for the record, such as benches/record")
     parser.add_argument("--compact", action="store_true", help="then compact it, and search again")
     options = parser.parse_args()
     path = options.folder / "fifty-million-store"
@@ -192,32 +210,26 @@ def main() -> None:
             "p99_ms": round(float(np.percentile(latencies, 99)), 3),
         }
 
-    def report() -> None:
-        print(
-            json.dumps(
-                {
-                    "entries": len(store),
-                    "bytes_per_entry": store.info()["bytes_per_entry"],
-                    "search": answers,
-                    "problems": problems,
-                    "phases": phases,
-                    "minutes": round(sum(phase["minutes"] for phase in phases.values()), 2),
-                    "cgroup": cgroup_megabytes(),
-                    "peak_rss_MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-                },
-                indent=2,
-            ),
-            flush=True,
-        )
+    def result() -> dict[str, Any]:
+        return {
+            "entries": len(store),
+            "bytes_per_entry": store.info()["bytes_per_entry"],
+            "search": answers,
+            "problems": problems,
+            "phases": phases,
+            "minutes": round(sum(phase["minutes"] for phase in phases.values()), 2),
+            "cgroup": cgroup_megabytes(),
+            "peak_rss_MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
 
     timed("search", lambda: answers.update({"first": search()}))
     timed("search again", lambda: answers.update({"again": search()}))
-    report()
     if options.compact:
         timed("compact", lambda: store.compact(progress=lambda *_: watch[-1]()))
         timed("search, compacted", lambda: answers.update({"compacted": search()}))
-        report()
+    found = result()
     store.close()
+    print(record(options.out, found).read_text() if options.out else json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":

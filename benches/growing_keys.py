@@ -51,7 +51,7 @@ class Source:
             counts = np.maximum(np.bincount(labels, minlength=lists), 1)
             sums = np.zeros_like(centres)
             np.add.at(sums, labels, pool)
-            centres = sums / counts[:, None]
+            centres = sums / counts[:, None].astype(np.float32)
         labels = nearest(pool, centres)
         order = np.argsort(labels, kind="stable")
         self.pool = pool[order]  # by list

@@ -27,20 +27,23 @@ from engine_faiss import Clock
 from engine_peers import private_bytes
 from growing_keys import BATCH, Exact, Source, doubled
 
-from knnlm import Datastore
+from knnlm import Datastore, _core
 from knnlm._core import plan_index
+from knnlm.truth import Truth
 
 GOAL = 0.90
 ASKED = (0.8, 0.85, 0.88, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99)
 
 
 def made(path: Path, source: Source, entries: int, exact: Exact, threads: int) -> tuple[Datastore, dict[str, Any]]:
-    """Trains, adds and commits; seconds of training and of adding, without those of making entries."""
+    """Trains, adds and commits; seconds of training, adding and calibrating, without those of making entries."""
     shutil.rmtree(path, ignore_errors=True)
     store = Datastore.create(path, dim=source.dim)
     wanted = min(entries, plan_index(entries, source.dim, None)[1])
     each = -(-wanted // 16)
     sample = np.concatenate([source.batch(i, min(BATCH, entries))[:each] for i in range(16)])[:wanted]
+    ids = np.concatenate([i * BATCH + np.arange(len(sample[i * each : (i + 1) * each])) for i in range(16)])
+    truth = Truth.choose(sample, ids, entries, "l2")
     peak = [private_bytes()]
 
     def watch(*_: object) -> None:
@@ -50,9 +53,12 @@ def made(path: Path, source: Source, entries: int, exact: Exact, threads: int) -
     store.train(sample, expected=entries, threads=threads, progress=watch)
     trained = clock.read()
     del sample
-    added = np.zeros(2)
+    added, compared = np.zeros(2), np.zeros(2)
     for start, keys in source.batches(entries):
         exact.see(keys, start)
+        clock = Clock()
+        truth = truth.merged(truth.nearest(keys, start, threads))
+        compared += clock.read()
         clock = Clock()
         store.add(keys, (np.arange(start, start + len(keys)) % 50_000).astype(np.uint32))
         if start // BATCH % 16 == 15:
@@ -63,11 +69,15 @@ def made(path: Path, source: Source, entries: int, exact: Exact, threads: int) -
     store.commit()
     store.compact()
     added += clock.read()
+    clock = Clock()
+    _core.calibrate(store._core, truth.queries, truth.own, truth.ids, threads=threads, progress=None)
+    compared += clock.read()
     return store, {
         "train_seconds": trained[0],
         "train_cpu_seconds": trained[1],
         "add_seconds": added[0],
         "add_cpu_seconds": added[1],
+        "calibrate_cpu_seconds": compared[1],
         "peak_private_bytes": peak[0],
     }
 
