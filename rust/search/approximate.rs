@@ -1,5 +1,6 @@
 //! Approximate search: candidates from the lists, scored again with second-level codes or raw keys.
 
+use super::disk;
 use super::filter::Filter;
 use super::finish::Finish;
 use super::places::{order, starts};
@@ -19,23 +20,29 @@ const QUERY_TILE: usize = 2048;
 /// Bytes of a tile's candidates, at most.
 const TILE_BYTES: usize = 96 << 20;
 
-/// From which amount of work on threads pay.
+/// What does not change an answer, only how fast it comes.
 #[derive(Clone, Copy, Debug)]
-pub struct Sharing {
+pub struct Conditions {
     /// Searches that take less on one thread stay on the caller's.
     pub nanoseconds: f64,
     /// Entries to scan from which several threads share one query.
     pub entries: f64,
+    /// Lists and records are likely to be on disk.
+    pub cold: bool,
 }
 
-/// Starting a thread takes some ten microseconds; the nearest lists are scanned by every thread that shares a query.
-pub const SHARING: Sharing = Sharing { nanoseconds: 150_000.0, entries: 400_000.0 };
+impl Conditions {
+    /// Starting a thread takes some ten microseconds; the nearest lists are scanned by every thread that shares a query.
+    pub fn now() -> Conditions {
+        Conditions { nanoseconds: 150_000.0, entries: 400_000.0, cold: disk::waited() }
+    }
+}
 
 /// Where a task writes the neighbours of its queries.
 type Slot<'s> = Mutex<(&'s mut [f32], &'s mut [i64], &'s mut [u64])>;
 
 /// Candidates from the lists, scored again if asked: scores (minimised, +∞ for missing neighbours) and ids (−1), best first,
-/// into `out`. Returns the number of entries in the lists of each query. The answer is the same whatever `sharing` is.
+/// into `out`. Returns the number of entries in the lists of each query. The answer is the same whatever `conditions` are.
 #[allow(clippy::too_many_arguments)]
 pub fn approximate(
     corpus: &Corpus,
@@ -45,7 +52,7 @@ pub fn approximate(
     pool: &Pool,
     cancel: &AtomicBool,
     out: &mut HitsMut,
-    sharing: Sharing,
+    conditions: Conditions,
 ) -> Result<Vec<u64>> {
     let (d, q, k) = (corpus.d, queries.len() / corpus.d, request.k);
     let Some((codebook, lists)) = corpus.index.as_ref().filter(|_| q > 0) else {
@@ -55,26 +62,26 @@ pub fn approximate(
     };
     let mut scanned = vec![0; q];
     let Plan { reach, candidates, rerank } = plan(codebook, request)?;
-    let filter = request.filter(corpus.deleted);
+    let (filter, cold) = (request.filter(corpus.deleted), conditions.cold);
     let entries = lists.iter().map(Lists::len).sum::<usize>();
     let starts = starts(lists)?;
     let rows = Rows::new(&corpus.keys);
-    let finish = Finish { kernels, metric: corpus.metric, lists, starts: &starts, rows, rerank, k };
+    let finish = Finish { kernels, metric: corpus.metric, lists, starts: &starts, rows, rerank, k, cold };
     // Starting a thread takes longer than little work: roughly a nanosecond per entry, 100 products per nanosecond.
     let probed = entries as f64
         * (reach.nprobe as f64 / codebook.nlist() as f64).min(if reach.stop.is_some() { 0.05 } else { 1.0 });
     let nanoseconds = q as f64 * (probed + (codebook.nlist() * d) as f64 / 100.0 + 20.0 * candidates as f64);
-    let threads = if nanoseconds < sharing.nanoseconds { 1 } else { pool.threads() };
+    let threads = if nanoseconds < conditions.nanoseconds { 1 } else { pool.threads() };
     let tile = (TILE_BYTES / (20 * candidates.max(1))).clamp(64, QUERY_TILE).min(q.div_ceil(threads));
     let tiles = q.div_ceil(tile);
     // Few queries and much to scan: the threads share the lists of a query.
-    let parts = if tiles < threads && probed * tile as f64 > sharing.entries { threads / tiles } else { 1 };
+    let parts = if tiles < threads && probed * tile as f64 > conditions.entries { threads / tiles } else { 1 };
     let scan = |filter: Filter<'_>, t: usize, part: usize, loan: &mut Loan| -> Result<()> {
         let span = t * tile..q.min((t + 1) * tile);
         let queries = &queries[span.start * d..span.end * d];
         let (k, filter) = (candidates.min(entries.max(1)), filter.of_queries(&span));
         let starts = &starts;
-        Scan { kernels, codebook, lists, starts, queries, k, reach, filter, part, parts, cancel }.run(loan)
+        Scan { kernels, codebook, lists, starts, queries, k, reach, filter, part, parts, cold, cancel }.run(loan)
     };
     let slots: Vec<Slot> = out
         .distances

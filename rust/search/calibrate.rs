@@ -1,6 +1,6 @@
 //! Measures what recall the settings of an index reach, against the exact scan.
 
-use super::approximate::{SHARING, approximate};
+use super::approximate::{Conditions, approximate};
 use super::plan::{Calibration, Setting};
 use super::{Corpus, HitsMut, Pool, Request, Rerank, search};
 use crate::keys::KeyBlock;
@@ -124,7 +124,7 @@ fn measure(
     let (k, q) = (request.k, queries.len() / corpus.d);
     let (mut distances, mut ids) = (vec![0.0; q * k], vec![0; q * k]);
     let mut out = HitsMut { distances: &mut distances, ids: &mut ids };
-    let scanned = approximate(corpus, queries, request, &kernels, pool, cancel, &mut out, SHARING)?;
+    let scanned = approximate(corpus, queries, request, &kernels, pool, cancel, &mut out, Conditions::now())?;
     let mut hits = 0usize;
     for (found, exact) in ids.chunks_exact(k).zip(exact.chunks_exact(most)) {
         let mut wanted: Vec<i64> = exact[..k].to_vec();

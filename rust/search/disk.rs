@@ -3,30 +3,29 @@
 
 use super::probes::{Probe, runs};
 use crate::index::Lists;
-use std::cell::Cell;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 /// Bytes that are asked for ahead of the scan, about: enough for a fast disk, little beside any memory.
 const WINDOW: usize = 8 << 20;
 
-thread_local! {
-    static READ: Cell<Option<i64>> = const { Cell::new(None) };
-}
+/// Blocks that the process had read from disk when it was last asked.
+static READ: AtomicI64 = AtomicI64::new(-1);
 
-/// Whether this thread has read from disk since it asked last; true the first time. Takes a third of a microsecond, while
-/// asking for pages that are in memory already would take a third of a query's time.
+/// Whether the process has read from disk since it was asked last; true the first time. Takes a microsecond, while asking for
+/// pages that are in memory already would take a third of a query's time.
 pub fn waited() -> bool {
     let now = blocks_read();
-    READ.with(|read| read.replace(Some(now)) != Some(now))
+    READ.swap(now, Ordering::Relaxed) != now
 }
 
-/// Blocks that this thread has read from disk.
+/// Blocks that the process has read from disk.
 #[cfg(target_os = "linux")]
 fn blocks_read() -> i64 {
     use nix::sys::resource::{UsageWho, getrusage};
-    getrusage(UsageWho::RUSAGE_THREAD).map_or(0, |usage| usage.block_reads())
+    getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.block_reads())
 }
 
-/// Not told by other systems: their own reading ahead has to do.
+/// Not told by other systems, where mapped files are read ahead as the system likes.
 #[cfg(not(target_os = "linux"))]
 fn blocks_read() -> i64 {
     0

@@ -26,16 +26,18 @@ pub struct Finish<'f, 'a> {
     pub rerank: Rerank,
     /// Neighbours per query.
     pub k: usize,
+    /// Whether records are likely to be on disk.
+    pub cold: bool,
 }
 
 impl Finish<'_, '_> {
     /// Writes the best `k` of the candidates in `w.nearest` of each query (q × d): scores and ids, −1 for missing ones.
     pub fn run(&self, queries: &[f32], w: &mut Workspace, scores: &mut [f32], ids: &mut [i64]) -> Result<()> {
         let q = scores.len() / self.k;
-        let Workspace { rounds, bytes, nearest, cursors, keys, cold, .. } = w;
+        let Workspace { rounds, bytes, nearest, cursors, keys, .. } = w;
         let nearest = &mut nearest[..q];
         if self.rerank == Rerank::Code {
-            let rescore = Rescore { kernels: self.kernels, lists: self.lists, starts: self.starts, cold: *cold };
+            let rescore = Rescore { kernels: self.kernels, lists: self.lists, starts: self.starts, cold: self.cold };
             rescore.tile(rounds, bytes, nearest, cursors)?;
         }
         let rows = scores.chunks_exact_mut(self.k).zip(ids.chunks_exact_mut(self.k));

@@ -27,7 +27,7 @@ use crate::index::{Codebook, Lists};
 use crate::keys::KeyBlock;
 use crate::simd::{Isa, Kernels};
 use crate::{Error, Metric, Result};
-use approximate::{SHARING, approximate};
+use approximate::{Conditions, approximate};
 pub use calibrate::{Truth, neighbours_needed};
 pub use filter::{Filter, IdSet};
 pub use plan::{Calibration, Setting};
@@ -155,7 +155,7 @@ pub fn search_into(
         let rows = out.distances.chunks_exact_mut(k).zip(out.ids.chunks_exact_mut(k));
         exact(&corpus.keys)?.iter().zip(rows).for_each(|(found, (scores, ids))| finish::write(found, scores, ids));
     } else {
-        approximate(corpus, queries, request, &kernels, pool, cancel, &mut out, SHARING)?;
+        approximate(corpus, queries, request, &kernels, pool, cancel, &mut out, Conditions::now())?;
         widen::widen(corpus, queries, request, &kernels, pool, cancel, &mut out)?;
         if l2 {
             // An estimate may fall below zero, a distance may not.
@@ -191,7 +191,8 @@ pub fn entries_scanned(corpus: &Corpus, queries: &[f32], request: &Request) -> R
     let (mut distances, mut ids) = (vec![0.0; n], vec![0; n]);
     let mut out = HitsMut { distances: &mut distances, ids: &mut ids };
     let never = AtomicBool::new(false);
-    let scanned = approximate(corpus, queries, request, &kernels, &Pool::get(Some(1))?, &never, &mut out, SHARING)?;
+    let scanned =
+        approximate(corpus, queries, request, &kernels, &Pool::get(Some(1))?, &never, &mut out, Conditions::now())?;
     Ok(scanned.into_iter().map(|n| n + waiting).collect())
 }
 

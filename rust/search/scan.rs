@@ -54,6 +54,8 @@ pub struct Scan<'s, 'a> {
     pub part: usize,
     /// See `part`.
     pub parts: usize,
+    /// Whether lists are likely to be on disk.
+    pub cold: bool,
     /// Set to stop.
     pub cancel: &'s AtomicBool,
 }
@@ -63,9 +65,8 @@ impl Scan<'_, '_> {
     pub fn run(&self, w: &mut Workspace) -> Result<()> {
         let Scan { kernels, codebook, lists, starts, k, reach, .. } = *self;
         let chooser = Chooser { kernels, codebook, lists, k, reach };
-        w.cold = disk::waited();
         self.prepare(&chooser, w)?;
-        let Workspace { near, choice, rounds: [first, rest], nearest, tables, entries, bytes, cold, .. } = w;
+        let Workspace { near, choice, rounds: [first, rest], nearest, tables, entries, bytes, .. } = w;
         let (q, nlist) = (near.shifts.len(), codebook.nlist());
         choice.nearest.clear();
         choice.ends.clear();
@@ -84,7 +85,7 @@ impl Scan<'_, '_> {
         }
         by_list(first, nlist, choice);
         let queries = Queries { tables: &*tables, bytes: &*bytes };
-        self.sweep(first, queries, nearest, *cold)?;
+        self.sweep(first, queries, nearest)?;
         rest.clear();
         for query in 0..q {
             nearest[query].cut(kernels, |p| order(lists, starts, p));
@@ -109,7 +110,7 @@ impl Scan<'_, '_> {
             }
         }
         by_list(rest, nlist, choice);
-        self.sweep(rest, queries, nearest, *cold)?;
+        self.sweep(rest, queries, nearest)?;
         nearest[..q].iter_mut().for_each(|nearest| nearest.cut(kernels, |p| order(lists, starts, p)));
         Ok(())
     }
@@ -193,10 +194,10 @@ impl Scan<'_, '_> {
         if self.cancel.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
     }
 
-    /// Scans probes list by list; `cold`: they are likely to be on disk.
-    fn sweep(&self, probes: &[Probe], queries: Queries, nearest: &mut [Nearest], cold: bool) -> Result<()> {
+    /// Scans probes list by list.
+    fn sweep(&self, probes: &[Probe], queries: Queries, nearest: &mut [Nearest]) -> Result<()> {
         let four = self.codebook.bits() == 4;
-        let mut ahead = cold.then(|| disk::ahead(self.lists, probes));
+        let mut ahead = self.cold.then(|| disk::ahead(self.lists, probes));
         let mut all = runs(probes).enumerate().peekable();
         while let Some((seen, run)) = all.next() {
             if seen % 64 == 0 {

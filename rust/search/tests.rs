@@ -132,7 +132,7 @@ fn answer_is_independent_of_batch_threads_and_instruction_set() {
             }
             // Threads that share every query, however small.
             let kernels = Kernels::best();
-            let always = approximate::Sharing { nanoseconds: 0.0, entries: 0.0 };
+            let always = Conditions { nanoseconds: 0.0, entries: 0.0, cold: false };
             let never = AtomicBool::new(false);
             for threads in [2, 3, 7] {
                 let shared = |queries: &[f32], request: &Request| {
@@ -438,7 +438,7 @@ impl SectionSource for Watched<'_> {
 }
 
 #[test]
-fn the_first_search_of_a_thread_asks_the_disk_for_all_that_it_reads_and_the_next_for_nothing() {
+fn a_cold_search_asks_the_disk_for_all_that_it_reads_and_a_warm_one_for_nothing() {
     let (n, d, k) = (4000, 160, 200);
     let keys = clustered(n, d, 40, 1.0, 12);
     let block = KeyBlock { first_id: 0, d, rows: KeyRows::F32(&keys) };
@@ -461,24 +461,19 @@ fn the_first_search_of_a_thread_asks_the_disk_for_all_that_it_reads_and_the_next
         deleted: &[],
     };
     let request = Request { nprobe: Some(6), rerank: Rerank::Code, ..ask(k) };
-    let [first, second] = std::thread::scope(|scope| {
-        let search = || {
-            let found = run(&corpus, &keys[..d], &request, 1);
-            (found, std::mem::take(&mut *watched.asked.lock().expect("no panic")))
-        };
-        scope
-            .spawn(move || {
-                let first = search();
-                // A page of the program itself may come from disk, too.
-                let next = (0..10).map(|_| search()).find(|(_, asked)| asked.is_empty());
-                [first, next.expect("nothing more to read")]
-            })
-            .join()
-            .expect("no panic")
+    let kernels = Kernels::best();
+    let [first, second] = [true, false].map(|cold| {
+        let conditions = Conditions { cold, ..Conditions::now() };
+        let (mut distances, mut ids) = (vec![0.0; k], vec![0; k]);
+        let mut out = HitsMut { distances: &mut distances, ids: &mut ids };
+        approximate(&corpus, &keys[..d], &request, &kernels, &pool(1), &AtomicBool::new(false), &mut out, conditions)
+            .expect("searches");
+        ((distances, ids), std::mem::take(&mut *watched.asked.lock().expect("no panic")))
     });
-    assert_eq!((&first.0.ids, &first.0.distances), (&second.0.ids, &second.0.distances));
+    assert_eq!(second.1, []);
+    assert_eq!(first.0, second.0);
     let holds = |span: &Range<usize>| first.1.iter().any(|asked| asked.start <= span.start && span.end <= asked.end);
-    for id in first.0.ids.iter().filter(|&&id| id >= 0) {
+    for id in first.0.1.iter().filter(|&&id| id >= 0) {
         let position = places.iter().position(|&at| at == *id as u64).expect("a position");
         assert!(holds(&spans[position]), "record of entry {id}");
     }

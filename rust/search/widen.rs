@@ -1,6 +1,6 @@
 //! Queries whose own filter leaves too little in their lists look into more lists until k come back.
 
-use super::approximate::{SHARING, approximate};
+use super::approximate::{Conditions, approximate};
 use super::filter::size;
 use super::{Corpus, HitsMut, IdSet, Pool, Request};
 use crate::Result;
@@ -53,7 +53,7 @@ pub fn widen(
         };
         let (mut distances, mut ids) = (vec![0.0; short.len() * k], vec![0; short.len() * k]);
         let mut more = HitsMut { distances: &mut distances, ids: &mut ids };
-        approximate(corpus, &rows, &again, kernels, pool, cancel, &mut more, SHARING)?;
+        approximate(corpus, &rows, &again, kernels, pool, cancel, &mut more, Conditions::now())?;
         for (i, (scores, ids)) in short.into_iter().zip(distances.chunks_exact(k).zip(ids.chunks_exact(k))) {
             found.distances[i * k..(i + 1) * k].copy_from_slice(scores);
             found.ids[i * k..(i + 1) * k].copy_from_slice(ids);

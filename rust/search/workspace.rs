@@ -42,8 +42,6 @@ pub struct Workspace {
     pub choice: Choice,
     /// Scratch of the final order.
     pub keys: Vec<u64>,
-    /// Whether what is read is likely to be on disk.
-    pub cold: bool,
 }
 
 /// The lists that lie near each query, by number, one query after the other.

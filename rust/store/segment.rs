@@ -146,8 +146,8 @@ impl SegmentFile {
 
     /// Says that its parts are read in no order: the system reads nothing ahead, readers ask for what they need.
     pub(crate) fn read_in_no_order(&self) {
-        // Advice that is not taken changes no result.
-        #[cfg(unix)]
+        // Advice that is not taken changes no result. Elsewhere nobody knows when to ask (`search/disk.rs`).
+        #[cfg(target_os = "linux")]
         let _ = self.map.advise(memmap2::Advice::Random);
     }
 
