@@ -1,17 +1,16 @@
 //! A real store to start from, checksums that agree with changed bytes, and everything that a reader may ask.
 #![allow(dead_code)] // each target uses its part
 
-use knnlm::Metric;
-use knnlm::index::Params;
-use knnlm::keys::KeyRows;
+#[path = "stores.rs"]
+mod stores;
+
 use knnlm::search::{Request, Rerank};
-use knnlm::store::{BuildOptions, Datastore, DocumentKey, KeyType, Options, ValueRows, ValueType};
+use knnlm::store::{Datastore, DocumentKey};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, OnceLock};
+use stores::{KINDS, Kind, key};
 use tempfile::TempDir;
-
-const DIM: usize = 8;
 
 /// Files of a real store.
 pub struct Base {
@@ -23,53 +22,22 @@ pub struct Base {
     pub manifest: String,
     /// Its body.
     pub body: Vec<u8>,
+    /// The folder that most inputs share, and the names of the files that are not as they were in it.
+    shared: OnceLock<TempDir>,
+    changed: Mutex<Vec<String>>,
 }
 
-fn key(id: u64) -> [f32; DIM] {
-    std::array::from_fn(|j| ((id * 31 + j as u64 * 17) % 23) as f32 - 11.0)
+/// The store that a number chooses; each is made once.
+pub fn base(number: u8) -> &'static Base {
+    static BASES: OnceLock<Vec<Base>> = OnceLock::new();
+    let bases = BASES.get_or_init(|| KINDS.iter().map(Base::of).collect());
+    &bases[usize::from(number) % bases.len()]
 }
 
-fn make(path: &Path) {
-    let options = Options {
-        dim: DIM,
-        metric: Metric::L2,
-        keep_keys: Some(KeyType::Float16),
-        values: ValueType::Uint32,
-        max_value: None,
-        attributes: Some("{\"a\": 1}".into()),
-        overwrite: false,
-    };
-    let store = Datastore::create(path, &options).expect("create");
-    let add = |n: u64, name: Option<&str>| {
-        let first = store.next_id() + store.pending();
-        let keys: Vec<f32> = (first..first + n).flat_map(key).collect();
-        let values: Vec<u32> = (first..first + n).map(|id| id as u32 % 50).collect();
-        store.add(KeyRows::F32(&keys), ValueRows::U32(&values), name, name.map(|_| "{}")).expect("add");
-    };
-    let build = || {
-        let params = Params { nlist: Some(2), ..Params::default() };
-        let options = BuildOptions { params, retrain: false, threads: Some(1) };
-        store.build(&options, &|_, _, _| (), &AtomicBool::new(false)).expect("build");
-    };
-    for name in ["a", "b", "c", "d"] {
-        add(12, Some(name));
-    }
-    build();
-    store.delete(&[DocumentKey::Name("b".into())]).expect("delete");
-    store.compact(&|_, _, _| (), &AtomicBool::new(false)).expect("compact");
-    add(9, Some("e"));
-    build();
-    add(6, None);
-    store.commit().expect("commit");
-    store.delete(&[DocumentKey::Name("d".into())]).expect("delete");
-}
-
-/// The store, made once.
-pub fn base() -> &'static Base {
-    static BASE: OnceLock<Base> = OnceLock::new();
-    BASE.get_or_init(|| {
+impl Base {
+    fn of(kind: &Kind) -> Base {
         let folder = tempfile::tempdir().expect("folder");
-        make(folder.path());
+        stores::make(folder.path(), kind);
         let entries = std::fs::read_dir(folder.path()).expect("list");
         let mut files: Vec<(String, Vec<u8>)> = entries
             .map(|e| e.expect("entry"))
@@ -80,11 +48,10 @@ pub fn base() -> &'static Base {
         let (manifest, text) = files.iter().find(|(name, _)| name.ends_with(".json")).cloned().expect("a manifest");
         let line = text.iter().position(|&b| b == b'\n').expect("an envelope");
         let segments = files.iter().map(|f| f.0.clone()).filter(|name| name.ends_with(".seg")).collect();
-        Base { segments, manifest, body: text[line + 1..].to_vec(), files }
-    })
-}
+        let body = text[line + 1..].to_vec();
+        Base { segments, manifest, body, files, shared: OnceLock::new(), changed: Mutex::default() }
+    }
 
-impl Base {
     /// A copy in a folder of its own.
     pub fn copy(&self) -> TempDir {
         let folder = tempfile::tempdir().expect("folder");
@@ -97,13 +64,11 @@ impl Base {
     /// Runs `look` on a store of which some files are others. Most inputs share one folder, in which a file is put back
     /// when another is changed: what is written costs more than what is tested.
     pub fn with(&self, changed: &[(&str, &[u8])], own: bool, look: impl FnOnce(&Path)) {
-        static SHARED: OnceLock<TempDir> = OnceLock::new();
-        static CHANGED: Mutex<Vec<String>> = Mutex::new(Vec::new());
         let copy = own.then(|| self.copy());
-        let folder = copy.as_ref().unwrap_or_else(|| SHARED.get_or_init(|| self.copy())).path();
+        let folder = copy.as_ref().unwrap_or_else(|| self.shared.get_or_init(|| self.copy())).path();
         let write = |name: &str, bytes: &[u8]| std::fs::write(folder.join(name), bytes).expect("write");
         if !own {
-            let mut before = CHANGED.lock().expect("one thread");
+            let mut before = self.changed.lock().expect("one thread");
             let left = before.iter().filter(|name| !changed.iter().any(|c| c.0 == name.as_str()));
             left.for_each(|name| write(name, self.bytes(name)));
             *before = changed.iter().map(|c| c.0.to_owned()).collect();
@@ -149,9 +114,9 @@ pub fn seal(bytes: &mut [u8]) -> u32 {
 
 /// A manifest with an envelope that fits its body.
 pub fn manifest(body: &[u8]) -> Vec<u8> {
-    let crc = crc32c::crc32c(&[&[1, 0, 0, 0], body].concat());
+    let crc = crc32c::crc32c(&[&[1, 0, 1, 0], body].concat());
     let head =
-        format!("{{\"knnlm\":\"manifest\",\"format\":[1,0],\"bytes\":{},\"crc32c\":\"{crc:08x}\"}}\n", body.len());
+        format!("{{\"knnlm\":\"manifest\",\"format\":[1,1],\"bytes\":{},\"crc32c\":\"{crc:08x}\"}}\n", body.len());
     [head.as_bytes(), body].concat()
 }
 
@@ -186,11 +151,13 @@ pub fn exercise(path: &Path, what: u8) {
     if what % 16 == 15 {
         let _ = (store.info(), store.attributes());
     }
-    if store.dim() == DIM {
-        let queries: Vec<f32> = [3, 50].into_iter().flat_map(key).collect();
+    let dim = store.dim();
+    if dim <= 128 {
+        let queries: Vec<f32> = [3, 50].into_iter().flat_map(|id| key(id, dim)).collect();
         let exclude = [0..5, 48..52];
+        let deny = store.snapshot().ids_of(&[DocumentKey::Index(0)]).map(|ids| [ids.clone(), ids]).ok();
         let request = match what % 4 {
-            0 => Request { k: 8, ..Request::default() },
+            0 => Request { k: 8, deny: deny.as_ref().map(|d| &d[..]), ..Request::default() },
             1 => Request { k: 100, nprobe: Some(usize::MAX), exclude: Some(&exclude), ..Request::default() },
             2 => Request { k: 8, exact: true, ..Request::default() },
             _ => Request { k: 8, rerank: Rerank::Keys, ..Request::default() },

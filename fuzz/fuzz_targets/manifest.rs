@@ -8,13 +8,13 @@ mod reader;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
-    let base = reader::base();
-    let Some((&what, input)) = input.split_first() else { return };
-    let body = match input.split_first() {
+    let &[what, kind, ref input @ ..] = input else { return };
+    let base = reader::base(kind / 2);
+    let body = match kind % 2 {
         // Odd inputs are edits of the real body, so that most of its structure survives.
-        Some((kind, edits)) if kind % 2 == 1 => {
+        1 => {
             let mut body = base.body.clone();
-            for edit in edits.chunks_exact(4) {
+            for edit in input.chunks_exact(4) {
                 let at = usize::from(u16::from_le_bytes([edit[0], edit[1]])) % body.len();
                 match edit[2] % 3 {
                     0 => body[at] = edit[3],
@@ -24,8 +24,7 @@ fuzz_target!(|input: &[u8]| {
             }
             body
         }
-        Some((_, text)) => text.to_vec(),
-        None => return,
+        _ => input.to_vec(),
     };
     let manifest = reader::manifest(&body);
     base.with(&[(&base.manifest, &manifest)], reader::changes(what), |path| reader::exercise(path, what));

@@ -8,9 +8,9 @@ mod reader;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
-    let base = reader::base();
     let [what, file, edits @ ..] = input else { return };
-    let name = &base.segments[usize::from(*file) % base.segments.len()];
+    let base = reader::base(file / 16);
+    let name = &base.segments[usize::from(file % 16) % base.segments.len()];
     let mut bytes = base.bytes(name).to_vec();
     for edit in edits.chunks_exact(6) {
         let raw = u32::from_le_bytes([edit[0], edit[1], edit[2], 0]) as usize;
