@@ -69,3 +69,27 @@ impl SectionSource for Memory {
         Error::Format { path: PathBuf::from("(memory)"), message }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sections_come_back_and_calls_out_of_order_are_errors() {
+        let mut memory = Memory::default();
+        assert!(matches!(memory.write(b"x"), Err(Error::State(m)) if m.contains("outside")));
+        assert!(matches!(memory.end(), Err(Error::State(m)) if m.contains("outside")));
+        memory.begin(SectionKind::Words).expect("begin");
+        memory.write(b"ab").expect("write");
+        memory.write(b"c").expect("write");
+        memory.end().expect("end");
+        assert_eq!((memory.section(SectionKind::Words).expect("there"), memory.bytes()), (&b"abc"[..], 3));
+        assert!(
+            matches!(memory.section(SectionKind::Codes), Err(Error::Format { message, .. }) if message.contains("Codes"))
+        );
+        memory.remove(SectionKind::Words);
+        assert!(memory.section(SectionKind::Words).is_err());
+        memory.begin(SectionKind::Words).expect("begin");
+        assert!(matches!(memory.begin(SectionKind::Codes), Err(Error::State(m)) if m.contains("Words is still open")));
+    }
+}

@@ -9,6 +9,8 @@ mod flips;
 mod forge;
 mod forged;
 mod golden;
+mod lookup;
+mod misfit;
 mod parts;
 mod power_loss;
 mod recording_disk;
