@@ -98,6 +98,25 @@ fn missing_neighbours_have_no_value() {
 }
 
 #[test]
+fn what_a_search_will_take_is_estimated() {
+    let folder = tempdir().expect("folder");
+    let store = built(folder.path(), &keeping(DIM, KeyType::Float16), 500);
+    let seconds = |queries: usize, request: Request| store.search_seconds(queries * DIM, &request);
+    let request = || Request { k: 10, ..Request::default() };
+    assert!((seconds(8, request()) / seconds(4, request()) - 2.0).abs() < 1e-6, "twice for twice the queries");
+    for more in [
+        Request { k: 1000, ..request() },
+        Request { rerank: Rerank::Keys, ..request() },
+        Request { nprobe: Some(2), ..request() },
+        Request { exact: true, ..request() },
+    ] {
+        assert!(seconds(4, more.clone()) > seconds(4, request()), "{more:?}");
+    }
+    let error = search(&store, &key(DIM, 1), &Request { k: usize::MAX / 8, ..request() }).expect_err("too large");
+    assert!(matches!(&error, Error::Argument(m) if m.contains("fit memory")), "{error}");
+}
+
+#[test]
 fn a_build_drops_keys_that_are_not_kept_and_merges_segments() {
     let folder = tempdir().expect("folder");
     let store = built(folder.path(), &options(DIM), 600);

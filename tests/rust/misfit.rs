@@ -19,8 +19,12 @@ const DELETED: &str = "deleted-00000004.seg";
 
 /// Three documents of 20 entries in four lists, raw keys kept; the second is deleted.
 fn sample() -> TempDir {
+    sample_of(DIM)
+}
+
+fn sample_of(dim: usize) -> TempDir {
     let folder = tempdir().expect("folder");
-    let store = Datastore::create(folder.path(), &keeping(DIM, KeyType::Float16)).expect("create");
+    let store = Datastore::create(folder.path(), &keeping(dim, KeyType::Float16)).expect("create");
     for name in ["first", "second", "third"] {
         add(&store, 20, Some(name), Some("{}")).expect("add");
     }
@@ -64,7 +68,10 @@ fn with_section(file: &str, kind: SectionKind, change: impl FnOnce(&mut [u8])) -
 
 /// Changes the length of a section, in its table entry only.
 fn with_length(file: &str, kind: SectionKind, length: impl FnOnce(u64) -> u64) -> TempDir {
-    let folder = sample();
+    resized(sample(), file, kind, length)
+}
+
+fn resized(folder: TempDir, file: &str, kind: SectionKind, length: impl FnOnce(u64) -> u64) -> TempDir {
     let mut bytes = std::fs::read(folder.path().join(file)).expect("read");
     let (entry, _, old) = section(&bytes, kind);
     bytes[entry + 16..entry + 24].copy_from_slice(&length(old as u64).to_le_bytes());
@@ -127,6 +134,16 @@ fn lists_that_do_not_fit_the_codebook_or_the_manifest() {
     let folder = sample();
     change_manifest(folder.path(), |body| body["lists"][0]["entries"] = 59.into());
     refused(search(folder.path(), &Request { k: 1, ..Request::default() }), "entries in lists: expected at most 59");
+}
+
+#[test]
+fn second_level_codes_of_fewer_entries() {
+    // From dimension 97 on there is a second level.
+    let folder = resized(sample_of(97), LISTS, SectionKind::SecondCodes, |length| length - 4);
+    let store = Datastore::open(folder.path()).expect("open");
+    let request = Request { k: 1, ..Request::default() };
+    let outcome = store.search(&key(97, 3), &request, Some(1), &AtomicBool::new(false));
+    refused(outcome, "second codes: expected 60 records of 72 bytes, found 4316 bytes");
 }
 
 #[test]

@@ -1,15 +1,14 @@
 #!/bin/sh
 # Line coverage of everything that parses or reads a store, by the crate's tests. Prints a table; fails below 90 %.
 # Needs a nightly toolchain with llvm-tools: rustup component add llvm-tools --toolchain nightly
-# Usage: tests/scripts/coverage.sh [LCOV FILE of other runs, instead of running the tests]
+# Usage: tests/scripts/coverage.sh [LCOV FILES of other runs, say of the fuzz targets, instead of running the tests]
 set -eu
 cd "$(dirname "$0")/../.."
 files='manifest segment map snapshot runs deleted documents values lookup search info verify'
 files="rust/sections.rs $(for name in $files; do echo "rust/store/$name.rs"; done)
     rust/index/codebook.rs rust/index/lists.rs rust/index/memory.rs
     rust/index/decode.rs rust/search/plan.rs"
-lcov=${1:-}
-if [ -z "$lcov" ]; then
+if [ $# = 0 ]; then
     target="${CARGO_TARGET_DIR:-target}/coverage"
     tools="$(rustc +nightly --print target-libdir)/../bin"
     rm -rf "$target/profiles"
@@ -21,13 +20,14 @@ if [ -z "$lcov" ]; then
     run --quiet --test main
     objects=$(run --lib --test main --no-run 2>&1 | sed -n 's/.*(\(.*\))$/\1/p')
     "$tools/llvm-profdata" merge --sparse "$target"/profiles/*.profraw -o "$target/tests.profdata"
-    lcov="$target/tests.lcov"
+    set -- "$target/tests.lcov"
     # shellcheck disable=SC2086 # one word each
     "$tools/llvm-cov" export --format=lcov --instr-profile "$target/tests.profdata" \
-        $(echo $objects | sed 's/ / --object /g') --sources $files > "$lcov"
+        $(echo $objects | sed 's/ / --object /g') --sources $files > "$1"
 fi
 # Lines of a file's own unit tests are left out.
-awk -v files="$files" '
+# shellcheck disable=SC2086
+awk -v files="$(echo $files)" '
     BEGIN {
         n = split(files, name, /[ \n]+/)
         for (i = 1; i <= n; i++) {
@@ -51,4 +51,4 @@ awk -v files="$files" '
         printf "%-28s %6d %8d %7.1f\n", "all", all, done, 100 * done / all
         for (f in missed) print "missed in " f ":" missed[f] > "/dev/stderr"
         exit done < 0.9 * all
-    }' "$lcov"
+    }' "$@"
