@@ -34,7 +34,7 @@ pub struct Conditions {
 impl Conditions {
     /// Starting a thread takes some ten microseconds; the nearest lists are scanned by every thread that shares a query.
     pub fn now() -> Conditions {
-        Conditions { nanoseconds: 150_000.0, entries: 400_000.0, cold: disk::waited() }
+        Conditions { nanoseconds: 150_000.0, entries: 400_000.0, cold: disk::is_cold() }
     }
 }
 

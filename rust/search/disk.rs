@@ -3,55 +3,85 @@
 
 use super::probes::{Probe, runs};
 use crate::index::Lists;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Instant;
 
 /// Bytes that are asked for ahead of the scan, about: enough for a fast disk, little beside any memory.
 const WINDOW: usize = 8 << 20;
+/// Runs of probes between two looks at what a scan has read.
+const LOOK: usize = 16;
+/// After the process has read from disk, its searches ask for so long, milliseconds.
+const WHILE: i64 = 1000;
 
-/// Blocks that the process had read from disk when it was last asked.
-static READ: AtomicI64 = AtomicI64::new(-1);
-
-/// Whether the process has read from disk since it was asked last; true the first time. Takes a microsecond, while asking for
-/// pages that are in memory already would take a third of a query's time.
-pub fn waited() -> bool {
-    let now = blocks_read();
-    READ.swap(now, Ordering::Relaxed) != now
+/// Whether the process has read from disk in the last second, or was never asked. Takes a microsecond, while asking for pages
+/// that are in memory already would take a third of a query's time.
+pub fn is_cold() -> bool {
+    static START: OnceLock<Instant> = OnceLock::new();
+    static SEEN: AtomicI64 = AtomicI64::new(-1);
+    static MOVED: AtomicI64 = AtomicI64::new(0);
+    let (now, seen) = (START.get_or_init(Instant::now).elapsed().as_millis() as i64, reads(Of::Process));
+    if SEEN.swap(seen, Ordering::Relaxed) != seen {
+        MOVED.store(now, Ordering::Relaxed);
+    }
+    now - MOVED.load(Ordering::Relaxed) < WHILE
 }
 
-/// Blocks that the process has read from disk.
+enum Of {
+    Process,
+    Thread,
+}
+
+/// Blocks read from disk, and faults that waited for a page: a number that grows where the disk is read, whatever it counts.
 #[cfg(target_os = "linux")]
-fn blocks_read() -> i64 {
+#[allow(clippy::unnecessary_cast)] // `c_long` has 32 bits on some machines
+fn reads(of: Of) -> i64 {
     use nix::sys::resource::{UsageWho, getrusage};
-    getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.block_reads())
+    let who = match of {
+        Of::Process => UsageWho::RUSAGE_SELF,
+        Of::Thread => UsageWho::RUSAGE_THREAD,
+    };
+    getrusage(who).map_or(0, |usage| usage.block_reads() as i64 + usage.major_page_faults() as i64)
 }
 
 /// Not told by other systems, where mapped files are read ahead as the system likes.
 #[cfg(not(target_os = "linux"))]
-fn blocks_read() -> i64 {
+fn reads(_: Of) -> i64 {
     0
 }
 
-/// Asks for the lists of some probes, a window ahead of their scan.
-pub struct Ahead<'a, I: Iterator<Item = &'a [Probe]>> {
+/// Asks for the lists of some probes, which are sorted by list, a window ahead of their scan.
+pub struct Ahead<'a> {
     lists: &'a [Lists<'a>],
-    coming: I,
+    /// Probes that nothing was asked for yet.
+    coming: &'a [Probe],
     asked: usize,
+    cold: bool,
+    seen: usize,
+    reads: i64,
 }
 
-/// For the lists of probes that are sorted by list.
-pub fn ahead<'a>(lists: &'a [Lists<'a>], probes: &'a [Probe]) -> Ahead<'a, impl Iterator<Item = &'a [Probe]>> {
-    Ahead { lists, coming: runs(probes), asked: 0 }
-}
+impl<'a> Ahead<'a> {
+    /// For a scan of the lists of `probes`; one that is not `cold` begins to ask once its thread has read from disk.
+    pub fn new(lists: &'a [Lists<'a>], probes: &'a [Probe], cold: bool) -> Ahead<'a> {
+        Ahead { lists, coming: probes, asked: 0, cold, seen: 0, reads: if cold { 0 } else { reads(Of::Thread) } }
+    }
 
-impl<'a, I: Iterator<Item = &'a [Probe]>> Ahead<'a, I> {
-    /// The scan comes to `list`: asks for it, if it was not yet, and for those after it.
-    pub fn reach(&mut self, list: u32) {
-        while self.asked < WINDOW
-            && let Some(run) = self.coming.next()
-        {
-            self.asked += self.lists.iter().map(|lists| lists.ask_list(run[0].list as usize)).sum::<usize>();
+    /// The scan comes to the lists of `run`: asks for them, if it has not yet, and for those after them.
+    pub fn reach(&mut self, run: &[Probe]) {
+        if !self.cold {
+            self.coming = &self.coming[run.len()..];
+            self.seen += 1;
+            self.cold = self.seen.is_multiple_of(LOOK) && reads(Of::Thread) != self.reads;
+            return;
         }
-        let bytes = self.lists.iter().map(|lists| lists.list(list as usize).0.len()).sum();
+        while self.asked < WINDOW
+            && let Some(next) = runs(self.coming).next()
+        {
+            self.coming = &self.coming[next.len()..];
+            self.asked += self.lists.iter().map(|lists| lists.ask_list(next[0].list as usize)).sum::<usize>();
+        }
+        let bytes = self.lists.iter().map(|lists| lists.list(run[0].list as usize).0.len()).sum();
         self.asked = self.asked.saturating_sub(bytes);
     }
 }

@@ -37,7 +37,7 @@ impl Rescore<'_, '_> {
     ) -> Result<()> {
         cursors.clear();
         cursors.resize(nearest.len(), 0);
-        if nearest.len() >= SHARED {
+        if nearest.len() >= SHARED && !self.cold {
             let mut all = rounds.iter().flat_map(|probes| runs(probes)).peekable();
             while let Some(run) = all.next() {
                 // Records of the next list come from memory while those of this one are scored.
@@ -55,12 +55,29 @@ impl Rescore<'_, '_> {
                 }
             }
         }
-        // All candidates of few queries; of many those that a damaged file put elsewhere.
-        for (query, (nearest, &from)) in nearest.iter_mut().zip(&*cursors).enumerate() {
-            let (scores, entries) = nearest.parts_mut();
-            self.query(&queries.query(query), &mut scores[from as usize..], &entries[from as usize..])?;
+        // All candidates of few queries, and where records come from disk; of many those that a damaged file put elsewhere.
+        if let (true, Some(first)) = (self.cold, nearest.first()) {
+            self.ask_disk(first);
+        }
+        for query in 0..nearest.len() {
+            if let (true, Some(next)) = (self.cold, nearest.get(query + 1)) {
+                self.ask_disk(next);
+            }
+            let from = cursors[query] as usize;
+            let (scores, entries) = nearest[query].parts_mut();
+            self.query(&queries.query(query), &mut scores[from..], &entries[from..])?;
         }
         Ok(())
+    }
+
+    /// Asks the disk for the records of all candidates of a query.
+    fn ask_disk(&self, nearest: &Nearest) {
+        for (segment, lists) in self.lists.iter().enumerate() {
+            let end = self.starts.get(segment + 1).copied().unwrap_or(u32::MAX);
+            let of_segment = self.starts[segment]..end;
+            let places = nearest.entries().iter().filter(|&place| of_segment.contains(place));
+            lists.ask_records(places.map(|place| place - of_segment.start));
+        }
     }
 
     /// Scores candidates of one query.
@@ -96,9 +113,6 @@ impl Rescore<'_, '_> {
     }
 
     fn score(&self, lists: &Lists, start: u32, query: &ByteQuery, entries: &[u32], scores: &mut [f32]) -> Result<()> {
-        if self.cold {
-            lists.ask_records(entries.iter().map(|place| place - start));
-        }
         let added = lists.records().is_some_and(|(records, stride)| {
             self.kernels.add_corrections(records, stride, entries, start, query, scores)
         });

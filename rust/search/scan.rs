@@ -5,7 +5,7 @@
 //! and four at a time in registers. What a query scans depends on the query alone. One look-up table per query serves every
 //! list; what differs per list and entry is in `base`, A, B.
 
-use super::disk;
+use super::disk::Ahead;
 use super::filter::Filter;
 use super::places::order;
 use super::probes::{Chooser, Probe, Reach, by_list, runs};
@@ -197,13 +197,13 @@ impl Scan<'_, '_> {
     /// Scans probes list by list.
     fn sweep(&self, probes: &[Probe], queries: Queries, nearest: &mut [Nearest]) -> Result<()> {
         let four = self.codebook.bits() == 4;
-        let mut ahead = self.cold.then(|| disk::ahead(self.lists, probes));
+        let mut ahead = Ahead::new(self.lists, probes, self.cold);
         let mut all = runs(probes).enumerate().peekable();
         while let Some((seen, run)) = all.next() {
             if seen % 64 == 0 {
                 self.check()?;
             }
-            ahead.iter_mut().for_each(|ahead| ahead.reach(run[0].list));
+            ahead.reach(run);
             if let Some((_, next)) = all.peek() {
                 // Where the next list begins comes from memory while this one is scanned; the kernels ask for what follows.
                 self.lists.iter().for_each(|lists| prefetch_start(lists.list(next[0].list as usize).0));

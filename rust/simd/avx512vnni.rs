@@ -183,7 +183,7 @@ pub fn scan_levels_group<const N: usize>(
     mut out: [(&mut [f32], &mut [u32]); N],
 ) -> [usize; N] {
     let units = queries[0].bytes.numbers.len() / 8;
-    assert!(queries.iter().all(|q| q.bytes.numbers.len() == 8 * units));
+    assert!(queries.iter().all(|q| q.bytes.numbers.len() == 8 * units && q.bytes.levels == queries[0].bytes.levels));
     let numbers: [*const i32; N] = std::array::from_fn(|i| queries[i].bytes.numbers.as_ptr().cast());
     // SAFETY: the array holds 16 bytes.
     let levels = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(queries[0].bytes.levels.as_ptr().cast()) });

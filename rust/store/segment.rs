@@ -28,6 +28,8 @@ pub(crate) const HEADER: u64 = 64;
 pub(crate) const TABLE_ENTRY: u64 = 48;
 pub(crate) const FOOTER: u64 = 64;
 pub(crate) const ALIGNMENT: u64 = 64;
+/// Bytes asked for at once: what Linux reads ahead at most unless it is told otherwise.
+const PIECE: usize = 128 << 10;
 /// Bytes that share a checksum.
 pub(crate) const CHUNK: u64 = 1 << 20;
 
@@ -144,11 +146,13 @@ impl SegmentFile {
         &self.sections
     }
 
-    /// Says that its parts are read in no order: the system reads nothing ahead, readers ask for what they need.
+    /// Says that codes are read in no order: the system reads nothing ahead, searches ask for what they need.
     pub(crate) fn read_in_no_order(&self) {
         // Advice that is not taken changes no result. Elsewhere nobody knows when to ask (`search/disk.rs`).
         #[cfg(target_os = "linux")]
-        let _ = self.map.advise(memmap2::Advice::Random);
+        for section in [SectionKind::Codes, SectionKind::SecondCodes].into_iter().filter_map(|kind| self.find(kind)) {
+            let _ = self.map.advise_range(memmap2::Advice::Random, section.span.start, section.span.len());
+        }
     }
 
     /// Where it lies.
@@ -404,9 +408,12 @@ impl SectionSource for SegmentFile {
         #[cfg(unix)]
         if let Some(at) = part.as_ptr().addr().checked_sub(self.map.as_ptr().addr())
             && at + part.len() <= self.map.len()
-            && !part.is_empty()
         {
-            let _ = self.map.advise_range(memmap2::Advice::WillNeed, at, part.len());
+            // One request is cut where the disk's own reading ahead ends.
+            for piece in (at..at + part.len()).step_by(PIECE) {
+                let length = PIECE.min(at + part.len() - piece);
+                let _ = self.map.advise_range(memmap2::Advice::WillNeed, piece, length);
+            }
         }
     }
 
