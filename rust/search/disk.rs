@@ -56,6 +56,8 @@ pub struct Ahead<'a> {
     /// Probes that nothing was asked for yet.
     coming: &'a [Probe],
     asked: usize,
+    /// Bytes asked for ahead of the scan, about.
+    pub window: usize,
     cold: bool,
     seen: usize,
     reads: i64,
@@ -64,7 +66,8 @@ pub struct Ahead<'a> {
 impl<'a> Ahead<'a> {
     /// For a scan of the lists of `probes`; one that is not `cold` begins to ask once its thread has read from disk.
     pub fn new(lists: &'a [Lists<'a>], probes: &'a [Probe], cold: bool) -> Ahead<'a> {
-        Ahead { lists, coming: probes, asked: 0, cold, seen: 0, reads: if cold { 0 } else { reads(Of::Thread) } }
+        let reads = if cold { 0 } else { reads(Of::Thread) };
+        Ahead { lists, coming: probes, asked: 0, window: WINDOW, cold, seen: 0, reads }
     }
 
     /// The scan comes to the lists of `run`: asks for them, if it has not yet, and for those after them.
@@ -75,7 +78,7 @@ impl<'a> Ahead<'a> {
             self.cold = self.seen.is_multiple_of(LOOK) && reads(Of::Thread) != self.reads;
             return;
         }
-        while self.asked < WINDOW
+        while self.asked < self.window
             && let Some(next) = runs(self.coming).next()
         {
             self.coming = &self.coming[next.len()..];

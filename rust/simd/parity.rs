@@ -332,12 +332,32 @@ fn choosing_kernels_are_equal() {
     }
 }
 
+/// Scans for the first N queries of a group, and each of them alone with the plain kernel.
+fn group_and_alone<const N: usize>(k: &Kernels, data: &[u8], queries: &[ScanQuery<u8>; GROUP], m: usize) {
+    let room = data.len() / (m * 8 + FACTOR_BYTES) * LANES;
+    let mut scores = vec![vec![0f32; room]; N];
+    let mut entries = vec![vec![0u32; room]; N];
+    let mut pairs = scores.iter_mut().zip(&mut entries).map(|(s, e)| (&mut s[..], &mut e[..]));
+    let out = std::array::from_fn(|_| pairs.next().expect("a pair for each"));
+    let some: [ScanQuery<u8>; N] = std::array::from_fn(|i| queries[i]);
+    let found = k.scan4_group(data, &some, 7, out);
+    for i in 0..N {
+        let (mut s, mut e) = (vec![0f32; room], vec![0u32; room]);
+        let alone = scalar().scan4(data, &queries[i], 7, &mut s, &mut e);
+        assert_eq!((alone, &e[..alone]), (found[i], &entries[i][..alone]), "{k:?} m={m} N={N}");
+        assert!(s[..alone].iter().zip(&scores[i]).all(|(a, b)| a.to_bits() == b.to_bits()), "{k:?} m={m} N={N}");
+    }
+}
+
 #[test]
 fn a_group_of_queries_is_as_good_as_one_by_one() {
     let mut rng = ChaCha8Rng::seed_from_u64(7);
-    for (m, blocks) in [(8, 1), (96, 3), (128, 5)] {
-        let tables: Vec<Vec<u8>> =
-            (0..GROUP).map(|_| (0..m * 16).map(|_| (rng.next_u32() % 128) as u8).collect()).collect();
+    // Sums of 16 bits end at 512 sub-quantisers of the greatest entries.
+    for (m, blocks, most) in
+        [(8, 1, false), (96, 3, false), (128, 5, false), (512, 2, true), (520, 2, true), (2048, 1, true)]
+    {
+        let mut entry = || if most { 127 } else { (rng.next_u32() % 128) as u8 };
+        let tables: Vec<Vec<u8>> = (0..GROUP).map(|_| (0..m * 16).map(|_| entry()).collect()).collect();
         let mut data = Vec::new();
         for _ in 0..blocks {
             data.extend((0..m * 8).map(|_| rng.next_u32() as u8));
@@ -350,19 +370,13 @@ fn a_group_of_queries_is_as_good_as_one_by_one() {
             base: i as f32,
             limit: [f32::MAX, 2.0, 0.0, -1e9, 1.0, 4.0][i],
         });
-        let room = blocks * LANES;
         for k in others().into_iter().chain([scalar()]) {
-            let mut scores = vec![vec![0f32; room]; GROUP];
-            let mut entries = vec![vec![0u32; room]; GROUP];
-            let mut pairs = scores.iter_mut().zip(&mut entries).map(|(s, e)| (&mut s[..], &mut e[..]));
-            let out = std::array::from_fn(|_| pairs.next().expect("four"));
-            let found = k.scan4_group(&data, &queries, 7, out);
-            for i in 0..GROUP {
-                let (mut s, mut e) = (vec![0f32; room], vec![0u32; room]);
-                let alone = scalar().scan4(&data, &queries[i], 7, &mut s, &mut e);
-                assert_eq!((alone, &e[..alone]), (found[i], &entries[i][..alone]), "{k:?} m={m}");
-                assert!(s[..alone].iter().zip(&scores[i]).all(|(a, b)| a.to_bits() == b.to_bits()), "{k:?} m={m}");
-            }
+            group_and_alone::<1>(&k, &data, &queries, m);
+            group_and_alone::<2>(&k, &data, &queries, m);
+            group_and_alone::<3>(&k, &data, &queries, m);
+            group_and_alone::<4>(&k, &data, &queries, m);
+            group_and_alone::<5>(&k, &data, &queries, m);
+            group_and_alone::<GROUP>(&k, &data, &queries, m);
         }
     }
 }
