@@ -19,6 +19,7 @@ import argparse
 import json
 import resource
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,9 @@ from typing import Any
 
 import numpy as np
 import tables
+from engine_peers import private_bytes
+from growing_keys import Exact
+from larger_than_memory import forget
 
 from knnlm import Datastore
 from knnlm._core import plan_index
@@ -35,10 +39,8 @@ K = 100
 
 
 def private_megabytes() -> float:
-    """Peak resident memory of this process that is not mapped from files, MB."""
-    status = Path("/proc/self/status").read_text().splitlines()
-    held = {line.split(":")[0]: line.split()[1] for line in status if line.startswith(("RssAnon", "VmHWM"))}
-    return int(held["RssAnon"]) / 1024
+    """Resident memory of this process that is not mapped from files, MB."""
+    return private_bytes() / 1e6
 
 
 def cgroup_megabytes() -> dict[str, float]:
@@ -75,28 +77,6 @@ class Source:
         return noise
 
 
-class Exact:
-    """The K nearest entries of a few queries, kept up to date while entries pass."""
-
-    def __init__(self, queries: np.ndarray[Any, Any]) -> None:
-        self.queries = queries
-        self.distances = np.full((len(queries), K), np.inf, np.float32)
-        self.ids = np.full((len(queries), K), -1, np.int64)
-
-    def see(self, keys: np.ndarray[Any, Any], first: int) -> None:
-        """Take keys with ids from `first` on."""
-        near = (keys**2).sum(1) - 2 * self.queries @ keys.T + (self.queries**2).sum(1)[:, None]  # (q, n)
-        some = (
-            np.argpartition(near, K, axis=1)[:, :K]
-            if near.shape[1] > K
-            else np.tile(np.arange(near.shape[1]), (len(near), 1))
-        )
-        both = np.concatenate([self.distances, np.take_along_axis(near, some, 1)], 1)
-        ids = np.concatenate([self.ids, some + first], 1)
-        best = np.argsort(both, axis=1, kind="stable")[:, :K]
-        self.distances, self.ids = np.take_along_axis(both, best, 1), np.take_along_axis(ids, best, 1)
-
-
 def record(out: Path, found: dict[str, Any]) -> Path:
     """Writes the tables of a run, as JSON and Markdown."""
     phases = [[name, p["minutes"], p["cpu_minutes"], p["private_MB"]] for name, p in found["phases"].items()]
@@ -105,7 +85,7 @@ def record(out: Path, found: dict[str, Any]) -> Path:
     limited = f"memory limited to {limit:,.0f} MB, page cache included" if limit < 1e6 else "memory not limited"
     sections = [
         f"{found['entries']:,} entries, {found['bytes_per_entry']:.1f} bytes each on disk, {found['minutes']} minutes; "
-        f"{limited}; `verify` found {len(found['problems'])} problems.\n",
+        f"{limited}; `verify` found {len(found['problems'])} problems. Build and append include making the entries and comparing them with the queries.\n",
         tables.markdown(["phase", "minutes", "processor minutes", "private MB"], phases),
         tables.markdown(["search", f"recall@{K}", "p50 ms", "p99 ms"], searches),
     ]
@@ -130,22 +110,25 @@ def main() -> None:
     path = options.folder / "fifty-million-store"
     shutil.rmtree(path, ignore_errors=True)
     source = Source(options.dim)
-    exact = Exact(source.batch(10**9, options.queries))
+    exact = Exact(source.batch(10**9, options.queries), K)
     phases: dict[str, Any] = {}
 
     def timed(name: str, work: Callable[[], object]) -> None:
         started, cpu = time.perf_counter(), time.process_time()
-        peak = 0.0
+        peak, ended = private_megabytes(), threading.Event()
 
-        def note(*_: object) -> None:
+        def watch() -> None:
             nonlocal peak
-            peak = max(peak, private_megabytes())
+            while not ended.wait(0.05):
+                peak = max(peak, private_megabytes())
 
-        note()
-        watch.append(note)
-        work()
-        note()
-        watch.pop()
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            work()
+        finally:
+            ended.set()
+            watcher.join()
         phases[name] = {
             "minutes": round((time.perf_counter() - started) / 60, 2),
             "cpu_minutes": round((time.process_time() - cpu) / 60, 2),
@@ -153,15 +136,11 @@ def main() -> None:
         }
         print(json.dumps({name: phases[name]}), flush=True)
 
-    watch: list[Callable[..., None]] = []
-
     def batches(first: int, last: int) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
         for number, start in enumerate(range(first, last, BATCH)):
             keys = source.batch(first + number, min(BATCH, last - start))
             exact.see(keys, start)
             yield start, keys
-            for note in watch:
-                note()
 
     store = Datastore.create(path, dim=options.dim)
 
@@ -176,7 +155,6 @@ def main() -> None:
             nlist=options.nlist,
             code=options.code,
             threads=options.threads,
-            progress=lambda *_: watch[-1](),
         )
 
     def fill(first: int, last: int, commit: int) -> None:
@@ -201,11 +179,9 @@ def main() -> None:
             started = time.perf_counter()
             found = store.search(query, K, nprobe=options.nprobe)
             latencies.append(1000 * (time.perf_counter() - started))
-            hits += len(np.intersect1d(found.ids, truth[truth >= 0]))
-            for note in watch:
-                note()
+            hits += len(np.intersect1d(found.ids, truth))
         return {
-            "recall@100": hits / max(1, int((exact.ids >= 0).sum())),
+            "recall@100": hits / sum(len(truth) for truth in exact.ids),
             "p50_ms": round(float(np.percentile(latencies, 50)), 3),
             "p99_ms": round(float(np.percentile(latencies, 99)), 3),
         }
@@ -222,10 +198,11 @@ def main() -> None:
             "peak_rss_MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
 
-    timed("search", lambda: answers.update({"first": search()}))
+    forget(path)
+    timed("search, page cache dropped", lambda: answers.update({"page cache dropped before": search()}))
     timed("search again", lambda: answers.update({"again": search()}))
     if options.compact:
-        timed("compact", lambda: store.compact(progress=lambda *_: watch[-1]()))
+        timed("compact", lambda: store.compact())
         timed("search, compacted", lambda: answers.update({"compacted": search()}))
     found = result()
     store.close()

@@ -41,9 +41,13 @@ def made(path: Path, source: Source, entries: int, exact: Exact, threads: int) -
     held = private_bytes()  # the keys that entries are made from
     store = Datastore.create(path, dim=source.dim)
     wanted = min(entries, plan_index(entries, source.dim, None)[1])
-    each = -(-wanted // 16)
-    sample = np.concatenate([source.batch(i, min(BATCH, entries))[:each] for i in range(16)])[:wanted]
-    ids = np.concatenate([i * BATCH + np.arange(len(sample[i * each : (i + 1) * each])) for i in range(16)])
+    count = -(-entries // BATCH)  # of batches
+    numbers = np.unique(np.linspace(0, count - 1, 16).astype(int))
+    each = -(-wanted // len(numbers))
+    parts = [source.batch(i, min(BATCH, entries - i * BATCH))[:each] for i in numbers]
+    ids = np.concatenate([i * BATCH + np.arange(len(part)) for i, part in zip(numbers, parts, strict=True)])[:wanted]
+    sample = np.concatenate(parts)[:wanted]
+    del parts
     truth = Truth.choose(sample, ids, entries, "l2")
     peak = [private_bytes()]
 
@@ -95,6 +99,10 @@ def measured(store: Datastore, exact: Exact, k: int) -> dict[str, Any]:
         out = {"asked": asked, "recall": exact.recall(found.ids)}
         if out["recall"] >= GOAL:
             break
+    if out.get("recall", 0.0) < GOAL:
+        raise SystemExit(
+            f"expected a setting with recall {GOAL} or more, found {out or 'none'}: give fewer entries or another code"
+        )
     spent = []
     for _ in range(3):
         for query in queries:
