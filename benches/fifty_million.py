@@ -85,7 +85,8 @@ def record(out: Path, found: dict[str, Any]) -> Path:
     limited = f"memory limited to {limit:,.0f} MB, page cache included" if limit < 1e6 else "memory not limited"
     sections = [
         f"{found['entries']:,} entries, {found['bytes_per_entry']:.1f} bytes each on disk, {found['minutes']} minutes; "
-        f"{limited}; `verify` found {len(found['problems'])} problems. Build and append include making the entries and comparing them with the queries.\n",
+        f"{limited}; `verify` found {len(found['problems'])} problems. Build and append "
+        "include making the entries and comparing them with the queries.\n",
         tables.markdown(["phase", "minutes", "processor minutes", "private MB"], phases),
         tables.markdown(["search", f"recall@{K}", "p50 ms", "p99 ms"], searches),
     ]
@@ -148,7 +149,7 @@ def main() -> None:
         wanted = plan_index(options.entries, options.dim, options.nlist)[1]
         # Under the cap, the sample and the training share the memory with the codes.
         wanted = min(wanted, options.entries, (600 << 20) // (4 * options.dim))
-        sample = np.concatenate([source.batch(i, BATCH)[: -(-wanted // 20)] for i in range(20)])[:wanted]
+        sample = np.concatenate([source.batch(i, BATCH)[: -(-wanted // 20)].copy() for i in range(20)])[:wanted]
         store.train(
             sample,
             expected=options.entries,

@@ -44,7 +44,7 @@ def made(path: Path, source: Source, entries: int, exact: Exact, threads: int) -
     count = -(-entries // BATCH)  # of batches
     numbers = np.unique(np.linspace(0, count - 1, 16).astype(int))
     each = -(-wanted // len(numbers))
-    parts = [source.batch(i, min(BATCH, entries - i * BATCH))[:each] for i in numbers]
+    parts = [source.batch(i, min(BATCH, entries - i * BATCH))[:each].copy() for i in numbers]
     ids = np.concatenate([i * BATCH + np.arange(len(part)) for i, part in zip(numbers, parts, strict=True)])[:wanted]
     sample = np.concatenate(parts)[:wanted]
     del parts
