@@ -7,7 +7,7 @@ pub type Scores = [[f32; TILE_LANES]; TILE_ROWS];
 /// Bytes of the factors after the codes of a block: 16 × A, 16 × B, f32.
 pub const FACTOR_BYTES: usize = 2 * 4 * LANES;
 
-/// Result of [`Kernels::score_tile`].
+/// Result of [`super::Kernels::score_tile`].
 #[derive(Clone, Debug)]
 pub struct Tile {
     /// Score of each row against each key.
