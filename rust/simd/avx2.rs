@@ -350,32 +350,52 @@ pub fn dot4(codes: &[u8], query: &[i8], levels: &[u8; 16]) -> i32 {
 /// See [`super::Kernels::scan_levels`]. Half a unit is a register: eight entries, four codes each.
 #[target_feature(enable = "popcnt,avx2")]
 pub fn scan_levels(blocks: &[u8], query: &LevelQuery, first: u32, scores: &mut [f32], entries: &mut [u32]) -> usize {
-    let numbers = query.bytes.numbers.as_chunks::<8>().0;
+    scan_levels_group(blocks, &[*query], first, [(scores, entries)])[0]
+}
+
+/// See [`super::Kernels::scan_levels_group`].
+#[inline]
+#[target_feature(enable = "popcnt,avx2")]
+pub fn scan_levels_group<const N: usize>(
+    blocks: &[u8],
+    queries: &[LevelQuery; N],
+    first: u32,
+    mut out: [(&mut [f32], &mut [u32]); N],
+) -> [usize; N] {
+    let units = queries[0].bytes.numbers.len() / 8;
+    assert!(queries.iter().all(|q| q.bytes.numbers.len() == 8 * units && q.bytes.levels == queries[0].bytes.levels));
+    let numbers: [*const i32; N] = std::array::from_fn(|i| queries[i].bytes.numbers.as_ptr().cast());
     // SAFETY: the array holds 16 bytes.
-    let levels = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(query.bytes.levels.as_ptr().cast()) });
+    let levels = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(queries[0].bytes.levels.as_ptr().cast()) });
     let (nibble, ones) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1));
-    let mut found = 0;
-    for (b, block) in blocks.chunks_exact(numbers.len() * 64 + FACTOR_BYTES).enumerate() {
-        let (codes, factors) = block.split_at(numbers.len() * 64);
-        let mut sums = [_mm256_setzero_si256(); 2];
-        for (unit, numbers) in codes.as_chunks::<32>().0.as_chunks::<2>().0.iter().zip(numbers) {
-            let four =
-                |at: usize| _mm256_set1_epi32(i32::from_le_bytes(std::array::from_fn(|j| numbers[at + j] as u8)));
-            let (low_numbers, high_numbers) = (four(0), four(4));
+    let mut found = [0; N];
+    for (b, block) in blocks.chunks_exact(units * 64 + FACTOR_BYTES).enumerate() {
+        let (codes, factors) = block.split_at(units * 64);
+        let mut sums = [[_mm256_setzero_si256(); 2]; N];
+        for (u, unit) in codes.as_chunks::<32>().0.as_chunks::<2>().0.iter().enumerate() {
             for half in 0..2 {
                 let codes = load_bytes(&unit[half]);
                 let low = _mm256_shuffle_epi8(levels, _mm256_and_si256(codes, nibble));
                 let high = _mm256_shuffle_epi8(levels, _mm256_and_si256(_mm256_srli_epi16::<4>(codes), nibble));
-                // Two products of at most 127 · 127 fit 16 bits.
-                let low = _mm256_madd_epi16(_mm256_maddubs_epi16(low, low_numbers), ones);
-                let high = _mm256_madd_epi16(_mm256_maddubs_epi16(high, high_numbers), ones);
-                sums[half] = _mm256_add_epi32(sums[half], _mm256_add_epi32(low, high));
+                for i in 0..N {
+                    // SAFETY: a query has 8 numbers a unit, asserted above.
+                    let (a, b) = unsafe {
+                        let numbers = numbers[i].add(2 * u);
+                        (numbers.read_unaligned(), numbers.add(1).read_unaligned())
+                    };
+                    // Two products of at most 127 · 127 fit 16 bits.
+                    let low = _mm256_madd_epi16(_mm256_maddubs_epi16(low, _mm256_set1_epi32(a)), ones);
+                    let high = _mm256_madd_epi16(_mm256_maddubs_epi16(high, _mm256_set1_epi32(b)), ones);
+                    sums[i][half] = _mm256_add_epi32(sums[i][half], _mm256_add_epi32(low, high));
+                }
             }
         }
-        let (scale, bias) = (_mm256_set1_ps(query.bytes.scale), _mm256_set1_epi32(query.bytes.bias));
-        let sums = sums.map(|dots| _mm256_mul_ps(scale, _mm256_cvtepi32_ps(_mm256_sub_epi32(dots, bias))));
-        let to = first + (b * LANES) as u32;
-        found += keep(sums, factors, (query.base, query.limit), to, &mut scores[found..], &mut entries[found..]);
+        for (((sums, query), (scores, entries)), found) in sums.into_iter().zip(queries).zip(&mut out).zip(&mut found) {
+            let (scale, bias) = (_mm256_set1_ps(query.bytes.scale), _mm256_set1_epi32(query.bytes.bias));
+            let sums = sums.map(|dots| _mm256_mul_ps(scale, _mm256_cvtepi32_ps(_mm256_sub_epi32(dots, bias))));
+            let (scores, entries) = (&mut scores[*found..], &mut entries[*found..]);
+            *found += keep(sums, factors, (query.base, query.limit), first + (b * LANES) as u32, scores, entries);
+        }
     }
     found
 }

@@ -299,7 +299,7 @@ pub(super) fn keep(
     found
 }
 
-pub use super::avx2::{dot4, scan_levels, score_tile8};
+pub use super::avx2::{dot4, scan_levels, scan_levels_group, score_tile8};
 
 /// See [`super::Kernels::keep_at_most`].
 #[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl")]

@@ -196,13 +196,18 @@ impl Kernels {
         out: [(&mut [f32], &mut [u32]); N],
     ) -> [usize; N] {
         const { assert!(0 < N && N <= GROUP) };
+        let room = level_room(blocks, &queries[0]);
+        assert!(queries.iter().all(|q| q.bytes.numbers.len() == queries[0].bytes.numbers.len()));
+        assert!(out.iter().all(|(s, e)| s.len() >= room && e.len() >= room), "room for {room} scores");
         #[cfg(target_arch = "x86_64")]
-        if self.isa == Isa::Avx512Vnni {
-            let room = level_room(blocks, &queries[0]);
-            assert!(queries.iter().all(|q| q.bytes.numbers.len() == queries[0].bytes.numbers.len()));
-            assert!(out.iter().all(|(s, e)| s.len() >= room && e.len() >= room), "room for {room} scores");
+        match self.isa {
             // SAFETY: `Kernels` with this value are only made where the CPU has the features.
-            return unsafe { avx512vnni::scan_levels_group(blocks, queries, first, out) };
+            Isa::Avx2 => return unsafe { avx2::scan_levels_group(blocks, queries, first, out) },
+            // SAFETY: as above.
+            Isa::Avx512 => return unsafe { avx512::scan_levels_group(blocks, queries, first, out) },
+            // SAFETY: as above.
+            Isa::Avx512Vnni => return unsafe { avx512vnni::scan_levels_group(blocks, queries, first, out) },
+            _ => {}
         }
         let mut found = [0; N];
         for (((scores, entries), query), found) in out.into_iter().zip(queries).zip(&mut found) {

@@ -52,6 +52,8 @@ fn levels_avx2<const N: usize>(blocks: &[u8], width: usize, levels: &[u8; 16]) -
     // SAFETY: the array holds 16 bytes.
     let levels = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(levels.as_ptr().cast()) });
     let ones = _mm256_set1_epi16(1);
+    // Different ones, or the compiler would multiply once for all queries.
+    let queries: [__m256i; N] = std::array::from_fn(|i| _mm256_set1_epi8(std::hint::black_box(i as i8 + 1)));
     let (mut folded, mut sums) = ([_mm256_setzero_si256(); 2], [[_mm256_setzero_si256(); 2]; N]);
     for block in blocks.chunks_exact(width * 8 + FACTOR_BYTES) {
         for unit in block.as_chunks::<64>().0[..width / 8].iter().map(|unit| unit.as_chunks::<32>().0) {
@@ -62,9 +64,9 @@ fn levels_avx2<const N: usize>(blocks: &[u8], width: usize, levels: &[u8; 16]) -
                 if N == 0 {
                     folded[half] = _mm256_xor_si256(folded[half], _mm256_xor_si256(low, high));
                 }
-                for sums in &mut sums {
-                    let low = _mm256_madd_epi16(_mm256_maddubs_epi16(low, levels), ones);
-                    let high = _mm256_madd_epi16(_mm256_maddubs_epi16(high, levels), ones);
+                for (sums, &query) in sums.iter_mut().zip(&queries) {
+                    let low = _mm256_madd_epi16(_mm256_maddubs_epi16(low, query), ones);
+                    let high = _mm256_madd_epi16(_mm256_maddubs_epi16(high, query), ones);
                     sums[half] = _mm256_add_epi32(sums[half], _mm256_add_epi32(low, high));
                 }
             }
@@ -78,6 +80,8 @@ fn levels_avx2<const N: usize>(blocks: &[u8], width: usize, levels: &[u8; 16]) -
 fn levels_vnni<const N: usize>(blocks: &[u8], width: usize, levels: &[u8; 16]) -> u64 {
     // SAFETY: the array holds 16 bytes.
     let levels = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(levels.as_ptr().cast()) });
+    // Different ones, or the compiler would multiply once for all queries.
+    let queries: [__m512i; N] = std::array::from_fn(|i| _mm512_set1_epi8(std::hint::black_box(i as i8 + 1)));
     // One query alone needs eight sums, or each product would wait for the one before.
     let (mut folded, mut sums) = ([_mm512_setzero_si512(); 2], [[_mm512_setzero_si512(); 8]; N]);
     for block in blocks.chunks_exact(width * 8 + FACTOR_BYTES) {
@@ -90,9 +94,9 @@ fn levels_vnni<const N: usize>(blocks: &[u8], width: usize, levels: &[u8; 16]) -
                     folded = [_mm512_xor_si512(folded[0], low), _mm512_xor_si512(folded[1], high)];
                 }
                 let at = if N == 1 { 2 * u } else { 0 };
-                for sums in &mut sums {
-                    sums[at] = _mm512_dpbusd_epi32(sums[at], low, levels);
-                    sums[at + 1] = _mm512_dpbusd_epi32(sums[at + 1], high, levels);
+                for (sums, &query) in sums.iter_mut().zip(&queries) {
+                    sums[at] = _mm512_dpbusd_epi32(sums[at], low, query);
+                    sums[at + 1] = _mm512_dpbusd_epi32(sums[at + 1], high, query);
                 }
             }
         }
