@@ -256,8 +256,12 @@ def test_info(store: Path) -> None:
     on_disk = sum(file.stat().st_size for file in store.rglob("*") if file.suffix == ".seg")
     assert found["bytes"] == on_disk
     text = run("info", store).stdout
-    for shown in ("entries", "bytes", "per entry", "model", "ffn-input", f"{found['n']:,}"):
+    best = {row["k"]: row["best_recall"] for row in found["calibration"]}
+    tokenizer = found["attributes"]["tokenizer"]["fingerprint"]
+    for shown in ("entries", "bytes", "per entry", "model", "ffn-input", f"{found['n']:,}", tokenizer[:12]):
         assert shown in text
+    assert all(f"{recall:.3f} for k {k:,}" in text for k, recall in best.items())
+    assert best or "not measured" in text
 
 
 def test_verify_lists_damage(store: Path) -> None:

@@ -53,6 +53,11 @@ def _pairs(info: dict[str, Any]) -> dict[str, str]:
         )
         pairs["not indexed"] = f"{info['n'] - info['indexed']:,} entries, searched exactly"
         pairs["searched"] = f"{info['search_bytes_per_entry']:.1f} bytes per entry"
+        reached = ", ".join(f"{row['best_recall']:.3f} for k {row['k']:,}" for row in info["calibration"] or ())
+        pairs["recall"] = f"up to {reached} (measured against exact search)" if reached else "not measured"
+        if info["drift"] is not None:
+            advice = "; build --retrain is advised" if info["retrain_advised"] else ""
+            pairs["drift"] = f"{100 * info['drift']:+.0f} % quantisation error of what was added later{advice}"
     else:
         pairs["index"] = "none: every search scans all keys; knnlm build makes one"
     if "model" in attributes:
@@ -61,6 +66,9 @@ def _pairs(info: dict[str, Any]) -> dict[str, str]:
             f"{attributes.get('representation')} of layer {attributes.get('layer')}, "
             f"window {attributes.get('window')}, context {attributes.get('context')}"
         )
+        if attributes.get("autocast"):
+            pairs["key"] += f", {attributes['autocast']}"
+        pairs["tokenizer"] = f"{(attributes.get('tokenizer') or {}).get('fingerprint', '')[:12]}…"
     tuned = attributes.get("tuned")
     if tuned:
         names = {"lambda_": "λ", "temperature": "T", "k": "k", "nprobe": "nprobe", "rerank": "rerank", "exact": "exact"}
