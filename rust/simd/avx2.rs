@@ -174,14 +174,7 @@ direct!(l2_f16, "See [`scalar::l2_f16`].", f16, load_f16, square_of_difference);
 direct!(ip_f32, "See [`scalar::ip_f32`].", f32, load, product);
 direct!(ip_f16, "See [`scalar::ip_f16`].", f16, load_f16, product);
 
-/// See [`super::Kernels::scan4`].
-#[target_feature(enable = "popcnt,avx2,fma,f16c")]
-pub fn scan4(blocks: &[u8], query: &ScanQuery<u8>, first: u32, scores: &mut [f32], entries: &mut [u32]) -> usize {
-    scan4_group(blocks, &[*query], first, [(scores, entries)])[0]
-}
-
 /// See [`super::Kernels::scan4_group`].
-#[inline]
 #[target_feature(enable = "popcnt,avx2,fma,f16c")]
 pub fn scan4_group<const N: usize>(
     blocks: &[u8],
@@ -347,14 +340,7 @@ pub fn dot4(codes: &[u8], query: &[i8], levels: &[u8; 16]) -> i32 {
     _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32::<0b1011_0001>(sum)))
 }
 
-/// See [`super::Kernels::scan_levels`]. Half a unit is a register: eight entries, four codes each.
-#[target_feature(enable = "popcnt,avx2")]
-pub fn scan_levels(blocks: &[u8], query: &LevelQuery, first: u32, scores: &mut [f32], entries: &mut [u32]) -> usize {
-    scan_levels_group(blocks, &[*query], first, [(scores, entries)])[0]
-}
-
-/// See [`super::Kernels::scan_levels_group`].
-#[inline]
+/// See [`super::Kernels::scan_levels_group`]. Half a unit is a register: eight entries, four codes each.
 #[target_feature(enable = "popcnt,avx2")]
 pub fn scan_levels_group<const N: usize>(
     blocks: &[u8],

@@ -158,14 +158,7 @@ direct!(l2_f16, "See [`scalar::l2_f16`].", f16, load_f16, square_of_difference);
 direct!(ip_f32, "See [`scalar::ip_f32`].", f32, load, product);
 direct!(ip_f16, "See [`scalar::ip_f16`].", f16, load_f16, product);
 
-/// See [`super::Kernels::scan4`].
-#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl")]
-pub fn scan4(blocks: &[u8], query: &ScanQuery<u8>, first: u32, scores: &mut [f32], entries: &mut [u32]) -> usize {
-    scan4_group(blocks, &[*query], first, [(scores, entries)])[0]
-}
-
 /// See [`super::Kernels::scan4_group`].
-#[inline]
 #[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl")]
 pub fn scan4_group<const N: usize>(
     blocks: &[u8],
@@ -299,7 +292,7 @@ pub(super) fn keep(
     found
 }
 
-pub use super::avx2::{dot4, scan_levels, scan_levels_group, score_tile8};
+pub use super::avx2::{dot4, scan_levels_group, score_tile8};
 
 /// See [`super::Kernels::keep_at_most`].
 #[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl")]

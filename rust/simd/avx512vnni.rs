@@ -41,26 +41,9 @@ const TABLES: [u8; 64] = {
     starts
 };
 
-/// See [`super::Kernels::scan4`].
-#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-pub fn scan4(blocks: &[u8], query: &ScanQuery<u8>, first: u32, scores: &mut [f32], entries: &mut [u32]) -> usize {
-    scan_group(blocks, &[*query], first, [(scores, entries)])[0]
-}
-
 /// See [`super::Kernels::scan4_group`].
 #[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 pub fn scan4_group<const N: usize>(
-    blocks: &[u8],
-    queries: &[ScanQuery<u8>; N],
-    first: u32,
-    out: [(&mut [f32], &mut [u32]); N],
-) -> [usize; N] {
-    scan_group(blocks, queries, first, out)
-}
-
-#[inline]
-#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-fn scan_group<const N: usize>(
     blocks: &[u8],
     queries: &[ScanQuery<u8>; N],
     first: u32,
@@ -166,15 +149,8 @@ fn load_factors(factors: &[u8]) -> [__m512; 2] {
     [_mm512_castsi512_ps(load_bytes(&factors[0])), _mm512_castsi512_ps(load_bytes(&factors[1]))]
 }
 
-/// See [`super::Kernels::scan_levels`].
-#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-pub fn scan_levels(blocks: &[u8], query: &LevelQuery, first: u32, scores: &mut [f32], entries: &mut [u32]) -> usize {
-    scan_levels_group(blocks, &[*query], first, [(scores, entries)])[0]
-}
-
 /// See [`super::Kernels::scan_levels_group`]. Levels of 16 entries and 4 coordinates lie in a register; `vpdpbusd` multiplies
 /// them with 4 numbers of a query.
-#[inline]
 #[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 pub fn scan_levels_group<const N: usize>(
     blocks: &[u8],

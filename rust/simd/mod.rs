@@ -163,10 +163,7 @@ impl Kernels {
         scores: &mut [f32],
         entries: &mut [u32],
     ) -> usize {
-        assert!(!query.table.is_empty() && query.table.len().is_multiple_of(128));
-        let room = blocks.len() / (query.table.len() / 2 + FACTOR_BYTES) * LANES;
-        assert!(scores.len() >= room && entries.len() >= room, "room for {room} scores, found {}", scores.len());
-        dispatch!(self, scan4, blocks, query, first, scores, entries)
+        self.scan4_group(blocks, &[*query], first, [(scores, entries)])[0]
     }
 
     /// Scans blocks of 16 entries in scalar codes; entries within the limit go to `scores` and `entries` in order, as
@@ -182,9 +179,7 @@ impl Kernels {
         scores: &mut [f32],
         entries: &mut [u32],
     ) -> usize {
-        let room = level_room(blocks, query);
-        assert!(scores.len() >= room && entries.len() >= room, "room for {room} scores, found {}", scores.len());
-        dispatch!(self, scan_levels, blocks, query, first, scores, entries)
+        self.scan_levels_group(blocks, &[*query], first, [(scores, entries)])[0]
     }
 
     /// [`Self::scan_levels`] of the same blocks for up to [`GROUP`] queries; gives their numbers of entries kept.
@@ -211,7 +206,12 @@ impl Kernels {
         }
         let mut found = [0; N];
         for (((scores, entries), query), found) in out.into_iter().zip(queries).zip(&mut found) {
-            *found = self.scan_levels(blocks, query, first, scores, entries);
+            *found = match self.isa {
+                // SAFETY: as above.
+                #[cfg(target_arch = "aarch64")]
+                Isa::Neon => unsafe { neon::scan_levels(blocks, query, first, scores, entries) },
+                _ => scalar::scan_levels(blocks, query, first, scores, entries),
+            };
         }
         found
     }
@@ -241,7 +241,12 @@ impl Kernels {
         }
         let mut found = [0; N];
         for (((scores, entries), query), found) in out.into_iter().zip(queries).zip(&mut found) {
-            *found = self.scan4(blocks, query, first, scores, entries);
+            *found = match self.isa {
+                // SAFETY: as above.
+                #[cfg(target_arch = "aarch64")]
+                Isa::Neon => unsafe { neon::scan4(blocks, query, first, scores, entries) },
+                _ => scalar::scan4(blocks, query, first, scores, entries),
+            };
         }
         found
     }
