@@ -8,16 +8,17 @@ from numpy.typing import NDArray
 
 __all__ = [
     "DEBUG",
+    "DEFAULT_RECALL",
     "Datastore",
     "FormatError",
     "StoreError",
     "__version__",
     "add_part",
     "calibrate",
-    "calibration_neighbours",
     "encode_part",
     "exact_nearest",
     "instruction_sets",
+    "plan_calibration",
     "plan_index",
 ]
 
@@ -25,6 +26,7 @@ _DocumentLists: TypeAlias = tuple[Sequence[Sequence[int | str]], Sequence[int]]
 
 __version__: str
 DEBUG: bool
+DEFAULT_RECALL: float
 
 class StoreError(Exception):
     """The store is not in a state that allows the operation: keys not kept, closed, a second writer."""
@@ -80,8 +82,8 @@ def exact_nearest(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Exact k nearest of keys, whose ids count from `first_id`, for each query, less one range of ids each."""
 
-def calibration_neighbours(n: int) -> int:
-    """Exact neighbours that a calibration of n entries needs of each query."""
+def plan_calibration(n: int) -> tuple[int, int, int]:
+    """For n entries: stored keys that serve as queries, neighbours of each, entries around its own to leave out."""
 
 @final
 class Datastore:

@@ -18,6 +18,7 @@ from knnlm._core import StoreError
 from knnlm.arrays import to_floats, to_integer, to_integers, to_optional, widened
 from knnlm.entries import DocumentInfo, Documents, Entries, document_lists
 from knnlm.neighbours import Neighbours
+from knnlm.truth import around
 
 MAX_ID = 2**63 - 1
 
@@ -55,8 +56,8 @@ class Reader:
             queries: `(..., dim)` finite floats.
             k: neighbours per query, 1 or more; where the store has fewer, the rest is missing.
             nprobe: lists to scan; more is slower and finds more. By default as many as `recall` needs.
-            recall: share of the true neighbours to find, above 0 and at most 1, from what `build` measured; 0.95 if
-                neither this nor `nprobe` is given. Small stores are scanned as a whole.
+            recall: share of the true neighbours to find, above 0 and at most 1, from what `build` measured; 0.97, or
+                what its codes can reach, if neither this nor `nprobe` is given. Small stores are scanned as a whole.
             depth: candidates to score again, where that is done; by default as many as `recall` needs, with `nprobe`
                 twice k.
             rerank: `"code"` scores candidates again with second-level codes, `"keys"` with raw keys, `"none"` does not;
@@ -127,7 +128,7 @@ class Reader:
 
         Args:
             queries: `(q, dim)` keys of text that the store does not hold; by default `count` stored keys at equal
-                distances, their own entries left out, which are easier.
+                distances, their own entries and those nearby left out.
             ks: numbers of neighbours.
             recall: what to ask `search` for.
             count: number of stored keys where no queries are given.
@@ -153,7 +154,7 @@ class Reader:
         if queries is None:
             chosen = np.unique(np.linspace(0, max(n - 1, 0), min(count, n)).astype(np.int64))  # (q,)
             queries = self.reconstruct(chosen)
-            own = np.stack([chosen, chosen + 1], axis=-1)  # (q, 2)
+            own = around(chosen, _core.plan_calibration(n)[2])  # (q, 2)
         rows = to_floats(queries, "queries", self.dim).reshape(-1, self.dim)  # (q, d)
         measured = []
         exact = self.search(rows, max(ks), exact=True, exclude=own, threads=threads).ids
@@ -162,7 +163,7 @@ class Reader:
             pairs = zip(found, exact[:, :k], strict=True)
             hits = sum(np.isin(a, b[b >= 0], assume_unique=False).sum() for a, b in pairs)
             there = int((exact[:, :k] >= 0).sum())
-            asked = 0.95 if recall is None else recall
+            asked = round(_core.DEFAULT_RECALL, 6) if recall is None else recall
             share = float(hits) / there if there else 1.0
             measured.append({"k": k, "asked": asked, "recall": share, "queries": len(rows)})
             if show is not None:

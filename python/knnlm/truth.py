@@ -16,16 +16,13 @@ from numpy.typing import NDArray
 
 from knnlm import _core
 
-QUERIES = 128
-"""Keys that serve as queries."""
-
 Found = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Distances and ids of the nearest, (q, k) each."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """The nearest so far. queries: (q, d); own: (q, 2) range of ids, each query's entry; distances, ids: (q, k)."""
+    """The nearest so far. queries: (q, d); own: (q, 2) ids that a query leaves out; distances, ids: (q, k)."""
 
     metric: str
     queries: NDArray[np.float32]
@@ -36,10 +33,11 @@ class Truth:
     @classmethod
     def choose(cls, sample: NDArray[np.float32], ids: NDArray[np.int64], entries: int, metric: str) -> Truth:
         """Queries at equal distances in a sample (n, d) whose ids in a store of `entries` will be `ids` (n,)."""
-        wanted = min(QUERIES, len(sample))
+        queries, neighbours, nearby = _core.plan_calibration(entries)
+        wanted = min(queries, len(sample))
         rows = (2 * np.arange(wanted) + 1) * len(sample) // (2 * wanted)  # (q,)
-        own = np.stack([ids[rows], ids[rows] + 1], axis=-1)  # (q, 2)
-        shape = (wanted, _core.calibration_neighbours(entries))
+        own = around(ids[rows], nearby)  # (q, 2)
+        shape = (wanted, neighbours)
         nowhere = np.inf if metric == "l2" else -np.inf
         none = np.full(shape, nowhere, np.float32), np.full(shape, -1, np.int64)
         return cls(metric, np.ascontiguousarray(sample[rows]), own, *none)
@@ -92,6 +90,11 @@ class Truth:
     def forget(folder: Path, parts: int) -> None:
         """Remove the state after so many parts."""
         _path(folder, parts).unlink(missing_ok=True)
+
+
+def around(ids: NDArray[np.int64], nearby: int) -> NDArray[np.int64]:
+    """Half-open ranges (q, 2) of ids (q,) and so many before and after each."""
+    return np.stack([np.maximum(ids - nearby, 0), ids + nearby + 1], axis=-1)
 
 
 def _path(folder: Path, parts: int) -> Path:

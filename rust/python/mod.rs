@@ -17,6 +17,7 @@ use pyo3::prelude::*;
 fn core_module(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("DEBUG", cfg!(debug_assertions))?;
+    module.add("DEFAULT_RECALL", crate::search::DEFAULT_RECALL)?;
     module.add("StoreError", module.py().get_type::<error::StoreError>())?;
     module.add("FormatError", module.py().get_type::<error::FormatError>())?;
     module.add_class::<datastore::Datastore>()?;
@@ -26,7 +27,7 @@ fn core_module(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(parts::add_part, module)?)?;
     module.add_function(wrap_pyfunction!(parts::calibrate, module)?)?;
     module.add_function(wrap_pyfunction!(parts::exact_nearest, module)?)?;
-    module.add_function(wrap_pyfunction!(parts::calibration_neighbours, module)?)?;
+    module.add_function(wrap_pyfunction!(parts::plan_calibration, module)?)?;
     Ok(())
 }
 

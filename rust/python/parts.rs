@@ -4,7 +4,7 @@ use super::arrays::{KeyArray, ValueArray, ranges};
 use super::call::call;
 use super::datastore::Datastore;
 use crate::keys::KeyBlock;
-use crate::search::{Corpus, Pool, Request, Truth, neighbours_needed, search};
+use crate::search::{Corpus, Pool, Protocol, Request, Truth, search};
 use crate::store::{Encoded, PartDocument};
 use crate::{Error, Metric};
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray2};
@@ -94,8 +94,10 @@ pub fn exact_nearest<'py>(
     Ok((found.distances.into_pyarray(py), found.ids.into_pyarray(py)))
 }
 
-/// Exact neighbours that a calibration of `n` entries needs of each query.
+/// What a calibration of `n` entries needs: stored keys as queries, at most; exact neighbours of each; entries before and
+/// after its own that it leaves out.
 #[pyfunction]
-pub fn calibration_neighbours(n: u64) -> usize {
-    neighbours_needed(n)
+pub fn plan_calibration(n: u64) -> (usize, usize, u64) {
+    let Protocol { queries, neighbours, nearby } = Protocol::of(n);
+    (queries, neighbours, nearby)
 }

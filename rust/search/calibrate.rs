@@ -9,20 +9,22 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// Stored keys that serve as queries, their own entries left out.
-const QUERIES: usize = 128;
+/// Stored keys that serve as queries.
+const QUERIES: usize = 256;
+/// Entries before and after a query's own that must not come back either, at most: text near a token repeats it, and what is
+/// found there is found more easily than what a query of another text looks for.
+const NEARBY: u64 = 2048;
 /// Numbers of neighbours that are measured.
 const NEIGHBOURS: [usize; 3] = [8, 64, 1024];
-/// Settings that are tried; see [`super::probes::Reach::stop`].
-const STOPS: [f32; 20] =
-    [0.5, 0.6, 0.7, 0.76, 0.8, 0.84, 0.87, 0.9, 0.93, 0.95, 0.97, 0.99, 1.01, 1.04, 1.07, 1.1, 1.15, 1.2, 1.3, 1.5];
+/// Settings that are tried; a search may take what lies between them. See [`super::probes::Reach::stop`].
+const STOPS: [f32; 12] = [0.5, 0.65, 0.75, 0.82, 0.88, 0.93, 0.98, 1.03, 1.08, 1.15, 1.25, 1.5];
 
 /// Candidates that are tried for k neighbours, as multiples of k.
 fn depths(k: usize) -> &'static [f32] {
     match k {
         0..=15 => &[4.0, 8.0, 16.0, 32.0, 64.0],
         16..=255 => &[2.0, 3.0, 5.0, 10.0],
-        _ => &[1.0, 1.15, 1.3, 1.45, 1.6, 1.8, 2.0, 2.5, 3.2],
+        _ => &[1.0, 1.15, 1.3, 1.5, 1.8, 2.3, 3.2],
     }
 }
 
@@ -39,12 +41,31 @@ pub struct Truth {
     pub k: usize,
 }
 
-/// Exact neighbours that a calibration of `n` entries needs of each query.
-pub fn neighbours_needed(n: u64) -> usize {
-    NEIGHBOURS.iter().copied().filter(|&k| 10 * k as u64 <= n).max().unwrap_or(1)
+/// What a calibration needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protocol {
+    /// Stored keys that serve as queries, at most.
+    pub queries: usize,
+    /// Exact neighbours of each.
+    pub neighbours: usize,
+    /// Entries before and after its own that it leaves out.
+    pub nearby: u64,
 }
 
-/// [`measure_against`] stored keys, their own entries left out; the corpus must have all raw keys.
+impl Protocol {
+    /// For `n` entries.
+    pub fn of(n: u64) -> Protocol {
+        let neighbours = NEIGHBOURS.iter().copied().filter(|&k| 10 * k as u64 <= n).max().unwrap_or(1);
+        Protocol { queries: QUERIES, neighbours, nearby: NEARBY.min(n / 64) }
+    }
+
+    /// The ids that the query whose entry is `id` leaves out.
+    pub fn own(&self, id: u64) -> Range<u64> {
+        id.saturating_sub(self.nearby)..id.saturating_add(self.nearby + 1)
+    }
+}
+
+/// [`measure_against`] stored keys, their own entries and those nearby left out; the corpus must have all raw keys.
 ///
 /// # Errors
 /// As [`search`]; `progress` hears (settings measured, settings).
@@ -58,8 +79,9 @@ pub fn calibrate(
         return Ok(Calibration::default());
     }
     let n = corpus.keys.iter().map(KeyBlock::n).sum::<usize>();
-    let (queries, own) = sample(corpus, QUERIES.min(n));
-    let k = neighbours_needed(n as u64);
+    let protocol = Protocol::of(n as u64);
+    let (queries, own) = sample(corpus, &protocol);
+    let k = protocol.neighbours;
     let request = Request { k, exact: true, exclude: Some(&own), ..Request::default() };
     let ids = search(corpus, &queries, &request, pool, cancel)?.ids;
     measure_against(corpus, &Truth { queries, own, ids, k }, pool, progress, cancel)
@@ -135,15 +157,16 @@ fn measure(
     Ok((hits as f32 / (q * k).max(1) as f32, scanned))
 }
 
-/// Stored keys at equal distances, and their ids as ranges.
-fn sample(corpus: &Corpus, wanted: usize) -> (Vec<f32>, Vec<Range<u64>>) {
+/// Stored keys at equal distances, and the ids that each leaves out.
+fn sample(corpus: &Corpus, protocol: &Protocol) -> (Vec<f32>, Vec<Range<u64>>) {
     let rows = super::rows::Rows::new(&corpus.keys);
+    let wanted = protocol.queries.min(rows.len());
     let mut queries = vec![0f32; wanted * corpus.d];
     let mut own = Vec::with_capacity(wanted);
     for (i, query) in queries.chunks_exact_mut(corpus.d).enumerate() {
         let row = ((2 * i + 1) as u128 * rows.len() as u128 / (2 * wanted) as u128) as usize;
         rows.read(row, query);
-        own.push(rows.id(row)..rows.id(row) + 1);
+        own.push(protocol.own(rows.id(row)));
     }
     (queries, own)
 }
