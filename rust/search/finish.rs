@@ -4,6 +4,7 @@ use super::places::{locate, order};
 use super::rescore::Rescore;
 use super::rows::Rows;
 use super::select::{self, Nearest};
+use super::sort::sort;
 use super::workspace::Workspace;
 use super::{Found, Rerank, best};
 use crate::index::Lists;
@@ -34,7 +35,7 @@ impl Finish<'_, '_> {
     /// Writes the best `k` of the candidates in `w.nearest` of each query (q × d): scores and ids, −1 for missing ones.
     pub fn run(&self, queries: &[f32], w: &mut Workspace, scores: &mut [f32], ids: &mut [i64]) -> Result<()> {
         let q = scores.len() / self.k;
-        let Workspace { rounds, bytes, nearest, cursors, keys, .. } = w;
+        let Workspace { rounds, bytes, nearest, cursors, keys: [keys, spare], .. } = w;
         let nearest = &mut nearest[..q];
         if self.rerank == Rerank::Code {
             let rescore = Rescore { kernels: self.kernels, lists: self.lists, starts: self.starts, cold: self.cold };
@@ -49,14 +50,20 @@ impl Finish<'_, '_> {
             } else {
                 nearest.narrow(self.k);
                 nearest.cut(self.kernels, |p| order(self.lists, self.starts, p));
-                self.rank(nearest, keys, scores, ids)?;
+                self.rank(nearest, (keys, spare), scores, ids)?;
             }
         }
         Ok(())
     }
 
     /// Writes candidates in the order of (score, id).
-    fn rank(&self, nearest: &Nearest, keys: &mut Vec<u64>, scores: &mut [f32], ids: &mut [i64]) -> Result<()> {
+    fn rank(
+        &self,
+        nearest: &Nearest,
+        (keys, spare): (&mut Vec<u64>, &mut Vec<u64>),
+        scores: &mut [f32],
+        ids: &mut [i64],
+    ) -> Result<()> {
         // Integers sort several times faster than pairs: score above, position below; then equal scores by id.
         keys.clear();
         let pairs = nearest.scores().iter().zip(0u64..);
@@ -65,7 +72,7 @@ impl Finish<'_, '_> {
             // Ids come from memory while scores are sorted.
             nearest.entries().iter().for_each(|&entry| lists.ask_id(entry));
         }
-        keys.sort_unstable();
+        sort(keys, spare);
         let (found, entries) = (nearest.scores(), nearest.entries());
         for (&key, (score, id)) in keys.iter().zip(scores.iter_mut().zip(ids.iter_mut())) {
             let i = key as u32 as usize;

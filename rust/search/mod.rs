@@ -17,6 +17,7 @@ mod rescore;
 pub(crate) mod rows;
 mod scan;
 pub(crate) mod select;
+mod sort;
 pub(crate) mod sweep;
 #[cfg(test)]
 mod tests;

@@ -41,7 +41,7 @@ pub struct Workspace {
     /// Scratch of the choice of lists.
     pub choice: Choice,
     /// Scratch of the final order.
-    pub keys: Vec<u64>,
+    pub keys: [Vec<u64>; 2],
 }
 
 /// The lists that lie near each query, by number, one query after the other.

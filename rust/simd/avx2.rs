@@ -1,7 +1,8 @@
 //! Kernels with AVX2, FMA and F16C.
 
 use super::{
-    ByteKeys, FACTOR_BYTES, LANES, LevelQuery, ScanQuery, Scores, TILE_LANES, TILE_ROWS, Tile, portable, scalar,
+    ByteKeys, ByteQuery, FACTOR_BYTES, LANES, LevelQuery, ScanQuery, Scores, TILE_LANES, TILE_ROWS, Tile, portable,
+    scalar, targets,
 };
 use half::f16;
 use std::arch::x86_64::*;
@@ -184,16 +185,20 @@ pub fn scan4_group<const N: usize>(
 ) -> [usize; N] {
     let units = queries[0].table.len() / 128;
     assert!(queries.iter().all(|q| q.table.len() == 128 * units));
+    let tables: [*const u8; N] = std::array::from_fn(|i| queries[i].table.as_ptr());
+    let to = targets(&mut out, blocks.len() / (units * 64 + FACTOR_BYTES));
     let mut found = [0; N];
     for (b, block) in blocks.chunks_exact(units * 64 + FACTOR_BYTES).enumerate() {
         let (codes, factors) = block.split_at(units * 64);
         // SAFETY: a table has 128 bytes for each of the units of a block, asserted above.
-        let sums = unsafe { table_sums::<N>(codes, std::array::from_fn(|i| queries[i].table.as_ptr())) };
-        for (((sums, query), (scores, entries)), found) in sums.into_iter().zip(queries).zip(&mut out).zip(&mut found) {
-            let (scale, bias) = (_mm256_set1_ps(query.scale), _mm256_set1_ps(query.bias));
-            let sums = sums.map(|s| _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(s), scale), bias));
-            let (scores, entries) = (&mut scores[*found..], &mut entries[*found..]);
-            *found += keep(sums, factors, (query.base, query.limit), first + (b * LANES) as u32, scores, entries);
+        let sums = unsafe { table_sums::<N>(codes, tables) };
+        for i in 0..N {
+            let (scale, bias) = (_mm256_set1_ps(queries[i].scale), _mm256_set1_ps(queries[i].bias));
+            let sums = sums[i].map(|s| _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(s), scale), bias));
+            let bounds = (queries[i].base, queries[i].limit);
+            let to = (to[i].0.wrapping_add(found[i]), to[i].1.wrapping_add(found[i]));
+            // SAFETY: every block before this one kept at most 16 entries, so 16 more fit what `targets` checked.
+            found[i] += unsafe { keep_at(sums, factors, bounds, first + (b * LANES) as u32, to) };
         }
     }
     found
@@ -254,8 +259,9 @@ fn lane_sums(all: __m256i, high: __m256i) -> [__m256i; 2] {
 pub fn scan8(blocks: &[u8], query: &ScanQuery<f32>, first: u32, scores: &mut [f32], entries: &mut [u32]) -> usize {
     let tables = query.table.as_chunks::<256>().0;
     let m = tables.len();
+    let [to] = targets(&mut [(scores, entries)], blocks.len() / (m * LANES + FACTOR_BYTES));
     let mut found = 0;
-    for (b, block) in blocks.chunks_exact(m * LANES + 128).enumerate() {
+    for (b, block) in blocks.chunks_exact(m * LANES + FACTOR_BYTES).enumerate() {
         let (codes, factors) = block.split_at(m * LANES);
         let mut sums = [_mm256_setzero_ps(); 2];
         for (codes, table) in codes.as_chunks::<8>().0.as_chunks::<2>().0.iter().zip(tables) {
@@ -268,48 +274,47 @@ pub fn scan8(blocks: &[u8], query: &ScanQuery<f32>, first: u32, scores: &mut [f3
                 *sum = _mm256_add_ps(*sum, terms);
             }
         }
-        found += keep(
-            sums,
-            factors,
-            (query.base, query.limit),
-            first + (b * LANES) as u32,
-            &mut scores[found..],
-            &mut entries[found..],
-        );
+        let to = (to.0.wrapping_add(found), to.1.wrapping_add(found));
+        // SAFETY: every block before this one kept at most 16 entries, so 16 more fit what `targets` checked.
+        found += unsafe { keep_at(sums, factors, (query.base, query.limit), first + (b * LANES) as u32, to) };
     }
     found
 }
 
-/// The end of a block: scores `(base + A) + B * sum`; those at most the limit go to the outputs.
+/// The end of a block for one query: scores `(base + A) + B * sum`; those at most the limit go to `to` with their entries.
+/// Returns how many.
+///
+/// # Safety
+/// 16 scores and 16 entries can be written at `to`.
 #[inline]
 #[target_feature(enable = "popcnt,avx2")]
-fn keep(
+unsafe fn keep_at(
     sums: [__m256; 2],
     factors: &[u8],
     (base, limit): (f32, f32),
     first: u32,
-    scores: &mut [f32],
-    entries: &mut [u32],
+    to: (*mut f32, *mut u32),
 ) -> usize {
     let factors = factors.as_chunks::<32>().0;
-    let mut found = 0;
+    let (mut lanes, mut hits) = ([0f32; LANES], 0);
     for (half, sum) in sums.into_iter().enumerate() {
         let a = _mm256_castsi256_ps(load_bytes(&factors[half]));
         let b = _mm256_castsi256_ps(load_bytes(&factors[2 + half]));
         let score = _mm256_add_ps(_mm256_add_ps(_mm256_set1_ps(base), a), _mm256_mul_ps(b, sum));
-        let mut hits = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_LE_OQ>(score, _mm256_set1_ps(limit))) as u32;
-        if hits == 0 {
-            continue;
+        let within = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_LE_OQ>(score, _mm256_set1_ps(limit)));
+        hits |= (within as u32) << (8 * half);
+        store(score, &mut lanes[8 * half..]);
+    }
+    let mut found = 0;
+    while hits != 0 {
+        let lane = hits.trailing_zeros();
+        // SAFETY: the caller's; there are no more than 16 hits.
+        unsafe {
+            to.0.add(found).write(lanes[(lane & 15) as usize]);
+            to.1.add(found).write(first + lane);
         }
-        let mut lanes = [0f32; 8];
-        store(score, &mut lanes);
-        while hits != 0 {
-            let lane = hits.trailing_zeros();
-            scores[found] = lanes[(lane & 7) as usize];
-            entries[found] = first + 8 * half as u32 + lane;
-            found += 1;
-            hits &= hits - 1;
-        }
+        found += 1;
+        hits &= hits - 1;
     }
     found
 }
@@ -354,6 +359,7 @@ pub fn scan_levels_group<const N: usize>(
     // SAFETY: the array holds 16 bytes.
     let levels = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(queries[0].bytes.levels.as_ptr().cast()) });
     let (nibble, ones) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1));
+    let to = targets(&mut out, blocks.len() / (units * 64 + FACTOR_BYTES));
     let mut found = [0; N];
     for (b, block) in blocks.chunks_exact(units * 64 + FACTOR_BYTES).enumerate() {
         let (codes, factors) = block.split_at(units * 64);
@@ -376,11 +382,14 @@ pub fn scan_levels_group<const N: usize>(
                 }
             }
         }
-        for (((sums, query), (scores, entries)), found) in sums.into_iter().zip(queries).zip(&mut out).zip(&mut found) {
-            let (scale, bias) = (_mm256_set1_ps(query.bytes.scale), _mm256_set1_epi32(query.bytes.bias));
-            let sums = sums.map(|dots| _mm256_mul_ps(scale, _mm256_cvtepi32_ps(_mm256_sub_epi32(dots, bias))));
-            let (scores, entries) = (&mut scores[*found..], &mut entries[*found..]);
-            *found += keep(sums, factors, (query.base, query.limit), first + (b * LANES) as u32, scores, entries);
+        for i in 0..N {
+            let ByteQuery { scale, bias, .. } = queries[i].bytes;
+            let (scale, bias) = (_mm256_set1_ps(scale), _mm256_set1_epi32(bias));
+            let sums = sums[i].map(|dots| _mm256_mul_ps(scale, _mm256_cvtepi32_ps(_mm256_sub_epi32(dots, bias))));
+            let bounds = (queries[i].base, queries[i].limit);
+            let to = (to[i].0.wrapping_add(found[i]), to[i].1.wrapping_add(found[i]));
+            // SAFETY: every block before this one kept at most 16 entries, so 16 more fit what `targets` checked.
+            found[i] += unsafe { keep_at(sums, factors, bounds, first + (b * LANES) as u32, to) };
         }
     }
     found

@@ -1,6 +1,6 @@
 //! Kernels with AVX-512 F, BW, DQ and VL.
 
-use super::{ByteKeys, FACTOR_BYTES, LANES, ScanQuery, TILE_LANES, TILE_ROWS, Tile, portable, scalar};
+use super::{ByteKeys, FACTOR_BYTES, LANES, ScanQuery, TILE_LANES, TILE_ROWS, Tile, portable, scalar, targets};
 use half::f16;
 use std::arch::x86_64::*;
 
@@ -168,16 +168,20 @@ pub fn scan4_group<const N: usize>(
 ) -> [usize; N] {
     let units = queries[0].table.len() / 128;
     assert!(queries.iter().all(|q| q.table.len() == 128 * units));
+    let tables: [*const u8; N] = std::array::from_fn(|i| queries[i].table.as_ptr());
+    let to = targets(&mut out, blocks.len() / (units * 64 + FACTOR_BYTES));
     let mut found = [0; N];
     for (b, block) in blocks.chunks_exact(units * 64 + FACTOR_BYTES).enumerate() {
         let (codes, factors) = block.split_at(units * 64);
         // SAFETY: a table has 128 bytes for each of the units of a block, asserted above.
-        let sums = unsafe { table_sums::<N>(codes, std::array::from_fn(|i| queries[i].table.as_ptr())) };
-        for (((sum, query), (scores, entries)), found) in sums.into_iter().zip(queries).zip(&mut out).zip(&mut found) {
-            let (scale, bias) = (_mm512_set1_ps(query.scale), _mm512_set1_ps(query.bias));
-            let sum = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale), bias);
-            let (scores, entries) = (&mut scores[*found..], &mut entries[*found..]);
-            *found += keep(sum, factors, (query.base, query.limit), first + (b * LANES) as u32, scores, entries);
+        let sums = unsafe { table_sums::<N>(codes, tables) };
+        let (factors, lanes) = (load_factors(factors), lanes_from(first + (b * LANES) as u32));
+        for i in 0..N {
+            let (scale, bias) = (_mm512_set1_ps(queries[i].scale), _mm512_set1_ps(queries[i].bias));
+            let sum = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sums[i]), scale), bias);
+            let bounds = (queries[i].base, queries[i].limit);
+            // SAFETY: every block before this one kept at most 16 entries, so 16 more fit what `targets` checked.
+            found[i] += unsafe { keep_at(sum, factors, bounds, lanes, (to[i].0.add(found[i]), to[i].1.add(found[i]))) };
         }
     }
     found
@@ -238,8 +242,9 @@ fn lane_sums(all: __m512i, high: __m512i) -> __m512i {
 pub fn scan8(blocks: &[u8], query: &ScanQuery<f32>, first: u32, scores: &mut [f32], entries: &mut [u32]) -> usize {
     let tables = query.table.as_chunks::<256>().0;
     let m = tables.len();
+    let [to] = targets(&mut [(scores, entries)], blocks.len() / (m * LANES + FACTOR_BYTES));
     let mut found = 0;
-    for (b, block) in blocks.chunks_exact(m * LANES + 128).enumerate() {
+    for (b, block) in blocks.chunks_exact(m * LANES + FACTOR_BYTES).enumerate() {
         let (codes, factors) = block.split_at(m * LANES);
         let mut sums = _mm512_setzero_ps();
         for (codes, table) in codes.as_chunks::<LANES>().0.iter().zip(tables) {
@@ -250,46 +255,52 @@ pub fn scan8(blocks: &[u8], query: &ScanQuery<f32>, first: u32, scores: &mut [f3
             };
             sums = _mm512_add_ps(sums, terms);
         }
-        found += keep(
-            sums,
-            factors,
-            (query.base, query.limit),
-            first + (b * LANES) as u32,
-            &mut scores[found..],
-            &mut entries[found..],
-        );
+        let (factors, lanes) = (load_factors(factors), lanes_from(first + (b * LANES) as u32));
+        let to = (to.0.wrapping_add(found), to.1.wrapping_add(found));
+        // SAFETY: every block before this one kept at most 16 entries, so 16 more fit what `targets` checked.
+        found += unsafe { keep_at(sums, factors, (query.base, query.limit), lanes, to) };
     }
     found
 }
 
-/// The end of a block: scores `(base + A) + B * sum`; those at most the limit are compressed into the outputs.
+/// The end of a block for one query: scores `(base + A) + B * sum`; those at most the limit are compressed to `to` with
+/// their lanes. Returns how many. Writing them always is cheaper than a branch that is not foreseen.
+///
+/// # Safety
+/// 16 scores and 16 entries can be written at `to`.
 #[inline]
 #[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn keep(
-    sums: __m512,
-    factors: &[u8],
+pub(super) unsafe fn keep_at(
+    sum: __m512,
+    [a, b]: [__m512; 2],
     (base, limit): (f32, f32),
-    first: u32,
-    scores: &mut [f32],
-    entries: &mut [u32],
+    lanes: __m512i,
+    to: (*mut f32, *mut u32),
 ) -> usize {
-    let factors: &[[u8; 64]] = factors.as_chunks::<64>().0;
-    let (a, b) = (_mm512_castsi512_ps(load_bytes(&factors[0])), _mm512_castsi512_ps(load_bytes(&factors[1])));
-    let score = _mm512_add_ps(_mm512_add_ps(_mm512_set1_ps(base), a), _mm512_mul_ps(b, sums));
+    let score = _mm512_add_ps(_mm512_add_ps(_mm512_set1_ps(base), a), _mm512_mul_ps(b, sum));
     let hits = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(score, _mm512_set1_ps(limit));
-    if hits == 0 {
-        return 0;
+    // SAFETY: the caller's; the stores are unaligned.
+    unsafe {
+        _mm512_storeu_ps(to.0, _mm512_maskz_compress_ps(hits, score));
+        _mm512_storeu_si512(to.1.cast(), _mm512_maskz_compress_epi32(hits, lanes));
     }
-    let lanes = _mm512_add_epi32(
-        _mm512_set1_epi32(first as i32),
-        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-    );
-    let found = hits.count_ones() as usize;
-    let (scores, entries) = (&mut scores[..LANES], &mut entries[..LANES]);
-    store(_mm512_maskz_compress_ps(hits, score), scores);
-    // SAFETY: the slice holds 16 entries, cut above; the store is unaligned.
-    unsafe { _mm512_storeu_si512(entries.as_mut_ptr().cast(), _mm512_maskz_compress_epi32(hits, lanes)) };
-    found
+    hits.count_ones() as usize
+}
+
+/// The entry of each lane of the block that begins with `first`.
+#[inline]
+#[target_feature(enable = "popcnt,avx512f")]
+pub(super) fn lanes_from(first: u32) -> __m512i {
+    let order = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    _mm512_add_epi32(_mm512_set1_epi32(first as i32), order)
+}
+
+/// The two factors of each entry of a block.
+#[inline]
+#[target_feature(enable = "popcnt,avx512f")]
+pub(super) fn load_factors(factors: &[u8]) -> [__m512; 2] {
+    let factors = factors.as_chunks::<64>().0;
+    [_mm512_castsi512_ps(load_bytes(&factors[0])), _mm512_castsi512_ps(load_bytes(&factors[1]))]
 }
 
 pub use super::avx2::{dot4, scan_levels_group, score_tile8};

@@ -4,9 +4,10 @@
 //! lie in one 32-bit lane; then one look-up serves four sub-quantisers and `vpdpbusd` adds them: eight instructions a
 //! unit for one query, four for each more.
 
-use super::avx512::{load, load_bytes, store};
+use super::avx512::{keep_at, lanes_from, load, load_bytes, load_factors, store};
 use super::{
     ByteKeys, ByteQuery, FACTOR_BYTES, LANES, LevelQuery, RECORDS_AHEAD, ScanQuery, Scores, TILE_ROWS, prefetch,
+    targets,
 };
 use std::arch::x86_64::*;
 
@@ -97,56 +98,6 @@ pub fn scan4_group<const N: usize>(
 #[target_feature(enable = "popcnt,avx512f")]
 fn ask_ahead(unit: &[u8; 64]) {
     _mm_prefetch::<_MM_HINT_T0>(unit.as_ptr().wrapping_add(BLOCKS_AHEAD).cast())
-}
-
-/// Where the entries go that N queries keep of `blocks` blocks: room for all of them is checked here, once.
-#[inline]
-fn targets<const N: usize>(out: &mut [(&mut [f32], &mut [u32]); N], blocks: usize) -> [(*mut f32, *mut u32); N] {
-    assert!(out.iter().all(|(scores, entries)| scores.len().min(entries.len()) >= blocks * LANES));
-    out.each_mut().map(|(scores, entries)| (scores.as_mut_ptr(), entries.as_mut_ptr()))
-}
-
-/// The end of a block for one query: scores `(base + A) + B * sum`; those at most the limit are compressed to `to` with
-/// their lanes. Returns how many.
-///
-/// # Safety
-/// 16 scores and 16 entries can be written at `to`.
-#[inline]
-#[target_feature(enable = "popcnt,avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn keep_at(
-    sum: __m512,
-    [a, b]: [__m512; 2],
-    (base, limit): (f32, f32),
-    lanes: __m512i,
-    to: (*mut f32, *mut u32),
-) -> usize {
-    let score = _mm512_add_ps(_mm512_add_ps(_mm512_set1_ps(base), a), _mm512_mul_ps(b, sum));
-    let hits = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(score, _mm512_set1_ps(limit));
-    if hits == 0 {
-        return 0;
-    }
-    // SAFETY: the caller's; the stores are unaligned.
-    unsafe {
-        _mm512_storeu_ps(to.0, _mm512_maskz_compress_ps(hits, score));
-        _mm512_storeu_si512(to.1.cast(), _mm512_maskz_compress_epi32(hits, lanes));
-    }
-    hits.count_ones() as usize
-}
-
-/// The entry of each lane of the block that begins with `first`.
-#[inline]
-#[target_feature(enable = "popcnt,avx512f")]
-fn lanes_from(first: u32) -> __m512i {
-    let order = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    _mm512_add_epi32(_mm512_set1_epi32(first as i32), order)
-}
-
-/// The two factors of each entry of a block.
-#[inline]
-#[target_feature(enable = "popcnt,avx512f")]
-fn load_factors(factors: &[u8]) -> [__m512; 2] {
-    let factors = factors.as_chunks::<64>().0;
-    [_mm512_castsi512_ps(load_bytes(&factors[0])), _mm512_castsi512_ps(load_bytes(&factors[1]))]
 }
 
 /// See [`super::Kernels::scan_levels_group`]. Levels of 16 entries and 4 coordinates lie in a register; `vpdpbusd` multiplies

@@ -43,6 +43,8 @@ pub mod scalar;
 use half::f16;
 use instantiate::*;
 pub use isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use operands::targets;
 pub use operands::{ByteKeys, ByteQuery, FACTOR_BYTES, LevelQuery, ScanQuery, Scores, Tile};
 pub use prefetch::{prefetch, prefetch_far};
 

@@ -71,3 +71,11 @@ pub struct ByteKeys<'k> {
     /// One for each key.
     pub offsets: &'k [f32],
 }
+
+#[cfg(target_arch = "x86_64")]
+/// Where the entries go that N queries keep of `blocks` blocks: room for all of them is checked here, once.
+#[inline]
+pub fn targets<const N: usize>(out: &mut [(&mut [f32], &mut [u32]); N], blocks: usize) -> [(*mut f32, *mut u32); N] {
+    assert!(out.iter().all(|(scores, entries)| scores.len().min(entries.len()) >= blocks * LANES));
+    out.each_mut().map(|(scores, entries)| (scores.as_mut_ptr(), entries.as_mut_ptr()))
+}
