@@ -212,6 +212,11 @@ impl<'a> Lists<'a> {
         self.list_len(list) - self.gone.as_ref().map_or(0, |gone| gone[list] as usize)
     }
 
+    /// Whether `list` holds deleted entries.
+    pub(crate) fn has_deleted(&self, list: usize) -> bool {
+        self.gone.as_ref().is_some_and(|gone| gone[list] > 0)
+    }
+
     /// Length of `list`.
     pub(crate) fn list_len(&self, list: usize) -> usize {
         (self.offsets[list + 1] - self.offsets[list]) as usize

@@ -118,7 +118,7 @@ impl Job<'_, '_> {
     }
 
     fn is_excluded(&self, query: usize, position: u32) -> bool {
-        !self.filter.is_open() && !self.filter.admits(query, self.id(position))
+        !self.filter.is_open(!self.filter.deleted.is_empty()) && !self.filter.admits(query, self.id(position))
     }
 
     fn direct(&self) -> Result<Vec<Found>> {

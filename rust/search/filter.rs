@@ -57,9 +57,9 @@ impl<'f> Filter<'f> {
         }
     }
 
-    /// Whether it lets everything pass.
-    pub fn is_open(&self) -> bool {
-        self.deleted.is_empty() && self.exclude.is_none() && self.allow.is_none() && self.deny.is_none()
+    /// Whether it lets everything pass of some entries, if any of them are deleted or none.
+    pub fn is_open(&self, any_deleted: bool) -> bool {
+        !any_deleted && self.exclude.is_none() && self.allow.is_none() && self.deny.is_none()
     }
 
     /// Whether `query` may return the entry `id`.

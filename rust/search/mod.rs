@@ -48,7 +48,7 @@ pub struct Corpus<'a> {
     pub index: Option<(Codebook<'a>, Vec<Lists<'a>>)>,
     /// Raw keys of the entries that are in no list: always scanned exactly.
     pub unindexed: Vec<KeyBlock<'a>>,
-    /// Ids that are never returned, ascending and disjoint.
+    /// Ids that are never returned, ascending and disjoint; lists know theirs.
     pub deleted: &'a [Range<u64>],
 }
 

@@ -251,7 +251,7 @@ impl Scan<'_, '_> {
                 }
             };
             nearest.advance(found);
-            self.drop_filtered(nearest, before, query);
+            self.drop_filtered(lists, probe, nearest, before);
             first += n as u32;
         }
     }
@@ -293,14 +293,16 @@ impl Scan<'_, '_> {
             };
             for (i, part) in parts.iter_mut().enumerate() {
                 part.advance(found[i]);
-                self.drop_filtered(part, before[i], numbers[i]);
+                self.drop_filtered(lists, group[i], part, before[i]);
             }
             first += n as u32;
         }
     }
 
-    fn drop_filtered(&self, nearest: &mut Nearest, before: usize, query: usize) {
-        if !self.filter.is_open() {
+    /// Drops candidates of a list, from number `before` on, that the query may not return.
+    fn drop_filtered(&self, lists: &Lists, probe: Probe, nearest: &mut Nearest, before: usize) {
+        if !self.filter.is_open(lists.has_deleted(probe.list as usize)) {
+            let query = probe.query as usize;
             nearest.drop_after(before, |p| !self.filter.admits(query, order(self.lists, self.starts, p)));
         }
     }

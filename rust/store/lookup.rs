@@ -3,7 +3,7 @@
 use super::datastore::Datastore;
 use super::documents::Document;
 use super::snapshot::Snapshot;
-use super::values::{ValueRows, Values, ValuesMut};
+use super::values::{Values, ValuesMut};
 use crate::search::IdSet;
 use crate::search::filter::id_set;
 use crate::{Error, Result};
@@ -181,30 +181,38 @@ impl Snapshot {
     }
 
     /// Values of ids; all ones for ids that do not exist.
-    pub(crate) fn values_of(&self, ids: &[i64]) -> Result<Values> {
+    fn values_of(&self, ids: &[i64]) -> Result<Values> {
         let mut out = Values::zeros(self.manifest.values, ids.len());
-        self.values_into(ids, out.as_mut())?;
+        let mut into = out.as_mut();
+        for (i, &id) in ids.iter().enumerate() {
+            let known = u64::try_from(id).ok().and_then(|id| self.locate(id));
+            into.set(i, known.map(|(segment, row)| Ok(segment.values()?.get(row))).transpose()?);
+        }
         Ok(out)
     }
 
-    /// Writes the values of entries; all ones for ids that do not exist.
-    pub(crate) fn values_into(&self, ids: &[i64], mut out: ValuesMut) -> Result<()> {
-        // Most stores have one segment of consecutive ids: values are then read without a search for the entry.
-        if let (ValuesMut::U32(out), [segment], true) = (&mut out, &self.data[..], self.deleted.spans().is_empty())
-            && let (ValueRows::U32(values), Some(0)) = (segment.values()?, segment.row_of(0))
-            && let Some(last) = values.len().checked_sub(1)
-            && segment.row_of(last as u64) == Some(last)
-        {
-            for (out, &id) in out.iter_mut().zip(ids) {
-                *out = usize::try_from(id).ok().and_then(|row| values.get(row)).copied().unwrap_or(u32::MAX);
-            }
+    /// Writes the values of entries that a search found, which are not deleted; all ones for −1.
+    pub(crate) fn values_found(&self, ids: &[i64], mut out: ValuesMut) -> Result<()> {
+        let segments: Vec<_> = self.data.iter().map(|s| Ok((s, s.values()?))).collect::<Result<_>>()?;
+        // Most entries of most stores lie in one segment, most often with ids that count from its first.
+        let Some(&(main, values)) = segments.iter().max_by_key(|(s, _)| s.ids.end - s.ids.start) else {
+            (0..ids.len()).for_each(|i| out.set(i, None));
             return Ok(());
-        }
+        };
+        let (start, counted) = (main.ids.start, if main.counts_ids() { values.len() as u64 } else { 0 });
         for (i, &id) in ids.iter().enumerate() {
-            match u64::try_from(id).ok().and_then(|id| self.locate(id)) {
-                Some((segment, row)) => out.set(i, Some(segment.values()?.get(row))),
-                None => out.set(i, None),
-            }
+            let row = (id as u64).wrapping_sub(start);
+            let value = match u64::try_from(id) {
+                _ if row < counted => Some(values.get(row as usize)),
+                Ok(id) if main.ids.contains(&id) => main.row_of(id).map(|row| values.get(row)),
+                Ok(id) => {
+                    let after = segments.partition_point(|(s, _)| s.ids.start <= id);
+                    let segment = segments[..after].iter().rev().find(|(s, _)| s.ids.contains(&id));
+                    segment.and_then(|(s, values)| s.row_of(id).map(|row| values.get(row)))
+                }
+                Err(_) => None,
+            };
+            out.set(i, value);
         }
         Ok(())
     }

@@ -59,6 +59,11 @@ impl Runs {
         self.runs.get(i + 1).map_or(self.entries, |next| next.row)
     }
 
+    /// Whether rows have the ids from `first` on, without a gap.
+    pub(crate) fn count_from(&self, first: u64) -> bool {
+        matches!(&self.runs[..], [run] if run.id == first)
+    }
+
     /// Row of an id, if it has one.
     pub(crate) fn row_of(&self, id: u64) -> Option<usize> {
         let i = self.runs.partition_point(|run| run.id <= id).checked_sub(1)?;

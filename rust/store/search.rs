@@ -126,7 +126,7 @@ impl Snapshot {
         }
         let hits = HitsMut { distances: &mut *out.distances, ids: &mut *out.ids };
         search_into(&self.corpus()?, queries, request, &Pool::get(threads)?, cancel, hits)?;
-        self.values_into(out.ids, out.values)
+        self.values_found(out.ids, out.values)
     }
 }
 

@@ -275,6 +275,11 @@ impl DataSegment {
         })
     }
 
+    /// Whether its rows have the ids from its first on, without a gap.
+    pub(crate) fn counts_ids(&self) -> bool {
+        self.runs.count_from(self.ids.start)
+    }
+
     /// Row of an id, if it has one.
     pub(crate) fn row_of(&self, id: u64) -> Option<usize> {
         self.runs.row_of(id)
