@@ -20,7 +20,9 @@ def to_numpy(x: Any) -> NDArray[Any]:
             x = x.float()  # NumPy has no bfloat16; float32 holds each of them exactly
         return np.asarray(x.cpu().numpy())
     array = np.asarray(x)
-    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array  # ml_dtypes, without naming it
+    # bfloat16 of ml_dtypes, without importing it; names are slow to make, so others are not asked for theirs
+    strange = array.dtype.kind == "V" and array.dtype.name == "bfloat16"
+    return array.astype(np.float32) if strange else array
 
 
 def to_floats(x: Any, what: str, dim: int) -> NDArray[np.float16] | NDArray[np.float32]:
@@ -94,9 +96,7 @@ def to_optional(x: Any, what: str) -> int | None:
 
 
 def widened(columns: NDArray[Any], k: int, missing: float) -> NDArray[Any]:
-    """Give `(..., present)` columns the width `k`."""
-    if columns.shape[-1] == k:
-        return columns
+    """Give `(..., present)` columns the width `k`, which is more than they have."""
     wide = np.full((*columns.shape[:-1], k), missing, columns.dtype)
     wide[..., : columns.shape[-1]] = columns
     return wide

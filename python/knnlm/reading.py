@@ -105,14 +105,14 @@ class Reader:
             places=return_documents,
             threads=to_optional(threads, "threads"),
         )
-        nowhere = np.inf if self.metric == "l2" else -np.inf
-        return Neighbours(
-            widened(distances.reshape(*lead, present), count, nowhere),
-            widened(values.reshape(*lead, present), count, np.iinfo(values.dtype).max),
-            widened(ids.reshape(*lead, present), count, -1),
-            self.metric,
-            *(widened(place.reshape(*lead, present), count, -1) for place in places or ()),
-        )
+        shape = (*lead, present)
+        distances, values, ids = distances.reshape(shape), values.reshape(shape), ids.reshape(shape)
+        where = [place.reshape(shape) for place in places or ()]
+        if present < count:
+            distances = widened(distances, count, np.inf if self.metric == "l2" else -np.inf)
+            values, ids = widened(values, count, np.iinfo(values.dtype).max), widened(ids, count, -1)
+            where = [widened(place, count, -1) for place in where]
+        return Neighbours(distances, values, ids, self.metric, *where)
 
     def calibrate(
         self,
