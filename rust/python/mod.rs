@@ -7,6 +7,7 @@ mod documents;
 mod error;
 mod options;
 mod parts;
+mod reindex;
 
 use crate::simd::Isa;
 use pyo3::prelude::*;
@@ -28,6 +29,11 @@ fn core_module(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(parts::calibrate, module)?)?;
     module.add_function(wrap_pyfunction!(parts::exact_nearest, module)?)?;
     module.add_function(wrap_pyfunction!(parts::plan_calibration, module)?)?;
+    module.add_class::<reindex::Held>()?;
+    module.add_function(wrap_pyfunction!(reindex::hold, module)?)?;
+    module.add_function(wrap_pyfunction!(reindex::stage_codebook, module)?)?;
+    module.add_function(wrap_pyfunction!(reindex::stage_lists, module)?)?;
+    module.add_function(wrap_pyfunction!(reindex::reindex, module)?)?;
     Ok(())
 }
 

@@ -29,8 +29,9 @@ pub fn encode_part(
     Ok(serde_json::to_string(&encoded).map_err(|e| Error::State(format!("cannot write a part as JSON: {e}")))?)
 }
 
-/// Adds documents (name, metadata, number of entries) whose keys were encoded.
+/// Adds documents (name, metadata, number of entries) whose keys were encoded; raw keys where the store keeps them.
 #[pyfunction]
+#[pyo3(signature = (store, folder, encoded, documents, values, keys))]
 pub fn add_part(
     py: Python<'_>,
     store: &Bound<'_, Datastore>,
@@ -38,11 +39,13 @@ pub fn add_part(
     encoded: &str,
     documents: Vec<PartDocument>,
     values: ValueArray,
+    keys: Option<KeyArray>,
 ) -> PyResult<(u64, u64)> {
     let (core, values) = (store.get().writer()?, values.rows()?);
+    let keys = keys.as_ref().map(KeyArray::rows).transpose()?;
     let encoded: Vec<Encoded> = serde_json::from_str(encoded)
         .map_err(|e| Error::Argument(format!("part: expected what encode_part returned, found {e}")))?;
-    let ids = call(py, None, |_| core.add_part(&folder, encoded, &documents, values))?;
+    let ids = call(py, None, |_| core.add_part(&folder, encoded, &documents, values, keys))?;
     Ok((ids.start, ids.end))
 }
 
@@ -59,13 +62,21 @@ pub fn calibrate(
     progress: Option<Py<PyAny>>,
 ) -> PyResult<()> {
     let core = store.get().writer()?;
-    let k = ids.as_array().ncols();
-    let (queries, ids) = (queries.as_slice()?.to_vec(), ids.as_slice()?.to_vec());
-    let truth = Truth { queries, own: ranges(&own)?, ids, k };
+    let truth = truth(&queries, &own, &ids)?;
     call(py, progress.as_ref(), |reporter| {
         let report = |stage: &str, done: u64, total: u64| reporter.report(stage, done, total);
         core.calibrate(&truth, threads, &report, reporter.cancel())
     })
+}
+
+/// Queries `(q, d)`, their own ids `(q, 2)` and their neighbours `(q, k)` as the core takes them.
+pub(super) fn truth(
+    queries: &PyReadonlyArray2<'_, f32>,
+    own: &PyReadonlyArray2<'_, i64>,
+    ids: &PyReadonlyArray2<'_, i64>,
+) -> PyResult<Truth> {
+    let k = ids.as_array().ncols();
+    Ok(Truth { queries: queries.as_slice()?.to_vec(), own: ranges(own)?, ids: ids.as_slice()?.to_vec(), k })
 }
 
 /// Exact `k` nearest of some keys, whose ids count from `first_id`, for each query, less one range of ids each.

@@ -53,10 +53,11 @@ impl Datastore {
 
 impl Datastore {
     /// Learns the codebook of an empty store from a sample of the keys that it will hold. From then on entries are encoded
-    /// as they are added and raw keys are never written. Lists are laid out for `options.params.expected` entries.
+    /// as they are added; raw keys are written only where the store keeps them. Lists are laid out for
+    /// `options.params.expected` entries.
     ///
     /// # Errors
-    /// `State` for a store that has entries, a codebook, or keeps raw keys; `Argument` for keys or parameters that do not
+    /// `State` for a store that has entries or a codebook; `Argument` for keys or parameters that do not
     /// fit; `Interrupted`; `Io`. The store is then as it was.
     pub fn train(
         &self,
@@ -68,11 +69,12 @@ impl Datastore {
         let pool = Pool::get(options.threads)?;
         self.publish_next(|snapshot| {
             let mut manifest = snapshot.manifest.clone();
-            if manifest.entries > 0 || manifest.codebook.is_some() || manifest.keep_keys.is_some() {
+            if manifest.entries > 0 || manifest.codebook.is_some() {
                 return Err(Error::State(format!(
-                    "{}: expected an empty store without an index that keeps no raw keys, found {} entries; train first, then add",
+                    "{}: expected an empty store without an index, found {} entries{}; train first, then add",
                     self.path().display(),
-                    manifest.entries
+                    manifest.entries,
+                    if manifest.codebook.is_some() { " and an index" } else { "" }
                 )));
             }
             check_sample(manifest.dim, &sample)?;
@@ -124,7 +126,7 @@ impl Build<'_> {
             manifest.calibration = self.calibrate(&manifest)?;
         }
         if manifest.keep_keys.is_none() {
-            self.drop_keys(&mut manifest)?;
+            drop_keys(self.folder, self.snapshot, &mut manifest, self.progress, self.cancel)?;
         }
         if self.cancel.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
@@ -188,24 +190,23 @@ impl Build<'_> {
         }
         join_small_lists(self.folder, manifest, self.cancel)
     }
+}
 
-    /// Copies values and documents of all segments with raw keys into one without.
-    fn drop_keys(&self, manifest: &mut Manifest) -> Result<()> {
-        let Some(first) = manifest.data.iter().position(|d| d.keys.is_some()) else { return Ok(()) };
-        let merge = Merge {
-            folder: self.folder,
-            snapshot: self.snapshot,
-            segments: first..manifest.data.len(),
-            keys: false,
-            drop_deleted: false,
-            progress: self.progress,
-            cancel: self.cancel,
-        };
-        let record = merge.write(&data_name(manifest.generation))?;
-        manifest.data.truncate(first);
-        manifest.data.push(record);
-        Ok(())
-    }
+/// Copies values and documents of all segments with raw keys into one without.
+pub(crate) fn drop_keys(
+    folder: &Folder,
+    snapshot: &Snapshot,
+    manifest: &mut Manifest,
+    progress: Progress,
+    cancel: &AtomicBool,
+) -> Result<()> {
+    let Some(first) = manifest.data.iter().position(|d| d.keys.is_some()) else { return Ok(()) };
+    let segments = first..manifest.data.len();
+    let merge = Merge { folder, snapshot, segments, keys: false, drop_deleted: false, progress, cancel };
+    let record = merge.write(&data_name(manifest.generation))?;
+    manifest.data.truncate(first);
+    manifest.data.push(record);
+    Ok(())
 }
 
 /// Where and how lists are written.

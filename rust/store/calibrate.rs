@@ -33,15 +33,7 @@ impl Datastore {
                     "calibrate: expected a store with an index, found none; build it first".into(),
                 ));
             }
-            let needed = truth.own.len().checked_mul(manifest.dim);
-            if needed != Some(truth.queries.len()) || truth.queries.iter().any(|x| !x.is_finite()) {
-                return Err(Error::Argument(format!(
-                    "queries: expected {} rows of {} finite numbers, found {} numbers",
-                    truth.own.len(),
-                    manifest.dim,
-                    truth.queries.len()
-                )));
-            }
+            truth.check(manifest.dim)?;
             manifest.generation += 1;
             let measured = with_new_index(&self.folder, &manifest, Vec::new(), snapshot.deleted.spans(), |corpus| {
                 let shown = |done: u64, total: u64| progress("measure recall", done, total);
@@ -49,6 +41,27 @@ impl Datastore {
             })?;
             Ok(measured.map(|calibration| Manifest { calibration: Some(calibration), ..manifest }))
         })
+    }
+}
+
+impl Truth {
+    /// Refuses queries that are not rows of `d` finite numbers with `k` neighbours each.
+    pub(crate) fn check(&self, d: usize) -> Result<()> {
+        let q = self.own.len();
+        if q.checked_mul(d) != Some(self.queries.len()) || self.queries.iter().any(|x| !x.is_finite()) {
+            return Err(Error::Argument(format!(
+                "queries: expected {q} rows of {d} finite numbers, found {} numbers",
+                self.queries.len()
+            )));
+        }
+        if q.checked_mul(self.k) != Some(self.ids.len()) {
+            return Err(Error::Argument(format!(
+                "ids: expected {} neighbours of each of {q} queries, found {} in all",
+                self.k,
+                self.ids.len()
+            )));
+        }
+        Ok(())
     }
 }
 

@@ -50,6 +50,13 @@ impl Datastore {
         let mut guard = self.writing();
         self.commit_held(&mut guard)?;
         let lock = self.begin()?;
+        let outcome = self.publish_locked(next);
+        drop(lock);
+        outcome
+    }
+
+    /// The same for a caller that holds the lock and has committed.
+    pub(crate) fn publish_locked(&self, next: impl FnOnce(&Snapshot) -> Result<Option<Manifest>>) -> Result<()> {
         let snapshot = self.snapshot();
         let outcome = next(&snapshot).and_then(|manifest| match manifest {
             Some(manifest) => manifest.publish(&self.folder).and_then(|()| self.switch(manifest)),
@@ -60,7 +67,6 @@ impl Datastore {
             let _ = self.refresh();
             collect(&self.folder, &self.snapshot().manifest);
         }
-        drop(lock);
         outcome
     }
 }

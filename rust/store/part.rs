@@ -6,7 +6,7 @@ use super::datastore::Datastore;
 use super::encoding::batch;
 use super::files::{Disk, Folder};
 use super::values::ValueRows;
-use super::writer::{Keys, Writer};
+use super::writer::Writer;
 use crate::index::Codebook;
 use crate::keys::{KeyBlock, KeyRows};
 use crate::search::Pool;
@@ -61,7 +61,8 @@ impl Datastore {
     }
 
     /// Adds documents (name, metadata, number of entries) whose keys [`Self::encode_part`] has encoded, and returns the ids.
-    /// The files move into the store; its bytes are those of a store that the keys were added to.
+    /// The files move into the store; its bytes are those of a store that the keys were added to. A store that keeps raw
+    /// keys wants them, too: `keys`.
     ///
     /// # Errors
     /// As [`Self::add`]; `Format` for files that do not fit. Where a document is refused after others of the part, only
@@ -72,8 +73,9 @@ impl Datastore {
         encoded: Vec<Encoded>,
         documents: &[PartDocument],
         values: ValueRows,
+        keys: Option<KeyRows>,
     ) -> Result<Range<u64>> {
-        self.write(|writer| writer.add_part(folder, encoded, documents, values))
+        self.write(|writer| writer.add_part(folder, encoded, documents, values, keys))
     }
 }
 
@@ -84,6 +86,7 @@ impl Writer {
         encoded: Vec<Encoded>,
         documents: &[PartDocument],
         values: ValueRows,
+        keys: Option<KeyRows>,
     ) -> Result<Range<u64>> {
         if self.failed {
             return Err(self.failure());
@@ -99,9 +102,10 @@ impl Writer {
                 values.len()
             )));
         }
-        if !matches!(self.keys, Keys::Lists(_)) {
+        if self.encoding.is_none() {
             return Err(not_encoding());
         }
+        self.check_raw(keys.as_ref(), values.len())?;
         let (start, before) = (self.next_id(), self.entries);
         for (name, metadata, entries) in documents {
             self.begin_rows(*entries, name.as_deref(), metadata.as_deref())?;
@@ -109,9 +113,10 @@ impl Writer {
         }
         let end = self.next_id();
         self.failed = true; // until everything is written
-        if let Keys::Lists(encoding) = &mut self.keys {
+        if let Some(encoding) = &mut self.encoding {
             encoding.adopt(folder, encoded)?;
         }
+        keys.map_or(Ok(()), |keys| self.write_raw(keys))?;
         self.entries = before; // the values count them
         self.write_values(values)?;
         Ok(start..end)

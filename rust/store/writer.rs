@@ -1,6 +1,6 @@
 //! Adds entries: checks a batch, then streams its keys to a new data segment with bounded memory.
 //!
-//! Keys go straight to the segment's first section; values and documents wait in [`Spill`] buffers until `commit`
+//! Keys go straight to the segment's first section, or into lists, or both; values and documents wait in [`Spill`] buffers until `commit`
 //! appends them. What is added becomes visible when the manifest that names the segment is published, and what it
 //! supersedes goes with the same manifest.
 
@@ -28,22 +28,16 @@ use std::sync::Arc;
 /// Scalars that are converted at a time.
 const BLOCK: usize = 1 << 16;
 
-/// Where raw keys go.
-#[derive(Debug)]
-pub(super) enum Keys {
-    /// To the segment.
-    Segment(Box<SegmentWriter>),
-    /// Into lists.
-    Lists(Box<Encoding>),
-}
-
 /// A data segment in the making.
 #[derive(Debug)]
 pub struct Writer {
     pub(super) base: Arc<Snapshot>,
     folder: Folder,
     key_type: KeyType,
-    pub(super) keys: Keys,
+    /// The segment, where raw keys are kept or wait for an index.
+    segment: Option<Box<SegmentWriter>>,
+    /// Lists, where keys are encoded as they are added.
+    pub(super) encoding: Option<Box<Encoding>>,
     values: Spill,
     records: Spill,
     text: Spill,
@@ -66,15 +60,13 @@ impl Writer {
     pub fn start(folder: &Folder, base: Arc<Snapshot>) -> Result<Writer> {
         let manifest = &base.manifest;
         let key_type = manifest.keep_keys.unwrap_or(KeyType::Float32);
-        let keys = match Encoding::start(folder, manifest)? {
-            Some(encoding) => Keys::Lists(Box::new(encoding)),
-            None => {
-                let name = data_name(manifest.generation + 1);
-                let mut segment = SegmentWriter::create(folder, &name, SegmentKind::Data)?;
-                segment.begin_as(SectionKind::Keys, key_element(key_type))?;
-                Keys::Segment(Box::new(segment))
-            }
-        };
+        let encoding = Encoding::start(folder, manifest)?.map(Box::new);
+        let mut segment = None;
+        if encoding.is_none() || manifest.keep_keys.is_some() {
+            let mut data = SegmentWriter::create(folder, &data_name(manifest.generation + 1), SegmentKind::Data)?;
+            data.begin_as(SectionKind::Keys, key_element(key_type))?;
+            segment = Some(Box::new(data));
+        }
         // The last document can go on only if its last entry is the store's last: nothing may lie between its entries.
         let last = match manifest.records() {
             n if n > 0 && !base.deleted.holds_record(n - 1) => Some(base.document_record(n - 1)?),
@@ -86,7 +78,8 @@ impl Writer {
         Ok(Writer {
             folder: folder.clone(),
             key_type,
-            keys,
+            segment,
+            encoding,
             values,
             records,
             text,
@@ -296,29 +289,36 @@ impl Writer {
         Ok(())
     }
 
-    fn write_keys(&mut self, keys: KeyRows) -> Result<()> {
-        let segment = match &mut self.keys {
-            Keys::Segment(segment) => segment,
-            Keys::Lists(encoding) => return encoding.add(keys),
-        };
-        match (keys, self.key_type) {
-            (KeyRows::F32(x), KeyType::Float32) => segment.write(bytemuck::cast_slice(x)),
-            (KeyRows::F16(x), KeyType::Float16) => segment.write(bytemuck::cast_slice(x)),
-            (KeyRows::F32(x), KeyType::Float16) => {
-                let mut block = vec![f16::ZERO; BLOCK.min(x.len())];
-                x.chunks(BLOCK).try_for_each(|x| {
-                    block[..x.len()].convert_from_f32_slice(x);
-                    segment.write(bytemuck::cast_slice(&block[..x.len()]))
-                })
-            }
-            (KeyRows::F16(x), KeyType::Float32) => {
-                let mut block = vec![0f32; BLOCK.min(x.len())];
-                x.chunks(BLOCK).try_for_each(|x| {
-                    x.convert_to_f32_slice(&mut block[..x.len()]);
-                    segment.write(bytemuck::cast_slice(&block[..x.len()]))
-                })
-            }
+    /// Keys of a part that are encoded already: only the raw ones are left to write.
+    ///
+    /// # Errors
+    /// `Argument` unless there are keys of `n` entries where the store keeps them, and none where it does not.
+    pub(super) fn check_raw(&self, keys: Option<&KeyRows>, n: usize) -> Result<()> {
+        let d = self.base.manifest.dim;
+        let expected = if self.segment.is_some() { n.checked_mul(d) } else { Some(0) };
+        let found = keys.map_or(0, KeyRows::len);
+        if expected != Some(found) {
+            return Err(Error::Argument(format!(
+                "part: expected {} raw keys of dimension {d} (a store that keeps keys wants those of every entry, another none), found {found} numbers; nothing was added",
+                expected.map_or(n, |numbers| numbers / d)
+            )));
         }
+        keys.map_or(Ok(()), |keys| check_keys(d, keys, self.key_type))
+    }
+
+    /// Writes raw keys to the segment, if there is one, and has lists made of what is kept of them, if they are wanted.
+    fn write_keys(&mut self, keys: KeyRows) -> Result<()> {
+        let (segment, encoding) = (&mut self.segment, &mut self.encoding);
+        each_block(keys, segment.as_ref().map(|_| self.key_type), |block| {
+            segment.as_mut().map_or(Ok(()), |segment| segment.write(bytes_of(&block)))?;
+            encoding.as_mut().map_or(Ok(()), |encoding| encoding.add(block))
+        })
+    }
+
+    /// Writes raw keys to the segment, if there is one.
+    pub(super) fn write_raw(&mut self, keys: KeyRows) -> Result<()> {
+        let Some(segment) = &mut self.segment else { return Ok(()) };
+        each_block(keys, Some(self.key_type), |block| segment.write(bytes_of(&block)))
     }
 
     /// Finishes the segment and publishes the next generation; none if nothing was added or superseded.
@@ -347,15 +347,16 @@ impl Writer {
 
     /// Finishes the segment and names it in the manifest of the next generation.
     fn write_segment(mut self, manifest: &mut Manifest) -> Result<()> {
-        let (mut segment, keys) = match self.keys {
-            Keys::Segment(mut segment) => {
+        if let Some(encoding) = self.encoding {
+            encoding.finish(manifest)?;
+        }
+        let keys = self.segment.is_some().then_some(self.key_type);
+        let mut segment = match self.segment {
+            Some(mut segment) => {
                 segment.end()?;
-                (*segment, Some(self.key_type))
+                *segment
             }
-            Keys::Lists(encoding) => {
-                encoding.finish(manifest)?;
-                (SegmentWriter::create(&self.folder, &data_name(manifest.generation), SegmentKind::Data)?, None)
-            }
+            None => SegmentWriter::create(&self.folder, &data_name(manifest.generation), SegmentKind::Data)?,
         };
         segment.begin_as(SectionKind::Values, value_element(self.base.manifest.values))?;
         self.values.drain(&mut segment)?;
@@ -380,6 +381,34 @@ impl Writer {
         });
         manifest.entries += self.entries;
         Ok(())
+    }
+}
+
+/// Hands rows on as numbers of a type (none: as they are), in blocks where they have to be converted.
+fn each_block(keys: KeyRows, wanted: Option<KeyType>, mut put: impl FnMut(KeyRows) -> Result<()>) -> Result<()> {
+    match (keys, wanted) {
+        (KeyRows::F32(x), Some(KeyType::Float16)) => {
+            let mut block = vec![f16::ZERO; BLOCK.min(x.len())];
+            x.chunks(BLOCK).try_for_each(|x| {
+                block[..x.len()].convert_from_f32_slice(x);
+                put(KeyRows::F16(&block[..x.len()]))
+            })
+        }
+        (KeyRows::F16(x), Some(KeyType::Float32)) => {
+            let mut block = vec![0f32; BLOCK.min(x.len())];
+            x.chunks(BLOCK).try_for_each(|x| {
+                x.convert_to_f32_slice(&mut block[..x.len()]);
+                put(KeyRows::F32(&block[..x.len()]))
+            })
+        }
+        (keys, _) => put(keys),
+    }
+}
+
+fn bytes_of<'k>(keys: &KeyRows<'k>) -> &'k [u8] {
+    match keys {
+        KeyRows::F32(x) => bytemuck::cast_slice(x),
+        KeyRows::F16(x) => bytemuck::cast_slice(x),
     }
 }
 
