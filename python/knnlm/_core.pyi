@@ -11,15 +11,20 @@ __all__ = [
     "DEFAULT_RECALL",
     "Datastore",
     "FormatError",
+    "Held",
     "StoreError",
     "__version__",
     "add_part",
     "calibrate",
     "encode_part",
     "exact_nearest",
+    "hold",
     "instruction_sets",
     "plan_calibration",
     "plan_index",
+    "reindex",
+    "stage_codebook",
+    "stage_lists",
 ]
 
 _DocumentLists: TypeAlias = tuple[Sequence[Sequence[int | str]], Sequence[int]]
@@ -56,8 +61,12 @@ def add_part(
     encoded: str,
     documents: Sequence[tuple[str | None, str | None, int]],
     values: NDArray[np.unsignedinteger[Any]],
+    keys: NDArray[np.float16] | NDArray[np.float32] | None,
 ) -> tuple[int, int]:
-    """Add documents (name, metadata, number of entries) whose keys were encoded; the files move into the store."""
+    """Add documents (name, metadata, number of entries) whose keys were encoded; the files move into the store.
+
+    keys: raw keys (n, d) where the store keeps them, else None.
+    """
 
 def calibrate(
     store: Datastore,
@@ -84,6 +93,65 @@ def exact_nearest(
 
 def plan_calibration(n: int) -> tuple[int, int, int]:
     """For n entries: stored keys that serve as queries, neighbours of each, entries around its own to leave out."""
+
+@final
+class Held:
+    """The writer's lock on a store."""
+
+    def release(self) -> None:
+        """Let other writers in."""
+
+def hold(store: Datastore) -> Held:
+    """Commit what was added, move to the newest generation and keep other writers out."""
+
+def stage_codebook(
+    store: Datastore,
+    folder: str,
+    name: str,
+    sample: NDArray[np.float16] | NDArray[np.float32],
+    *,
+    expected: int,
+    seed: int,
+    nlist: int | None,
+    code: str | tuple[int, int] | None,
+    threads: int | None,
+    progress: Callable[[str, int, int], object] | None,
+) -> str:
+    """Learn a codebook from a sample of keys (n, d) into the file `name` of a folder; return its name as JSON."""
+
+def stage_lists(
+    store: Datastore,
+    folder: str,
+    codebook: str,
+    keys: NDArray[np.float16] | NDArray[np.float32],
+    runs: Sequence[tuple[int, int]],
+    ids: tuple[int, int],
+    name: str,
+    *,
+    threads: int | None,
+) -> str:
+    """Encode keys (n, d) with a staged codebook into the file `name` of its folder, without the lock.
+
+    runs: (first id, number) of ids that follow each other. ids: the range that the file stands for.
+    """
+
+def reindex(
+    store: Datastore,
+    held: Held,
+    folder: str,
+    codebook: str,
+    lists: str,
+    queries: NDArray[np.float32],
+    own: NDArray[np.int64],
+    ids: NDArray[np.int64],
+    *,
+    threads: int | None,
+    progress: Callable[[str, int, int], object] | None,
+) -> None:
+    """Publish a staged codebook and lists (a JSON array) of all entries as the next generation.
+
+    queries (q, d), own (q, 2), ids (q, k): exact neighbours that the recall is measured against.
+    """
 
 @final
 class Datastore:

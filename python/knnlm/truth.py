@@ -37,18 +37,28 @@ class Truth:
         wanted = min(queries, len(sample))
         rows = (2 * np.arange(wanted) + 1) * len(sample) // (2 * wanted)  # (q,)
         own = around(ids[rows], nearby)  # (q, 2)
-        shape = (wanted, neighbours)
-        nowhere = np.inf if metric == "l2" else -np.inf
-        none = np.full(shape, nowhere, np.float32), np.full(shape, -1, np.int64)
-        return cls(metric, np.ascontiguousarray(sample[rows]), own, *none)
+        none = np.zeros((wanted, neighbours), np.float32), np.zeros((wanted, neighbours), np.int64)
+        return cls(metric, np.ascontiguousarray(sample[rows]), own, *none).empty()
 
-    def nearest(self, keys: NDArray[Any], first_id: int, threads: int | None = None) -> Found:
-        """The nearest of some keys (n, d) whose ids count from `first_id`; the same for any number of threads."""
+    def empty(self) -> Truth:
+        """The same queries, nothing found yet."""
+        nowhere = np.inf if self.metric == "l2" else -np.inf
+        distances, ids = np.full(self.ids.shape, nowhere, np.float32), np.full(self.ids.shape, -1, np.int64)
+        return replace(self, distances=distances, ids=ids)
+
+    def nearest(self, keys: NDArray[Any], ids: int | NDArray[np.int64], threads: int | None = None) -> Found:
+        """The nearest of some keys (n, d); the same for any number of threads.
+
+        ids: theirs, (n,) ascending, or the first of ids that follow each other.
+        """
         q, k = self.ids.shape
-        distances, ids = _core.exact_nearest(
-            keys, self.queries, k, metric=self.metric, first_id=first_id, exclude=self.own, threads=threads
+        places = ids + np.arange(len(keys), dtype=np.int64) if isinstance(ids, int) else ids  # (n,)
+        own = np.searchsorted(places, self.own)  # (q, 2), rows
+        distances, rows = _core.exact_nearest(
+            keys, self.queries, k, metric=self.metric, first_id=0, exclude=own, threads=threads
         )
-        return distances.reshape(q, k), ids.reshape(q, k)
+        found = np.append(places, -1)[rows]  # row −1 is a missing neighbour
+        return distances.reshape(q, k), found.reshape(q, k)
 
     def merged(self, found: Found) -> Truth:
         """The nearest of these and of others, ties by id."""

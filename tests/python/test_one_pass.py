@@ -14,7 +14,8 @@ from knnlm import Datastore, StoreError
 from knnlm.dumping import dump
 from knnlm.identity import KeySpec
 from knnlm.keys import TokenDocument
-from knnlm.one_pass import build_in_one_pass, parts_of, sample_keys
+from knnlm.one_pass import build_in_one_pass
+from knnlm.parts import parts_of, placed, sample_keys
 from knnlm.truth import Truth
 
 DIM = 32
@@ -89,20 +90,20 @@ def test_another_text_does_not_go_on(whole, loaded):
 
 
 def test_parts_are_whole_documents():
-    parts = list(parts_of(documents(), 300))
+    parts = list(parts_of(placed(documents()), 300))
     assert [d.name for part in parts for d in part.documents] == [d.name for d in documents()]
     assert all(part.tokens >= 300 for part in parts[:-1])
     assert [part.number for part in parts] == list(range(len(parts)))
-    assert [part.first_id for part in parts[1:]] == np.cumsum([part.tokens for part in parts])[:-1].tolist()
+    assert [part.start for part in parts[1:]] == np.cumsum([part.tokens for part in parts])[:-1].tolist()
 
 
 def test_a_sample_is_a_part_of_the_keys(loaded):
     keys = KeySpec(window=24, key_dtype="float32").resolved(loaded.context)
     total = sum(len(d.tokens) for d in documents())
-    everything, ids = sample_keys(loaded, documents, keys, total, total, 0)
+    everything, ids = sample_keys(loaded, lambda: placed(documents()), keys, total, total, 0)
     assert everything.shape == (total, DIM)
     np.testing.assert_array_equal(ids, np.arange(total))
-    some, ids = sample_keys(loaded, documents, keys, 500, total, 0)
+    some, ids = sample_keys(loaded, lambda: placed(documents()), keys, 500, total, 0)
     assert 100 < len(some) <= 500
     np.testing.assert_allclose(some, everything[ids], atol=1e-4)
 

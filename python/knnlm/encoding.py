@@ -1,0 +1,157 @@
+"""Encoding parts: the model's keys become codes in files, here or in worker processes; raw keys too where they are kept.
+
+A part depends on nothing but its own documents and the codebook, so that it has the same bytes whoever computes it.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knnlm import _core
+from knnlm.datastore import Datastore
+from knnlm.identity import KeySpec, Loaded
+from knnlm.keys import iterate_as
+from knnlm.parts import Part
+from knnlm.truth import Found, Truth
+
+BLOCK_NUMBERS = 1 << 26
+"""Numbers of the keys that are encoded at once, in one file: 256 MiB of float32, however long a document is."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What is in the folder of a part. files: JSON for the core; raw: file of raw keys `(n, d)`, if they are kept;
+    found: its nearest keys to the queries of the truth.
+    """  # fmt: skip
+
+    files: str
+    raw: str | None
+    found: Found
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Computes and encodes parts: a model, a store that is not written to, and what becomes of the keys.
+
+    codebook: a staged one of the folder, as JSON; None = that of the store. keeps: whether raw keys are wanted.
+    """
+
+    loaded: Loaded
+    keys: KeySpec
+    store: Datastore
+    folder: Path
+    truth: Truth
+    threads: int | None
+    options: dict[str, Any]
+    codebook: str | None = None
+    keeps: bool = False
+
+    def encode(self, part: Part) -> Encoded:
+        """Write the codes of a part, and its raw keys, to files of the folder."""
+        ids = part.ids  # (n,)
+        raw = None
+        if self.keeps:
+            shape = (len(ids), self.store.dim)
+            raw = np.lib.format.open_memmap(self.folder / f"keys-{part.number:08}.npy", "w+", self.keys.key_dtype, shape)
+        files: list[Any] = []
+        truth, at, start = self.truth.empty(), 0, part.start
+        for number, keys in enumerate(self._blocks(part)):
+            own = ids[at : at + len(keys)]
+            if raw is not None:
+                raw[at : at + len(keys)] = keys
+            at += len(keys)
+            stop = part.stop if at == len(ids) else int(own[-1]) + 1
+            files += self._write(keys, own, (start, stop), f"lists-{part.number:08}-{number}")
+            truth = truth.merged(truth.nearest(keys, own, self.threads))
+            start = stop
+        name = None if raw is None else f"keys-{part.number:08}.npy"
+        return Encoded(json.dumps(files), name, (truth.distances, truth.ids))
+
+    def _write(self, keys: NDArray[Any], ids: NDArray[np.int64], span: tuple[int, int], stem: str) -> list[Any]:
+        core, folder = self.store._core, os.fsdecode(self.folder)
+        if self.codebook is None:
+            found = _core.encode_part(core, keys, folder, stem, threads=self.threads)
+            return list(json.loads(found))
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(ids) != 1) + 1, [len(ids)]])
+        runs = [(int(ids[a]), int(b - a)) for a, b in zip(starts, starts[1:], strict=False)]
+        name = f"{stem}.seg"
+        found = _core.stage_lists(core, folder, self.codebook, keys, runs, span, name, threads=self.threads)
+        return [json.loads(found)]
+
+    def _blocks(self, part: Part) -> Iterator[NDArray[Any]]:
+        """The keys of a part `(n, d)`, in blocks of a number of rows that only the last one falls short of."""
+        most = max(1, BLOCK_NUMBERS // self.store.dim)
+        waiting: list[NDArray[Any]] = []
+        rows = 0
+        for chunk in iterate_as(self.loaded, part.documents, self.keys, scores=False, **self.options):
+            waiting.append(chunk.key)
+            rows += len(chunk.key)
+            while rows >= most:
+                keys = np.concatenate(waiting)
+                yield np.ascontiguousarray(keys[:most])
+                waiting, rows = [keys[most:]], rows - most
+        if rows:
+            yield np.ascontiguousarray(np.concatenate(waiting))
+
+
+@contextmanager
+def encoded(
+    encoder: Encoder, parts: Iterator[Part], workers: int, load: Callable[[], Loaded] | None
+) -> Iterator[Iterator[tuple[Part, Encoded]]]:
+    """Encoded parts, in order: encoded here, or by processes that are at most two parts each ahead.
+
+    workers: processes, each with the model that `load` (which must pickle) returns; 0 encodes here. Raises ValueError
+    for workers without `load`.
+    """
+    if workers < 1:
+        yield ((part, encoder.encode(part)) for part in parts)
+        return
+    if load is None:
+        raise ValueError("workers need `load`, a function that gives each of them the model")
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    threads = max(1, (encoder.threads or os.cpu_count() or 1) // workers)
+    given = (load, encoder.store.path, encoder.keys, encoder.folder, encoder.truth, threads, encoder.options)
+    with context.Pool(workers, _start_worker, (*given, encoder.codebook, encoder.keeps)) as pool:
+
+        def ahead() -> Iterator[tuple[Part, Encoded]]:
+            pending = [(part, pool.apply_async(_work, (part,))) for part in islice(parts, 2 * workers)]
+            while pending:
+                part, result = pending.pop(0)
+                ready = result.get()
+                pending += [(after, pool.apply_async(_work, (after,))) for after in islice(parts, 1)]
+                yield part, ready
+
+        yield ahead()
+
+
+_worker: Encoder
+
+
+def _start_worker(
+    load: Callable[[], Loaded],
+    path: str,
+    keys: KeySpec,
+    folder: Path,
+    truth: Truth,
+    threads: int,
+    options: dict[str, Any],
+    codebook: str | None,
+    keeps: bool,
+) -> None:
+    global _worker
+    _worker = Encoder(load(), keys, Datastore.open(path), folder, truth, threads, options, codebook, keeps)
+
+
+def _work(part: Part) -> Encoded:
+    return _worker.encode(part)
