@@ -1,4 +1,4 @@
-"""Encoding parts: the model's keys become codes in files, here or in worker processes; raw keys too where they are kept.
+"""Encoding parts: the model's keys become codes in files, here or in worker processes; raw keys too if they are kept.
 
 A part depends on nothing but its own documents and the codebook, so that it has the same bytes whoever computes it.
 """
@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,11 @@ BLOCK_NUMBERS = 1 << 26
 
 @dataclass(frozen=True)
 class Encoded:
-    """What is in the folder of a part. files: JSON for the core; raw: file of raw keys `(n, d)`, if they are kept;
-    found: its nearest keys to the queries of the truth.
-    """  # fmt: skip
+    """What is in the folder of a part.
+
+    files: JSON for the core. raw: file of raw keys `(n, d)`, if they are kept. found: its nearest keys to the queries
+    of the truth.
+    """
 
     files: str
     raw: str | None
@@ -63,7 +65,9 @@ class Encoder:
         raw = None
         if self.keeps:
             shape = (len(ids), self.store.dim)
-            raw = np.lib.format.open_memmap(self.folder / f"keys-{part.number:08}.npy", "w+", self.keys.key_dtype, shape)
+            raw = np.lib.format.open_memmap(
+                self.folder / f"keys-{part.number:08}.npy", "w+", self.keys.key_dtype, shape
+            )
         files: list[Any] = []
         truth, at, start = self.truth.empty(), 0, part.start
         for number, keys in enumerate(self._blocks(part)):
@@ -84,7 +88,7 @@ class Encoder:
             found = _core.encode_part(core, keys, folder, stem, threads=self.threads)
             return list(json.loads(found))
         starts = np.concatenate([[0], np.flatnonzero(np.diff(ids) != 1) + 1, [len(ids)]])
-        runs = [(int(ids[a]), int(b - a)) for a, b in zip(starts, starts[1:], strict=False)]
+        runs = [(int(ids[a]), int(b - a)) for a, b in pairwise(starts)]
         name = f"{stem}.seg"
         found = _core.stage_lists(core, folder, self.codebook, keys, runs, span, name, threads=self.threads)
         return [json.loads(found)]

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -28,7 +28,7 @@ from knnlm.datastore import Datastore
 from knnlm.encoding import Encoded, Encoder, encoded
 from knnlm.identity import KeySpec, Loaded
 from knnlm.keys import TokenDocument, arithmetic
-from knnlm.parts import PART_TOKENS, Part, parts_of, placed, sample_keys
+from knnlm.parts import PART_TOKENS, Part, Placed, parts_of, placed, sample_keys
 from knnlm.truth import Truth
 
 TRAINED = 2
@@ -74,17 +74,22 @@ def build_in_one_pass(
     """Make the store at `path`, or go on with one that an interrupted run of the same text left there.
 
     documents: gives the text from its start whenever it is called (it is read twice: to count, and to encode); names
-    must be unique. attributes: what the store remembers. keep_keys: keep raw keys, in `keys.key_dtype`. workers: processes that compute parts, each with the model
-    that `load` (which must pickle) returns; 0 computes them here. options: of `iterate` (batch_tokens, dtype). The
-    bytes of the store depend on the text, the model, its device and threads, and `part_tokens`; on nothing else. Raises
-    ValueError for a store at `path` that was made otherwise, and for a text without tokens.
+    must be unique. attributes: what the store remembers. keep_keys: keep raw keys, in `keys.key_dtype`. workers:
+    processes that compute parts, each with the model that `load` (which must pickle) returns; 0 computes them here.
+    options: of `iterate` (batch_tokens, dtype). The bytes of the store depend on the text, the model, its device and
+    threads, and `part_tokens`; on nothing else. Raises ValueError for a store at `path` that was made otherwise, and
+    for a text without tokens.
     """
     started = time.perf_counter()
     keys = keys.resolved(loaded.context)
     options = {**options, "dtype": arithmetic(None, keys, options.get("dtype"))}
     report = progress or (lambda stage, done, total: None)
+
+    def text() -> Iterator[Placed]:
+        return placed(documents())
+
     total = count = 0
-    for part in parts_of(placed(documents()), part_tokens):
+    for part in parts_of(text(), part_tokens):
         total, count = total + part.tokens, count + 1
         report("count tokens", total, 0)
     if total == 0:
@@ -109,7 +114,6 @@ def build_in_one_pass(
             folder.mkdir()
             wanted = _core.plan_index(total, dim, nlist)[1]
             report("sample", 0, 0)
-            text = lambda: placed(documents())  # noqa: E731
             sample, ids = sample_keys(loaded, text, keys, min(wanted, total), total, seed, **options)
             sampled = len(sample)
             Truth.choose(sample, ids, total, metric).save(folder, 0)
@@ -124,7 +128,7 @@ def build_in_one_pass(
             for leftover in (*folder.glob("lists-*"), *folder.glob("keys-*")):
                 leftover.unlink()
             encoder = Encoder(loaded, keys, store, folder, truth, threads, options, keeps=keep_keys)
-            waiting = islice(parts_of(placed(documents()), part_tokens), done, None)
+            waiting = islice(parts_of(text(), part_tokens), done, None)
             with encoded(encoder, waiting, workers, load) as ready:
                 for part, codes in ready:
                     truth = truth.merged(codes.found)

@@ -9,6 +9,7 @@ import click
 
 from knnlm.cli.console import Command, duration, note, print_json
 from knnlm.cli.options import Reading, Texts, as_json, device, model, text_options, threads
+from knnlm.cli.retrain import advice
 from knnlm.cli.work import load_for, open_store
 
 
@@ -107,5 +108,5 @@ def command(
     if info["retrain_advised"]:
         note(
             f"what was added since the index was learnt fits its codes {100 * info['drift']:.0f} % worse: "
-            f"knnlm build {store} --retrain learns a new one (from kept keys)"
+            + advice(info)
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from knnlm.cli.console import Command, duration, note, print_json, refuse_existing, refuse_foreign, size
-from knnlm.cli.folders import whole_folder
+from knnlm.cli.one_pass import build_from_text
 from knnlm.cli.options import (
     Reading,
     Texts,
@@ -29,7 +28,8 @@ from knnlm.cli.options import (
 from knnlm.cli.options import (
     metric as metric_option,
 )
-from knnlm.cli.work import check_lists, count_tokens, dump_to, is_store, key_spec, load, open_store
+from knnlm.cli.retrain import needs_model, retrain_store
+from knnlm.cli.work import check_lists, is_store, key_spec, load, load_for, open_store
 
 if TYPE_CHECKING:
     from knnlm.datastore import Datastore
@@ -52,7 +52,11 @@ def _code(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
 
 @click.command("build", cls=Command)
 @click.argument("source", nargs=-1, required=True)
-@click.option("--model", help="Model folder or Hugging Face name: SOURCE is text then.")
+@click.option(
+    "--model",
+    help="Model folder or Hugging Face name: SOURCE is text then, or with --retrain a store.  [default for a store: "
+    "the one that it remembers]",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Output folder of a store made from text.")
 @click.option("--preset", type=click.Choice(("paper", "small")), help="paper: IVF4096, PQ 64 × 8 bit, nprobe 32, "
               "k 1024, T 1. small: the least bytes.")  # fmt: skip
@@ -63,13 +67,18 @@ def _code(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
     callback=_code,
     help="Code of an entry: M parts of BITS bits, the least bytes, or one level of 4 bits.  [default: two levels]",
 )
-@click.option("--retrain", is_flag=True, help="Learn lists and codes again for a store that has an index.")
+@click.option(
+    "--retrain",
+    is_flag=True,
+    help="Learn lists and codes again for a store that has an index: from its raw keys, or, if they are not kept, by "
+    "running the model over its documents.",
+)
 @click.option(
     "--workers",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Processes that run the model, each with its own copy and --threads threads; for codes only.",
+    help="Processes that run the model, each with its own copy and --threads threads.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say how many tokens, minutes, and bytes on disk and in memory.")
 @text_options
@@ -111,13 +120,14 @@ def command(
 
     From text, keys are encoded in memory, part by part, and raw keys are never written unless asked for
     (--keep-keys). Such a build that was killed goes on where it was when the same command is run again, and ends with
-    the same bytes.
+    the same bytes. So does --retrain of a store without raw keys, which is searched with its old index until then.
 
     \b
     Examples:
       knnlm build store
       knnlm build books/ --model model --out store
       knnlm build books/ --model model --dry-run
+      knnlm build store --retrain
     """
     from knnlm.progress import Progress
 
@@ -127,18 +137,31 @@ def command(
     given = click.get_current_context().get_parameter_source("seed") == ParameterSource.COMMANDLINE
     options = {**index, "seed": seed if given else None, "threads": threads, "retrain": retrain}
     with Progress(json=as_json) as progress:
-        if model is None:
+        if model is None or (retrain and len(source) == 1 and is_store(Path(source[0]))):
             path = _single_store(source, out)
             with open_store(path) as store:
                 _refuse_useless(store, retrain, index["nlist"], metric)
-            if dry_run:
-                from knnlm.cli.estimate import of_store
+                again = retrain and needs_model(store.info())
+                if dry_run:
+                    from knnlm.cli.estimate import of_retraining, of_store
 
-                _show_estimate(of_store(path, index, threads), as_json)
-                return
-            store, extra = open_store(path), {}
-            with store:
-                extra = _build(store, options, preset, progress)
+                    if again:
+                        loaded = load_for(store, model, device, threads)
+                        estimate = of_retraining(store, loaded, index, batch_tokens, threads, progress)
+                    else:
+                        estimate = of_store(path, index, threads)
+                    _show_estimate(estimate, as_json)
+                    return
+            if again:
+                before = _tuned(path)
+                made = retrain_store(path, model, index, seed, device, threads, workers, batch_tokens, progress)
+                with open_store(path) as store:
+                    extra = {**_settle(store, before, preset, retrain), **made}
+            else:
+                if model is not None:
+                    note(f"{path} keeps its raw keys: the model is not run")
+                with open_store(path) as store:
+                    extra = _build(store, options, preset, progress)
         else:
             texts = Texts(source, reading, stamped=True)
             spec = key_spec(key, layer, kept, window, context, autocast)
@@ -157,45 +180,24 @@ def command(
                 raise click.UsageError("a store made from text needs a place: --out FOLDER")
             refuse_existing(out, overwrite)
             path = out
-            if kept == "none":
-                from knnlm.cli.one_pass import build_codes
-
-                extra = build_codes(
-                    out,
-                    overwrite,
-                    load(model, device, threads),
-                    model,
-                    texts,
-                    spec,
-                    index,
-                    {**PAPER_SETTINGS, "preset": "paper"} if preset == "paper" else None,
-                    metric or "l2",
-                    seed,
-                    device,
-                    threads,
-                    workers,
-                    batch_tokens,
-                    progress,
-                )
-                texts.finish()
-                _report(path, extra, as_json)
-                return
-            with whole_folder(out, overwrite, (*source, model)) as partial:
-                loaded = load(model, device, threads)
-                if index["nlist"] is not None:
-                    check_lists(count_tokens(loaded, texts, progress), index["nlist"])
-                free = shutil.disk_usage(out.parent).free
-                store, written = dump_to(
-                    partial, loaded, texts, spec, kept, model, batch_tokens, progress, metric or "l2"
-                )
-                with store:
-                    extra = {
-                        "tokens": written.tokens,
-                        "dump_seconds": written.seconds,
-                        "free_bytes_before": free,
-                        **_build(store, options, preset, progress),
-                        "read": texts.summary(),
-                    }
+            extra = build_from_text(
+                out,
+                overwrite,
+                load(model, device, threads),
+                model,
+                texts,
+                spec,
+                kept != "none",
+                index,
+                {**PAPER_SETTINGS, "preset": "paper"} if preset == "paper" else None,
+                metric or "l2",
+                seed,
+                device,
+                threads,
+                workers,
+                batch_tokens,
+                progress,
+            )
             texts.finish()
     _report(path, extra, as_json)
 
@@ -235,41 +237,46 @@ def _refuse_useless(store: Datastore, retrain: bool, nlist: int | None, metric: 
     n, info = len(store), store.info()
     if metric is not None and metric != store.metric:
         raise click.UsageError(f"{store.path} is a store of --metric {store.metric}: dump the text again for {metric}")
-    _refuse_empty(store)
+    if not n:
+        raise ValueError(f"expected entries to index in {store.path}, found none: give a text that has tokens")
     if store.is_built and not retrain and info["indexed"] == n:
         raise click.UsageError(f"{store.path} has an index of all its entries: add --retrain to learn a new one")
-    if (not store.is_built or retrain) and info["entries_with_keys"] < n:
+    if retrain and needs_model(info) and "model" not in store.attributes:
         raise ValueError(
-            f"expected raw keys of all {n:,} entries of {store.path}, found {info['entries_with_keys']:,}: it was "
-            "built without keeping them, so no new index can be learned; build it again with --keep-keys, or dump the "
-            "text with --keys float16"
+            f"expected raw keys of all {n:,} entries of {store.path}, or a model that it remembers, found "
+            f"{info['entries_with_keys']:,} keys and no model: it was built without keeping them, so no new index can "
+            "be learned; build it again with --keep-keys, or dump the text with --keys float16"
         )
     check_lists(n, nlist if retrain or not store.is_built else None)
-
-
-def _refuse_empty(store: Datastore) -> None:
-    if not len(store):
-        raise ValueError(f"expected entries to index in {store.path}, found none: give a text that has tokens")
 
 
 def _build(store: Datastore, options: dict[str, Any], preset: str | None, progress: Any) -> dict[str, Any]:
     from knnlm.index_progress import index_progress
 
-    _refuse_empty(store)
     before = store.attributes.get("tuned") or {}
     started = time.perf_counter()
     store.build(progress=index_progress(progress, "index"), **options)
     seconds = time.perf_counter() - started
+    return {**_settle(store, before, preset, options["retrain"]), "build_seconds": seconds}
+
+
+def _tuned(path: Path) -> Mapping[str, Any]:
+    with open_store(path) as store:
+        return store.attributes.get("tuned") or {}
+
+
+def _settle(store: Datastore, before: Mapping[str, Any], preset: str | None, retrain: bool) -> dict[str, Any]:
+    """Have a store with a new index remember the preset's settings, if there are any; facts for JSON."""
     if preset == "paper":
         settings = {**PAPER_SETTINGS, "k": min(1024, max(1, len(store)))}
         store.set_attributes({**store.attributes, "tuned": {**settings, "preset": "paper"}})
         if before and "preset" not in before:
             note(f"the preset's settings replace the tuned ones ({_settings(before)}): knnlm tune chooses them again")
-    elif before and options["retrain"]:
+    elif before and retrain:
         note(f"kept {_settings(before)}, which were chosen with the former index: knnlm tune chooses them again")
     info = store.info()
     names = ("bytes", "bytes_per_entry", "search_bytes_per_entry", "nlist", "code", "generation")
-    return {"entries": len(store), "build_seconds": seconds, **{name: info[name] for name in names}}
+    return {"entries": len(store), **{name: info[name] for name in names}}
 
 
 def _settings(tuned: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from knnlm.cli.work import check_lists, key_width, open_store
 
 if TYPE_CHECKING:
     from knnlm.cli.options import Texts
+    from knnlm.datastore import Datastore
     from knnlm.identity import KeySpec
     from knnlm.keys import TokenDocument
     from knnlm.models import LoadedModel
@@ -45,23 +46,62 @@ def of_text(
 ) -> dict[str, Any]:
     """Tokens exactly; seconds, disk and memory estimated from the keys of some seconds."""
     spec = spec.resolved(loaded.context)
-    sampled = _sample_and_count(loaded, texts, progress)
+    task = progress.track("count tokens", unit="tok")
+
+    def counted() -> Iterator[TokenDocument]:
+        for document in texts.tokenised(loaded.tokenizer):
+            task.update(texts.tokens, texts.expected_tokens())
+            yield document
+
+    sampled = _some_of(counted())
     total, count = texts.tokens, texts.report.documents
     check_lists(total, index["nlist"])
     keys, values, per_token = _sample_keys(loaded, sampled, spec, batch_tokens, progress)
     tokens = sum(len(part) for part in values)
-    dump_seconds = per_token * total
     sample = np.concatenate(keys) if keys else np.zeros((0, key_width(loaded, spec)), np.float32)  # (m, d)
     targets = np.concatenate(values) if values else np.zeros(0, np.uint32)
-    raw = total * sample.shape[1] * np.dtype(spec.key_dtype).itemsize
-    found = _index(sample, targets, total, raw, kept != "none", 4, index, threads, dump_seconds)
+    raw = 0 if kept == "none" else total * sample.shape[1] * np.dtype(spec.key_dtype).itemsize
+    found, listed = _index(sample, targets, total, index, threads)
+    disk = int(4 * total + listed + raw)
     return {
         "tokens": total,
         "documents": count,
         "sample_tokens": tokens,
-        "dump_seconds": dump_seconds,
-        **found,
+        "dump_seconds": per_token * total,
+        "seconds": per_token * total + found["build_seconds"],
+        "disk_bytes": disk,
+        "peak_disk_bytes": 2 * disk,  # parts are joined at the end
         "free_bytes": free_bytes(Path.cwd() / "store" if out is None else out),
+        **found,
+    }
+
+
+def of_retraining(
+    store: Datastore,
+    loaded: LoadedModel,
+    index: dict[str, Any],
+    batch_tokens: int | None,
+    threads: int | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """The same for a store whose keys the model computes again."""
+    from knnlm.retrain import spec_of, stored_documents
+
+    spec, total, info = spec_of(store, loaded), len(store), store.info()
+    sampled = _some_of(document for _, document in stored_documents(store, int(loaded.tokenizer.vocab_size)))
+    keys, values, per_token = _sample_keys(loaded, sampled, spec, batch_tokens, progress)
+    sample, targets = np.concatenate(keys), np.concatenate(values)  # (m, d), (m,)
+    found, listed = _index(sample, targets, total, index, threads)
+    return {
+        "tokens": total,
+        "documents": info["documents"],
+        "sample_tokens": len(targets),
+        "dump_seconds": per_token * total,
+        "seconds": per_token * total + found["build_seconds"],
+        "disk_bytes": int(np.dtype(info["value_dtype"]).itemsize * total + listed),
+        "peak_disk_bytes": int(info["bytes"] + 2 * listed),  # the old index, what is staged, and the same joined
+        "free_bytes": free_bytes(Path(store.path)),
+        **found,
     }
 
 
@@ -129,24 +169,23 @@ def of_store(path: Path, index: dict[str, Any], threads: int | None) -> dict[str
         size = min(n, SAMPLE_ENTRIES)
         keys, values = store.keys(0, size), store.values(0, size)
         raw = int(info["sections"].get("Keys", 0))  # as they lie on disk, float16 or float32
-        width = np.dtype(info["value_dtype"]).itemsize
-        found = _index(keys, values, n, raw, info["keep_keys"] is not None, width, index, threads, 0.0)
-        more = {"tokens": n, "documents": info["documents"], "sample_tokens": size, "dump_seconds": 0.0}
-        return {**more, **found, "free_bytes": free_bytes(path)}
+        found, listed = _index(keys, values, n, index, threads)
+        disk = int(np.dtype(info["value_dtype"]).itemsize * n + listed)
+        return {
+            "tokens": n,
+            "documents": info["documents"],
+            "sample_tokens": size,
+            "dump_seconds": 0.0,
+            "seconds": found["build_seconds"],
+            "disk_bytes": disk + (0 if info["keep_keys"] is None else raw),
+            "peak_disk_bytes": disk + raw,
+            "free_bytes": free_bytes(path),
+            **found,
+        }
 
 
-def _index(
-    keys: Any,
-    values: Any,
-    n: int,
-    raw: int,
-    keeps: bool,
-    value_bytes: int,
-    index: dict[str, Any],
-    threads: int | None,
-    dump: float,
-) -> dict[str, Any]:
-    """Builds an index of the sample and scales it to n entries with `raw` bytes of keys."""
+def _index(keys: Any, values: Any, n: int, index: dict[str, Any], threads: int | None) -> tuple[dict[str, Any], float]:
+    """Builds an index of the sample and scales it to n entries: seconds, memory and lists; and bytes of the index."""
     from knnlm._core import plan_index
     from knnlm.datastore import Datastore
 
@@ -173,17 +212,10 @@ def _index(
                 listed += size
             elif name not in ("Keys", "Values", "Documents", "Names", "Metadata", "Checksums"):
                 listed += size * n / len(keys)
-    disk = n * value_bytes + listed
     # The sample is read in parts that are then joined, and k-means copies what it starts from.
     training = 2 * trained_on * d * 4 + 3 * nlist * d * 4
-    return {
-        "build_seconds": seconds,
-        "seconds": dump + seconds,
-        "disk_bytes": int(disk + (raw if keeps else 0)),
-        "peak_disk_bytes": int(disk + raw),
-        "memory_bytes": int(process_bytes() + training + 4 * n + BUFFERS),
-        "nlist": nlist,
-    }
+    memory = int(process_bytes() + training + 4 * n + BUFFERS)
+    return {"build_seconds": seconds, "memory_bytes": memory, "nlist": nlist}, listed
 
 
 def free_bytes(output: Path) -> int:
@@ -204,15 +236,13 @@ def process_bytes() -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def _sample_and_count(loaded: LoadedModel, texts: Texts, progress: Progress) -> list[TokenDocument]:
-    """Counts the tokens of a text and keeps documents from all over it (reservoir sampling), in random order."""
+def _some_of(documents: Iterable[TokenDocument]) -> list[TokenDocument]:
+    """Documents from all over a text, in random order and cut (reservoir sampling); the text is read to its end."""
     from knnlm.keys import TokenDocument
 
     rng = np.random.default_rng(0)
-    task = progress.track("count tokens", unit="tok")
     kept: list[TokenDocument] = []
-    for number, document in enumerate(texts.tokenised(loaded.tokenizer)):
-        task.update(texts.tokens, texts.expected_tokens())
+    for number, document in enumerate(documents):
         place = number if number < SAMPLE_DOCUMENTS else int(rng.integers(number + 1))
         if place < SAMPLE_DOCUMENTS:
             short = TokenDocument(document.name, document.tokens[:SAMPLE_TOKENS])

@@ -9,6 +9,7 @@ import click
 
 from knnlm.cli.console import Command, facts, print_json, size, table
 from knnlm.cli.options import as_json
+from knnlm.cli.retrain import advice
 from knnlm.cli.work import open_store
 
 
@@ -56,8 +57,8 @@ def _pairs(info: dict[str, Any]) -> dict[str, str]:
         reached = ", ".join(f"{row['best_recall']:.3f} for k {row['k']:,}" for row in info["calibration"] or ())
         pairs["recall"] = f"up to {reached} (measured against exact search)" if reached else "not measured"
         if info["drift"] is not None:
-            advice = "; build --retrain is advised" if info["retrain_advised"] else ""
-            pairs["drift"] = f"{100 * info['drift']:+.0f} % quantisation error of what was added later{advice}"
+            more = f"; {advice(info)}" if info["retrain_advised"] else ""
+            pairs["drift"] = f"{100 * info['drift']:+.0f} % quantisation error of what was added later{more}"
     else:
         pairs["index"] = "none: every search scans all keys; knnlm build makes one"
     if "model" in attributes:

@@ -1,8 +1,9 @@
-"""`knnlm build TEXT`: one pass from text to a store of codes; an interrupted build goes on where it was."""
+"""`knnlm build TEXT`: one pass from text to an indexed store; an interrupted build goes on where it was."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +23,24 @@ def building(out: Path) -> Path:
     return out.with_name(f".{out.name}.building")
 
 
-def build_codes(
+def stages(progress: Progress) -> Callable[[str, int, int], None]:
+    """A bar for each stage of a build that runs the model."""
+
+    def show(stage: str, done: int, total: int) -> None:
+        unit = "tok" if stage in ("encode", "count tokens") and total != 0 else ""
+        progress.track(stage, unit=unit).update(done, total)
+
+    return show
+
+
+def build_from_text(
     out: Path,
     overwrite: bool,
     loaded: LoadedModel,
     model: str,
     texts: Texts,
     keys: KeySpec,
+    keep_keys: bool,
     index: dict[str, Any],
     settings: dict[str, Any] | None,
     metric: str,
@@ -51,14 +63,6 @@ def build_codes(
     partial = building(out)
     if partial.exists():
         note(f"{partial}: going on with an interrupted build")
-    tasks: dict[str, Any] = {}
-
-    def show(stage: str, done: int, total: int) -> None:
-        unit = "tok" if stage in ("encode", "count tokens") and total != 0 else ""
-        task = tasks.setdefault(stage, None) or progress.track(stage, unit=unit)
-        tasks[stage] = task
-        task.update(done, total)
-
     attributes = attributes_of(loaded, model, keys.resolved(loaded.context), out)
     result = build_in_one_pass(
         partial,
@@ -70,11 +74,12 @@ def build_codes(
         code=index["code"],
         nlist=index["nlist"],
         metric="ip" if metric == "ip" else "l2",
+        keep_keys=keep_keys,
         seed=seed,
         threads=threads,
         workers=workers,
         load=functools.partial(load, model, device, threads),
-        progress=show,
+        progress=stages(progress),
         **({} if batch_tokens is None else {"batch_tokens": batch_tokens}),
     )
     take_place(partial, out)
