@@ -1,4 +1,4 @@
-"""Re-training without raw keys: the model makes the keys of the stored documents again, one generation takes them in."""
+"""Re-training without raw keys: the model makes the keys of stored documents again, one generation takes them in."""
 
 from __future__ import annotations
 
@@ -20,22 +20,27 @@ from knnlm.retrain import RETRAINING, retrain
 
 DIM = 32
 KEYS = KeySpec(window=24, key_dtype="float32")
-INDEX = {"nlist": 150, "threads": 2, "part_tokens": 2500}
+INDEX = {"nlist": 150, "threads": 2, "part_tokens": 5000}
+PARTS = 5
 
 
-def texts(prefix, seed, count, length=300):
+def texts(prefix, seed, count, length=600):
     rng = np.random.default_rng(seed)
     drawn = [rng.integers(1, len(LETTERS), length + 5 * i).astype(np.uint32) for i in range(count)]
     return [TokenDocument(f"{prefix} {i}", tokens, {"i": i}) for i, tokens in enumerate(drawn)]
 
 
 def hashes(path):
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in Path(path).iterdir() if p.is_file()}
+    return {
+        p.name: hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in Path(path).iterdir()
+        if p.is_file() and p.name != "lock"
+    }
 
 
 def codes(path):
     """Files of codebook and lists without what their names tell of the generation."""
-    return {name.split("-")[0]: digest for name, digest in hashes(path).items() if name[0] in "cl" and name != "lock"}
+    return {name.split("-")[0]: digest for name, digest in hashes(path).items() if name[0] in "cl"}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +55,7 @@ def changed(loaded, tmp_path_factory):
     attributes = describe(loaded, KEYS)
     documents = texts("doc", 0, 30)
     build_in_one_pass(
-        path, loaded, lambda: documents, keys=KEYS, dim=DIM, attributes=attributes, nlist=64, part_tokens=2500
+        path, loaded, lambda: documents, keys=KEYS, dim=DIM, attributes=attributes, nlist=64, part_tokens=5000
     )
     with Datastore.open(path) as store:
         store.delete(["doc 0", "doc 7", "doc 8"])
@@ -93,7 +98,7 @@ def test_all_entries_get_new_codes_in_one_generation(changed, whole, loaded, tmp
         assert contents(new) == contents(old)
         assert new.generation == old.generation + 1 == result.generation
         assert result.tokens == len(new) == new.info()["indexed"]
-        assert (result.resumed_parts, result.parts) == (0, 6)
+        assert (result.resumed_parts, result.parts) == (0, PARTS)
         assert new.verify() == []
         assert (new.info()["nlist"], new.info()["drift"], new.info()["lists_segments"]) == (150, None, 1)
         measured = {row["k"]: row["best_recall"] for row in new.info()["calibration"]}
@@ -133,10 +138,18 @@ class KilledError(Exception):
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize(
-    "moment", ["sample", "words", "encode 1", "encode 3", "encode 6", "merge lists", "measure recall"]
-)
-def test_an_interrupted_run_goes_on_to_the_same_bytes(store, whole, loaded, moment):
+def kill_before_publishing(monkeypatch, store, loaded):
+    def killed(*arguments, **options):
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("knnlm.retrain._core.reindex", killed)
+        with pytest.raises(KilledError):
+            retrain(store, loaded, **INDEX)
+
+
+@pytest.mark.parametrize("moment", ["sample", "words", "encode 1", "encode 3", f"encode {PARTS}", "publish"])
+def test_an_interrupted_run_goes_on_to_the_same_bytes(store, whole, loaded, moment, monkeypatch):
     before = hashes(store)
     encoded = 0
 
@@ -146,15 +159,18 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(store, whole, loaded, mome
         if moment in (stage, f"encode {encoded}"):
             raise KilledError
 
-    with pytest.raises(KilledError):
-        retrain(store, loaded, progress=kill, **INDEX)
-    assert {name: hashes(store)[name] for name in before} == before
+    if moment == "publish":
+        kill_before_publishing(monkeypatch, store, loaded)
+    else:
+        with pytest.raises(KilledError):
+            retrain(store, loaded, progress=kill, **INDEX)
+    assert hashes(store) == before
     with Datastore.open(store) as opened:
         assert opened.verify() == []
         opened.search(np.zeros(DIM), 5)
     (store / RETRAINING / "lists-00000099-0.seg").write_bytes(b"left by a worker")
     result = retrain(store, loaded, **INDEX)
-    assert result.resumed_parts == {"sample": 0, "words": 0, "encode 1": 1, "encode 3": 3}.get(moment, 6)
+    assert result.resumed_parts == {"sample": 0, "words": 0, "encode 1": 1, "encode 3": 3}.get(moment, PARTS)
     assert hashes(store) == hashes(whole[0])
 
 
@@ -170,7 +186,7 @@ def test_a_run_killed_after_it_published_only_clears_up(store, whole, loaded, mo
             retrain(store, loaded, **INDEX)
     assert (store / RETRAINING).is_dir()
     result = retrain(store, loaded, **INDEX)
-    assert (result.resumed_parts, result.parts, result.generation) == (6, 6, whole[1].generation)
+    assert (result.resumed_parts, result.parts, result.generation) == (PARTS, PARTS, whole[1].generation)
     assert hashes(store) == hashes(whole[0])
     assert not (store / RETRAINING).exists()
 
@@ -202,7 +218,7 @@ def test_other_writers_are_kept_out_and_readers_keep_their_generation(store, loa
             refused.append(reader.search(np.zeros(DIM), 9).ids.tolist() == found)
 
     retrain(store, loaded, progress=look, **INDEX)
-    assert refused == [True] * 6
+    assert refused == [True] * PARTS
     assert (reader.generation, reader.search(np.zeros(DIM), 9).ids.tolist()) == (generation, found)
     reader.refresh()
     assert reader.generation == generation + 1
@@ -219,22 +235,16 @@ def test_worker_processes_give_the_bytes_of_one(store, whole, loaded):
     assert hashes(store) == hashes(whole[0])
 
 
-def test_a_damaged_staged_file_is_refused(store, loaded):
+def test_a_damaged_staged_file_is_refused(store, loaded, monkeypatch):
     before = hashes(store)
-
-    def kill(stage, done, total):
-        if stage == "merge lists":
-            raise KilledError
-
-    with pytest.raises(KilledError):
-        retrain(store, loaded, progress=kill, **INDEX)
+    kill_before_publishing(monkeypatch, store, loaded)
     part = store / RETRAINING / "lists-00000002-0.seg"
     content = bytearray(part.read_bytes())
     content[len(content) // 2] ^= 1
     part.write_bytes(content)
     with pytest.raises(FormatError, match=r"lists-00000002-0.seg.*as it was; remove .*retraining"):
         retrain(store, loaded, **INDEX)
-    assert {name: hashes(store)[name] for name in before} == before
+    assert hashes(store) == before
 
 
 def test_only_the_model_that_made_the_store_will_do(store, loaded, tmp_path):

@@ -14,6 +14,7 @@ mod misfit;
 mod parts;
 mod power_loss;
 mod recording_disk;
+mod reindex;
 mod store;
 mod store_support;
 mod supersede;

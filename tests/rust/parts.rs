@@ -37,7 +37,7 @@ fn add(store: &Datastore, folder: &Path, part: Vec<Encoded>, names: &[(&str, u64
     let first = store.next_id();
     let n: u64 = documents.iter().map(|d| d.2).sum();
     let values: Vec<u32> = (first..first + n).map(value).collect();
-    store.add_part(folder, part, &documents, ValueRows::U32(&values)).map(|_| ())
+    store.add_part(folder, part, &documents, ValueRows::U32(&values), None).map(|_| ())
 }
 
 fn files(path: &Path) -> BTreeMap<String, Vec<u8>> {
