@@ -20,11 +20,11 @@ from knnlm.retrain import RETRAINING, retrain
 
 DIM = 32
 KEYS = KeySpec(window=24, key_dtype="float32")
-INDEX = {"nlist": 150, "threads": 2, "part_tokens": 5000}
-PARTS = 5
+INDEX = {"nlist": 20, "threads": 2, "part_tokens": 1000}
+PARTS = 6
 
 
-def texts(prefix, seed, count, length=600):
+def texts(prefix, seed, count, length=100):
     rng = np.random.default_rng(seed)
     drawn = [rng.integers(1, len(LETTERS), length + 5 * i).astype(np.uint32) for i in range(count)]
     return [TokenDocument(f"{prefix} {i}", tokens, {"i": i}) for i, tokens in enumerate(drawn)]
@@ -48,21 +48,24 @@ def loaded():
     return tiny(d=DIM)
 
 
-@pytest.fixture(scope="module")
-def changed(loaded, tmp_path_factory):
+def make_changed(path, loaded, length):
     """A store of codes with gaps in its ids: some documents compacted away, some only deleted, some added later."""
-    path = tmp_path_factory.mktemp("changed") / "store"
     attributes = describe(loaded, KEYS)
-    documents = texts("doc", 0, 30)
+    documents = texts("doc", 0, 30, length)
     build_in_one_pass(
-        path, loaded, lambda: documents, keys=KEYS, dim=DIM, attributes=attributes, nlist=64, part_tokens=5000
+        path, loaded, lambda: documents, keys=KEYS, dim=DIM, attributes=attributes, nlist=20, part_tokens=1000
     )
     with Datastore.open(path) as store:
         store.delete(["doc 0", "doc 7", "doc 8"])
         store.compact()
-        dump(loaded, texts("later", 1, 12), store, keys=KEYS)
+        dump(loaded, texts("later", 1, 12, length), store, keys=KEYS)
         store.delete(["doc 20", "later 11"])
     return path
+
+
+@pytest.fixture(scope="module")
+def changed(loaded, tmp_path_factory):
+    return make_changed(tmp_path_factory.mktemp("changed") / "store", loaded, 100)
 
 
 @pytest.fixture
@@ -92,7 +95,7 @@ def recall(store, raw, asked):
     return np.mean([np.isin(a, b).mean() for a, b in zip(found, exact, strict=True)])
 
 
-def test_all_entries_get_new_codes_in_one_generation(changed, whole, loaded, tmp_path):
+def test_all_entries_get_new_codes_in_one_generation(changed, whole):
     path, result = whole
     with Datastore.open(changed) as old, Datastore.open(path) as new:
         assert contents(new) == contents(old)
@@ -100,22 +103,24 @@ def test_all_entries_get_new_codes_in_one_generation(changed, whole, loaded, tmp
         assert result.tokens == len(new) == new.info()["indexed"]
         assert (result.resumed_parts, result.parts) == (0, PARTS)
         assert new.verify() == []
-        assert (new.info()["nlist"], new.info()["drift"], new.info()["lists_segments"]) == (150, None, 1)
-        measured = {row["k"]: row["best_recall"] for row in new.info()["calibration"]}
-        with Datastore.create(tmp_path / "raw", dim=DIM, keep_keys="float32") as raw:
-            everything = texts("doc", 0, 30) + texts("later", 1, 12)
-            dump(loaded, everything, raw, keys=KEYS)
-            raw.delete([d.name for d in everything if old.find_document(d.name) is None])
-            raw.build(nlist=150)
-            assert {row["k"]: row["best_recall"] for row in raw.info()["calibration"]} == pytest.approx(
-                measured, abs=0.02
-            )
-            goal = min(0.9, measured[64] - 0.02)
-            assert recall(new, raw, goal) > goal - 0.05
-            np.testing.assert_allclose(new.values(0, 100), raw.values(0, 100))
-        again = new.search(np.zeros(DIM), len(new), nprobe=150)
-        assert sorted(again.ids.tolist()) == [i for d in new.documents() for i in range(d.start, d.stop)]
+        assert (new.info()["nlist"], new.info()["drift"], new.info()["lists_segments"]) == (20, None, 1)
+        found = new.search(np.zeros(DIM), len(new), nprobe=20).ids
+        assert sorted(found.tolist()) == [i for d in new.documents() for i in range(d.start, d.stop)]
     assert not (path / RETRAINING).exists()
+
+
+def test_the_recall_of_the_new_codes_is_measured_without_raw_keys(loaded, tmp_path):
+    path = make_changed(tmp_path / "store", loaded, 600)
+    retrain(path, loaded, nlist=150)
+    everything = texts("doc", 0, 30, 600) + texts("later", 1, 12, 600)
+    with Datastore.open(path) as new, Datastore.create(tmp_path / "raw", dim=DIM, keep_keys="float32") as raw:
+        measured = {row["k"]: row["best_recall"] for row in new.info()["calibration"]}
+        dump(loaded, everything, raw, keys=KEYS)
+        raw.delete([d.name for d in everything if new.find_document(d.name) is None])
+        raw.build(nlist=150)
+        assert {row["k"]: row["best_recall"] for row in raw.info()["calibration"]} == pytest.approx(measured, abs=0.02)
+        goal = min(0.9, measured[64] - 0.02)
+        assert recall(new, raw, goal) > goal - 0.05
 
 
 def test_codes_are_those_of_a_store_that_kept_its_keys(loaded, tmp_path):
