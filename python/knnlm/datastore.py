@@ -198,7 +198,8 @@ class Datastore(Reader):
             code: by default two levels, 48 bytes and 4 bits a dimension (272 bytes an entry at d = 384, all in);
                 `"small"`: the first alone; `"flat"`: 4 bits a dimension alone (220 bytes), faster in large batches;
                 `(m, bits)`: a product quantiser of `m` parts with 4 or 8 bits each.
-            retrain: learn centroids and codes again and re-code everything; needs kept keys if a build came before.
+            retrain: learn centroids and codes again and re-code everything; needs kept keys if a build came before. For
+                a store made from text that keeps none there is `knnlm.retrain.retrain`.
             threads: by default one per core.
             progress: called with (stage, done, total); total is 0 where it is not known.
 
@@ -230,8 +231,8 @@ class Datastore(Reader):
     ) -> None:
         """Learn the index of an empty store from a sample of its keys, before they come.
 
-        From then on entries are encoded in memory as they are added, searchable with the commit, and raw keys are never
-        written. The defaults of nprobe and temperature come from the sample.
+        From then on entries are encoded in memory as they are added, searchable with the commit; raw keys are written
+        only if the store keeps them. The defaults of nprobe and temperature come from the sample.
 
         Args:
             sample: `(n, dim)` floats, drawn like the keys that will be added.
@@ -239,7 +240,7 @@ class Datastore(Reader):
             seed, nlist, code, threads, progress: as in `build`.
 
         Raises:
-            ValueError: an argument out of range. StoreError: the store has entries or an index, or keeps raw keys.
+            ValueError: an argument out of range. StoreError: the store has entries or an index.
         """
         rows = to_floats(sample, "sample", self.dim)
         if rows.ndim != 2:
@@ -261,7 +262,7 @@ class Datastore(Reader):
 
         They are in no result of this object when the call returns, and in none of another from its next `refresh` on.
         Their ids are never given again. Their names, values, keys and codes stay on disk until `compact`; centroids and
-        code words still carry statistics of them until `build(retrain=True)`.
+        code words still carry statistics of them until the store is re-trained.
 
         Raises:
             ValueError: a document that is not there; nothing is deleted then. StoreError: another process is writing.

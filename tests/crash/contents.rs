@@ -3,8 +3,12 @@
 use knnlm::Metric;
 use knnlm::index::Params;
 use knnlm::keys::KeyRows;
-use knnlm::store::{BuildOptions, Datastore, DocumentKey, KeyType, Options, ValueRows, ValueType, Values};
-use std::path::Path;
+use knnlm::search::Truth;
+use knnlm::store::{
+    BuildOptions, Datastore, Document, DocumentKey, Encoded, KeyType, Options, SegmentName, Staged, ValueRows,
+    ValueType, Values,
+};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 const DIM: usize = 8;
@@ -40,10 +44,13 @@ pub enum Step {
     Replace,
     /// What was deleted off the disk.
     Compact,
+    /// A staged index for all entries, some of which were deleted.
+    Reindex,
 }
 
 /// All of them.
-pub const STEPS: [Step; 6] = [Step::Add, Step::Build, Step::Append, Step::Delete, Step::Replace, Step::Compact];
+pub const STEPS: [Step; 7] =
+    [Step::Add, Step::Build, Step::Append, Step::Delete, Step::Replace, Step::Compact, Step::Reindex];
 
 impl Step {
     /// Its name on the command line.
@@ -55,6 +62,7 @@ impl Step {
             Step::Delete => "delete",
             Step::Replace => "replace",
             Step::Compact => "compact",
+            Step::Reindex => "reindex",
         }
     }
 
@@ -86,6 +94,11 @@ impl Step {
             build(&store);
             delete(&store);
         }
+        if self == Step::Reindex {
+            delete(&store);
+            append(&store, size.entries / 10, "appended, not indexed");
+            stage(&store);
+        }
     }
 
     /// Does it.
@@ -107,6 +120,7 @@ impl Step {
                 store.commit().expect("commit");
             }
             Step::Compact => store.compact(&|_, _, _| {}, &AtomicBool::new(false)).expect("compact"),
+            Step::Reindex => reindex(store),
         }
     }
 }
@@ -146,6 +160,48 @@ fn gone() -> Vec<DocumentKey> {
 
 fn delete(store: &Datastore) {
     store.delete(&gone()).expect("delete");
+}
+
+/// Folder of what is staged for a store: beside it, because copies of the store share it.
+fn staging(store: &Datastore) -> PathBuf {
+    store.path().with_file_name("staged")
+}
+
+/// A codebook and lists of all live entries, in four files; their records beside them.
+fn stage(store: &Datastore) {
+    let (folder, never) = (staging(store), AtomicBool::new(false));
+    std::fs::create_dir_all(&folder).expect("create folder");
+    let documents: Vec<_> = (0..store.documents()).map(|i| store.document(i).expect("document")).collect();
+    let keys =
+        |documents: &[Document]| documents.iter().flat_map(|d| d.start..d.end).flat_map(key).collect::<Vec<f32>>();
+    let params = Params { nlist: Some(24), ..Params::default() };
+    let options = BuildOptions { params, retrain: false, threads: Some(2) };
+    let sample = keys(&documents);
+    let codebook = store
+        .stage_codebook(&folder, "codebook.seg", KeyRows::F32(&sample), &options, &|_, _, _| {}, &never)
+        .expect("stage a codebook");
+    let (mut lists, mut start) = (Vec::new(), 0);
+    for (i, part) in documents.chunks(documents.len().div_ceil(4)).enumerate() {
+        let (rows, end) = (keys(part), part[part.len() - 1].end);
+        let runs: Vec<(u64, u64)> = part.iter().map(|d| (d.start, d.end - d.start)).collect();
+        let name = format!("lists-{i}.seg");
+        let staged =
+            store.stage_lists(&folder, &codebook, KeyRows::F32(&rows), &runs, start..end, &name, Some(2), &never);
+        lists.push(staged.expect("stage lists"));
+        start = end;
+    }
+    let record = serde_json::to_string(&(codebook, lists)).expect("JSON");
+    std::fs::write(folder.join("record.json"), record).expect("write");
+}
+
+fn reindex(store: &Datastore) {
+    let folder = staging(store);
+    let record = std::fs::read_to_string(folder.join("record.json")).expect("read");
+    let (codebook, lists): (SegmentName, Vec<Encoded>) = serde_json::from_str(&record).expect("JSON");
+    let truth = Truth { queries: key(7).to_vec(), own: vec![7..8], ids: vec![8], k: 1 };
+    let held = store.hold().expect("hold");
+    let staged = Staged { folder: &folder, codebook: &codebook, lists: &lists };
+    store.reindex(&held, staged, &truth, Some(2), &|_, _, _| {}, &AtomicBool::new(false)).expect("reindex");
 }
 
 /// Everything that a store tells about its entries.

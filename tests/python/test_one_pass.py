@@ -13,7 +13,7 @@ from tiny_lm import LETTERS, tiny
 from knnlm import Datastore, StoreError
 from knnlm.dumping import dump
 from knnlm.identity import KeySpec
-from knnlm.keys import TokenDocument
+from knnlm.keys import TokenDocument, iterate_as
 from knnlm.one_pass import build_in_one_pass
 from knnlm.parts import parts_of, placed, sample_keys
 from knnlm.truth import Truth
@@ -143,6 +143,65 @@ def test_an_interrupted_build_goes_on_with_workers(whole, loaded, tmp_path):
     (tmp_path / "store" / "parts" / "lists-00000099-0.seg").write_bytes(b"left by a worker")
     assert build(tmp_path / "store", loaded, workers=1, load=load_tiny).resumed_parts == 1
     assert hashes(tmp_path / "store") == hashes(tmp_path / "one")
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32"])
+def test_raw_keys_are_kept_if_asked(loaded, tmp_path, kind):
+    keys = KeySpec(window=24, key_dtype=kind).resolved(loaded.context)
+    kept = {"keys": keys, "keep_keys": True}
+
+    def kill(stage, done, total):
+        if stage == "encode" and done > 900:
+            raise KilledError
+
+    build(tmp_path / "one", loaded, **kept)
+    with pytest.raises(KilledError):
+        build(tmp_path / "two", loaded, progress=kill, **kept)
+    (tmp_path / "two" / "parts" / "keys-00000099.npy").write_bytes(b"left by a worker")
+    assert build(tmp_path / "two", loaded, **kept).resumed_parts > 1
+    assert hashes(tmp_path / "two") == hashes(tmp_path / "one")
+    with Datastore.open(tmp_path / "one") as store, Datastore.create(tmp_path / "raw", dim=DIM, keep_keys=kind) as raw:
+        dump(loaded, documents(), raw, keys=keys)
+        info = store.info()
+        assert (info["keep_keys"], info["entries_with_keys"], info["indexed"]) == (kind, len(raw), len(raw))
+        np.testing.assert_allclose(
+            store.keys(0, len(raw)), raw.keys(0, len(raw)), atol=1e-2 if kind == "float16" else 1e-4
+        )
+        assert store.verify() == []
+        ids = dump(loaded, [TokenDocument("later", documents()[0].tokens)], store, keys=keys)
+        assert ids.tokens == store.info()["indexed"] - len(raw)
+        queries = store.keys(0, 50)
+        assert (store.search(queries, 1, exact=True).ids[:, 0] < len(raw)).all()
+        store.build(retrain=True, nlist=4)
+        assert store.info()["nlist"] == 4
+    with pytest.raises(ValueError, match="found another"):
+        build(tmp_path / "one", loaded, keys=keys)
+
+
+def test_workers_keep_the_raw_keys_of_one(loaded, tmp_path):
+    keys = KeySpec(window=24, key_dtype="float16").resolved(loaded.context)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        build(tmp_path / "one", loaded, keys=keys, keep_keys=True)
+    finally:
+        torch.set_num_threads(threads)
+    build(tmp_path / "two", loaded, keys=keys, keep_keys=True, workers=1, load=load_tiny)
+    assert hashes(tmp_path / "two") == hashes(tmp_path / "one")
+
+
+def test_keys_are_made_in_the_arithmetic_that_was_asked_for(loaded, tmp_path, monkeypatch):
+    asked = []
+
+    def watched(*arguments, dtype=None, **options):
+        asked.append(dtype)
+        return iterate_as(*arguments, dtype=dtype, **options)
+
+    monkeypatch.setattr("knnlm.parts.iterate_as", watched)
+    monkeypatch.setattr("knnlm.encoding.iterate_as", watched)
+    keys = KeySpec(window=24, key_dtype="float32", autocast="bfloat16").resolved(loaded.context)
+    build(tmp_path / "store", loaded, keys=keys)
+    assert set(asked) == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("stage", ["merge lists", "measure recall"])
