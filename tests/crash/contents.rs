@@ -198,7 +198,7 @@ fn reindex(store: &Datastore) {
     let folder = staging(store);
     let record = std::fs::read_to_string(folder.join("record.json")).expect("read");
     let (codebook, lists): (SegmentName, Vec<Encoded>) = serde_json::from_str(&record).expect("JSON");
-    let truth = Truth { queries: key(7).to_vec(), own: vec![7..8], ids: vec![8], k: 1 };
+    let truth = Truth { queries: key(7).to_vec(), own: std::iter::once(7..8).collect(), ids: vec![8], k: 1 };
     let held = store.hold().expect("hold");
     let staged = Staged { folder: &folder, codebook: &codebook, lists: &lists };
     store.reindex(&held, staged, &truth, Some(2), &|_, _, _| {}, &AtomicBool::new(false)).expect("reindex");

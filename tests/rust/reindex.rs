@@ -188,7 +188,7 @@ fn only_one_holds_a_store_and_only_at_its_generation() {
     let held = other.hold().expect("hold");
     drop(held);
     let held = store.hold().expect("hold");
-    let truth = Truth { queries: keys(&[50]), own: vec![50..51], ids: vec![60], k: 1 };
+    let truth = Truth { queries: keys(&[50]), own: std::iter::once(50..51).collect(), ids: vec![60], k: 1 };
     let given = Staged { folder: staging.path(), codebook: &staged.0, lists: &staged.1 };
     store.reindex(&held, given, &truth, Some(1), &|_, _, _| (), &NEVER).expect("reindex");
     let again = store.reindex(&held, given, &truth, Some(1), &|_, _, _| (), &NEVER);
