@@ -73,8 +73,8 @@ def build_in_one_pass(
 ) -> OnePassResult:
     """Make the store at `path`, or go on with one that an interrupted run of the same text left there.
 
-    documents: gives the text from its start whenever it is called (it is read twice: to count, and to encode); names
-    must be unique. attributes: what the store remembers. keep_keys: keep raw keys, in `keys.key_dtype`. workers:
+    documents: gives the text from its start whenever it is called (to count, for the sample, and to encode); names must
+    be unique. attributes: what the store remembers. keep_keys: keep raw keys, in `keys.key_dtype`. workers:
     processes that compute parts, each with the model that `load` (which must pickle) returns; 0 computes them here.
     options: of `iterate` (batch_tokens, dtype). The bytes of the store depend on the text, the model, its device and
     threads, and `part_tokens`; on nothing else. Raises ValueError for a store at `path` that was made otherwise, and
