@@ -19,9 +19,10 @@ import argparse
 import json
 import resource
 import shutil
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def record(out: Path, found: dict[str, Any]) -> Path:
     return tables.write(out, "fifty-million", title, tables.header() | found, sections)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--entries", type=int, default=50_000_000)
@@ -107,7 +108,7 @@ def main() -> None:
     parser.add_argument("--nprobe", type=int, default=None)
     parser.add_argument("--out", type=Path, help="folder for the record, such as benches/record")
     parser.add_argument("--compact", action="store_true", help="then compact it, and search again")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     path = options.folder / "fifty-million-store"
     shutil.rmtree(path, ignore_errors=True)
     source = Source(options.dim)
@@ -208,7 +209,8 @@ def main() -> None:
     found = result()
     store.close()
     print(record(options.out, found).read_text() if options.out else json.dumps(found, indent=2))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
