@@ -6,6 +6,8 @@
 mod approximate;
 pub(crate) mod calibrate;
 mod disk;
+#[cfg(test)]
+mod disk_tests;
 pub(crate) mod exact;
 pub mod filter;
 mod finish;

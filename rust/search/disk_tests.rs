@@ -1,0 +1,133 @@
+//! What a search asks the disk for: all that it will read, in order, and nothing while all is in memory.
+
+use super::disk::Ahead;
+use super::probes::{Probe, runs};
+use super::tests::{ask, build, clustered, pool};
+use super::*;
+use crate::index::{Memory, Params, write_lists};
+use crate::keys::KeyRows;
+use crate::sections::{SectionKind, SectionSource};
+use std::sync::Mutex;
+
+/// Sections in memory, and what was asked for of them.
+struct Watched<'m> {
+    sections: &'m Memory,
+    asked: &'m Mutex<Vec<Range<usize>>>,
+}
+
+impl SectionSource for Watched<'_> {
+    fn section(&self, kind: SectionKind) -> Result<&[u8]> {
+        self.sections.section(kind)
+    }
+
+    fn ask(&self, part: &[u8]) {
+        let span = part.as_ptr_range();
+        self.asked.lock().expect("no panic").push(span.start.addr()..span.end.addr());
+    }
+
+    fn format_error(&self, message: String) -> Error {
+        self.sections.format_error(message)
+    }
+}
+
+#[test]
+fn a_cold_search_asks_the_disk_for_all_that_it_reads_and_a_warm_one_for_nothing() {
+    let (n, d, k, q) = (4000, 160, 200, 20);
+    let keys = clustered(n, d, 40, 1.0, 12);
+    let block = |first_id, rows: Range<usize>| KeyBlock {
+        first_id,
+        d,
+        rows: KeyRows::F32(&keys[rows.start * d..rows.end * d]),
+    };
+    let mut built = build(&[block(0, 0..n)], Metric::L2, &Params { nlist: Some(64), ..Params::default() }, 2);
+    let book = Codebook::open(&built.codebook, d, Metric::L2).expect("opens");
+    built.lists = [0..n / 2, n / 2..n]
+        .map(|rows| {
+            let (first, never, mut sink) = (rows.start as u64, AtomicBool::new(false), Memory::default());
+            let n = rows.len() as u64;
+            write_lists(&book, &[block(first, rows)], &pool(2), &|_, _, _| (), &never, &mut sink).expect("writes");
+            (sink, first, n)
+        })
+        .into();
+    let asked = Mutex::default();
+    let watched: Vec<_> = built.lists.iter().map(|(sections, ..)| Watched { sections, asked: &asked }).collect();
+    let open =
+        || watched.iter().zip(&built.lists).map(|(w, &(_, first, n))| Lists::open(w, &book, first, n).expect("opens"));
+    let corpus = Corpus {
+        d,
+        metric: Metric::L2,
+        keys: vec![],
+        index: Some((Codebook::open(&built.codebook, d, Metric::L2).expect("opens"), open().collect())),
+        unindexed: vec![],
+        deleted: &[],
+    };
+    let request = Request { nprobe: Some(2), rerank: Rerank::Code, ..ask(k) };
+    for queries in [&keys[..d], &keys[..q * d]] {
+        let [(cold, spans), (warm, none)] = [true, false].map(|cold| {
+            let conditions = Conditions { cold, ..Conditions::now() };
+            let rows = queries.len() / d * k;
+            let (mut distances, mut ids) = (vec![0.0; rows], vec![0; rows]);
+            let mut out = HitsMut { distances: &mut distances, ids: &mut ids };
+            let never = AtomicBool::new(false);
+            approximate(&corpus, queries, &request, &Kernels::best(), &pool(1), &never, &mut out, conditions)
+                .expect("searches");
+            ((distances, ids), std::mem::take(&mut *asked.lock().expect("no panic")))
+        });
+        assert_eq!(cold, warm);
+        assert_eq!(none, []);
+        let holds = |part: &[u8]| {
+            let part = part.as_ptr_range();
+            spans.iter().any(|span| span.start <= part.start.addr() && part.end.addr() <= span.end)
+        };
+        let mut seen = 0;
+        for (lists, watched) in open().zip(&watched) {
+            let ids = watched.section(SectionKind::ListIds).expect("ids");
+            for position in 0..lists.len() {
+                if cold.1.contains(&(lists.id(position as u32).expect("an id") as i64)) {
+                    assert!(holds(lists.block_of(position).1), "codes of {position}");
+                    assert!(holds(lists.record(position as u32)), "record of {position}");
+                    assert!(holds(&ids[4 * position..4 * position + 4]), "id of {position}");
+                    seen += 1;
+                }
+            }
+        }
+        assert!(seen >= k.min(50), "{seen} neighbours");
+        let bytes: usize = built.lists.iter().map(|(sections, ..)| sections.bytes()).sum();
+        let all: usize = spans.iter().map(|span| span.len()).sum();
+        assert!(queries.len() > d || all < bytes / 2, "one query asks for {all} of {bytes} bytes");
+    }
+}
+
+#[test]
+fn lists_are_asked_for_once_in_order_and_no_farther_than_the_window() {
+    let (n, d, nlist, window) = (4000, 24, 64, 5000);
+    let keys = clustered(n, d, 40, 1.0, 13);
+    let block = KeyBlock { first_id: 0, d, rows: KeyRows::F32(&keys) };
+    let built = build(&[block], Metric::L2, &Params { nlist: Some(nlist), ..Params::default() }, 2);
+    let asked = Mutex::default();
+    let watched = Watched { sections: &built.lists[0].0, asked: &asked };
+    let book = Codebook::open(&built.codebook, d, Metric::L2).expect("opens");
+    let lists = [Lists::open(&watched, &book, 0, n as u64).expect("opens")];
+    let probes: Vec<Probe> =
+        (0..nlist as u32).flat_map(|list| [0, 1].map(|query| Probe { list, query, base: 0.0 })).collect();
+    let mut ahead = Ahead::new(&lists, &probes, true);
+    ahead.window = window;
+    let first = lists[0].list(0).0.as_ptr().addr();
+    let longest = (0..nlist).map(|list| lists[0].list(list).0.len()).max().expect("lists");
+    let mut scanned = 0;
+    for run in runs(&probes) {
+        ahead.reach(run);
+        let codes = watched.section(SectionKind::Codes).expect("codes").as_ptr_range();
+        let in_codes = |span: &&Range<usize>| codes.start.addr() <= span.start && span.end <= codes.end.addr();
+        let mut end = first;
+        for span in asked.lock().expect("no panic").iter().filter(in_codes).filter(|span| !span.is_empty()) {
+            assert_eq!(span.start, end, "in order, nothing twice");
+            end = span.end;
+        }
+        let before = scanned;
+        scanned += lists[0].list(run[0].list as usize).0.len();
+        assert!(end >= first + scanned, "list {} was not asked for", run[0].list);
+        assert!(end <= first + before + window + longest, "{} bytes ahead", end - first - before);
+    }
+    assert_eq!(scanned, watched.section(SectionKind::Codes).expect("codes").len());
+}
