@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -137,8 +138,9 @@ def check(store: Any, loaded: Loaded, keys: KeySpec | None = None) -> None:
     """Raise IdentityError unless `store` was written by this model and tokenizer, with these keys.
 
     keys: what the caller wants to use; None is not compared. A store without attributes (made by hand) is only
-    checked for its dimension, by the search; of a union of
-    stores each is checked. The message names what differs, both sides, and what to do.
+    checked for its dimension, by the search; of a union of stores each is checked. The message names what differs,
+    both sides, and what to do. Keys of another window or context than the store's are compared all the same, with a
+    UserWarning: a longer window may be wanted for the LM, but its keys have seen other text than those of the store.
     """
     members = getattr(store, "stores", None)
     if members is not None:  # a union says of itself only what all of its stores agree on
@@ -166,12 +168,26 @@ def check(store: Any, loaded: Loaded, keys: KeySpec | None = None) -> None:
             wrong.append(
                 f"arithmetic (autocast) of the model: the store has {attributes['autocast']}, found {keys.autocast}"
             )
+    if keys is not None and not wrong:
+        _warn_of_windows(attributes, keys.resolved(loaded.context))
     if wrong:
         where = getattr(store, "path", None)
         raise IdentityError(
             f"the store{f' {where}' if where else ''} does not belong to this model: "
             + "; ".join(wrong)
             + f". Load {name or 'the model that wrote it'}, or dump the store again with this model"
+        )
+
+
+def _warn_of_windows(attributes: Mapping[str, Any], keys: KeySpec) -> None:
+    """Say where queries see more or less of a text than the keys of a store did; `keys` are resolved."""
+    pairs = [(name, attributes.get(name), getattr(keys, name)) for name in ("window", "context")]
+    differ = [f"{name} {found} where the store has {held}" for name, held, found in pairs if held not in (None, found)]
+    if differ:
+        warnings.warn(
+            f"keys of queries are made with {' and '.join(differ)}: leave them out to use the store's, or dump the "
+            "store again with these",
+            stacklevel=4,
         )
 
 

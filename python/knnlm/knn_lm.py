@@ -34,7 +34,8 @@ class KNNLM:
 
     Settings that are not given are those that `tune` saved in the store; without them lambda_ = 0.25, T = the store's
     own default temperature, k = min(1024, n). Key representation, layer, window and context are the store's. Raises
-    IdentityError if the store was written by another model, tokenizer, representation or arithmetic (`dtype`).
+    IdentityError if the store was written by another model, tokenizer, representation or arithmetic (`dtype`), and
+    warns (UserWarning) of a given window or context that is not the store's.
 
     cache, ngram: also mix in a continuous cache of the text (Grave et al. 2017) and an n-gram model of the store's
     text, with the weights that `knnlm tune --cache --ngram` saved; lambda_ counts for nothing then. Raises ValueError

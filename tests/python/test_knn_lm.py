@@ -167,6 +167,25 @@ def test_another_model_is_refused(store):
         KNNLM(tiny(), store, layer=-2)
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"window": 20}, "window 20 where the store has 16"),
+        ({"context": 2}, "context 2 where the store has 4"),
+        ({"window": 8, "context": 1}, "window 8 .* and context 1 where"),
+    ],
+)
+def test_queries_of_another_window_than_the_stores_keys_are_warned_of(loaded, store, given, says):
+    with pytest.warns(UserWarning, match=says):
+        lm = KNNLM(loaded, store, **given)
+    with pytest.warns(UserWarning, match=says):
+        assert np.isfinite(lm.perplexity(TEXT))
+    # The suite makes warnings errors: none of these warns.
+    KNNLM(loaded, store, window=16, context=4).perplexity(TEXT)
+    store.set_attributes({})
+    KNNLM(loaded, store, **given).perplexity(TEXT)
+
+
 def test_a_module_with_its_tokenizer():
     transformer = pytest.importorskip("knnlm.transformer")
     tokens = pytest.importorskip("knnlm.tokens")
