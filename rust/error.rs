@@ -14,8 +14,11 @@ fn advice(action: &str, kind: io::ErrorKind) -> &'static str {
     match kind {
         NotFound if action == OPEN_STORE => "; expected the folder of a store: check the path, or create a store there",
         NotFound => "; expected it there: check the path, or restore the file from a copy",
-        PermissionDenied | ReadOnlyFilesystem => {
+        PermissionDenied => {
             "; expected permission: change the rights of the folder, or choose another one; nothing was changed"
+        }
+        ReadOnlyFilesystem => {
+            "; expected a disk that can be written: mount it for writing, or choose a place on another one; nothing was changed (searching works)"
         }
         StorageFull | QuotaExceeded => "; free space and do it again: the last generation of the store is whole",
         AlreadyExists | NotADirectory => "; expected a folder or nothing, found a file: choose another path",

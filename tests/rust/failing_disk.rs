@@ -14,6 +14,8 @@ pub enum Failure {
     Full,
     /// EACCES.
     Denied,
+    /// EROFS.
+    ReadOnly,
     /// EIO; a write leaves its first half behind.
     Torn,
 }
@@ -47,6 +49,7 @@ impl FailingDisk {
         io::Error::from_raw_os_error(match self.failure {
             Failure::Full => 28,
             Failure::Denied => 13,
+            Failure::ReadOnly => 30,
             Failure::Torn => 5,
         })
     }

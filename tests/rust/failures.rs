@@ -31,6 +31,7 @@ fn the_store_opens_at_a_commit_whichever_operation_fails() {
         (options(40), Failure::Full, false),
         (keeping(40, KeyType::Float16), Failure::Torn, false),
         (keeping(40, KeyType::Float32), Failure::Denied, true),
+        (options(40), Failure::ReadOnly, false),
     ] {
         let mut failed = 0;
         for operation in 0.. {

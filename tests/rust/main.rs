@@ -15,6 +15,7 @@ mod misfit;
 mod never_held;
 mod parts;
 mod power_loss;
+mod read_only;
 mod recording_disk;
 mod reindex;
 mod store;

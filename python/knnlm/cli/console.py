@@ -55,7 +55,7 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, click.ClickException):
         return error.format_message()
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return _refused(error)
+        return refused(error)
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError | ValueError | ProblemsError | MemoryError) or type(error).__module__.startswith(
         "knnlm"
@@ -70,12 +70,12 @@ TO_DO = {
     errno.ENOTDIR: "expected a folder, found a file: choose another path",
     errno.EISDIR: "expected a file, found a folder: choose another path",
     errno.EACCES: "expected permission: change the rights, or choose another path",
-    errno.EROFS: "expected permission: change the rights, or choose another path",
+    errno.EROFS: "expected a disk that can be written: mount it for writing, or choose a path on another one",
     errno.ENOSPC: "free space and do it again",
 }
 
 
-def _refused(error: OSError) -> str:
+def refused(error: OSError) -> str:
     """What the operating system refused, where, and what to do; without Python's number and quotes."""
     where, says = os.fsdecode(error.filename), " ".join(str(error.strerror).split())
     advice = "" if ";" in says else TO_DO.get(error.errno or 0, "")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from knnlm.cli.console import Command, facts, note, print_json
+from knnlm.cli.console import Command, facts, note, print_json, refused, warn
 from knnlm.cli.options import (
     Reading,
     Texts,
@@ -126,9 +126,15 @@ def command(
         blends = _blends(cached, tuned, thetas, ngram, opened.metric)
         progress("tune", 1, 1)
         search = {"nprobe": nprobe, "rerank": rerank, "exact": exact or None}
-        save_tuned(opened, tuned, **search, blends={name: blend.to_dict() for name, blend in blends.items()} or None)
+        unsaved = None
+        try:
+            save_tuned(
+                opened, tuned, **search, blends={name: blend.to_dict() for name, blend in blends.items()} or None
+            )
+        except OSError as error:  # what took minutes to find is shown first
+            unsaved = error
         written = []
-        if folder is not None:
+        if folder is not None and unsaved is None:
             curves = {name: (curve.x, curve.perplexity, tuned.lm_perplexity) for name, curve in tuned.curves.items()}
             if not cached.excluded_documents:  # a search leaves out one range of entries: the rest of the store
                 settings = Settings(tuned.lambda_, tuned.temperature, tuned.k, nprobe, rerank, bool(exact), threads)
@@ -142,10 +148,12 @@ def command(
                 **tuned.to_dict(curves=True),
                 "blends": {name: blend.to_dict() for name, blend in blends.items()},
                 "store": str(store),
+                "saved": unsaved is None,
                 "plots": written,
                 "excluded": cached.excluded_documents,
             }
         )
+        _not_saved(unsaved)
         return
     facts(
         {
@@ -159,7 +167,15 @@ def command(
     )
     if cached.excluded_documents:
         note(f"{cached.excluded_documents} documents are in the store: their own entries were left out")
+    _not_saved(unsaved)
     note(f"saved in {store}" + (f"; plots in {folder}" if folder else ""))
+
+
+def _not_saved(error: OSError | None) -> None:
+    """Ends the command, which has shown what it found, where the store could not be changed."""
+    if error is not None:
+        warn(f"not saved, give them to eval and generate yourself: {refused(error)}")
+        click.get_current_context().exit(1)
 
 
 class _Heads:
