@@ -78,8 +78,8 @@ def test_commands(disk, tmp_path_factory):
     assert run_json("verify", store)["problems"] == []
     assert run_json("eval", store, text, "--model", model)["perplexity"] > 1
     run("generate", store, "--prompt", "the store", "--max-tokens", 2, "--model", model)
-    run("inspect", store, text, "--model", model, "--out", out / "page.html")
-    run("export", store, "--out", out / "exported")
+    run("inspect", store, "--string", "the store keeps", "--model", model)
+    run("export", store, "--out", out / "exported.arrow")
     for change in (
         ("add", store, text, "--model", model),
         ("delete", store, "late"),
