@@ -85,7 +85,6 @@ def test_commands(disk, tmp_path_factory):
         ("delete", store, "late"),
         ("replace", store, "late", text, "--model", model),
         ("compact", store),
-        ("build", store),
         ("build", store, "--retrain"),
         ("dump", text, "--model", model, "--out", disk / "dumped"),
         ("build", text, "--model", model, "--out", disk / "built"),
