@@ -185,10 +185,10 @@ def test_documents_are_tokenised_once(
     seen: list[int] = []
     original = BackendTokenizer.encode
     monkeypatch.setattr(BackendTokenizer, "encode", lambda self, text: seen.append(len(text)) or original(self, text))
-    run("build", texts / "books", "--model", model, "--out", tmp_path / "store", "--keep-keys")
+    run("dump", texts / "books", "--model", model, "--out", tmp_path / "keys")
     assert len(seen) == 2
     seen.clear()
-    run("build", texts / "books", "--model", model, "--out", tmp_path / "codes")
+    run("build", texts / "books", "--model", model, "--out", tmp_path / "store", "--keep-keys")
     assert len(seen) == 3 * 2  # to count, for the sample, and to encode
     seen.clear()
     run("eval", tmp_path / "store", texts / "test.txt", "--k", 4)
