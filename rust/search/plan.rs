@@ -28,6 +28,14 @@ pub struct Calibration {
     pub rows: Vec<Setting>,
 }
 
+impl Calibration {
+    /// Whether all that was measured are finite numbers from 0 on.
+    pub(crate) fn is_sound(&self) -> bool {
+        let numbers = |row: &Setting| [row.stop, row.depth, row.recall, row.scanned];
+        self.rows.iter().flat_map(numbers).all(|x| x.is_finite() && x >= 0.0)
+    }
+}
+
 /// One measured setting.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Setting {

@@ -231,6 +231,19 @@ pub struct Encoded {
     pub error: f32,
 }
 
+impl Encoded {
+    /// Refuses an error that no keys have: it would be in the manifest, which then nobody could read.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.error.is_finite() && self.error >= 0.0 {
+            return Ok(());
+        }
+        Err(Error::Argument(format!(
+            "{}: expected a mean error that is a finite number from 0 on, found {}; make the file again. Nothing was changed",
+            self.name.file, self.error
+        )))
+    }
+}
+
 impl Context<'_> {
     /// Writes the lists of the entries `ids`, of which `keys` are left. Nothing in the file depends on the first id.
     pub(crate) fn write_lists(

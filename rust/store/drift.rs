@@ -25,8 +25,13 @@ impl Fit {
     pub fn with(self, entries: u64, error: f32) -> Fit {
         let added = self.added.saturating_add(entries);
         let sum = f64::from(self.added_error) * self.added as f64 + f64::from(error) * entries as f64;
-        let mean = (sum / added.max(1) as f64) as f32;
+        let mean = finite(sum / added.max(1) as f64);
         Fit { added, added_error: mean, ..self }
+    }
+
+    /// Whether these are errors that keys can have.
+    pub(crate) fn is_sound(&self) -> bool {
+        [self.trained_error, self.added_error].iter().all(|error| error.is_finite() && *error >= 0.0)
     }
 
     /// How much larger the error of what was added is, as a fraction; none if nothing was.
@@ -57,5 +62,10 @@ pub(crate) fn quantisation_error(codebook: &Codebook, lists: &[Lists], keys: &[K
     }
     let decoded = reconstruct(codebook, lists, &ids)?;
     let sum: f64 = rows.iter().zip(&decoded).map(|(x, y)| f64::from(x - y).powi(2)).sum();
-    Ok((sum / ids.len() as f64) as f32)
+    Ok(finite(sum / ids.len() as f64))
+}
+
+/// In single precision; what is beyond its numbers becomes the largest of them, because JSON has no infinity.
+pub(crate) fn finite(mean: f64) -> f32 {
+    (mean as f32).min(f32::MAX)
 }

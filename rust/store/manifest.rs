@@ -261,6 +261,9 @@ impl Manifest {
         let mut bytes = serde_json::to_vec(&envelope).map_err(broken)?;
         bytes.push(b'\n');
         bytes.extend(body);
+        // Nobody could open a generation whose manifest does not read back, and the one before would be collected.
+        Manifest::parse(&folder.join(&name), &bytes)
+            .map_err(|e| Error::State(format!("cannot write what can be read again: {e}. Nothing was changed")))?;
         // The segment files must have their names on disk before a manifest that refers to them has one.
         folder.sync()?;
         let temporary = format!("{name}{TEMPORARY}");
@@ -282,6 +285,12 @@ impl Manifest {
             if !plain || !name.ends_with(".seg") || name.starts_with('.') {
                 return Err(format!("expected plain names that end in .seg, found {name:?}"));
             }
+        }
+        if let Some(fit) = self.fit.filter(|fit| !fit.is_sound()) {
+            return Err(format!("expected errors that are finite numbers from 0 on, found {fit:?}"));
+        }
+        if self.calibration.as_ref().is_some_and(|calibration| !calibration.is_sound()) {
+            return Err("expected a calibration of finite numbers from 0 on, found others".into());
         }
         let mut next = 0u64;
         for (i, data) in self.data.iter().enumerate() {
@@ -372,6 +381,29 @@ mod tests {
     use crate::store::files::Disk;
     use crate::store::{Datastore, Options};
     use std::sync::Arc;
+
+    #[test]
+    fn a_manifest_that_nobody_could_read_is_not_published() {
+        let dir = tempfile::tempdir().expect("folder");
+        let folder = Folder::new(dir.path(), Arc::new(Disk));
+        let text = |fit: &str| {
+            format!(
+                r#"{{"generation": 1, "metric": "l2", "dim": 2, "values": "uint32", "max_value": null, "keep_keys": null,
+                "entries": 0, "data": [], "codebook": null, "lists": [], "fit": {fit}, "attributes": {{}}}}"#
+            )
+        };
+        let sound = r#"{"trained_error": 1.0, "added_error": 1.0, "added": 1}"#;
+        let mut manifest: Manifest = serde_json::from_str(&text(sound)).expect("JSON");
+        for error in [f32::INFINITY, f32::NAN, -1.0] {
+            manifest.fit = Some(Fit { trained_error: error, ..Fit::default() });
+            let outcome = manifest.publish(&folder);
+            assert!(matches!(outcome, Err(Error::Format { .. })), "{outcome:?}");
+            assert_eq!(folder.names().expect("names"), Vec::<String>::new());
+        }
+        manifest.fit = None;
+        manifest.publish(&folder).expect("publish");
+        assert!(Manifest::read(&folder, 1).is_ok());
+    }
 
     #[test]
     fn an_older_generation_collects_nothing() {

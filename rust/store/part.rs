@@ -105,6 +105,7 @@ impl Writer {
         if self.encoding.is_none() {
             return Err(not_encoding());
         }
+        encoded.iter().try_for_each(Encoded::check)?;
         self.check_raw(keys.as_ref(), values.len())?;
         let (start, before) = (self.next_id(), self.entries);
         for (name, metadata, entries) in documents {

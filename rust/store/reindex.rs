@@ -9,7 +9,7 @@ use super::build::{BuildOptions, Context, Encoded, drop_keys};
 use super::calibrate::with_new_index;
 use super::compact::{LISTS_LIMIT, lists_name, part_name};
 use super::datastore::Datastore;
-use super::drift::Fit;
+use super::drift::{Fit, finite};
 use super::files::{Disk, Folder};
 use super::manifest::{ListsRecord, Manifest};
 use super::segment::{SegmentFile, SegmentKind, SegmentName};
@@ -178,6 +178,7 @@ struct Reindex<'r> {
 impl Reindex<'_> {
     /// Writes the files of the next generation.
     fn next(&self, truth: &Truth) -> Result<Option<Manifest>> {
+        self.staged.lists.iter().try_for_each(Encoded::check)?;
         let mut manifest = self.snapshot.manifest.clone();
         manifest.generation += 1;
         manifest.codebook = Some(self.copy_codebook(manifest.generation)?);
@@ -296,7 +297,7 @@ impl Reindex<'_> {
     fn fit(&self) -> Option<Fit> {
         let live = self.snapshot.manifest.live();
         let sum: f64 = self.staged.lists.iter().map(|part| f64::from(part.error) * part.live as f64).sum();
-        (live > 0).then(|| Fit { trained_error: (sum / live as f64) as f32, ..Fit::default() })
+        (live > 0).then(|| Fit { trained_error: finite(sum / live as f64), ..Fit::default() })
     }
 
     fn calibrate(&self, manifest: &Manifest, truth: &Truth) -> Result<Option<Calibration>> {

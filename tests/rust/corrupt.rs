@@ -332,6 +332,17 @@ fn manifest_numbers_that_do_not_fit() {
     refused_manifest(|m| m["data"][0]["documents"] = u64::MAX.into(), &["section Documents"]);
     refused_manifest(|m| m["data"][0]["continues"] = true.into(), &["continues"]);
     refused_manifest(|m| m["data"][0]["keys"] = serde_json::Value::Null, &["raw keys"]);
+    let fit =
+        |trained: f64, added: f64| serde_json::json!({"trained_error": trained, "added_error": added, "added": 1});
+    for (trained, added) in [(1e39, 1.0), (1.0, 1e39), (-1.0, 1.0), (1.0, -1e-3)] {
+        refused_manifest(|m| m["fit"] = fit(trained, added), &["errors that are finite"]);
+    }
+    for name in ["stop", "depth", "recall", "scanned"] {
+        let mut row = serde_json::json!({"k": 8, "stop": 1.0, "depth": 1.0, "recall": 0.5, "scanned": 20.0});
+        row[name] = 1e39.into();
+        let rows = serde_json::json!({"queries": 9, "rows": [row]});
+        refused_manifest(|m| m["calibration"] = rows, &["calibration of finite"]);
+    }
     refused_manifest(|m| m["data"].as_array_mut().expect("list").truncate(1), &["expected 18 entries"]);
     refused_manifest(
         |m| {

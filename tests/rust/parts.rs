@@ -108,6 +108,9 @@ fn what_is_not_a_part_of_this_store_is_refused() {
     refused(part.clone(), &[("a", 25), ("a", 0), ("b", 25), ("a", 0)], "a name twice");
     let wrong = vec![Encoded { entries: 60, live: 60, ..part[0].clone() }];
     refused(wrong, &[("a", 60)], "more entries than are in the file");
+    for error in [f32::INFINITY, f32::NAN, -1.0] {
+        refused(vec![Encoded { error, ..part[0].clone() }], &[("a", 50)], "an error that no keys have");
+    }
     let mut bytes = std::fs::read(folder.join(&part[0].name.file)).expect("read");
     let middle = bytes.len() - 70;
     bytes[middle] ^= 1;

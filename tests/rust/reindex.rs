@@ -214,6 +214,16 @@ fn what_does_not_fit_the_store_is_refused() {
     refused((away(&codebook), lists.clone()), "a codebook of another folder");
     let elsewhere = Encoded { name: away(&lists[0].name), ..lists[0].clone() };
     refused((codebook.clone(), [vec![elsewhere], lists[1..].to_vec()].concat()), "lists of another folder");
+    for error in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -1.0, serde_json::from_str("1e39").expect("a number")] {
+        let forged = Encoded { error, ..lists[1].clone() };
+        refused((codebook.clone(), [&lists[..1], &[forged], &lists[2..]].concat()), "an error that no keys have");
+    }
+    // A bit of the JSON that is staged: 1 becomes 9, and the number one that is not finite in single precision.
+    let record = serde_json::to_string(&Encoded { error: 1e38, ..lists[0].clone() }).expect("JSON");
+    let flipped = record.replace("e38", "e39").replace("e+38", "e+39");
+    let forged: Encoded = serde_json::from_str(&flipped).expect("JSON");
+    assert!(forged.error == f32::INFINITY, "{flipped}");
+    refused((codebook.clone(), [&[forged], &lists[1..]].concat()), "a flipped bit of the record");
     // As many entries as there should be, but not those.
     let shifted: Vec<u64> = ids.iter().map(|&id| if id == ids[0] { 0 } else { id }).collect();
     refused(stage(&store, staging.path(), &shifted), "codes of an entry that is gone");
