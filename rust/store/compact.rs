@@ -10,6 +10,7 @@ use super::manifest::{ListsRecord, Manifest};
 use super::merge::Merge;
 use super::segment::{SegmentFile, SegmentKind};
 use super::segment_writer::SegmentWriter;
+use super::snapshot::Snapshot;
 use super::writer::data_name;
 use crate::Result;
 use crate::index::{Codebook, Lists, Progress, merge_lists};
@@ -25,44 +26,54 @@ pub(crate) const LISTS_LIMIT: u64 = u32::MAX as u64;
 
 impl Datastore {
     /// Rewrites the store without deleted documents; joins its data segments and its lists. Nothing happens if there is
-    /// nothing deleted and nothing to join.
+    /// nothing deleted and nothing to join. What interrupted work has staged of deleted text goes, too.
     ///
     /// # Errors
-    /// `State` for a second writer; `Interrupted`; `Io`. The store is then as it was.
+    /// `State` for a second writer; `Interrupted`; `Io`. The store is then as it was, or, where the path is of a folder that
+    /// cannot be removed, compacted.
     pub fn compact(&self, progress: Progress, cancel: &AtomicBool) -> Result<()> {
-        self.publish_next(|snapshot| {
-            let old = &snapshot.manifest;
-            let groups = groups(old);
-            if old.deleted.is_none() && groups.len() == old.data.len() && old.lists.len() <= 1 {
-                return Ok(None);
-            }
-            let mut manifest = old.clone();
-            manifest.generation += 1;
-            manifest.deleted = None;
-            manifest.data = Vec::new();
-            for (i, segments) in groups.into_iter().enumerate() {
-                let first_id = old.data[segments.start].first_id;
-                let name = part_name(&data_name(manifest.generation), i == 0, first_id);
-                let keys = old.data[segments.start].keys.is_some();
-                let merge =
-                    Merge { folder: &self.folder, snapshot, segments, keys, drop_deleted: true, progress, cancel };
-                manifest.data.push(merge.write(&name)?);
-            }
-            let keep = |id| !snapshot.deleted.holds_id(id);
-            let mut lists = std::mem::take(&mut manifest.lists);
-            let mut first = true;
-            while !lists.is_empty() {
-                let start = lists[0].first_id;
-                let fits = |l: &&ListsRecord| l.first_id + l.entries - start <= LISTS_LIMIT;
-                let count = lists.iter().take_while(fits).count().max(1);
-                let name = part_name(&lists_name(manifest.generation), first, start);
-                let parts: Vec<ListsRecord> = lists.drain(..count).collect();
-                let joined = join(&self.folder, old, &parts, &name, &keep, progress, cancel)?;
-                manifest.lists.push(joined);
-                first = false;
-            }
-            Ok(Some(manifest))
-        })
+        let mut guard = self.writing();
+        self.commit_held(&mut guard)?;
+        let lock = self.begin()?;
+        let before = self.generation();
+        let outcome = self
+            .publish_locked(|snapshot| self.compacted(snapshot, progress, cancel))
+            .and_then(|()| self.remove_staged(self.generation() != before));
+        drop(lock);
+        outcome
+    }
+
+    fn compacted(&self, snapshot: &Snapshot, progress: Progress, cancel: &AtomicBool) -> Result<Option<Manifest>> {
+        let old = &snapshot.manifest;
+        let groups = groups(old);
+        if old.deleted.is_none() && groups.len() == old.data.len() && old.lists.len() <= 1 {
+            return Ok(None);
+        }
+        let mut manifest = old.clone();
+        manifest.generation += 1;
+        manifest.deleted = None;
+        manifest.data = Vec::new();
+        for (i, segments) in groups.into_iter().enumerate() {
+            let first_id = old.data[segments.start].first_id;
+            let name = part_name(&data_name(manifest.generation), i == 0, first_id);
+            let keys = old.data[segments.start].keys.is_some();
+            let merge = Merge { folder: &self.folder, snapshot, segments, keys, drop_deleted: true, progress, cancel };
+            manifest.data.push(merge.write(&name)?);
+        }
+        let keep = |id| !snapshot.deleted.holds_id(id);
+        let mut lists = std::mem::take(&mut manifest.lists);
+        let mut first = true;
+        while !lists.is_empty() {
+            let start = lists[0].first_id;
+            let fits = |l: &&ListsRecord| l.first_id + l.entries - start <= LISTS_LIMIT;
+            let count = lists.iter().take_while(fits).count().max(1);
+            let name = part_name(&lists_name(manifest.generation), first, start);
+            let parts: Vec<ListsRecord> = lists.drain(..count).collect();
+            let joined = join(&self.folder, old, &parts, &name, &keep, progress, cancel)?;
+            manifest.lists.push(joined);
+            first = false;
+        }
+        Ok(Some(manifest))
     }
 }
 

@@ -32,6 +32,8 @@ pub trait Files: Send + Sync + std::fmt::Debug {
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Removes a folder and all in it; links in it are removed and not followed.
+    fn remove_tree(&self, path: &Path) -> io::Result<()>;
     /// Takes the lock on a file, creating it if needed; none if another holds it. Held until the file is closed.
     fn lock(&self, path: &Path) -> io::Result<Option<File>>;
 }
@@ -70,6 +72,10 @@ impl Files for Disk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         std::fs::remove_file(path)
+    }
+
+    fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_dir_all(path)
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<File>> {
@@ -176,6 +182,17 @@ impl Folder {
     pub fn remove(&self, name: &str) -> Result<()> {
         let path = self.join(name);
         self.files.remove(&path).map_err(|e| Error::io(&path, "remove", e))
+    }
+
+    /// Removes a folder of the folder and all in it, one file of it first.
+    pub fn remove_tree(&self, name: &str, first: &str) -> Result<()> {
+        let path = self.join(name);
+        let first = path.join(first);
+        match self.files.remove(&first) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::io(&first, "remove", e)),
+            _ => (),
+        }
+        self.files.remove_tree(&path).map_err(|e| Error::io(&path, "remove folder (deleted text may be in it)", e))
     }
 
     /// Takes the writer's lock; released when the file is dropped.

@@ -30,6 +30,7 @@ mod segment;
 mod segment_writer;
 mod snapshot;
 mod spill;
+mod staging;
 mod values;
 mod verify;
 mod writer;

@@ -126,6 +126,10 @@ impl Files for CrashDisk {
         self.run("remove", path, || Disk.remove(path))
     }
 
+    fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        self.run("remove", path, || Disk.remove_tree(path))
+    }
+
     fn lock(&self, path: &Path) -> io::Result<Option<File>> {
         self.run("lock", path, || Disk.lock(path))
     }

@@ -103,6 +103,11 @@ impl Files for FailingDisk {
         Disk.remove(path)
     }
 
+    fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        self.pass()?;
+        Disk.remove_tree(path)
+    }
+
     fn lock(&self, path: &Path) -> io::Result<Option<File>> {
         self.pass()?;
         Disk.lock(path)

@@ -105,6 +105,11 @@ impl Files for RecordingDisk {
         Disk.remove(path)
     }
 
+    // Only the files of the store itself are followed.
+    fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        Disk.remove_tree(path)
+    }
+
     fn lock(&self, path: &Path) -> io::Result<Option<File>> {
         Disk.lock(path)
     }

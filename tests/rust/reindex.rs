@@ -269,6 +269,93 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Leaves what an interrupted re-training and an interrupted build leave, with links out of the store.
+fn leave(store: &Path, away: &Path) {
+    for name in ["retraining", "parts"] {
+        let folder = store.join(name);
+        std::fs::create_dir_all(folder.join("deeper")).expect("create");
+        for file in ["plan.json", "truth.npy", "deeper/keys.npy"] {
+            std::fs::write(folder.join(file), b"text").expect("write");
+        }
+        #[cfg(unix)]
+        for (link, to) in [("file", away.join("file")), ("deeper/folder", away.to_path_buf())] {
+            std::os::unix::fs::symlink(to, folder.join(link)).expect("link");
+        }
+    }
+    std::fs::write(away.join("file"), b"of somebody else").expect("write");
+}
+
+fn left(store: &Path) -> Vec<&'static str> {
+    ["retraining", "parts"].into_iter().filter(|name| store.join(name).exists()).collect()
+}
+
+#[test]
+fn compaction_removes_what_is_staged_of_deleted_text() {
+    let (folder, away) = (tempdir().expect("folder"), tempdir().expect("folder"));
+    let store = filled(folder.path(), &options(DIM));
+    let compact = |store: &Datastore| store.compact(&|_, _, _| (), &NEVER);
+    leave(folder.path(), away.path());
+    delete(&store, &[8]);
+    assert_eq!(left(folder.path()).len(), 2);
+    compact(&store).expect("compact");
+    assert_eq!(left(folder.path()), Vec::<&str>::new());
+    // Killed between the two: there is nothing to compact, but to remove.
+    leave(folder.path(), away.path());
+    let generation = store.generation();
+    compact(&store).expect("compact");
+    assert_eq!((left(folder.path()), store.generation()), (vec![], generation));
+    assert_eq!(std::fs::read(away.path().join("file")).expect("not followed"), b"of somebody else");
+    assert_eq!(store.verify().expect("verify"), vec![]);
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(away.path(), folder.path().join("retraining")).expect("link");
+        let error = compact(&store).expect_err("a link");
+        assert!(matches!(&error, Error::State(m) if m.contains("found a link")), "{error}");
+        assert_eq!(std::fs::read(away.path().join("file")).expect("not followed"), b"of somebody else");
+    }
+}
+
+#[test]
+fn what_is_staged_stays_where_nothing_was_deleted() {
+    let (folder, away) = (tempdir().expect("folder"), tempdir().expect("folder"));
+    let store = Datastore::create(folder.path(), &options(DIM)).expect("create");
+    add(&store, 30, Some("one"), None).expect("add");
+    build(&store, &params(4));
+    leave(folder.path(), away.path());
+    store.compact(&|_, _, _| (), &NEVER).expect("nothing to do");
+    assert_eq!(left(folder.path()), ["retraining", "parts"]);
+    add(&store, 30, Some("two"), None).expect("add");
+    build(&store, &params(4));
+    let generation = store.generation();
+    store.compact(&|_, _, _| (), &NEVER).expect("compact");
+    assert_eq!((left(folder.path()), store.generation()), (vec!["parts"], generation + 1));
+}
+
+#[test]
+fn what_cannot_be_removed_is_told_and_removed_later() {
+    let mut told = 0;
+    for operation in 0.. {
+        let (folder, away) = (tempdir().expect("folder"), tempdir().expect("folder"));
+        drop(filled(folder.path(), &options(DIM)));
+        leave(folder.path(), away.path());
+        let disk = FailingDisk::new(operation, Failure::Denied, true);
+        let store = Datastore::open_through(folder.path(), Arc::new(disk.clone())).expect("open");
+        let outcome = store.compact(&|_, _, _| (), &NEVER);
+        assert_eq!(store.verify().expect("verify"), vec![], "operation {operation}");
+        if !disk.has_failed() {
+            outcome.expect("no operation failed");
+            break;
+        }
+        let of_staged =
+            |e: &Error| matches!(e, Error::Io { path, .. } if path.to_string_lossy().contains("retraining"));
+        told += usize::from(outcome.as_ref().is_err_and(of_staged));
+        assert!(outcome.is_err() || left(folder.path()).is_empty(), "operation {operation}");
+        store.compact(&|_, _, _| (), &NEVER).expect("compact");
+        assert_eq!(left(folder.path()), Vec::<&str>::new(), "operation {operation}");
+    }
+    assert_eq!(told, 2, "the plan and the folder");
+}
+
 #[test]
 fn whichever_operation_fails_the_store_is_at_one_index_or_the_other() {
     let (original, staging) = (tempdir().expect("folder"), tempdir().expect("folder"));
