@@ -38,7 +38,18 @@ pub struct KeptLists {
     block_bytes: usize,
     record_bytes: Option<usize>,
     blocks: Arc<Vec<usize>>,
-    gone: Option<Arc<Vec<u32>>>,
+    gone: Gone,
+}
+
+/// What lists know of deleted entries among theirs.
+#[derive(Clone)]
+enum Gone {
+    /// Nobody told: any may be deleted.
+    Unknown,
+    /// None is.
+    Nothing,
+    /// Number in each list.
+    Counts(Arc<Vec<u32>>),
 }
 
 /// Lists of one segment: views of the sections of its file.
@@ -53,8 +64,7 @@ pub struct Lists<'a> {
     second: &'a [u8],
     record_bytes: Option<usize>,
     block_bytes: usize,
-    /// Deleted entries of each list, if there are any.
-    gone: Option<Arc<Vec<u32>>>,
+    gone: Gone,
     source: &'a dyn SectionSource,
 }
 
@@ -110,7 +120,7 @@ impl<'a> Lists<'a> {
             second,
             record_bytes,
             block_bytes,
-            gone: None,
+            gone: Gone::Unknown,
             source,
         })
     }
@@ -199,22 +209,27 @@ impl<'a> Lists<'a> {
     /// The same, knowing which ids are deleted: reads all ids.
     pub(crate) fn without(mut self, deleted: &[Range<u64>]) -> Lists<'a> {
         if deleted.iter().all(|span| span.end <= self.first_id || span.start >= self.first_id + self.n) {
+            self.gone = Gone::Nothing;
             return self;
         }
         let is_gone = |&&id: &&u32| contains(deleted, self.first_id + u64::from(id));
         let count = |list: &[u64]| self.ids[list[0] as usize..list[1] as usize].iter().filter(is_gone).count() as u32;
-        self.gone = Some(Arc::new(self.offsets.windows(2).map(count).collect()));
+        self.gone = Gone::Counts(Arc::new(self.offsets.windows(2).map(count).collect()));
         self
     }
 
     /// Number of entries of `list` that are not deleted: how far a query looks must not depend on what is gone.
     pub(crate) fn live_len(&self, list: usize) -> usize {
-        self.list_len(list) - self.gone.as_ref().map_or(0, |gone| gone[list] as usize)
+        self.list_len(list) - if let Gone::Counts(gone) = &self.gone { gone[list] as usize } else { 0 }
     }
 
-    /// Whether `list` holds deleted entries.
-    pub(crate) fn has_deleted(&self, list: usize) -> bool {
-        self.gone.as_ref().is_some_and(|gone| gone[list] > 0)
+    /// Whether `list` may hold deleted entries.
+    pub(crate) fn may_hold_deleted(&self, list: usize) -> bool {
+        match &self.gone {
+            Gone::Unknown => true,
+            Gone::Nothing => false,
+            Gone::Counts(gone) => gone[list] > 0,
+        }
     }
 
     /// Length of `list`.

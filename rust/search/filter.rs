@@ -57,9 +57,12 @@ impl<'f> Filter<'f> {
         }
     }
 
-    /// Whether it lets everything pass of some entries, if any of them are deleted or none.
-    pub fn is_open(&self, any_deleted: bool) -> bool {
-        !any_deleted && self.exclude.is_none() && self.allow.is_none() && self.deny.is_none()
+    /// Whether it lets everything pass of some entries, of which some may be deleted or none are.
+    pub fn is_open(&self, may_be_deleted: bool) -> bool {
+        (!may_be_deleted || self.deleted.is_empty())
+            && self.exclude.is_none()
+            && self.allow.is_none()
+            && self.deny.is_none()
     }
 
     /// Whether `query` may return the entry `id`.

@@ -301,7 +301,7 @@ impl Scan<'_, '_> {
 
     /// Drops candidates of a list, from number `before` on, that the query may not return.
     fn drop_filtered(&self, lists: &Lists, probe: Probe, nearest: &mut Nearest, before: usize) {
-        if !self.filter.is_open(lists.has_deleted(probe.list as usize)) {
+        if !self.filter.is_open(lists.may_hold_deleted(probe.list as usize)) {
             let query = probe.query as usize;
             nearest.drop_after(before, |p| !self.filter.admits(query, order(self.lists, self.starts, p)));
         }

@@ -66,6 +66,30 @@ fn recall(found: &Hits, exact: &Hits, k: usize) -> f64 {
 }
 
 #[test]
+fn lists_that_were_not_told_return_nothing_deleted() {
+    for (d, code) in [(24, CodeChoice::Auto), (100, CodeChoice::Flat), (16, CodeChoice::Pq { m: 4, bits: 8 })] {
+        let (n, k) = (3000, 40);
+        let keys = clustered(n, d, 20, 1.5, 3);
+        let blocks = [KeyBlock { first_id: 0, d, rows: KeyRows::F32(&keys) }];
+        let built = build(&blocks, Metric::L2, &Params { nlist: Some(30), code, ..Params::default() }, 2);
+        let gone = [10u64..700, 1500..1501, 2000..2999];
+        let of = |deleted| Corpus {
+            deleted,
+            ..corpus(&built, &[KeyBlock { first_id: 0, d, rows: KeyRows::F32(&[]) }], Metric::L2)
+        };
+        for request in
+            [Request { nprobe: Some(5), ..ask(k) }, Request { nprobe: Some(30), rerank: Rerank::None, ..ask(k) }]
+        {
+            let all = run(&of(&[]), &keys[..d * 800], &request, 2);
+            let left = run(&of(&gone), &keys[..d * 800], &request, 2);
+            let is_gone = |id: &&i64| gone.iter().any(|span| span.contains(&(**id as u64)));
+            assert!(all.ids.iter().filter(is_gone).count() > 1000);
+            assert_eq!(left.ids.iter().filter(is_gone).count(), 0);
+        }
+    }
+}
+
+#[test]
 fn recall_is_good_for_every_code_dimension_and_metric() {
     for (d, code, least) in [
         (8, CodeChoice::Auto, 0.75),

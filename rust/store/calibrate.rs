@@ -82,7 +82,9 @@ pub(crate) fn with_new_index(
         return Ok(None);
     }
     let pairs = files.iter().zip(&manifest.lists);
-    let lists = pairs.map(|(file, l)| Lists::open(file, &codebook, l.first_id, l.entries)).collect::<Result<_>>()?;
+    let lists = pairs
+        .map(|(file, l)| Ok(Lists::open(file, &codebook, l.first_id, l.entries)?.without(deleted)))
+        .collect::<Result<_>>()?;
     let index = Some((codebook, lists));
     let mut corpus = Corpus { d: manifest.dim, metric: manifest.metric, keys, index, unindexed: Vec::new(), deleted };
     measure(&mut corpus).map(Some)

@@ -7,7 +7,7 @@ use crate::store_support::{key, options};
 use knnlm::Metric;
 use knnlm::index::{CodeChoice, CodeKind, Params, code_kind};
 use knnlm::keys::KeyRows;
-use knnlm::search::{Request, Rerank};
+use knnlm::search::{Request, Rerank, Truth};
 use knnlm::sections::SectionKind;
 use knnlm::store::{BuildOptions, Datastore, DocumentKey, KeyType, Options, ValueRows, Values};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -387,6 +387,26 @@ fn a_store_that_measured_its_recall_searches_without_documents_as_if_it_never_he
     for (dim, metric, code) in [(100, Metric::L2, CodeChoice::Auto), (24, Metric::Ip, CodeChoice::Small)] {
         check(Kind { dim, metric, code, keep: None, life: Life::Built, measured: true });
     }
+}
+
+#[test]
+fn recall_is_measured_without_documents_as_if_they_had_never_been_there() {
+    let (dim, code, keep) = (24, CodeChoice::Small, Some(KeyType::Float32));
+    let kind = Kind { dim, metric: Metric::L2, code, keep, life: Life::Built, measured: true };
+    let (folder, other) = (tempdir().expect("folder"), tempdir().expect("folder"));
+    let (store, never) = (kind.store(folder.path(), &[]), kind.store(other.path(), &GONE));
+    let names: Vec<DocumentKey> = GONE.iter().map(|&i| DocumentKey::Name(name(i))).collect();
+    store.delete(&names).expect("delete");
+    let queries = kind.queries();
+    let measured = |store: &Datastore| {
+        let own = vec![0..0; queries.len() / dim];
+        let request = Request { k: 30, exact: true, ..Request::default() };
+        let ids = store.search(&queries, &request, Some(2), &AtomicBool::new(false)).expect("search").ids;
+        let truth = Truth { queries: queries.clone(), own, ids, k: 30 };
+        store.calibrate(&truth, Some(2), &|_, _, _| {}, &AtomicBool::new(false)).expect("calibrate");
+        store.snapshot().manifest.calibration.clone().expect("measured")
+    };
+    assert_eq!(measured(&store), measured(&never));
 }
 
 #[test]
