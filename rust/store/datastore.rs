@@ -311,7 +311,8 @@ impl Datastore {
 
     /// [`Self::verify`] that reports bytes as stage "verify" and ends with `Interrupted` once `cancel` is set.
     pub fn verify_unless(&self, progress: Progress, cancel: &AtomicBool) -> Result<Vec<Problem>> {
-        verify(&self.folder, &self.snapshot().manifest, progress, cancel)
+        let snapshot = self.snapshot();
+        verify(&self.folder, &snapshot.manifest, Some(&snapshot), progress, cancel)
     }
 
     /// [`Self::verify`] for a store that may be too damaged to open.
@@ -322,9 +323,20 @@ impl Datastore {
     /// [`Self::verify_path`] that reports bytes as stage "verify" and ends with `Interrupted` once `cancel` is set.
     pub fn verify_path_unless(path: &Path, progress: Progress, cancel: &AtomicBool) -> Result<Vec<Problem>> {
         let folder = Folder::new(path, Arc::new(Disk));
-        match Manifest::newest(&folder)? {
-            Some(generation) => verify(&folder, &Manifest::read(&folder, generation)?, progress, cancel),
-            None => Snapshot::open(&folder).map(|_| Vec::new()),
+        loop {
+            // What is opened stays whole, whatever a writer does meanwhile.
+            if let Ok(snapshot) = Snapshot::open(&folder) {
+                return verify(&folder, &snapshot.manifest, Some(&snapshot), progress, cancel);
+            }
+            let Some(generation) = Manifest::newest(&folder)? else {
+                return Snapshot::open(&folder).map(|_| Vec::new());
+            };
+            let found = Manifest::read(&folder, generation)
+                .and_then(|manifest| verify(&folder, &manifest, None, progress, cancel));
+            let sound = found.as_ref().is_ok_and(Vec::is_empty) || matches!(found, Err(Error::Interrupted));
+            if sound || Manifest::newest(&folder)? == Some(generation) {
+                return found;
+            }
         }
     }
 }

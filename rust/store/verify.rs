@@ -39,10 +39,60 @@ impl std::fmt::Display for Problem {
     }
 }
 
-/// Checks all files of a manifest, unless `cancel` is set; `progress` counts the bytes of their sections.
+/// Where files come from: the folder, or, for those that a newer generation had removed, what is mapped of them.
+struct Source<'s> {
+    folder: &'s Folder,
+    generation: u64,
+    snapshot: Option<&'s Snapshot>,
+}
+
+enum Opened<'s> {
+    Named(Box<SegmentFile>),
+    Mapped(&'s SegmentFile),
+}
+
+impl std::ops::Deref for Opened<'_> {
+    type Target = SegmentFile;
+
+    fn deref(&self) -> &SegmentFile {
+        match self {
+            Opened::Named(file) => file,
+            Opened::Mapped(file) => file,
+        }
+    }
+}
+
+impl<'s> Source<'s> {
+    /// Whether a file is missing because a writer went on: what is mapped is whole all the same.
+    fn went_on(&self, e: &Error) -> Option<&'s Snapshot> {
+        let newer = || Manifest::newest(self.folder).is_ok_and(|newest| newest > Some(self.generation));
+        self.snapshot.filter(|_| e.is_not_found() && newer())
+    }
+
+    fn open(&self, name: &SegmentName, kind: SegmentKind) -> Result<Opened<'s>> {
+        match SegmentFile::open(self.folder.path(), name, kind) {
+            Ok(file) => Ok(Opened::Named(Box::new(file))),
+            Err(e) => self.went_on(&e).and_then(|snapshot| snapshot.file(name)).map(Opened::Mapped).ok_or(e),
+        }
+    }
+}
+
+impl Snapshot {
+    /// A file of it; that of deleted documents is not kept.
+    fn file(&self, name: &SegmentName) -> Option<&SegmentFile> {
+        let data = self.data.iter().map(|d| &d.file).zip(self.manifest.data.iter().map(|d| &d.name));
+        let lists = self.lists.iter().zip(self.manifest.lists.iter().map(|l| &l.name));
+        let codebook = self.codebook.iter().zip(&self.manifest.codebook);
+        data.chain(lists).chain(codebook).find(|(_, named)| named.file == name.file).map(|(file, _)| file)
+    }
+}
+
+/// Checks all files of a manifest, unless `cancel` is set; `progress` counts the bytes of their sections. A writer may
+/// go on and remove files meanwhile: what `snapshot` has mapped of them is then checked.
 pub(crate) fn verify(
     folder: &Folder,
     manifest: &Manifest,
+    snapshot: Option<&Snapshot>,
     progress: Progress,
     cancel: &AtomicBool,
 ) -> Result<Vec<Problem>> {
@@ -54,7 +104,10 @@ pub(crate) fn verify(
         progress("verify", done.get().min(total), total);
     };
     let mut problems = Vec::new();
-    if let Err(e) = Manifest::read(folder, manifest.generation) {
+    let source = Source { folder, generation: manifest.generation, snapshot };
+    if let Err(e) = Manifest::read(folder, manifest.generation)
+        && source.went_on(&e).is_none()
+    {
         problems.push(Problem {
             file: Manifest::file_name(manifest.generation),
             section: None,
@@ -69,35 +122,43 @@ pub(crate) fn verify(
         };
         let before = problems.len();
         if let Some(file) =
-            check_file(folder, &data.name, SegmentKind::Data, per_entry, (&read, cancel), &mut problems)?
+            check_file(&source, &data.name, SegmentKind::Data, per_entry, (&read, cancel), &mut problems)?
         {
             check_documents(&file, data, &mut problems);
         }
         // Damaged rows are told by their ids.
         let damaged = problems[before..].iter_mut().filter_map(|p| p.entries.clone().map(|rows| (p, rows)));
-        let runs =
-            SegmentFile::open(folder.path(), &data.name, SegmentKind::Data).and_then(|file| Runs::read(&file, data));
+        let runs = source.open(&data.name, SegmentKind::Data).and_then(|file| Runs::read(&file, data));
         for (problem, rows) in damaged {
             problem.entries = runs.as_ref().ok().and_then(|runs| runs.ids_of(rows));
         }
     }
     if let Some(name) = &manifest.codebook {
-        check_file(folder, name, SegmentKind::Codebook, |_| None, (&read, cancel), &mut problems)?;
+        check_file(&source, name, SegmentKind::Codebook, |_| None, (&read, cancel), &mut problems)?;
     }
     for lists in &manifest.lists {
         // Codes lie in blocks that are padded list by list: a range of entries would mislead.
         let per_entry = |number| (number == SectionKind::ListIds as u32).then_some((0, lists.entries));
-        check_file(folder, &lists.name, SegmentKind::Lists, per_entry, (&read, cancel), &mut problems)?;
+        check_file(&source, &lists.name, SegmentKind::Lists, per_entry, (&read, cancel), &mut problems)?;
     }
-    if let Some(deleted) = &manifest.deleted {
-        check_file(folder, &deleted.name, SegmentKind::Deleted, |_| None, (&read, cancel), &mut problems)?;
+    // Once it is opened, its content is in memory and was checked: it need not be there any more.
+    let gone = |name: &SegmentName| match SegmentFile::open(folder.path(), name, SegmentKind::Deleted) {
+        Err(e) => source.went_on(&e).is_some(),
+        Ok(_) => false,
+    };
+    if let Some(deleted) = manifest.deleted.as_ref().filter(|deleted| !gone(&deleted.name)) {
+        check_file(&source, &deleted.name, SegmentKind::Deleted, |_| None, (&read, cancel), &mut problems)?;
     }
     // Sections that are sound one by one may still not fit together.
     if problems.is_empty() {
-        let fits = Snapshot::of(folder, manifest.clone()).and_then(|snapshot| {
+        let mut check = |snapshot: &Snapshot| {
             snapshot.check_index()?;
-            check_lists(&snapshot, &mut problems)
-        });
+            check_lists(snapshot, &mut problems)
+        };
+        let fits = match Snapshot::of(folder, manifest.clone()) {
+            Ok(anew) => check(&anew),
+            Err(e) => source.went_on(&e).map_or(Err(e), check),
+        };
         if let Err(e) = fits {
             problems.push(Problem {
                 file: Manifest::file_name(manifest.generation),
@@ -112,15 +173,15 @@ pub(crate) fn verify(
 
 /// Checks the bytes of one file; `per_entry` tells the first entry and the number of entries of a section that has a
 /// fixed number of bytes for each. Returns the file if all its bytes are sound.
-fn check_file(
-    folder: &Folder,
+fn check_file<'s>(
+    source: &Source<'s>,
     name: &SegmentName,
     kind: SegmentKind,
     per_entry: impl Fn(u32) -> Option<(u64, u64)>,
     (read, cancel): (&dyn Fn(u64), &AtomicBool),
     problems: &mut Vec<Problem>,
-) -> Result<Option<SegmentFile>> {
-    let file = match SegmentFile::open(folder.path(), name, kind) {
+) -> Result<Option<Opened<'s>>> {
+    let file = match source.open(name, kind) {
         Ok(file) => file,
         Err(e) => {
             problems.push(Problem { file: name.file.clone(), section: None, entries: None, message: e.to_string() });

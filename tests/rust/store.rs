@@ -3,8 +3,9 @@
 use crate::store_support::{add, assert_entries, keeping, key, options, value};
 use half::f16;
 use knnlm::Error;
+use knnlm::index::Params;
 use knnlm::keys::KeyRows;
-use knnlm::store::{Datastore, Document, KeyType, Options, ValueRows, ValueType, Values};
+use knnlm::store::{BuildOptions, Datastore, Document, DocumentKey, KeyType, Options, ValueRows, ValueType, Values};
 use proptest::prelude::*;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -312,6 +313,53 @@ proptest! {
         assert_entries(&store, n);
         prop_assert_eq!(documents(&store), want);
         prop_assert_eq!(Datastore::verify_path(folder.path()).expect("verify"), vec![]);
+    }
+}
+
+#[test]
+fn verify_of_an_older_generation_finds_no_fault_in_what_a_writer_removed() {
+    let folder = tempdir().expect("folder");
+    let writer = Datastore::create(folder.path(), &options(8)).expect("create");
+    let never = AtomicBool::new(false);
+    let build = || {
+        let params = Params { nlist: Some(4), ..Params::default() };
+        let options = BuildOptions { params, retrain: false, threads: Some(1) };
+        writer.build(&options, &|_, _, _| (), &never).expect("build");
+    };
+    let mut next = 0;
+    let mut replace = || {
+        next += 1;
+        add(&writer, 20, Some(&format!("document {next}")), None).expect("add");
+        add(&writer, 20, Some(&format!("and {next}")), None).expect("add");
+        build();
+        writer.delete(&[DocumentKey::Name(format!("and {next}"))]).expect("delete");
+    };
+    let compact = || writer.compact(&|_, _, _| (), &never).expect("compact");
+    replace();
+    let reader = Datastore::open(folder.path()).expect("open");
+    assert_eq!(reader.verify().expect("verify"), vec![]);
+    compact();
+    assert!(!folder.path().join(&reader.snapshot().manifest.data[0].name.file).exists());
+    assert_eq!(reader.verify().expect("verify"), vec![]);
+    assert_eq!(reader.generation() + 1, writer.generation());
+    // In the middle of it.
+    let changing = std::sync::Mutex::new((&mut replace, 0));
+    let progress = |_: &str, _: u64, _: u64| {
+        let mut changing = changing.lock().expect("one thread");
+        changing.1 += 1;
+        if changing.1 == 2 {
+            (changing.0)();
+            compact();
+        }
+    };
+    let generation = writer.generation();
+    assert_eq!(Datastore::verify_path_unless(folder.path(), &progress, &never).expect("verify"), vec![]);
+    assert!(writer.generation() > generation);
+    // What is missing of the newest generation is a fault.
+    let file = writer.snapshot().manifest.lists[0].name.file.clone();
+    std::fs::remove_file(folder.path().join(&file)).expect("remove");
+    for problems in [writer.verify(), Datastore::verify_path(folder.path())] {
+        assert_eq!(problems.expect("verify")[0].file, file);
     }
 }
 
