@@ -51,6 +51,8 @@ pub struct Datastore {
     pub(crate) folder: Folder,
     snapshot: RwLock<Arc<Snapshot>>,
     writing: Mutex<Option<Writing>>,
+    /// What a lock that this object took is known by.
+    pub(crate) identity: Arc<()>,
 }
 
 impl Datastore {
@@ -134,7 +136,7 @@ impl Datastore {
 
     fn of(folder: Folder) -> Result<Datastore> {
         let snapshot = RwLock::new(Arc::new(Snapshot::open(&folder)?));
-        Ok(Datastore { folder, snapshot, writing: Mutex::new(None) })
+        Ok(Datastore { folder, snapshot, writing: Mutex::new(None), identity: Arc::new(()) })
     }
 
     /// The generation that readers see.

@@ -30,6 +30,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// The writer's lock on a store at one generation, for work that takes long; let go when dropped.
 #[derive(Debug)]
 pub struct Held {
+    /// Of the object that took it.
+    store: Arc<()>,
     generation: u64,
     _lock: File,
 }
@@ -54,7 +56,7 @@ impl Datastore {
         let mut guard = self.writing();
         self.commit_held(&mut guard)?;
         let lock = self.begin()?;
-        Ok(Held { generation: self.generation(), _lock: lock })
+        Ok(Held { store: Arc::clone(&self.identity), generation: self.generation(), _lock: lock })
     }
 
     /// Learns a codebook from a sample of keys, into the file `name` of another folder; the store stays as it is.
@@ -139,7 +141,7 @@ impl Datastore {
     /// recall is measured against `truth`. Staged files stay; nothing in them is trusted.
     ///
     /// # Errors
-    /// `State` for a lock on another generation; `Format`, naming the file, for staged files that are damaged or do not
+    /// `State` for a lock on another store or generation; `Format`, naming the file, for staged files that are damaged or do not
     /// hold codes of exactly the entries that are there; `Interrupted`; `Io`. The store is then as it was.
     pub fn reindex(
         &self,
@@ -152,6 +154,12 @@ impl Datastore {
     ) -> Result<()> {
         let pool = Pool::get(threads)?;
         let _writing = self.writing();
+        if !Arc::ptr_eq(&held.store, &self.identity) {
+            return Err(Error::State(format!(
+                "{}: expected the lock that this store's `hold` returned, found that of another; hold this one",
+                self.path().display()
+            )));
+        }
         if held.generation != self.generation() {
             return Err(Error::State(format!(
                 "{}: expected to be at generation {}, which is held, found {}; hold it again and stage anew",

@@ -187,6 +187,18 @@ fn only_one_holds_a_store_and_only_at_its_generation() {
     drop(held);
     let held = other.hold().expect("hold");
     drop(held);
+    // Another store at the same generation.
+    let elsewhere = tempdir().expect("folder");
+    let twin = filled(elsewhere.path(), &options(DIM));
+    assert_eq!(twin.generation(), store.generation());
+    let held = twin.hold().expect("hold");
+    let truth = Truth { queries: keys(&[50]), own: std::iter::once(50..51).collect(), ids: vec![60], k: 1 };
+    let given = Staged { folder: staging.path(), codebook: &staged.0, lists: &staged.1 };
+    let before = files(folder.path());
+    let foreign = store.reindex(&held, given, &truth, Some(1), &|_, _, _| (), &NEVER);
+    assert!(matches!(&foreign, Err(Error::State(m)) if m.contains("found that of another")), "{foreign:?}");
+    assert!(files(folder.path()) == before);
+    drop(held);
     let held = store.hold().expect("hold");
     let truth = Truth { queries: keys(&[50]), own: std::iter::once(50..51).collect(), ids: vec![60], k: 1 };
     let given = Staged { folder: staging.path(), codebook: &staged.0, lists: &staged.1 };
