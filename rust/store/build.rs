@@ -9,7 +9,6 @@ use super::compact::{LISTS_LIMIT, join_small_lists, lists_name, part_name};
 use super::datastore::Datastore;
 use super::drift::{Fit, quantisation_error};
 use super::files::Folder;
-use super::lookup::keys_not_kept;
 use super::manifest::{ListsRecord, Manifest};
 use super::merge::Merge;
 use super::segment::{SegmentFile, SegmentKind, SegmentName};
@@ -109,7 +108,10 @@ impl Build<'_> {
         let train_anew = manifest.codebook.is_none() || options.retrain;
         if train_anew {
             if !self.snapshot.has_all_keys() {
-                return Err(keys_not_kept(self.snapshot, "build with retrain=True"));
+                return Err(Error::State(format!(
+                    "build with retrain=True: expected raw keys of all {} entries, found a store that does not keep them; `knnlm build STORE --retrain` (in Python knnlm.retrain.retrain) has the model compute them again; a store of vectors has to be created with keep_keys=\"float16\" or \"float32\"",
+                    manifest.entries
+                )));
             }
             manifest.codebook = Some(self.train(&manifest, &options.params)?);
             manifest.lists.clear();

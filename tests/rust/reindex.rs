@@ -161,6 +161,15 @@ fn codes_are_those_of_training_from_kept_keys() {
 }
 
 #[test]
+fn training_without_raw_keys_says_who_can() {
+    let folder = tempdir().expect("folder");
+    let store = filled(folder.path(), &options(DIM));
+    let options = BuildOptions { retrain: true, ..params(6) };
+    let error = store.build(&options, &|_, _, _| (), &NEVER).expect_err("no raw keys");
+    assert!(matches!(&error, Error::State(m) if m.contains("knnlm build STORE --retrain")), "{error}");
+}
+
+#[test]
 fn keys_that_waited_for_an_index_are_dropped_with_it() {
     let (folder, staging) = (tempdir().expect("folder"), tempdir().expect("folder"));
     let store = filled(folder.path(), &options(DIM));
