@@ -46,11 +46,24 @@ pub enum Step {
     Compact,
     /// A staged index for all entries, some of which were deleted.
     Reindex,
+    /// Documents to a trained store, encoded as they are added; their lists are joined with those before.
+    Encode,
+    /// A part that another process encoded, to a trained store.
+    Adopt,
 }
 
 /// All of them.
-pub const STEPS: [Step; 7] =
-    [Step::Add, Step::Build, Step::Append, Step::Delete, Step::Replace, Step::Compact, Step::Reindex];
+pub const STEPS: [Step; 9] = [
+    Step::Add,
+    Step::Build,
+    Step::Append,
+    Step::Delete,
+    Step::Replace,
+    Step::Compact,
+    Step::Reindex,
+    Step::Encode,
+    Step::Adopt,
+];
 
 impl Step {
     /// Its name on the command line.
@@ -63,6 +76,8 @@ impl Step {
             Step::Replace => "replace",
             Step::Compact => "compact",
             Step::Reindex => "reindex",
+            Step::Encode => "encode",
+            Step::Adopt => "adopt",
         }
     }
 
@@ -79,11 +94,15 @@ impl Step {
             overwrite: false,
         };
         let store = Datastore::create(path, &options).expect("create");
+        let is_trained = matches!(self, Step::Encode | Step::Adopt);
+        if is_trained {
+            train(&store, size);
+        }
         for i in 0..DOCUMENTS {
             add(&store, size.entries / DOCUMENTS, &format!("document {i}"));
         }
         store.commit().expect("commit");
-        if !matches!(self, Step::Add | Step::Build) {
+        if !matches!(self, Step::Add | Step::Build) && !is_trained {
             build(&store);
         }
         if self == Step::Append {
@@ -98,6 +117,9 @@ impl Step {
             delete(&store);
             append(&store, size.entries / 10, "appended, not indexed");
             stage(&store);
+        }
+        if self == Step::Adopt {
+            encode(&store, size);
         }
     }
 
@@ -121,6 +143,14 @@ impl Step {
             }
             Step::Compact => store.compact(&|_, _, _| {}, &AtomicBool::new(false)).expect("compact"),
             Step::Reindex => reindex(store),
+            Step::Encode => {
+                for i in 0..10 {
+                    add(store, size.entries / 20, &format!("added {i}"));
+                }
+                store.commit().expect("commit");
+                assert_eq!(store.snapshot().manifest.lists.len(), 1, "joined within the commit");
+            }
+            Step::Adopt => adopt(store),
         }
     }
 }
@@ -151,6 +181,43 @@ fn build(store: &Datastore) {
     let params = Params { nlist: Some(32), ..Params::default() };
     let options = BuildOptions { params, retrain: false, threads: Some(2) };
     store.build(&options, &|_, _, _| {}, &AtomicBool::new(false)).expect("build");
+}
+
+fn train(store: &Datastore, size: Size) {
+    let params = Params { nlist: Some(32), expected: Some(size.entries as usize), ..Params::default() };
+    let options = BuildOptions { params, retrain: false, threads: Some(2) };
+    let sample: Vec<f32> = (0..size.entries / 2).flat_map(key).collect();
+    store.train(KeyRows::F32(&sample), &options, &|_, _, _| {}, &AtomicBool::new(false)).expect("train");
+}
+
+/// A part of half as many entries as there are, beside the store, its record with it.
+fn encode(store: &Datastore, size: Size) {
+    let folder = store.path().with_file_name("encoded");
+    std::fs::create_dir_all(&folder).expect("create folder");
+    let first = store.next_id();
+    let rows: Vec<f32> = (first..first + size.entries / 2).flat_map(key).collect();
+    let encoded = store.encode_part(KeyRows::F32(&rows), &folder, "part", Some(2), &AtomicBool::new(false));
+    let record = serde_json::to_string(&encoded.expect("encode")).expect("JSON");
+    std::fs::write(folder.join("record.json"), record).expect("write");
+}
+
+/// Takes a part in; its files move, so that each run has links of its own.
+fn adopt(store: &Datastore) {
+    let encoded = store.path().with_file_name("encoded");
+    let record = std::fs::read_to_string(encoded.join("record.json")).expect("read");
+    let parts: Vec<Encoded> = serde_json::from_str(&record).expect("JSON");
+    let folder = store.path().join("parts");
+    std::fs::create_dir_all(&folder).expect("create folder");
+    for part in &parts {
+        let link = folder.join(&part.name.file);
+        let _ = std::fs::remove_file(&link);
+        std::fs::hard_link(encoded.join(&part.name.file), link).expect("link");
+    }
+    let (first, n) = (store.next_id(), parts.iter().map(|part| part.entries).sum::<u64>());
+    let values: Vec<u32> = (first..first + n).map(value).collect();
+    let documents = [(Some("part".into()), Some("{}".into()), n - 10), (Some("end".into()), None, 10)];
+    store.add_part(&folder, parts, &documents, ValueRows::U32(&values), None).expect("add part");
+    store.commit().expect("commit");
 }
 
 /// Documents that are deleted or replaced.

@@ -85,7 +85,7 @@ fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("create folder");
     for entry in std::fs::read_dir(from).expect("list") {
         let entry = entry.expect("entry");
-        if entry.file_name() == "lock" {
+        if entry.file_name() == "lock" || entry.path().is_dir() {
             continue;
         }
         std::fs::hard_link(entry.path(), to.join(entry.file_name())).expect("link");

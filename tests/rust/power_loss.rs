@@ -2,9 +2,10 @@
 //! opens at the last acknowledged commit or at the one in flight.
 
 use crate::recording_disk::{Loss, RecordingDisk, after_power_loss};
-use crate::store_support::{add, options, value};
+use crate::store_support::{add, key, options, value};
 use knnlm::index::Params;
-use knnlm::store::{BuildOptions, Datastore, DocumentKey, Options, Values};
+use knnlm::keys::KeyRows;
+use knnlm::store::{BuildOptions, Datastore, DocumentKey, Options, ValueRows, Values};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use std::sync::Arc;
@@ -76,8 +77,66 @@ fn live(store: &Datastore, disk: &RecordingDisk) -> Vec<(usize, State)> {
     reached
 }
 
+/// The life of a store that is trained first: codes only, as they are added or in parts that others encode.
+fn live_encoded(store: &Datastore, disk: &RecordingDisk) -> Vec<(usize, State)> {
+    let mut reached = vec![(disk.len(), state(store))];
+    let mut note = |store: &Datastore| reached.push((disk.len(), state(store)));
+    let never = AtomicBool::new(false);
+    let keys = |ids: std::ops::Range<u64>| ids.flat_map(|id| key(DIM, id)).collect::<Vec<f32>>();
+    let params = Params { nlist: Some(4), expected: Some(200), ..Params::default() };
+    let options = BuildOptions { params, retrain: false, threads: Some(1) };
+    store.train(KeyRows::F32(&keys(0..100)), &options, &|_, _, _| {}, &never).expect("train");
+    note(store);
+    // The second and the third are joined with those before them within their commits, the fourth is too small.
+    for (i, n) in [40, 30, 60, 9].into_iter().enumerate() {
+        add(store, n / 2, Some(&format!("added {i}")), Some("{}")).expect("add");
+        add(store, n - n / 2, Some(&format!("also {i}")), None).expect("add");
+        store.commit().expect("commit");
+        assert_eq!(store.snapshot().manifest.lists.len(), if i == 3 { 2 } else { 1 });
+        note(store);
+    }
+    let parts = store.path().join("parts");
+    std::fs::create_dir(&parts).expect("create");
+    for (i, n) in [25u64, 200].into_iter().enumerate() {
+        let first = store.next_id();
+        let rows = keys(first..first + n);
+        let encoded = store.encode_part(KeyRows::F32(&rows), &parts, &format!("lists-{i}"), Some(1), &never);
+        let encoded = encoded.expect("encode");
+        // What another process wrote and forced before this one takes it in.
+        for part in &encoded {
+            disk.found(&part.name.file, &std::fs::read(parts.join(&part.name.file)).expect("read"));
+        }
+        let values: Vec<u32> = (first..first + n).map(value).collect();
+        let documents = [(Some(format!("part {i}")), None, n - 5), (Some(format!("end {i}")), Some("{}".into()), 5)];
+        store.add_part(&parts, encoded, &documents, ValueRows::U32(&values), None).expect("add part");
+        store.commit().expect("commit");
+        note(store);
+    }
+    assert_eq!(store.snapshot().manifest.lists.len(), 1);
+    store.delete(&["also 1", "end 0"].map(|name| DocumentKey::Name(name.into()))).expect("delete");
+    note(store);
+    store.supersede(&[DocumentKey::Name("part 0".into())]).expect("supersede");
+    add(store, 21, Some("part 0"), None).expect("add");
+    store.commit().expect("commit");
+    note(store);
+    store.compact(&|_, _, _| {}, &never).expect("compact");
+    note(store);
+    let info = store.info().expect("info");
+    assert_eq!((info.entries_with_keys, info.indexed), (0, store.len()));
+    reached
+}
+
 #[test]
 fn the_store_opens_at_a_commit_whatever_the_disk_lost() {
+    lose_power(live);
+}
+
+#[test]
+fn a_trained_store_opens_at_a_commit_whatever_the_disk_lost() {
+    lose_power(live_encoded);
+}
+
+fn lose_power(live: fn(&Datastore, &RecordingDisk) -> Vec<(usize, State)>) {
     let folder = tempdir().expect("folder");
     let disk = RecordingDisk::default();
     let all = Options { attributes: Some("{}".into()), ..options(DIM) };

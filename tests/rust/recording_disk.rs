@@ -17,6 +17,8 @@ use std::sync::{Arc, Mutex};
 pub enum Operation {
     /// A new empty file.
     Create(String, usize),
+    /// A file of somebody else that is on the disk.
+    Found(String, usize, Vec<u8>),
     /// Bytes at the end of a file.
     Write(usize, Vec<u8>),
     /// A file forced to the disk.
@@ -45,6 +47,14 @@ impl RecordingDisk {
     /// Number of operations so far.
     pub fn len(&self) -> usize {
         self.log.lock().expect("log").len()
+    }
+
+    /// A file that somebody else wrote and forced, in a folder whose names are forced, too: it is on the disk.
+    pub fn found(&self, name: &str, bytes: &[u8]) {
+        let mut files = self.files.lock().expect("count");
+        let number = *files;
+        *files += 1;
+        self.note(Operation::Found(name.to_owned(), number, bytes.to_vec()));
     }
 
     fn note(&self, operation: Operation) {
@@ -143,6 +153,11 @@ pub fn after_power_loss(log: &[Operation], loss: Loss, rng: &mut ChaCha8Rng) -> 
                 writes.insert(*file, Vec::new());
                 names.insert(name.clone(), *file);
                 waiting.push((None, Some((name.clone(), *file))));
+            }
+            Operation::Found(name, file, bytes) => {
+                writes.insert(*file, vec![(bytes.clone(), true)]);
+                names.insert(name.clone(), *file);
+                forced.insert(name.clone(), *file);
             }
             Operation::Write(file, bytes) => writes.entry(*file).or_default().push((bytes.clone(), false)),
             Operation::Sync(file) => writes.entry(*file).or_default().iter_mut().for_each(|w| w.1 = true),
