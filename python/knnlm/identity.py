@@ -9,7 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+
+from knnlm.truth import spread_ids
 
 DEFAULT_LAMBDA = 0.25
 """The paper's best weight on WikiText-103; used until `tune` has found a better one."""
@@ -226,19 +227,10 @@ def default_temperature(store: Any) -> float:
     n = len(store)
     if proposed is not None or n < 2 or not (hasattr(store, "keys") and hasattr(store, "documents")):
         return proposed or 1.0
-    ids = _spread_ids(store, 64)
+    ids = spread_ids(store, 64)
     queries = np.concatenate([np.asarray(store.keys(int(i), int(i) + 1), np.float32) for i in ids])
     near = store.search(queries, max(1, min(1024, n // 10)), exclude=np.stack([ids, ids + 1], axis=1))
     return temperature_of(near.distances)
-
-
-def _spread_ids(store: Any, count: int) -> NDArray[np.int64]:
-    """Ids of up to `count` entries, spread evenly over those that are there: the same whatever else was deleted."""
-    ranks = np.unique(np.linspace(0, len(store) - 1, count).astype(np.int64))
-    spans = np.array([(info.start, info.stop) for info in store.documents()], np.int64).reshape(-1, 2)
-    ends = np.cumsum(spans[:, 1] - spans[:, 0])  # entries up to the end of each document
-    at = np.searchsorted(ends, ranks, side="right")
-    return np.asarray(spans[at, 1] - (ends[at] - ranks))
 
 
 def temperature_of(distances: Any) -> float:

@@ -106,13 +106,15 @@ def import_memmaps(
     """Make a store at `path` from two raw files; build its index afterwards.
 
     Rows at the end whose key is all zeros were allocated but never written by the program that made the files; they are
-    left out. Raises ValueError for files whose shape is not clear (see `open_memmaps`) and for values below 0, which a
-    16-bit file holds where larger ones did not fit.
+    left out. Values that 32 bits do not hold make a store of 64-bit values. Raises ValueError for files whose shape is
+    not clear (see `open_memmaps`), for values that are no integers, and for values below 0, which a 16-bit file holds
+    where larger ones did not fit.
     """
     rows, column = open_memmaps(keys, values, dim=dim, key_dtype=key_dtype, value_dtype=value_dtype)
     n = written_rows(rows)
+    width = value_width(column[:n])
     kept: Any = str(rows.dtype) if rows.dtype in (np.float16, np.float32) else "float32"
-    store = _create(path, rows.shape[1], metric, kept, attributes, {"kind": "memmap"}, overwrite)
+    store = _create(path, rows.shape[1], metric, kept, width, attributes, {"kind": "memmap"}, overwrite)
     with store:
         _fill(store, ((rows[i : i + ROWS], column[i : min(n, i + ROWS)]) for i in range(0, n, ROWS)), n, progress)
     return Imported(n, rows.shape[1], len(rows) - n, False, str(keys))
@@ -144,8 +146,8 @@ def import_faiss(
     """Make a store at `path` from a FAISS index and the values of its ids 0 … n − 1; build its index afterwards.
 
     Vectors of an index that quantises come back decoded: the store is then as exact as that index was, not as the keys.
-    values: a raw file or an .npy file. Raises ImportError without FAISS, ValueError for an index or values that do not
-    fit.
+    values: a raw file or an .npy file; those that 32 bits do not hold make a store of 64-bit values. Raises ImportError
+    without FAISS, ValueError for an index or values that do not fit.
     """
     try:
         faiss: Any = importlib.import_module("faiss")
@@ -167,10 +169,11 @@ def import_faiss(
     column = column.reshape(-1)
     if len(column) != n:
         raise ValueError(f"{values}: expected a value for each of {n:,} vectors, found {len(column):,}")
+    width = value_width(column)
     with suppress(RuntimeError):  # an index without inverted lists finds its vectors by itself
         faiss.extract_index_ivf(found).make_direct_map()
     lossy = "Flat" not in type(faiss.downcast_index(found)).__name__ or hasattr(found, "pq")
-    store = _create(path, dim, metrics[found.metric_type], keep_keys, attributes, {"kind": "faiss"}, overwrite)
+    store = _create(path, dim, metrics[found.metric_type], keep_keys, width, attributes, {"kind": "faiss"}, overwrite)
 
     def blocks() -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         for start in range(0, n, ROWS):
@@ -191,12 +194,29 @@ def _create(
     dim: int,
     metric: Literal["l2", "ip"],
     keep_keys: Any,
+    width: Literal["uint32", "uint64"],
     attributes: dict[str, Any] | None,
     how: dict[str, Any],
     overwrite: bool,
 ) -> Datastore:
     marks = {**(attributes or {}), "imported": how}
-    return Datastore.create(path, dim=dim, metric=metric, keep_keys=keep_keys, attributes=marks, overwrite=overwrite)
+    return Datastore.create(
+        path,
+        dim=dim,
+        metric=metric,
+        keep_keys=keep_keys,
+        value_dtype=width,
+        attributes=marks,
+        overwrite=overwrite,
+    )
+
+
+def value_width(column: NDArray[Any]) -> Literal["uint32", "uint64"]:
+    """The type that a store needs for values `(n,)`. Raises ValueError for values that are no integers."""
+    if column.dtype.kind not in "iu":
+        raise ValueError(f"values: expected integers, found {column.dtype}; convert them to int64")
+    large = any(int(column[i : i + ROWS].max()) >= 2**32 - 1 for i in range(0, len(column), ROWS))
+    return "uint64" if column.dtype.itemsize > 4 and large else "uint32"
 
 
 def _fill(
@@ -212,7 +232,7 @@ def _fill(
                 f"value {at}: expected 0 or more, found {int(np.min(column))}: {column.dtype} was too small for the "
                 "vocabulary where these values were written, and they cannot be told any more"
             )
-        store.add(np.ascontiguousarray(rows), column.astype(np.uint32), document="imported")
+        store.add(np.ascontiguousarray(rows), np.asarray(column), document="imported")
         done += len(column)
         if progress is not None:
             progress("import", done, n)

@@ -18,7 +18,7 @@ from knnlm._core import StoreError
 from knnlm.arrays import to_floats, to_integer, to_integers, to_optional, widened
 from knnlm.entries import DocumentInfo, Documents, Entries, document_lists
 from knnlm.neighbours import Neighbours
-from knnlm.truth import around
+from knnlm.truth import around, spread_ids
 
 MAX_ID = 2**63 - 1
 
@@ -152,7 +152,7 @@ class Reader:
             )
         own = None
         if queries is None:
-            chosen = np.unique(np.linspace(0, max(n - 1, 0), min(count, n)).astype(np.int64))  # (q,)
+            chosen = spread_ids(self, count)  # (q,)
             queries = self.reconstruct(chosen)
             own = around(chosen, _core.plan_calibration(n)[2])  # (q, 2)
         rows = to_floats(queries, "queries", self.dim).reshape(-1, self.dim)  # (q, d)

@@ -102,6 +102,15 @@ class Truth:
         _path(folder, parts).unlink(missing_ok=True)
 
 
+def spread_ids(store: Any, count: int) -> NDArray[np.int64]:
+    """Ids of up to `count` entries, spread evenly over those that are there: the same whatever else was deleted."""
+    ranks = np.unique(np.linspace(0, len(store) - 1, min(count, len(store))).astype(np.int64))
+    spans = np.array([(info.start, info.stop) for info in store.documents()], np.int64).reshape(-1, 2)
+    ends = np.cumsum(spans[:, 1] - spans[:, 0])  # entries up to the end of each document
+    at = np.searchsorted(ends, ranks, side="right")
+    return np.asarray(spans[at, 1] - (ends[at] - ranks))
+
+
 def around(ids: NDArray[np.int64], nearby: int) -> NDArray[np.int64]:
     """Half-open ranges (q, 2) of ids (q,) and so many before and after each."""
     return np.stack([np.maximum(ids - nearby, 0), ids + nearby + 1], axis=-1)

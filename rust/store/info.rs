@@ -35,7 +35,7 @@ pub struct Info {
     pub max_value: Option<u64>,
     /// Whether `build` keeps raw keys, and how.
     pub keep_keys: Option<KeyType>,
-    /// Entries whose raw keys are there.
+    /// Entries, deleted ones not counted, whose raw keys are there.
     pub entries_with_keys: u64,
     /// Entries that are in a list; the rest is scanned exactly.
     pub indexed: u64,
@@ -190,7 +190,11 @@ impl Datastore {
             value_dtype: manifest.values,
             max_value: manifest.max_value,
             keep_keys: manifest.keep_keys,
-            entries_with_keys: manifest.data.iter().filter(|d| d.keys.is_some()).map(|d| d.entries).sum(),
+            entries_with_keys: snapshot
+                .pieces(&(0..manifest.entries))
+                .filter(|piece| piece.segment.keeps_keys())
+                .map(|piece| piece.rows.len() as u64)
+                .sum(),
             indexed: snapshot.pieces(&(0..manifest.indexed())).map(|piece| piece.rows.len() as u64).sum(),
             deleted_documents: manifest.deleted.as_ref().map_or(0, |d| d.documents),
             deleted_entries: manifest.deleted.as_ref().map_or(0, |d| d.entries),

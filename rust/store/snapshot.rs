@@ -290,6 +290,11 @@ impl DataSegment {
         self.runs.spans(ids).map(|(first_id, rows)| Piece { segment: self, first_id, rows })
     }
 
+    /// Whether it has raw keys.
+    pub(crate) fn keeps_keys(&self) -> bool {
+        self.keys.is_some()
+    }
+
     /// Raw keys of some rows (within `entries`) whose ids follow `first_id`, if it has them.
     pub(crate) fn keys(&self, first_id: u64, rows: Range<usize>) -> Result<Option<KeyBlock<'_>>> {
         let span = rows.start * self.dim..rows.end * self.dim;

@@ -63,6 +63,22 @@ def test_values_that_had_wrapped_are_refused(tmp_path):
         import_memmaps(tmp_path / "store", a, b)
 
 
+def test_values_that_need_64_bits_stay_whole(tmp_path):
+    _, values, a, b = raw(tmp_path, value=np.int64)
+    values[:10] = np.arange(2**32, 2**32 + 10)
+    values[10] = 2**32 - 1
+    values.tofile(b)
+    import_memmaps(tmp_path / "store", a, b)
+    with Datastore.open(tmp_path / "store") as store:
+        assert store.info()["value_dtype"] == "uint64"
+        np.testing.assert_array_equal(store.values(0, 500), values)
+    paths = [tmp_path / "keys.npy", tmp_path / "values.npy"]
+    np.save(paths[0], np.ones((3, D), np.float16))
+    np.save(paths[1], np.array([0.5, 1.0, 2.0]))
+    with pytest.raises(ValueError, match="expected integers, found float64"):
+        import_memmaps(tmp_path / "other", *paths)
+
+
 def test_npy_files_say_their_shape(tmp_path):
     keys, values, *_ = raw(tmp_path)
     np.save(tmp_path / "k.npy", keys)

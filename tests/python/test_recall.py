@@ -38,6 +38,19 @@ def test_asked_recall_is_had(path):
         assert own[0]["queries"] == 50
 
 
+def test_a_store_with_deletions_is_measured_too(tmp_path):
+    keys = clustered(3000, 0)
+    with Datastore.create(tmp_path / "store", dim=DIM, keep_keys="float16") as store:
+        for start in range(0, 3000, 300):
+            store.add(keys[start : start + 300], np.arange(300), document=str(start))
+        store.build()
+        store.delete(["0", "900", "2700"])
+        assert store.info()["entries_with_keys"] == len(store) == 2100
+        measured = store.calibrate(ks=(8,), count=64, show=None)
+        assert measured[0]["queries"] == 64
+        assert measured[0]["recall"] > 0.9
+
+
 def errors(store, queries, rerank):
     """Mean squared error of distances, against keys that are kept."""
     found = store.search(queries, 50, nprobe=10_000, rerank=rerank)
