@@ -1,6 +1,6 @@
 """Four reader processes search without pause while a writer appends, deletes, replaces and compacts.
 
-    python benches/readers.py --minutes 5
+    python benches/readers.py --minutes 5 --out benches/record
 
 Every answer must be one of a committed state: each entry's value tells the generation range in which it existed. Prints
 the readers' latencies with and without the writer, and fails on any error.
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tables
 
 from knnlm import Datastore
 
@@ -120,6 +121,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--readers", type=int, default=4)
     parser.add_argument("--documents", type=int, default=200)
+    parser.add_argument("--out", type=Path, help="folder for the record, such as benches/record")
     parser.add_argument("--keep-keys", choices=("float16", "float32"), default=None)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -132,9 +134,26 @@ def main() -> None:
         beside = phase(path, 60 * options.minutes, options.readers, True, options.documents)
         with Datastore.open(path) as store:
             problems = store.verify()
-        print(json.dumps({"alone": alone, "beside a writer": beside, "problems": problems}, indent=2))
+        found = {"alone": alone, "beside a writer": beside, "problems": problems}
+        print(record(options, found).read_text() if options.out else json.dumps(found, indent=2))
         if problems:
             raise SystemExit(1)
+
+
+def record(options: argparse.Namespace, found: dict[str, Any]) -> Path:
+    """Writes the tables of a run, as JSON and Markdown."""
+    rows = [
+        [name, f"{f['searches']:,}", f"{f['p50_ms']:.2f}", f"{f['p99_ms']:.1f}", f["generations_seen"]]
+        for name, f in ((name, found[name]) for name in ("alone", "beside a writer"))
+    ]
+    did = ", ".join(f"{count:,} × {name}" for name, count in found["beside a writer"]["writer"].items())
+    sections = [
+        f"{options.readers} reader processes without pause on {options.documents} documents of {DOCUMENT} entries, "
+        f"{options.minutes:g} minutes of them beside a writer: {did}. Every answer came from a committed state, or the "
+        f"run would have ended; `verify` found {len(found['problems'])} problems.\n",
+        tables.markdown(["readers", "searches", "p50 ms", "p99 ms", "generations seen"], rows),
+    ]
+    return tables.write(options.out, "readers", "Readers beside a writer", tables.header() | found, sections)
 
 
 if __name__ == "__main__":
