@@ -85,7 +85,8 @@ def record(out: Path, found: dict[str, Any]) -> Path:
     limit = found["cgroup"].get("limit_MB", np.inf)
     limited = f"memory limited to {limit:,.0f} MB, page cache included" if limit < 1e6 else "memory not limited"
     sections = [
-        f"{found['entries']:,} entries, {found['bytes_per_entry']:.1f} bytes each on disk, {found['minutes']} minutes; "
+        f"{found['entries']:,} entries of {found['dim']} dimensions, {found['queries']} queries, "
+        f"{found['bytes_per_entry']:.1f} bytes each on disk, {found['minutes']} minutes; "
         f"{limited}; `verify` found {len(found['problems'])} problems. Build and append "
         "include making the entries and comparing them with the queries.\n",
         tables.markdown(["phase", "minutes", "processor minutes", "private MB"], phases),
@@ -191,6 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def result() -> dict[str, Any]:
         return {
             "entries": len(store),
+            "dim": options.dim,
+            "queries": options.queries,
             "bytes_per_entry": store.info()["bytes_per_entry"],
             "search": answers,
             "problems": problems,
