@@ -250,7 +250,7 @@ class Reader:
         Among others: n, next_id, dim, metric, value_dtype, keep_keys, generation, documents, deleted_documents and
         deleted_entries (on disk until `compact`), attributes, bytes, bytes_per_entry,
         search_bytes_per_entry, sections (name → bytes), files; and of the index, None before `build`: nlist, code
-        (m, bits, bytes), default_nprobe, default_temperature, seed, list_lengths (histogram by powers of two: empty,
+        (m parts of bits, in bytes; second_bits a dimension, 0 = no second level), default_nprobe, default_temperature, seed, list_lengths (histogram by powers of two: empty,
         1, 2–3, 4–7 …), drift (by how much the mean quantisation error of what was added since the codebook was learnt
         is larger, as a fraction), retrain_advised and calibration (for each k the best recall that was measured).
         """
@@ -258,7 +258,8 @@ class Reader:
         facts: dict[str, Any] = json.loads(self._core.info())
         index = facts.pop("index") or {}
         facts["n"] = facts.pop("entries")
-        facts["code"] = {"m": index["m"], "bits": index["bits"], "bytes": index["code_bytes"]} if index else None
+        names = {"m": "m", "bits": "bits", "bytes": "code_bytes", "second_bits": "second_bits"}
+        facts["code"] = {name: index[held] for name, held in names.items()} if index else None
         shape = ("shortest_list", "mean_list", "longest_list", "list_lengths")
         drift = ("fit", "drift", "retrain_advised", "lists_segments", "calibration")
         for name in ("nlist", "default_nprobe", "default_temperature", "seed", *shape, *drift):

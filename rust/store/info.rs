@@ -65,10 +65,12 @@ pub struct Info {
 pub struct IndexInfo {
     /// Number of lists.
     pub nlist: usize,
-    /// Number of sub-quantisers.
+    /// Parts of a key that have a code each: sub-quantisers, or coordinates.
     pub m: usize,
     /// Bits of each.
     pub bits: u8,
+    /// Bits a coordinate of the second-level code; 0 where there is none.
+    pub second_bits: u8,
     /// Bytes of a code.
     pub code_bytes: usize,
     /// Lists that a search scans when not told otherwise.
@@ -162,8 +164,9 @@ impl Datastore {
             }
             Ok(IndexInfo {
                 nlist: codebook.nlist(),
-                m: codebook.m(),
+                m: if codebook.kind().levels { codebook.d() } else { codebook.m() },
                 bits: codebook.bits(),
+                second_bits: codebook.second_bits(),
                 code_bytes: codebook.code_bytes(),
                 default_nprobe: codebook.default_nprobe(),
                 default_temperature: codebook.default_temperature(),

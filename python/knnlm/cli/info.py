@@ -46,10 +46,11 @@ def _pairs(info: dict[str, Any]) -> dict[str, str]:
     }
     if info["code"]:
         code = info["code"]
+        second = f", second codes of {code['second_bits']} bits a dimension" if code["second_bits"] else ""
         pairs["index"] = (
             f"{info['nlist']:,} lists of {info['shortest_list']:,} to {info['longest_list']:,} entries "
             f"({info['mean_list']:,.0f} on average), "
-            f"codes of {code['bytes']} bytes ({code['m']} × {code['bits']} bit), "
+            f"codes of {code['bytes']} bytes ({code['m']} × {code['bits']} bit){second}, "
             f"nprobe {info['default_nprobe']}"
         )
         pairs["not indexed"] = f"{info['n'] - info['indexed']:,} entries, searched exactly"
