@@ -248,11 +248,12 @@ class Reader:
         """Return what the store is, as JSON.
 
         Among others: n, next_id, dim, metric, value_dtype, keep_keys, generation, documents, deleted_documents and
-        deleted_entries (on disk until `compact`), attributes, bytes, bytes_per_entry,
-        search_bytes_per_entry, sections (name → bytes), files; and of the index, None before `build`: nlist, code
-        (m parts of bits, in bytes; second_bits a dimension, 0 = no second level), default_nprobe, default_temperature, seed, list_lengths (histogram by powers of two: empty,
-        1, 2–3, 4–7 …), drift (by how much the mean quantisation error of what was added since the codebook was learnt
-        is larger, as a fraction), retrain_advised and calibration (for each k the best recall that was measured).
+        deleted_entries (on disk until `compact`), attributes, bytes, bytes_per_entry, search_bytes_per_entry, sections
+        (name → bytes), files; and of the index, None before `build`: nlist, code (m parts of bits, in bytes;
+        second_bits a dimension, 0 = no second level), default_nprobe, default_temperature, seed, list_lengths
+        (histogram by powers of two: empty, 1, 2–3, 4–7 …), drift (by how much the mean quantisation error of what was
+        added since the codebook was learnt is larger, as a fraction), retrain_advised and calibration (for each k the
+        best recall that was measured).
         """
         self._publish()
         facts: dict[str, Any] = json.loads(self._core.info())
