@@ -10,9 +10,11 @@ of the codes is measured against them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -73,6 +75,8 @@ def build_in_one_pass(
 ) -> OnePassResult:
     """Make the store at `path`, or go on with one that an interrupted run of the same text left there.
 
+    The store remembers a digest of the text, names and tokens in order: with another one no run goes on.
+
     documents: gives the text from its start whenever it is called (to count, for the sample, and to encode); names must
     be unique. attributes: what the store remembers. keep_keys: keep raw keys, in `keys.key_dtype`. workers:
     processes that compute parts, each with the model that `load` (which must pickle) returns; 0 computes them here.
@@ -89,8 +93,13 @@ def build_in_one_pass(
         return placed(documents())
 
     total = count = 0
+    digest = hashlib.blake2b(digest_size=16)
     for part in parts_of(text(), part_tokens):
         total, count = total + part.tokens, count + 1
+        for document in part.documents:
+            name = document.name.encode()
+            digest.update(struct.pack("<QQ", len(name), len(document.tokens)) + name)
+            digest.update(np.asarray(document.tokens, "<u4").tobytes())
         report("count tokens", total, 0)
     if total == 0:
         raise ValueError("expected text with at least one token, found none")
@@ -99,7 +108,14 @@ def build_in_one_pass(
             f"expected at least as many tokens as lists, found {total:,} for {nlist:,} lists: ask for fewer"
         )
     path = Path(path)
-    chosen = {"tokens": total, "part_tokens": part_tokens, "seed": seed, "nlist": nlist, "code": code}
+    chosen = {
+        "tokens": total,
+        "text": digest.hexdigest(),
+        "part_tokens": part_tokens,
+        "seed": seed,
+        "nlist": nlist,
+        "code": code,
+    }
     kept: Any = keys.key_dtype if keep_keys else None
     marks = json.loads(to_json({**attributes, "one_pass": chosen}, "attributes"))
     most = int(loaded.tokenizer.vocab_size) - 1
@@ -137,6 +153,11 @@ def build_in_one_pass(
                     Truth.forget(folder, part.number)
                     done = part.number + 1
                     report("encode", part.stop, total)
+            if len(store) != total:
+                raise ValueError(
+                    f"{path}: expected {total:,} tokens, as were counted, found {len(store):,}: the text changed "
+                    "meanwhile; remove the store"
+                )
             store.compact(progress=progress)
             if not store.info()["calibration"]:
                 _core.calibrate(store._core, truth.queries, truth.own, truth.ids, threads=threads, progress=progress)

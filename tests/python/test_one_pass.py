@@ -32,7 +32,12 @@ def hashes(path):
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in Path(path).iterdir() if p.name != "lock"}
 
 
-def build(path, loaded, **options):
+def hashes_of_all(path):
+    files = (p for p in Path(path).rglob("*") if p.is_file())
+    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files if p.name != "lock"}
+
+
+def build(path, loaded, documents=documents, **options):
     keys = KeySpec(window=24, key_dtype="float32").resolved(loaded.context)
     chosen = {"keys": keys, "dim": DIM, "attributes": {"a": 1}, "part_tokens": 300, "nlist": 8, **options}
     return build_in_one_pass(path, loaded, documents, **chosen)
@@ -87,6 +92,61 @@ def test_a_build_that_is_killed_goes_on_to_the_same_bytes(whole, loaded, tmp_pat
 def test_another_text_does_not_go_on(whole, loaded):
     with pytest.raises(ValueError, match="found another"):
         build(whole[0], loaded, attributes={"a": 2})
+
+
+def renamed(texts):
+    texts[30] = TokenDocument("another name", texts[30].tokens, texts[30].metadata)
+
+
+def swapped(texts):
+    texts[3], texts[35] = texts[35], texts[3]
+
+
+def edited(texts):
+    tokens = texts[2].tokens.copy()
+    tokens[5] = tokens[5] % (len(LETTERS) - 1) + 1
+    texts[2] = TokenDocument(texts[2].name, tokens, texts[2].metadata)
+
+
+@pytest.mark.parametrize("change", [renamed, swapped, edited])
+def test_an_interrupted_build_does_not_go_on_with_a_changed_text(whole, loaded, tmp_path, change):
+    changed = documents()
+    change(changed)
+
+    def kill(stage, done, total):
+        if stage == "encode" and done > 600:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        build(tmp_path / "store", loaded, progress=kill)
+    before = hashes_of_all(tmp_path / "store")
+    with pytest.raises(ValueError, match=r"expected a store of this text.*found another; remove it"):
+        build(tmp_path / "store", loaded, lambda: changed)
+    assert hashes_of_all(tmp_path / "store") == before
+    assert build(tmp_path / "store", loaded).resumed_parts > 1
+    assert hashes(tmp_path / "store") == hashes(whole[0])
+
+
+def test_a_text_that_loses_a_document_while_it_is_built_is_refused(loaded, tmp_path):
+    calls = 0
+
+    def shrinking():
+        nonlocal calls
+        calls += 1
+        return documents()[: 40 if calls < 3 else 39]
+
+    with pytest.raises(ValueError, match="the text changed meanwhile"):
+        build(tmp_path / "store", loaded, shrinking)
+
+
+def test_a_finished_build_does_nothing_when_its_store_has_grown(loaded, tmp_path):
+    build(tmp_path / "store", loaded)
+    with Datastore.open(tmp_path / "store") as store:
+        dump(loaded, [TokenDocument("later", documents()[0].tokens)], store)
+    before = hashes(tmp_path / "store")
+    result = build(tmp_path / "store", loaded)
+    assert result.parts == result.resumed_parts
+    assert hashes(tmp_path / "store") == before
 
 
 def test_parts_are_whole_documents():
