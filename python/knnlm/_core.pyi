@@ -102,7 +102,7 @@ class Held:
         """Let other writers in."""
 
 def hold(store: Datastore) -> Held:
-    """Commit what was added, move to the newest generation and keep other writers out."""
+    """Commit what was added, move to the newest generation and keep writers but this store's object out."""
 
 def stage_codebook(
     store: Datastore,

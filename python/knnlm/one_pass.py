@@ -2,10 +2,10 @@
 
 The quantiser is learnt from the keys of a sample of the text. Then the documents go through the model in parts of a
 fixed number of tokens (`parts`); each part is encoded into files of its own, by this process or by a worker
-(`encoding`), and committed in document order by this one, which holds the lock. A part is computed by itself, so that
-the store has the same bytes whether it was interrupted or not, and whichever process computed which part. Raw keys are
-stored only if they are to be kept. Exact neighbours of some keys (`truth`) are kept on the way: at the end the recall
-of the codes is measured against them.
+(`encoding`), and committed in document order by this one, which holds the lock from its first commit to its end. A part
+is computed by itself, so that the store has the same bytes whether it was interrupted or not, and whichever process
+computed which part. Raw keys are stored only if they are to be kept. Exact neighbours of some keys (`truth`) are kept
+on the way: at the end the recall of the codes is measured against them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import shutil
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -82,7 +83,7 @@ def build_in_one_pass(
     processes that compute parts, each with the model that `load` (which must pickle) returns; 0 computes them here.
     options: of `iterate` (batch_tokens, dtype). The bytes of the store depend on the text, the model, its device and
     threads, and `part_tokens`; on nothing else. Raises ValueError for a store at `path` that was made otherwise, and
-    for a text without tokens.
+    for a text without tokens; StoreError where another process builds or writes there.
     """
     started = time.perf_counter()
     keys = keys.resolved(loaded.context)
@@ -92,38 +93,36 @@ def build_in_one_pass(
     def text() -> Iterator[Placed]:
         return placed(documents())
 
-    total = count = 0
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts_of(text(), part_tokens):
-        total, count = total + part.tokens, count + 1
-        for document in part.documents:
-            name = document.name.encode()
-            digest.update(struct.pack("<QQ", len(name), len(document.tokens)) + name)
-            digest.update(np.asarray(document.tokens, "<u4").tobytes())
-        report("count tokens", total, 0)
-    if total == 0:
-        raise ValueError("expected text with at least one token, found none")
-    if nlist is not None and total < nlist:
-        raise ValueError(
-            f"expected at least as many tokens as lists, found {total:,} for {nlist:,} lists: ask for fewer"
-        )
     path = Path(path)
-    chosen = {
-        "tokens": total,
-        "text": digest.hexdigest(),
-        "part_tokens": part_tokens,
-        "seed": seed,
-        "nlist": nlist,
-        "code": code,
-    }
-    kept: Any = keys.key_dtype if keep_keys else None
-    marks = json.loads(to_json({**attributes, "one_pass": chosen}, "attributes"))
-    most = int(loaded.tokenizer.vocab_size) - 1
-    store = _begun(path, marks, kept) or Datastore.create(
-        path, dim=dim, metric=metric, keep_keys=kept, max_value=most, attributes=marks
-    )
     folder = path / PARTS
-    with store:
+    with ExitStack() as stack:
+        store = _held(path, stack)
+        total, count, digest = _counted(text(), part_tokens, report)
+        if total == 0:
+            raise ValueError("expected text with at least one token, found none")
+        if nlist is not None and total < nlist:
+            raise ValueError(
+                f"expected at least as many tokens as lists, found {total:,} for {nlist:,} lists: ask for fewer"
+            )
+        chosen = {"tokens": total, "text": digest, "part_tokens": part_tokens, "seed": seed, "nlist": nlist}
+        kept: Any = keys.key_dtype if keep_keys else None
+        marks = json.loads(to_json({**attributes, "one_pass": {**chosen, "code": code}}, "attributes"))
+        if store is None:  # another process may have begun it meanwhile
+            store = _held(path, stack)
+        if store is not None and not (store.attributes == marks and store.info()["keep_keys"] == kept):
+            if store.is_built:
+                raise ValueError(
+                    f"{path}: expected a store of this text and model with these settings to go on with, found "
+                    "another; remove it"
+                )
+            _clear(path)  # nothing that cost much
+            stack.close()
+            store = None
+        if store is None:
+            most = int(loaded.tokenizer.vocab_size) - 1
+            Datastore.create(path, dim=dim, metric=metric, keep_keys=kept, max_value=most, attributes=marks).close()
+            store = _held(path, stack)
+            assert store is not None
         sampled = 0
         if not store.is_built:
             shutil.rmtree(folder, ignore_errors=True)
@@ -165,22 +164,35 @@ def build_in_one_pass(
     return OnePassResult(total, done, resumed, sampled, time.perf_counter() - started)
 
 
-def _begun(path: Path, marks: dict[str, Any], kept: str | None) -> Datastore | None:
-    """Open what an interrupted run left; None if there is nothing, or nothing that cost much."""
+def _counted(text: Iterable[Placed], part_tokens: int, report: Progress) -> tuple[int, int, str]:
+    """Tokens, parts, and a digest of names and tokens in their order."""
+    total = count = 0
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts_of(text, part_tokens):
+        total, count = total + part.tokens, count + 1
+        for document in part.documents:
+            name = document.name.encode()
+            digest.update(struct.pack("<QQ", len(name), len(document.tokens)) + name)
+            digest.update(np.asarray(document.tokens, "<u4").tobytes())
+        report("count tokens", total, 0)
+    return total, count, digest.hexdigest()
+
+
+def _held(path: Path, stack: ExitStack) -> Datastore | None:
+    """Open the store at `path` and keep other writers out until the stack is closed; None if there is no store."""
     if not (path.is_dir() and any(path.glob("manifest-*.json"))):
         return None
-    store = Datastore.open(path)
-    if store.attributes == marks and store.info()["keep_keys"] == kept:
-        return store
-    built = store.is_built
-    store.close()
-    if built:
-        raise ValueError(
-            f"{path}: expected a store of this text and model with these settings to go on with, found another; "
-            "remove it"
-        )
-    shutil.rmtree(path)
-    return None
+    store = stack.enter_context(Datastore.open(path))
+    stack.callback(_core.hold(store._core).release)
+    return store
+
+
+def _clear(path: Path) -> None:
+    """Remove all of a store but its lock, which is held; the manifest at last."""
+    shutil.rmtree(path / PARTS, ignore_errors=True)
+    for file in sorted(path.iterdir(), key=lambda file: file.name.startswith("manifest-")):
+        if file.name != "lock":
+            file.unlink()
 
 
 def _commit(store: Datastore, folder: Path, part: Part, codes: Encoded) -> None:

@@ -17,7 +17,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 /// What a store is created with.
 #[derive(Clone, Debug)]
@@ -42,7 +42,7 @@ pub struct Options {
 #[derive(Debug)]
 pub(crate) struct Writing {
     writer: Writer,
-    _lock: File,
+    _lock: Arc<File>,
 }
 
 /// A store on disk.
@@ -51,8 +51,7 @@ pub struct Datastore {
     pub(crate) folder: Folder,
     snapshot: RwLock<Arc<Snapshot>>,
     writing: Mutex<Option<Writing>>,
-    /// What a lock that this object took is known by.
-    pub(crate) identity: Arc<()>,
+    held: Mutex<Weak<File>>,
 }
 
 impl Datastore {
@@ -136,7 +135,7 @@ impl Datastore {
 
     fn of(folder: Folder) -> Result<Datastore> {
         let snapshot = RwLock::new(Arc::new(Snapshot::open(&folder)?));
-        Ok(Datastore { folder, snapshot, writing: Mutex::new(None), identity: Arc::new(()) })
+        Ok(Datastore { folder, snapshot, writing: Mutex::new(None), held: Mutex::default() })
     }
 
     /// The generation that readers see.
@@ -155,9 +154,16 @@ impl Datastore {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the lock, moves to the newest generation, removes what earlier writers left.
-    pub(crate) fn begin(&self) -> Result<File> {
-        let lock = self.folder.lock()?;
+    /// The lock that [`Self::hold`] took with this object, as long as it is held.
+    pub(crate) fn held(&self) -> MutexGuard<'_, Weak<File>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the lock, or shares the one that this object holds, moves to the newest generation, removes what earlier
+    /// writers left.
+    pub(crate) fn begin(&self) -> Result<Arc<File>> {
+        let held = self.held().upgrade();
+        let lock = held.map_or_else(|| self.folder.lock().map(Arc::new), Ok)?;
         if Manifest::newest(&self.folder)? != Some(self.generation()) {
             self.refresh()?;
         }

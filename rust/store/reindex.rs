@@ -30,10 +30,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// The writer's lock on a store at one generation, for work that takes long; let go when dropped.
 #[derive(Debug)]
 pub struct Held {
-    /// Of the object that took it.
-    store: Arc<()>,
     generation: u64,
-    _lock: File,
+    lock: Arc<File>,
 }
 
 /// A codebook and lists of all entries, in files of another folder.
@@ -48,7 +46,7 @@ pub struct Staged<'s> {
 }
 
 impl Datastore {
-    /// Commits what was added, moves to the newest generation and keeps other writers out.
+    /// Commits what was added, moves to the newest generation and keeps other writers out; this object may write.
     ///
     /// # Errors
     /// `State` if another writer holds the store; `Io`.
@@ -56,7 +54,8 @@ impl Datastore {
         let mut guard = self.writing();
         self.commit_held(&mut guard)?;
         let lock = self.begin()?;
-        Ok(Held { store: Arc::clone(&self.identity), generation: self.generation(), _lock: lock })
+        *self.held() = Arc::downgrade(&lock);
+        Ok(Held { generation: self.generation(), lock })
     }
 
     /// Learns a codebook from a sample of keys, into the file `name` of another folder; the store stays as it is.
@@ -154,7 +153,7 @@ impl Datastore {
     ) -> Result<()> {
         let pool = Pool::get(threads)?;
         let _writing = self.writing();
-        if !Arc::ptr_eq(&held.store, &self.identity) {
+        if self.held().upgrade().is_none_or(|lock| !Arc::ptr_eq(&lock, &held.lock)) {
             return Err(Error::State(format!(
                 "{}: expected the lock that this store's `hold` returned, found that of another; hold this one",
                 self.path().display()

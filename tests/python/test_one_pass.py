@@ -127,6 +127,45 @@ def test_an_interrupted_build_does_not_go_on_with_a_changed_text(whole, loaded, 
     assert hashes(tmp_path / "store") == hashes(whole[0])
 
 
+@pytest.mark.parametrize("moment", ["count tokens", "sample", "encode", "merge lists"])
+def test_a_second_build_of_the_same_place_is_refused_and_deletes_nothing(whole, loaded, tmp_path, moment):
+    refused = []
+
+    def look(stage, done, total):
+        if stage != moment or (stage == "count tokens" and not (tmp_path / "store").exists()):
+            return
+        before = hashes_of_all(tmp_path / "store")
+        for other in ({}, {"seed": 1}, {"documents": lambda: pytest.fail("the text was read")}):
+            with pytest.raises(StoreError, match="another writer"):
+                build(tmp_path / "store", loaded, **other)
+        with Datastore.open(tmp_path / "store") as store, pytest.raises(StoreError, match="another writer"):
+            store.delete("doc 0")
+        assert hashes_of_all(tmp_path / "store") == before
+        refused.append(stage)
+
+    if moment == "count tokens":  # that of a run that goes on
+        Datastore.create(tmp_path / "store", dim=DIM).close()
+    build(tmp_path / "store", loaded, progress=look)
+    assert refused
+    assert hashes(tmp_path / "store") == hashes(whole[0])
+    with Datastore.open(tmp_path / "store") as store:
+        store.set_attributes({})  # the lock is free
+
+
+def test_two_builds_that_begin_at_once_make_one_store(whole, loaded, tmp_path):
+    begun = False
+
+    def begin(stage, done, total):
+        nonlocal begun
+        if not begun:  # while the first one counts, another process makes the store
+            begun = True
+            build(tmp_path / "store", loaded)
+
+    result = build(tmp_path / "store", loaded, progress=begin)
+    assert result.parts == result.resumed_parts
+    assert hashes(tmp_path / "store") == hashes(whole[0])
+
+
 def test_a_text_that_loses_a_document_while_it_is_built_is_refused(loaded, tmp_path):
     calls = 0
 

@@ -190,9 +190,14 @@ fn only_one_holds_a_store_and_only_at_its_generation() {
     let staged = stage(&store, staging.path(), &live(&store));
     let held = store.hold().expect("hold");
     let other = Datastore::open(folder.path()).expect("open");
-    for refused in [other.set_attributes("{}"), other.hold().map(drop), store.set_attributes("{}")] {
-        assert!(matches!(&refused, Err(Error::State(m)) if m.contains("another writer")), "{refused:?}");
-    }
+    let refuses = || {
+        for refused in [other.set_attributes("{}"), other.hold().map(drop)] {
+            assert!(matches!(&refused, Err(Error::State(m)) if m.contains("another writer")), "{refused:?}");
+        }
+    };
+    refuses();
+    store.set_attributes("{}").expect("the holder writes");
+    refuses(); // what it commits does not let go
     drop(held);
     let held = other.hold().expect("hold");
     drop(held);
