@@ -8,10 +8,15 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice, pairwise
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +121,7 @@ def encoded(
     """Encoded parts, in order: encoded here, or by processes that are at most two parts each ahead.
 
     workers: processes, each with the model that `load` (which must pickle) returns; 0 encodes here. Raises ValueError
-    for workers without `load`.
+    for workers without `load`; RuntimeError where one dies or cannot load.
     """
     if workers < 1:
         yield ((part, encoder.encode(part)) for part in parts)
@@ -125,24 +130,48 @@ def encoded(
         raise ValueError("workers need `load`, a function that gives each of them the model")
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     threads = max(1, (encoder.threads or os.cpu_count() or 1) // workers)
+    watched, alive = context.Pipe(duplex=False)
     given = (load, encoder.store.path, encoder.keys, encoder.folder, encoder.truth, threads, encoder.options)
-    with context.Pool(workers, _start_worker, (*given, encoder.codebook, encoder.keeps)) as pool:
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (watched, *given, encoder.codebook, encoder.keeps))
 
-        def ahead() -> Iterator[tuple[Part, Encoded]]:
-            pending = [(part, pool.apply_async(_work, (part,))) for part in islice(parts, 2 * workers)]
-            while pending:
-                part, result = pending.pop(0)
-                ready = result.get()
-                pending += [(after, pool.apply_async(_work, (after,))) for after in islice(parts, 1)]
-                yield part, ready
+    def ahead() -> Iterator[tuple[Part, Encoded]]:
+        pending = [(part, pool.submit(_work, part)) for part in islice(parts, 2 * workers)]
+        while pending:
+            part, result = pending.pop(0)
+            ready = result.result()
+            pending += [(after, pool.submit(_work, after)) for after in islice(parts, 1)]
+            yield part, ready
 
+    try:
         yield ahead()
+    except BrokenProcessPool as error:
+        _unblock(pool)
+        raise RuntimeError(
+            "expected worker processes to live until the end, found that one died (killed, or out of memory?): what is "
+            "done so far stays; run the same command again, with fewer --workers if memory is short"
+        ) from error
+    except BaseException:
+        alive.close()  # workers end at once, whatever they are doing
+        _unblock(pool)
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+        alive.close()
+        watched.close()
 
 
-_worker: Encoder
+def _unblock(pool: ProcessPoolExecutor) -> None:
+    """Let the thread that sends parts see that nobody reads them; Python does it itself from 3.11.5 on."""
+    queue = getattr(pool, "_call_queue", None)
+    if queue is not None:
+        queue._reader.close()
+
+
+_worker: Encoder | Exception
 
 
 def _start_worker(
+    watched: Connection,
     load: Callable[[], Loaded],
     path: str,
     keys: KeySpec,
@@ -154,8 +183,22 @@ def _start_worker(
     keeps: bool,
 ) -> None:
     global _worker
-    _worker = Encoder(load(), keys, Datastore.open(path), folder, truth, threads, options, codebook, keeps)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that commits, which then ends this one
+    threading.Thread(target=_end_with, args=(watched,), daemon=True).start()
+    try:
+        _worker = Encoder(load(), keys, Datastore.open(path), folder, truth, threads, options, codebook, keeps)
+    except Exception as error:
+        _worker = error
+
+
+def _end_with(watched: Connection) -> None:
+    """End this process when the one that started it closes its end, or dies."""
+    with suppress(EOFError, OSError):
+        watched.recv()
+    os._exit(1)
 
 
 def _work(part: Part) -> Encoded:
+    if isinstance(_worker, Exception):
+        raise RuntimeError(f"a worker process cannot start: {type(_worker).__name__}: {_worker}") from _worker
     return _worker.encode(part)

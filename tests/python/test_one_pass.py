@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -224,6 +230,84 @@ def test_worker_processes_give_the_bytes_of_one(loaded, tmp_path, metric):
     result = build(tmp_path / "two", loaded, metric=metric, workers=2, load=load_tiny)
     assert (result.parts, result.resumed_parts) == (8, 0)
     assert hashes(tmp_path / "two") == hashes(tmp_path / "one")
+
+
+def load_damaged():
+    raise OSError("the weights are damaged")
+
+
+def test_an_error_of_a_worker_that_loads_is_shown(loaded, tmp_path):
+    with pytest.raises(RuntimeError, match=r"cannot start: OSError: the weights are damaged"):
+        build(tmp_path / "store", loaded, workers=2, load=load_damaged)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
+def test_a_worker_that_is_killed_ends_the_build_which_goes_on_later(loaded, tmp_path):
+    killed = []
+
+    def kill(stage, done, total):
+        if stage == "encode" and not killed:
+            killed.extend(multiprocessing.active_children())
+            os.kill(killed[0].pid, signal.SIGKILL)
+
+    with pytest.raises(RuntimeError, match=r"one died .*out of memory.*what is done so far stays.*fewer --workers"):
+        build(tmp_path / "store", loaded, workers=1, load=load_slow, progress=kill)
+    assert multiprocessing.active_children() == []
+    assert 0 < build(tmp_path / "store", loaded).resumed_parts < 8
+    with Datastore.open(tmp_path / "store") as store:
+        assert store.verify() == []
+
+
+def load_slow():
+    """A model that takes its time for a part."""
+    model = load_tiny()
+    model.model.register_forward_pre_hook(lambda module, inputs: time.sleep(0.5))
+    return model
+
+
+def load_and_tell(folder):
+    (folder / f"{os.getpid()}.pid").touch()
+    return load_slow()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    program = (
+        "import functools, pathlib, sys; import test_one_pass as t\n"
+        "if __name__ == '__main__':\n"
+        "    folder = pathlib.Path(sys.argv[1])\n"
+        "    load = functools.partial(t.load_and_tell, folder)\n"
+        "    t.build(folder / 'store', t.tiny(d=t.DIM), workers=1, load=load)\n"
+    )
+    (tmp_path / "program.py").write_text(program)
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    started = subprocess.Popen(
+        [sys.executable, tmp_path / "program.py", tmp_path], env={**os.environ, "PYTHONPATH": path}
+    )
+    try:
+        wait_for(lambda: list(tmp_path.glob("*.pid")) or started.poll() is not None)
+        (worker,) = (int(told.stem) for told in tmp_path.glob("*.pid"))
+    finally:
+        started.kill()
+        started.wait()
+    wait_for(lambda: not runs(worker))
+
+
+def wait_for(reached):
+    end = time.monotonic() + 60
+    while not reached():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def runs(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{process}/stat")
+    return not (state.exists() and state.read_text().rsplit(")", 1)[1].split()[0] == "Z")
 
 
 def test_an_interrupted_build_goes_on_with_workers(whole, loaded, tmp_path):
