@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from knnlm.datastore import Datastore
 from knnlm.identity import KeySpec, Loaded
 from knnlm.keys import iterate_as
 from knnlm.parts import Part
+from knnlm.staging import written
 from knnlm.truth import Found, Truth
 
 BLOCK_NUMBERS = 1 << 26
@@ -66,26 +67,34 @@ class Encoder:
 
     def encode(self, part: Part) -> Encoded:
         """Write the codes of a part, and its raw keys, to files of the folder."""
-        ids = part.ids  # (n,)
-        raw = None
-        if self.keeps:
-            shape = (len(ids), self.store.dim)
-            raw = np.lib.format.open_memmap(
-                self.folder / f"keys-{part.number:08}.npy", "w+", self.keys.key_dtype, shape
-            )
         files: list[Any] = []
+        ids = part.ids  # (n,)
         truth, at, start = self.truth.empty(), 0, part.start
-        for number, keys in enumerate(self._blocks(part)):
-            own = ids[at : at + len(keys)]
-            if raw is not None:
-                raw[at : at + len(keys)] = keys
-            at += len(keys)
-            stop = part.stop if at == len(ids) else int(own[-1]) + 1
-            files += self._write(keys, own, (start, stop), f"lists-{part.number:08}-{number}")
-            truth = truth.merged(truth.nearest(keys, own, self.threads))
-            start = stop
-        name = None if raw is None else f"keys-{part.number:08}.npy"
-        return Encoded(json.dumps(files), name, (truth.distances, truth.ids))
+        with self._raw(part) as raw:
+            for number, keys in enumerate(self._blocks(part)):
+                own = ids[at : at + len(keys)]
+                if raw is not None:
+                    raw.write(np.ascontiguousarray(keys, self.keys.key_dtype).data.cast("B"))
+                at += len(keys)
+                stop = part.stop if at == len(ids) else int(own[-1]) + 1
+                files += self._write(keys, own, (start, stop), f"lists-{part.number:08}-{number}")
+                truth = truth.merged(truth.nearest(keys, own, self.threads))
+                start = stop
+        return Encoded(json.dumps(files), _raw_name(part) if self.keeps else None, (truth.distances, truth.ids))
+
+    @contextmanager
+    def _raw(self, part: Part) -> Iterator[BinaryIO | None]:
+        """A file for the raw keys of a part, with its header, if they are kept: never sparse, so that a full disk is an
+        error of a write."""
+        if not self.keeps:
+            yield None
+            return
+        kind = np.dtype(self.keys.key_dtype)
+        shape = (part.tokens, self.store.dim)
+        with written(self.folder / _raw_name(part)) as file:
+            header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            yield file
 
     def _write(self, keys: NDArray[Any], ids: NDArray[np.int64], span: tuple[int, int], stem: str) -> list[Any]:
         core, folder = self.store._core, os.fsdecode(self.folder)
@@ -112,6 +121,10 @@ class Encoder:
                 waiting, rows = [keys[most:]], rows - most
         if rows:
             yield np.ascontiguousarray(np.concatenate(waiting))
+
+
+def _raw_name(part: Part) -> str:
+    return f"keys-{part.number:08}.npy"
 
 
 @contextmanager

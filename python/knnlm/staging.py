@@ -4,10 +4,40 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 PLAN = "plan.json"
+
+
+@contextmanager
+def written(path: Path) -> Iterator[BinaryIO]:
+    """A new file to write to; what the disk refuses names it."""
+    try:
+        with open(path, "wb") as file:
+            yield file
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+def write_for_good(path: Path, content: bytes) -> None:
+    """Write or replace a file; it, and every name that was in its folder before, is on disk when the call returns."""
+    temporary = path.with_suffix(".tmp")
+    with written(temporary) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    if os.name == "posix":  # Windows orders names by its journal
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 class Staging:
@@ -35,19 +65,7 @@ class Staging:
 
     def write(self, name: str, record: Any) -> None:
         """Write a record; it, and every file whose name was there before, is on disk for good when the call returns."""
-        path = self.folder / name
-        temporary = path.with_suffix(".tmp")
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(record, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        if os.name == "posix":  # Windows orders names by its journal
-            folder = os.open(self.folder, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        write_for_good(self.folder / name, json.dumps(record).encode())
 
     def remove(self) -> None:
         """Remove the folder: records before what they speak of, the plan at last."""

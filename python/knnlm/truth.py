@@ -6,7 +6,7 @@ queries, and each part of the text is compared with them while its raw keys are 
 
 from __future__ import annotations
 
-import os
+import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnlm import _core
+from knnlm.staging import write_for_good
 
 Found = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Distances and ids of the nearest, (q, k) each."""
@@ -70,20 +71,16 @@ class Truth:
 
     def save(self, folder: Path, parts: int) -> None:
         """Write the state after so many parts; it is on disk for good when the call returns."""
-        path = _path(folder, parts)
-        temporary = path.with_suffix(".tmp")
-        with open(temporary, "wb") as file:
-            np.savez(
-                file,
-                metric=np.frombuffer(self.metric.encode(), np.uint8),
-                queries=self.queries,
-                own=self.own,
-                distances=self.distances,
-                ids=self.ids,
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        content = io.BytesIO()
+        np.savez(
+            content,
+            metric=np.frombuffer(self.metric.encode(), np.uint8),
+            queries=self.queries,
+            own=self.own,
+            distances=self.distances,
+            ids=self.ids,
+        )
+        write_for_good(_path(folder, parts), content.getvalue())
 
     @classmethod
     def load(cls, folder: Path, parts: int) -> Truth | None:
