@@ -8,6 +8,7 @@ index that it has; ids, values and documents stay. Killed at any moment, the wor
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import time
@@ -26,7 +27,7 @@ from knnlm.encoding import Encoder, encoded
 from knnlm.identity import KeySpec, Loaded, check, key_spec
 from knnlm.keys import TokenDocument, arithmetic
 from knnlm.parts import PART_TOKENS, Placed, parts_of, sample_keys
-from knnlm.staging import Staging
+from knnlm.staging import PLAN, Staging
 from knnlm.truth import Truth
 
 RETRAINING = "retraining"
@@ -34,6 +35,7 @@ RETRAINING = "retraining"
 
 CODEBOOK = "codebook.seg"
 LEARNT = "codebook.json"
+PUBLISHED = "published"
 
 Progress = Callable[[str, int, int], None]
 
@@ -202,6 +204,7 @@ class _Retraining:
                 if progress is not None:
                     progress("encode", done, total)
         self._publish(codebook, [files for record in records for files in record], truth, progress)
+        self.staging.write(PLAN, {**plan, PUBLISHED: self.store.generation})
         self.staging.remove()
         return len(records), resumed, sampled
 
@@ -219,10 +222,17 @@ class _Retraining:
         return records, Truth.load(self.folder, len(records)), int(learnt["sampled"])
 
     def _is_published(self, plan: Any) -> bool:
-        """Whether an interrupted run of the same plan had published, and had only its folder left to remove."""
-        published = Path(self.store.path) / f"codebook-{self.store.generation:08}.seg"
-        before = {**plan, "generation": self.store.generation - 1}
-        return self.staging.plan() == before and published.is_file()
+        """Whether an interrupted run of the same plan had published, and had only its folder left to remove.
+
+        It says so in its plan, unless it was killed just before: then the store has its codebook.
+        """
+        now = self.store.generation
+        before = {**plan, "generation": now - 1}
+        found = self.staging.plan()
+        if found != before:
+            return bool(found == {**before, PUBLISHED: now})
+        staged, published = self.folder / CODEBOOK, Path(self.store.path) / f"codebook-{now:08}.seg"
+        return staged.is_file() and published.is_file() and filecmp.cmp(staged, published, shallow=False)
 
     def _learn(self, progress: Progress | None, options: dict[str, Any]) -> tuple[Truth, int]:
         """Stage a codebook and the queries of the truth, both from a sample of the keys."""

@@ -17,6 +17,7 @@ from knnlm.identity import IdentityError, KeySpec, describe
 from knnlm.keys import TokenDocument
 from knnlm.one_pass import build_in_one_pass
 from knnlm.retrain import RETRAINING, retrain
+from knnlm.staging import Staging
 
 DIM = 32
 KEYS = KeySpec(window=24, key_dtype="float32")
@@ -194,6 +195,37 @@ def test_a_run_killed_after_it_published_only_clears_up(store, whole, loaded, mo
     assert (result.resumed_parts, result.parts, result.generation) == (PARTS, PARTS, whole[1].generation)
     assert hashes(store) == hashes(whole[0])
     assert not (store / RETRAINING).exists()
+
+
+def test_a_run_killed_just_after_it_published_only_clears_up(store, whole, loaded, monkeypatch):
+    def killed(staging, name, record):
+        if "published" in record:
+            raise KilledError
+        write(staging, name, record)
+
+    write = Staging.write
+    with monkeypatch.context() as patched:
+        patched.setattr("knnlm.staging.Staging.write", killed)
+        with pytest.raises(KilledError):
+            retrain(store, loaded, **INDEX)
+    result = retrain(store, loaded, **INDEX)
+    assert (result.resumed_parts, result.parts, result.generation) == (PARTS, PARTS, whole[1].generation)
+    assert hashes(store) == hashes(whole[0])
+
+
+def test_an_index_that_another_command_made_meanwhile_is_not_taken_for_its_own(loaded, tmp_path, monkeypatch):
+    attributes = describe(loaded, KEYS)
+    with Datastore.create(tmp_path / "store", dim=DIM, keep_keys="float32", attributes=attributes) as store:
+        dump(loaded, texts("doc", 0, 30), store, keys=KEYS)
+        store.build(nlist=10)
+        kill_before_publishing(monkeypatch, store.path, loaded)
+        store.build(retrain=True, nlist=15)
+        generation = store.generation
+    result = retrain(tmp_path / "store", loaded, **INDEX)
+    assert (result.resumed_parts, result.generation) == (0, generation + 1)
+    with Datastore.open(tmp_path / "store") as store:
+        assert store.info()["nlist"] == INDEX["nlist"]
+        assert store.verify() == []
 
 
 def test_what_is_staged_for_another_state_is_thrown_away(store, loaded):
