@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from knnlm import _core
@@ -142,10 +143,15 @@ def encoded(
     if load is None:
         raise ValueError("workers need `load`, a function that gives each of them the model")
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    threads = max(1, (encoder.threads or os.cpu_count() or 1) // workers)
+    cores = os.cpu_count() or 1
+    threads = max(1, (encoder.threads or cores) // workers)
+    # Threads that were asked for are those of each model; without, all models together take the cores.
+    model_threads = max(1, cores // workers) if encoder.threads is None else None
     watched, alive = context.Pipe(duplex=False)
     given = (load, encoder.store.path, encoder.keys, encoder.folder, encoder.truth, threads, encoder.options)
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (watched, *given, encoder.codebook, encoder.keeps))
+    pool = ProcessPoolExecutor(
+        workers, context, _start_worker, (watched, model_threads, *given, encoder.codebook, encoder.keeps)
+    )
 
     def ahead() -> Iterator[tuple[Part, Encoded]]:
         pending = [(part, pool.submit(_work, part)) for part in islice(parts, 2 * workers)]
@@ -185,6 +191,7 @@ _worker: Encoder | Exception
 
 def _start_worker(
     watched: Connection,
+    model_threads: int | None,
     load: Callable[[], Loaded],
     path: str,
     keys: KeySpec,
@@ -199,7 +206,12 @@ def _start_worker(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that commits, which then ends this one
     threading.Thread(target=_end_with, args=(watched,), daemon=True).start()
     try:
-        _worker = Encoder(load(), keys, Datastore.open(path), folder, truth, threads, options, codebook, keeps)
+        if model_threads is not None:
+            torch.set_num_threads(model_threads)
+        loaded = load()
+        if model_threads is not None:
+            torch.set_num_threads(min(torch.get_num_threads(), model_threads))  # `load` may have asked for fewer
+        _worker = Encoder(loaded, keys, Datastore.open(path), folder, truth, threads, options, codebook, keeps)
     except Exception as error:
         _worker = error
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from tiny_lm import LETTERS, tiny
 
 from knnlm import Datastore, StoreError
 from knnlm.dumping import dump
+from knnlm.encoding import Encoder, encoded
 from knnlm.identity import KeySpec
 from knnlm.keys import TokenDocument, iterate_as
 from knnlm.one_pass import build_in_one_pass
@@ -231,6 +233,43 @@ def test_worker_processes_give_the_bytes_of_one(loaded, tmp_path, metric):
     result = build(tmp_path / "two", loaded, metric=metric, workers=2, load=load_tiny)
     assert (result.parts, result.resumed_parts) == (8, 0)
     assert hashes(tmp_path / "two") == hashes(tmp_path / "one")
+
+
+class Told:
+    """Stands for the pool: what a worker would be started with, and how many threads its model then has."""
+
+    def __init__(self, workers, context, start, given):
+        self.given = given
+
+    def shutdown(self, cancel_futures):
+        pass
+
+
+@pytest.mark.parametrize(("cores", "workers", "threads", "each"), [(8, 3, None, 2), (2, 4, None, 1), (8, 2, 6, None)])
+def test_models_of_workers_share_the_cores(monkeypatch, cores, workers, threads, each):
+    started = []
+    monkeypatch.setattr("knnlm.encoding.ProcessPoolExecutor", lambda *given: started.append(Told(*given)) or started[0])
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    encoder = Encoder(None, None, SimpleNamespace(path=""), Path(), None, threads, {})
+    with encoded(encoder, iter(()), workers, load_tiny):
+        assert started[0].given[1] == each
+
+
+def load_all_cores():
+    """A model whose loading takes all cores for torch, and that says how many it has when it runs."""
+    assert torch.get_num_threads() == max(1, (os.cpu_count() or 1) // 2)
+    torch.set_num_threads(64)
+    loaded = tiny(d=DIM)
+
+    def check(module, inputs):
+        assert torch.get_num_threads() == max(1, (os.cpu_count() or 1) // 2)
+
+    loaded.model.register_forward_pre_hook(check)
+    return loaded
+
+
+def test_a_worker_takes_its_share_of_the_cores_whatever_loading_does(loaded, tmp_path):
+    assert build(tmp_path / "store", loaded, workers=2, load=load_all_cores).parts == 8
 
 
 def load_damaged():

@@ -78,7 +78,7 @@ def _code(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Processes that run the model, each with its own copy and --threads threads.",
+    help="Processes that run the model, each with its own copy and --threads threads; without, they share the cores.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say how many tokens, minutes, and bytes on disk and in memory.")
 @text_options
