@@ -157,7 +157,8 @@ def encoded(
         pending = [(part, pool.submit(_work, part)) for part in islice(parts, 2 * workers)]
         while pending:
             part, result = pending.pop(0)
-            ready = result.result()
+            files, raw = result.result()
+            ready = Encoded(files, raw, _told(encoder.folder, part))
             pending += [(after, pool.submit(_work, after)) for after in islice(parts, 1)]
             yield part, ready
 
@@ -223,7 +224,23 @@ def _end_with(watched: Connection) -> None:
     os._exit(1)
 
 
-def _work(part: Part) -> Encoded:
+def _work(part: Part) -> tuple[str, str | None]:
     if isinstance(_worker, Exception):
         raise RuntimeError(f"a worker process cannot start: {type(_worker).__name__}: {_worker}") from _worker
-    return _worker.encode(part)
+    done = _worker.encode(part)
+    # By a file: a process that dies while it sends more than a pipe takes at once would leave the other one waiting.
+    with written(_worker.folder / _found_name(part)) as file:
+        np.savez(file, distances=done.found[0], ids=done.found[1])
+    return done.files, done.raw
+
+
+def _told(folder: Path, part: Part) -> Found:
+    """What a worker found for a part; its file goes."""
+    with np.load(folder / _found_name(part), allow_pickle=False) as saved:
+        found = saved["distances"], saved["ids"]
+    (folder / _found_name(part)).unlink()
+    return found
+
+
+def _found_name(part: Part) -> str:
+    return f"found-{part.number:08}.npz"

@@ -140,7 +140,7 @@ def build_in_one_pass(
         if truth is None and done < count:
             raise ValueError(f"{path}: expected {folder} of an interrupted build, found none; remove the store")
         if truth is not None:
-            for leftover in (*folder.glob("lists-*"), *folder.glob("keys-*")):
+            for leftover in (file for kind in ("lists", "keys", "found") for file in list(folder.glob(f"{kind}-*"))):
                 leftover.unlink()
             encoder = Encoder(loaded, keys, store, folder, truth, threads, options, keeps=keep_keys)
             waiting = islice(parts_of(text(), part_tokens), done, None)

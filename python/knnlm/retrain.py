@@ -183,7 +183,7 @@ class _Retraining:
             self.staging.begin(plan)
             truth, sampled = self._learn(progress, options)
             records = []
-        for path in self.folder.glob("lists-*"):
+        for path in (*self.folder.glob("lists-*"), *self.folder.glob("found-*")):
             if not any(path.name == files["file"] for record in records for files in record):
                 path.unlink()
         total = len(self.store)
