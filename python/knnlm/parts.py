@@ -90,7 +90,12 @@ def sample_keys(
     seed: int,
     **options: Any,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Keys `(n, d)` of about `wanted` of `total` tokens, of the starts of documents drawn at random; and their ids."""
+    """Keys `(n, d)` of about `wanted` of `total` tokens and their ids, from documents drawn at random: all of a short
+    one, a random stretch of a long one. A stretch begins where a window does, so that its keys are those of the whole.
+    """
+    window, context = keys.window, keys.context
+    assert window is not None
+    assert context is not None
     share = min(1.0, 1.25 * wanted / max(1, total))
     rng = np.random.default_rng(seed)
 
@@ -100,12 +105,19 @@ def sample_keys(
             length = len(document.tokens)
             cut = max(SAMPLE_CUT, int(share * length)) if length > SAMPLE_CUT else length
             if length and rng.random() < share * length / cut:
-                yield TokenDocument(document.name, document.tokens[:cut], {"first_id": first_id})
+                stride = window - context
+                start = stride * int(rng.integers(1 + max(0, length - cut - context) // stride))
+                lead = context if start else 0  # the window before scores these
+                tokens = document.tokens[start : start + lead + cut]
+                yield TokenDocument(document.name, tokens, {"first_id": first_id + start, "lead": lead})
 
     rows, ids = [], []
     for chunk in iterate_as(loaded, drawn(), keys, scores=False, **options):
-        rows.append(chunk.key)
-        ids.append(chunk.document.metadata["first_id"] + chunk.start + np.arange(len(chunk.key), dtype=np.int64))
+        skipped = max(0, chunk.document.metadata["lead"] - chunk.start)
+        if skipped < len(chunk.key):
+            places = np.arange(skipped, len(chunk.key), dtype=np.int64)
+            rows.append(chunk.key[skipped:])
+            ids.append(chunk.document.metadata["first_id"] + chunk.start + places)
     if not rows:
         return sample_keys(loaded, documents, keys, total, total, seed, **options)  # chance drew nothing: take all
     found, places = np.concatenate(rows).astype(np.float32, copy=False), np.concatenate(ids)  # (n, d), (n,)

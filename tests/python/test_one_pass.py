@@ -235,6 +235,25 @@ def test_worker_processes_give_the_bytes_of_one(loaded, tmp_path, metric):
     assert hashes(tmp_path / "two") == hashes(tmp_path / "one")
 
 
+def test_a_sample_of_a_long_document_is_from_anywhere_in_it(loaded):
+    keys = KeySpec(window=24, context=8, key_dtype="float32").resolved(loaded.context)
+    book = [TokenDocument("book", np.random.default_rng(3).integers(1, len(LETTERS), 30000).astype(np.uint32))]
+    everything, ids = sample_keys(loaded, lambda: placed(book), keys, 30000, 30000, 0)
+    np.testing.assert_array_equal(ids, np.arange(30000))
+    starts = set()
+    for seed in range(8):
+        some, ids = sample_keys(loaded, lambda: placed(book), keys, 4000, 30000, seed)
+        assert (np.diff(ids) > 0).all()
+        if ids[-1] - ids[0] < 6000:  # else chance drew no stretch, and all of it was taken
+            assert len(ids) == 4000
+            starts.add(int(ids[0]) // 1000)
+            later = ids >= ids[0] + 24  # the first window does not know the token before it
+            np.testing.assert_allclose(some[later], everything[ids[later]], atol=1e-4)
+            np.testing.assert_array_equal(sample_keys(loaded, lambda: placed(book), keys, 4000, 30000, seed)[1], ids)
+    assert starts
+    assert starts != {0}
+
+
 class Told:
     """Stands for the pool: what a worker would be started with, and how many threads its model then has."""
 
