@@ -118,9 +118,10 @@ def command(
 ) -> None:
     """Index a store that `knnlm dump` wrote, or make an indexed store from text.
 
-    From text, keys are encoded in memory, part by part, and raw keys are never written unless asked for
-    (--keep-keys). Such a build that was killed goes on where it was when the same command is run again, and ends with
-    the same bytes. So does --retrain of a store without raw keys, which is searched with its old index until then.
+    From text, keys are encoded in memory, part by part, and raw keys are not written unless asked for (--keep-keys),
+    but for 256 that recall is measured with, until the store is finished. Such a build that was killed goes on where it
+    was when the same command is run again, and ends with the same bytes. So does --retrain of a store without raw keys,
+    which is searched with its old index until then.
 
     \b
     Examples:
