@@ -204,6 +204,7 @@ fn only_one_holds_a_store_and_only_at_its_generation() {
     // Another store at the same generation.
     let elsewhere = tempdir().expect("folder");
     let twin = filled(elsewhere.path(), &options(DIM));
+    twin.set_attributes("{}").expect("writes");
     assert_eq!(twin.generation(), store.generation());
     let held = twin.hold().expect("hold");
     let truth = Truth { queries: keys(&[50]), own: std::iter::once(50..51).collect(), ids: vec![60], k: 1 };
