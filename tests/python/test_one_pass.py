@@ -2,54 +2,19 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import multiprocessing
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
+from one_pass_corpus import DIM, KilledError, build, documents, hashes, hashes_of_all
 from tiny_lm import LETTERS, tiny
 
 from knnlm import Datastore, StoreError
 from knnlm.dumping import dump
-from knnlm.encoding import Encoder, encoded
 from knnlm.identity import KeySpec
 from knnlm.keys import TokenDocument, iterate_as
 from knnlm.one_pass import build_in_one_pass
 from knnlm.parts import parts_of, placed, sample_keys
 from knnlm.truth import Truth
-
-DIM = 32
-
-
-def documents():
-    rng = np.random.default_rng(0)
-    return [
-        TokenDocument(f"doc {i}", rng.integers(1, len(LETTERS), 40 + i).astype(np.uint32), {"i": i}) for i in range(40)
-    ]
-
-
-def hashes(path):
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in Path(path).iterdir() if p.name != "lock"}
-
-
-def hashes_of_all(path):
-    files = (p for p in Path(path).rglob("*") if p.is_file())
-    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files if p.name != "lock"}
-
-
-def build(path, loaded, documents=documents, **options):
-    keys = KeySpec(window=24, key_dtype="float32").resolved(loaded.context)
-    chosen = {"keys": keys, "dim": DIM, "attributes": {"a": 1}, "part_tokens": 300, "nlist": 8, **options}
-    return build_in_one_pass(path, loaded, documents, **chosen)
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +40,6 @@ def test_the_store_holds_every_token_and_no_raw_key(whole):
         assert "Keys" not in info["sections"]
         assert store.verify() == []
         assert store.search(np.zeros(DIM), 5).found.all()
-
-
-class KilledError(Exception):
-    """Stands for the end of the process."""
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])
@@ -216,25 +177,6 @@ def test_a_sample_is_a_part_of_the_keys(loaded):
     np.testing.assert_allclose(some, everything[ids], atol=1e-4)
 
 
-def load_tiny():
-    """The model, for worker processes."""
-    torch.set_num_threads(1)
-    return tiny(d=DIM)
-
-
-@pytest.mark.parametrize("metric", ["l2", "ip"])
-def test_worker_processes_give_the_bytes_of_one(loaded, tmp_path, metric):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the bytes depend on the model's threads
-    try:
-        build(tmp_path / "one", loaded, metric=metric)
-    finally:
-        torch.set_num_threads(threads)
-    result = build(tmp_path / "two", loaded, metric=metric, workers=2, load=load_tiny)
-    assert (result.parts, result.resumed_parts) == (8, 0)
-    assert hashes(tmp_path / "two") == hashes(tmp_path / "one")
-
-
 def test_a_sample_of_a_long_document_is_from_anywhere_in_it(loaded):
     keys = KeySpec(window=24, context=8, key_dtype="float32").resolved(loaded.context)
     book = [TokenDocument("book", np.random.default_rng(3).integers(1, len(LETTERS), 30000).astype(np.uint32))]
@@ -252,256 +194,6 @@ def test_a_sample_of_a_long_document_is_from_anywhere_in_it(loaded):
             np.testing.assert_array_equal(sample_keys(loaded, lambda: placed(book), keys, 4000, 30000, seed)[1], ids)
     assert starts
     assert starts != {0}
-
-
-class Told:
-    """Stands for the pool: what a worker would be started with, and how many threads its model then has."""
-
-    def __init__(self, workers, context, start, given):
-        self.given = given
-
-    def shutdown(self, cancel_futures):
-        pass
-
-
-@pytest.mark.parametrize(("cores", "workers", "threads", "each"), [(8, 3, None, 2), (2, 4, None, 1), (8, 2, 6, None)])
-def test_models_of_workers_share_the_cores(monkeypatch, cores, workers, threads, each):
-    started = []
-    monkeypatch.setattr("knnlm.encoding.ProcessPoolExecutor", lambda *given: started.append(Told(*given)) or started[0])
-    monkeypatch.setattr("os.cpu_count", lambda: cores)
-    encoder = Encoder(None, None, SimpleNamespace(path=""), Path(), None, threads, {})
-    with encoded(encoder, iter(()), workers, load_tiny):
-        assert started[0].given[1] == each
-
-
-def load_all_cores():
-    """A model whose loading takes all cores for torch, and that says how many it has when it runs."""
-    assert torch.get_num_threads() == max(1, (os.cpu_count() or 1) // 2)
-    torch.set_num_threads(64)
-    loaded = tiny(d=DIM)
-
-    def check(module, inputs):
-        assert torch.get_num_threads() == max(1, (os.cpu_count() or 1) // 2)
-
-    loaded.model.register_forward_pre_hook(check)
-    return loaded
-
-
-def test_a_worker_takes_its_share_of_the_cores_whatever_loading_does(loaded, tmp_path):
-    assert build(tmp_path / "store", loaded, workers=2, load=load_all_cores).parts == 8
-
-
-def load_damaged():
-    raise OSError("the weights are damaged")
-
-
-def test_an_error_of_a_worker_that_loads_is_shown(loaded, tmp_path):
-    with pytest.raises(RuntimeError, match=r"cannot start: OSError: the weights are damaged"):
-        build(tmp_path / "store", loaded, workers=2, load=load_damaged)
-    assert multiprocessing.active_children() == []
-
-
-@pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
-def test_a_worker_that_is_killed_ends_the_build_which_goes_on_later(loaded, tmp_path):
-    killed = []
-
-    def kill(stage, done, total):
-        if stage == "encode" and not killed:
-            killed.extend(multiprocessing.active_children())
-            os.kill(killed[0].pid, signal.SIGKILL)
-
-    with pytest.raises(RuntimeError, match=r"one died .*out of memory.*what is done so far stays.*fewer --workers"):
-        build(tmp_path / "store", loaded, workers=1, load=load_slow, progress=kill)
-    assert multiprocessing.active_children() == []
-    assert 0 < build(tmp_path / "store", loaded).resumed_parts < 8
-    with Datastore.open(tmp_path / "store") as store:
-        assert store.verify() == []
-
-
-def load_slow():
-    """A model that takes its time for a part."""
-    model = load_tiny()
-    model.model.register_forward_pre_hook(lambda module, inputs: time.sleep(0.5))
-    return model
-
-
-def load_and_tell(folder):
-    (folder / f"{os.getpid()}.pid").touch()
-    return load_slow()
-
-
-@pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
-def test_workers_end_with_the_process_that_started_them(tmp_path):
-    program = (
-        "import functools, pathlib, sys; import test_one_pass as t\n"
-        "if __name__ == '__main__':\n"
-        "    folder = pathlib.Path(sys.argv[1])\n"
-        "    load = functools.partial(t.load_and_tell, folder)\n"
-        "    t.build(folder / 'store', t.tiny(d=t.DIM), workers=1, load=load)\n"
-    )
-    (tmp_path / "program.py").write_text(program)
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    started = subprocess.Popen(
-        [sys.executable, tmp_path / "program.py", tmp_path], env={**os.environ, "PYTHONPATH": path}
-    )
-    try:
-        wait_for(lambda: list(tmp_path.glob("*.pid")) or started.poll() is not None)
-        (worker,) = (int(told.stem) for told in tmp_path.glob("*.pid"))
-    finally:
-        started.kill()
-        started.wait()
-    wait_for(lambda: not runs(worker))
-
-
-def wait_for(reached):
-    end = time.monotonic() + 60
-    while not reached():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-def runs(process):
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    state = Path(f"/proc/{process}/stat")
-    return not (state.exists() and state.read_text().rsplit(")", 1)[1].split()[0] == "Z")
-
-
-def test_an_interrupted_build_goes_on_with_workers(whole, loaded, tmp_path):
-    def kill(stage, done, total):
-        if stage == "encode":
-            raise KilledError
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        build(tmp_path / "one", loaded)
-    finally:
-        torch.set_num_threads(threads)
-    with pytest.raises(KilledError):
-        build(tmp_path / "store", loaded, workers=1, load=load_tiny, progress=kill)
-    (tmp_path / "store" / "parts" / "lists-00000099-0.seg").write_bytes(b"left by a worker")
-    assert build(tmp_path / "store", loaded, workers=1, load=load_tiny).resumed_parts == 1
-    assert hashes(tmp_path / "store") == hashes(tmp_path / "one")
-
-
-@pytest.mark.parametrize("kind", ["float16", "float32"])
-def test_raw_keys_are_kept_if_asked(loaded, tmp_path, kind):
-    keys = KeySpec(window=24, key_dtype=kind).resolved(loaded.context)
-    kept = {"keys": keys, "keep_keys": True}
-
-    def kill(stage, done, total):
-        if stage == "encode" and done > 900:
-            raise KilledError
-
-    build(tmp_path / "one", loaded, **kept)
-    with pytest.raises(KilledError):
-        build(tmp_path / "two", loaded, progress=kill, **kept)
-    (tmp_path / "two" / "parts" / "keys-00000099.npy").write_bytes(b"left by a worker")
-    assert build(tmp_path / "two", loaded, **kept).resumed_parts > 1
-    assert hashes(tmp_path / "two") == hashes(tmp_path / "one")
-    with Datastore.open(tmp_path / "one") as store, Datastore.create(tmp_path / "raw", dim=DIM, keep_keys=kind) as raw:
-        dump(loaded, documents(), raw, keys=keys)
-        info = store.info()
-        assert (info["keep_keys"], info["entries_with_keys"], info["indexed"]) == (kind, len(raw), len(raw))
-        np.testing.assert_allclose(
-            store.keys(0, len(raw)), raw.keys(0, len(raw)), atol=1e-2 if kind == "float16" else 1e-4
-        )
-        assert store.verify() == []
-        ids = dump(loaded, [TokenDocument("later", documents()[0].tokens)], store, keys=keys)
-        assert ids.tokens == store.info()["indexed"] - len(raw)
-        queries = store.keys(0, 50)
-        assert (store.search(queries, 1, exact=True).ids[:, 0] < len(raw)).all()
-        store.build(retrain=True, nlist=4)
-        assert store.info()["nlist"] == 4
-    with pytest.raises(ValueError, match="found another"):
-        build(tmp_path / "one", loaded, keys=keys)
-
-
-def test_workers_keep_the_raw_keys_of_one(loaded, tmp_path):
-    keys = KeySpec(window=24, key_dtype="float16").resolved(loaded.context)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        build(tmp_path / "one", loaded, keys=keys, keep_keys=True)
-    finally:
-        torch.set_num_threads(threads)
-    build(tmp_path / "two", loaded, keys=keys, keep_keys=True, workers=1, load=load_tiny)
-    assert hashes(tmp_path / "two") == hashes(tmp_path / "one")
-
-
-class Full:
-    """A file on a disk without room."""
-
-    def __init__(self, file):
-        self.file = file
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self.file.close()
-
-    def write(self, content):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-@pytest.mark.parametrize("name", ["keys-00000002.npy", "truth-2.tmp"])
-def test_a_full_disk_is_an_error_that_names_the_file_and_the_build_goes_on_later(loaded, tmp_path, monkeypatch, name):
-    kept = {"keys": KeySpec(window=24, key_dtype="float16").resolved(loaded.context), "keep_keys": True}
-
-    def full(path, mode):
-        file = open(path, mode)  # noqa: SIM115
-        return Full(file) if Path(path).name == name else file
-
-    with monkeypatch.context() as patched:
-        patched.setattr("knnlm.staging.open", full, raising=False)
-        with pytest.raises(OSError, match="No space left") as caught:
-            build(tmp_path / "store", loaded, **kept)
-    assert (caught.value.errno, Path(caught.value.filename).name) == (errno.ENOSPC, name)
-    assert build(tmp_path / "store", loaded, **kept).resumed_parts == (2 if name.startswith("keys") else 1)
-    with Datastore.open(tmp_path / "store") as store:
-        assert store.verify() == []
-
-
-@pytest.mark.skipif(os.name == "nt", reason="no limit of file size there")
-def test_a_file_too_large_is_an_error_and_no_signal(tmp_path):
-    program = (
-        "import resource, signal, sys; import test_one_pass as t\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "loaded = t.tiny(d=t.DIM)\n"
-        "keys = t.KeySpec(window=24, key_dtype='float32').resolved(loaded.context)\n"
-        "limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000))\n"
-        "size = lambda stage, done, total: stage != 'encode' or limit()\n"
-        "t.build(sys.argv[1], loaded, keys=keys, keep_keys=True, progress=size)\n"
-    )
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    done = subprocess.run(
-        [sys.executable, "-c", program, tmp_path / "store"],
-        env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "OSError: [Errno 27] File too large" in done.stderr
-    assert "keys-00000001.npy" in done.stderr.splitlines()[-1]
-
-
-def test_the_state_of_the_truth_is_on_disk_for_good(tmp_path, monkeypatch):
-    synced = []
-    real = os.fsync
-
-    def watched(file):
-        synced.append(os.fstat(file).st_ino)
-        real(file)
-
-    monkeypatch.setattr("os.fsync", watched)
-    keys = np.random.default_rng(0).standard_normal((50, 8)).astype(np.float32)
-    truth = Truth.choose(keys, np.arange(50), 50, "l2")
-    truth.save(tmp_path, 3)
-    assert synced[0] == (tmp_path / "truth-3.npz").stat().st_ino
-    assert os.name != "posix" or synced[1:] == [tmp_path.stat().st_ino]
-    np.testing.assert_array_equal(Truth.load(tmp_path, 3).queries, truth.queries)
 
 
 def test_keys_are_made_in_the_arithmetic_that_was_asked_for(loaded, tmp_path, monkeypatch):
