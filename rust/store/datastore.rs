@@ -6,6 +6,7 @@
 use super::files::{Disk, Files, Folder, LOCK, TEMPORARY};
 use super::manifest::{KeyType, MAX_DIM, Manifest, ValueType, collect};
 use super::snapshot::Snapshot;
+use super::staging::{self, PARTS, RETRAINING};
 use super::values::ValueRows;
 use super::verify::{Problem, verify};
 use super::writer::Writer;
@@ -116,6 +117,7 @@ impl Datastore {
         manifest.publish(&folder)?;
         folder.sync_parent()?;
         collect(&folder, &manifest);
+        staging::remove(&folder, [RETRAINING, PARTS])?; // of the store that was
         drop(lock);
         Datastore::of(folder)
     }

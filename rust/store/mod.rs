@@ -23,6 +23,7 @@ mod manifest;
 mod map;
 mod merge;
 mod part;
+mod places;
 mod reindex;
 mod runs;
 mod search;

@@ -2,6 +2,7 @@
 //! leaves them behind, with keys and codes of text that may be deleted since.
 
 use super::datastore::Datastore;
+use super::files::Folder;
 use super::manifest::Manifest;
 use crate::{Error, Result};
 
@@ -27,24 +28,30 @@ impl Datastore {
     /// `Io` for what cannot be removed, `State` for a link in place of a folder.
     pub(crate) fn remove_staged(&self, published: bool) -> Result<()> {
         let lost = self.snapshot().manifest.has_lost_text();
-        let mut removed = false;
-        for (name, useless) in [(RETRAINING, published || lost), (PARTS, lost)] {
-            let path = self.folder.join(name);
-            let kind = match std::fs::symlink_metadata(&path) {
-                Ok(metadata) if useless => metadata.file_type(),
-                _ => continue,
-            };
-            if kind.is_symlink() {
-                return Err(Error::State(format!(
-                    "{}: expected a folder, found a link: deleted text may be where it points to; remove both and compact again (the store is compacted)",
-                    path.display()
-                )));
-            }
-            if kind.is_dir() {
-                self.folder.remove_tree(name, PLAN)?;
-                removed = true;
-            }
-        }
-        if removed { self.folder.sync() } else { Ok(()) }
+        let useless = [(RETRAINING, published || lost), (PARTS, lost)].into_iter().filter(|(_, useless)| *useless);
+        remove(&self.folder, useless.map(|(name, _)| name))
     }
+}
+
+/// Removes folders of unfinished work, under the lock.
+///
+/// # Errors
+/// `Io` for what cannot be removed, `State` for a link in place of a folder.
+pub(crate) fn remove(folder: &Folder, names: impl IntoIterator<Item = &'static str>) -> Result<()> {
+    let mut removed = false;
+    for name in names {
+        let path = folder.join(name);
+        let Ok(metadata) = std::fs::symlink_metadata(&path) else { continue };
+        if metadata.is_symlink() {
+            return Err(Error::State(format!(
+                "{}: expected a folder, found a link: deleted text may be where it points to; remove both and compact (the store itself is written)",
+                path.display()
+            )));
+        }
+        if metadata.is_dir() {
+            folder.remove_tree(name, PLAN)?;
+            removed = true;
+        }
+    }
+    if removed { folder.sync() } else { Ok(()) }
 }

@@ -3,8 +3,9 @@
 use super::documents::DocumentTable;
 use super::files::Folder;
 use super::manifest::{DataRecord, Manifest};
+use super::places::{places, rows};
 use super::runs::Runs;
-use super::segment::{Damage, SegmentFile, SegmentKind, SegmentName};
+use super::segment::{Damage, DamagedSection, SegmentFile, SegmentKind, SegmentName};
 use super::snapshot::{Piece, Snapshot};
 use crate::index::Progress;
 use crate::sections::SectionKind;
@@ -116,13 +117,12 @@ pub(crate) fn verify(
         });
     }
     for data in &manifest.data {
-        let per_entry = |number| {
-            let rows = number == SectionKind::Values as u32 || number == SectionKind::Keys as u32;
-            rows.then_some((0, data.entries))
+        let entries = |file: &SegmentFile, damaged: &DamagedSection| {
+            let per_entry = [SectionKind::Values, SectionKind::Keys].map(|kind| kind as u32);
+            if per_entry.contains(&damaged.number) { rows(file, damaged, data.entries) } else { None }
         };
         let before = problems.len();
-        if let Some(file) =
-            check_file(&source, &data.name, SegmentKind::Data, per_entry, (&read, cancel), &mut problems)?
+        if let Some(file) = check_file(&source, &data.name, SegmentKind::Data, entries, (&read, cancel), &mut problems)?
         {
             check_documents(&file, data, &mut problems);
         }
@@ -134,12 +134,10 @@ pub(crate) fn verify(
         }
     }
     if let Some(name) = &manifest.codebook {
-        check_file(&source, name, SegmentKind::Codebook, |_| None, (&read, cancel), &mut problems)?;
+        check_file(&source, name, SegmentKind::Codebook, |_, _| None, (&read, cancel), &mut problems)?;
     }
     for lists in &manifest.lists {
-        // Codes lie in blocks that are padded list by list: a range of entries would mislead.
-        let per_entry = |number| (number == SectionKind::ListIds as u32).then_some((0, lists.entries));
-        check_file(&source, &lists.name, SegmentKind::Lists, per_entry, (&read, cancel), &mut problems)?;
+        check_file(&source, &lists.name, SegmentKind::Lists, places, (&read, cancel), &mut problems)?;
     }
     // Once it is opened, its content is in memory and was checked: it need not be there any more.
     let gone = |name: &SegmentName| match SegmentFile::open(folder.path(), name, SegmentKind::Deleted) {
@@ -147,7 +145,7 @@ pub(crate) fn verify(
         Ok(_) => false,
     };
     if let Some(deleted) = manifest.deleted.as_ref().filter(|deleted| !gone(&deleted.name)) {
-        check_file(&source, &deleted.name, SegmentKind::Deleted, |_| None, (&read, cancel), &mut problems)?;
+        check_file(&source, &deleted.name, SegmentKind::Deleted, |_, _| None, (&read, cancel), &mut problems)?;
     }
     // Sections that are sound one by one may still not fit together.
     if problems.is_empty() {
@@ -171,13 +169,12 @@ pub(crate) fn verify(
     Ok(problems)
 }
 
-/// Checks the bytes of one file; `per_entry` tells the first entry and the number of entries of a section that has a
-/// fixed number of bytes for each. Returns the file if all its bytes are sound.
+/// Checks the bytes of one file; `entries` tells those that damage touches. Returns the file if all its bytes are sound.
 fn check_file<'s>(
     source: &Source<'s>,
     name: &SegmentName,
     kind: SegmentKind,
-    per_entry: impl Fn(u32) -> Option<(u64, u64)>,
+    entries: impl Fn(&SegmentFile, &DamagedSection) -> Option<Range<u64>>,
     (read, cancel): (&dyn Fn(u64), &AtomicBool),
     problems: &mut Vec<Problem>,
 ) -> Result<Option<Opened<'s>>> {
@@ -194,12 +191,7 @@ fn check_file<'s>(
     }
     let sound = damages.is_empty();
     for Damage { section, message } in damages {
-        let entries = section.as_ref().and_then(|s| {
-            let (first, n) = per_entry(s.number)?;
-            let length = file.sections().iter().find(|t| t.number == s.number)?.span.len() as u64;
-            let size = length.checked_div(n).filter(|&size| size > 0)?;
-            Some(first + (s.bytes.start / size).min(n)..first + s.bytes.end.div_ceil(size).min(n))
-        });
+        let entries = section.as_ref().and_then(|section| entries(&file, section));
         problems.push(Problem { file: name.file.clone(), section: section.map(|s| s.name), entries, message });
     }
     Ok(sound.then_some(file))

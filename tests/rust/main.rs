@@ -2,6 +2,7 @@
 
 mod built;
 mod corrupt;
+mod damaged_codes;
 mod edit;
 mod failing_disk;
 mod failures;

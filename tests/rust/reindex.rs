@@ -343,6 +343,16 @@ fn compaction_removes_what_is_staged_of_deleted_text() {
 }
 
 #[test]
+fn replacing_a_store_removes_what_was_staged_of_it() {
+    let (folder, away) = (tempdir().expect("folder"), tempdir().expect("folder"));
+    drop(filled(folder.path(), &options(DIM)));
+    leave(folder.path(), away.path());
+    let store = Datastore::create(folder.path(), &Options { overwrite: true, ..options(DIM) }).expect("overwrite");
+    assert_eq!((left(folder.path()), store.len()), (vec![], 0));
+    assert_eq!(std::fs::read(away.path().join("file")).expect("not followed"), b"of somebody else");
+}
+
+#[test]
 fn what_is_staged_stays_where_nothing_was_deleted() {
     let (folder, away) = (tempdir().expect("folder"), tempdir().expect("folder"));
     let store = Datastore::create(folder.path(), &options(DIM)).expect("create");
