@@ -7,17 +7,17 @@ source that was given, so a store says nothing about the machine it was made on.
 
 from __future__ import annotations
 
-import glob
 import gzip
 import importlib
 import json
-import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+
+from knnlm.sources import files_of, size_of
 
 SPLIT_PATTERNS = {
     # a level-1 title alone between two lines of one blank; formulas also begin with " = "
@@ -29,7 +29,6 @@ SPLIT_PATTERNS = {
 """Ready patterns for ``split_pattern``, by name."""
 
 _JSONL = (".jsonl", ".ndjson")
-_GLOB = re.compile(r"[*?\[]")
 _LISTED = 20  # lines of one kind in a report
 
 
@@ -57,6 +56,13 @@ class ReadReport:
     def share(self) -> float:
         """How much of the sources is read, 0 to 1; 0 where that is not known."""
         return min(1.0, self.position / self.size) if self.size else 0.0
+
+    def unread(self) -> Callable[[str], bool]:
+        """Tells of a name whether it, its file or a folder of it was skipped: nobody knows what is there then."""
+        skipped = {name.rstrip("/") for name, _ in self.skipped}
+        if "." in skipped:  # a source of which nothing could be listed
+            return lambda name: True
+        return lambda name: name in skipped or any(name[: cut.start()] in skipped for cut in re.finditer("[#/]", name))
 
     def lines(self) -> list[str]:
         """The report for people: one line of totals, then the first of each kind."""
@@ -92,14 +98,15 @@ def read_documents(
     if isinstance(sources, (str, Path)):
         raise TypeError(f"expected a list of sources, found one: {sources!r}")
     # All are listed first: one that is not there is an error before hours of work, and the size is known.
-    listed = [None if str(source).startswith("hf:") else _paths(source) for source in sources]
+    listed = [None if str(source).startswith("hf:") else files_of(source) for source in sources]
     if None not in listed:
-        report.size = sum(_size(path) for paths in listed if paths is not None for path, _ in paths)
-    for source, paths in zip(sources, listed, strict=True):
-        if paths is None:
+        report.size = sum(size_of(path) for one in listed if one is not None for path, _ in one.files)
+    report.skipped += [folder for one in listed if one is not None for folder in one.unlisted]
+    for source, listing in zip(sources, listed, strict=True):
+        if listing is None:
             found = _read_data_set(str(source)[3:], text_field, split, names, report)
         else:
-            found = _read_paths(paths, text_field, pattern, names, report)
+            found = _read_paths(listing.files, text_field, pattern, names, report)
         for document in found:
             report.documents += 1
             report.bytes += len(document.text.encode("utf-8", "surrogatepass"))
@@ -171,42 +178,6 @@ def _compile(pattern: str) -> re.Pattern[str]:
         ) from error
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
-def _paths(source: str | Path) -> list[tuple[Path, str]]:
-    """Files of a source in fixed order, each with its name relative to the source."""
-    path = Path(source)
-    if path.is_dir():
-        found = []
-        for folder, inner, files in os.walk(path):
-            inner[:] = [name for name in inner if not name.startswith(".")]
-            found += [Path(folder) / name for name in files if not name.startswith(".")]
-        named = [(file, file.relative_to(path).as_posix()) for file in found]
-    elif path.is_file():
-        named = [(path, path.name)]
-    elif _GLOB.search(str(source)):
-        fixed = Path(*_before_wildcards(path))
-        matches = (Path(name) for name in glob.glob(str(source), recursive=True))
-        named = [(file, file.relative_to(fixed).as_posix()) for file in matches if file.is_file()]
-        if not named:
-            raise FileNotFoundError(f"expected files that match {source}, found none")
-    else:
-        raise FileNotFoundError(f"expected a file, folder, glob or hf:NAME, found nothing at {source}")
-    return sorted(named, key=lambda item: item[1])
-
-
-def _before_wildcards(path: Path) -> Iterator[str]:
-    for part in path.parts[:-1]:
-        if _GLOB.search(part):
-            return
-        yield part
-
-
 def _read_paths(
     paths: Iterable[tuple[Path, str]],
     text_field: str,
@@ -216,7 +187,7 @@ def _read_paths(
 ) -> Iterator[Document]:
     for path, relative in paths:
         name = names.take(relative)
-        before, size = report.position, _size(path)
+        before, size = report.position, size_of(path)
         suffix = Path(path.stem if path.suffix == ".gz" else path.name).suffix
         try:
             with path.open("rb") as raw, _unpacked(raw, path) as file:

@@ -38,6 +38,28 @@ def test_add_does_only_what_changed(texts: Path, model: Path, tmp_path: Path) ->
     assert run_json("verify", store)["sound"]
 
 
+def test_add_says_what_stays_and_what_gets_another_name(texts: Path, model: Path, tmp_path: Path) -> None:
+    notes, other, store = tmp_path / "notes", tmp_path / "other", tmp_path / "store"
+    shutil.copytree(texts / "books", notes)
+    run_json("build", notes, "--model", model, "--out", store, "--nlist", 4, "--threads", 1)
+    (notes / "1.txt").unlink()
+    limited = run("add", store, notes, "--max-documents", 1).stderr
+    assert "0 removed, 1 unchanged" in limited
+    assert "1 documents stay as they are" in limited
+    assert "--max-documents" in limited
+    (notes / "1.txt").symlink_to("1.txt")
+    found = run_json("add", store, notes)
+    assert (found["removed"], found["unread"], found["renamed"]) == (0, 1, [])
+    other.mkdir()
+    (other / "0.txt").write_text(sentence(50, 40))
+    assert run_json("add", store, other, "--dry-run")["renamed"] == [["0.txt", "0.txt (2)"]]
+    assert "'0.txt (2)' for '0.txt'" in run("add", store, other, "--threads", 1).stderr
+    assert [name for name, _ in snapshot(store)] == ["0.txt", "1.txt", "0.txt (2)"]
+    for place in (notes, other):
+        again = run_json("add", store, place, "--threads", 1)
+        assert (again["added"], again["changed"], again["removed"], again["unchanged"]) == (0, 0, 0, 1)
+
+
 def test_add_knows_documents_without_a_hash_by_their_tokens(texts: Path, model: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     run_json("build", texts / "books", "--model", model, "--out", store, "--keep-keys", "--threads", 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,9 @@ from knnlm.cli.console import Command, duration, note, print_json
 from knnlm.cli.options import Reading, Texts, as_json, device, model, text_options, threads
 from knnlm.cli.retrain import advice
 from knnlm.cli.work import load_for, open_store
+
+if TYPE_CHECKING:
+    from knnlm.update import Plan
 
 
 @click.command("add", cls=Command)
@@ -38,9 +42,11 @@ def command(
 ) -> None:
     """Add the documents of TEXT to STORE; run again, add the new, replace the changed, delete the removed.
 
-    A document is known by its name and the hash of its text. Removed are those that came from the same TEXT before and
-    are not there any more. New entries get the codes of the store's index and are searched at once. All of it is one
-    change: interrupted, the store is as it was.
+    A document is known by where it came from (the paths or names given as TEXT), its name there and the hash of its
+    text. Removed are those that came from the same TEXT before and are not there any more; what could not be read, and
+    with --max-documents anything else, is not taken for removed. A document with the name of one that came from
+    elsewhere is stored beside it as "name (2)", unless both have the same text. New entries get the codes of the
+    store's index and are searched at once. All of it is one change: interrupted, the store is as it was.
 
     \b
     Examples:
@@ -59,7 +65,14 @@ def command(
         documents = texts.read(progress)
         hashed = all((info.metadata or {}).get(HASH) for info in opened.documents())
         loaded = None if hashed else load_for(opened, model, device, threads)
-        work = plan(opened, documents, origin(text), None if loaded is None else loaded.tokenizer)
+        work = plan(
+            opened,
+            documents,
+            origin(text),
+            None if loaded is None else loaded.tokenizer,
+            unread=texts.report.unread(),
+            limited=reading.max_documents is not None,
+        )
         if keep_removed:
             work.removed.clear()
         tokens = 0
@@ -89,6 +102,8 @@ def command(
         "changed": len(work.changed),
         "removed": len(work.removed),
         "unchanged": work.unchanged,
+        "unread": len(work.unread),
+        "renamed": work.renamed,
         "tokens": tokens,
         "entries": info["n"],
         "retrain_advised": bool(info["retrain_advised"]),
@@ -105,8 +120,25 @@ def command(
         f"{len(work.removed):,} removed, "
         f"{work.unchanged:,} unchanged; {info['n']:,} entries, in {duration(time.perf_counter() - started)}"
     )
+    _explain(work, reading.max_documents)
     if info["retrain_advised"]:
         note(
             f"what was added since the index was learnt fits its codes {100 * info['drift']:.0f} % worse: "
             + advice(info)
+        )
+
+
+def _explain(work: Plan, max_documents: int | None) -> None:
+    """Say which documents stayed although TEXT did not show them, and which have another name in the store."""
+    if work.unread:
+        why = "could not be read" if max_documents is None else "was not read (--max-documents) or could not be"
+        note(
+            f"{len(work.unread):,} documents stay as they are because their text {why}, such as {work.unread[0]!r}; "
+            "knnlm delete removes one that is not wanted"
+        )
+    if work.renamed:
+        name, stored = work.renamed[0]
+        note(
+            f"{len(work.renamed):,} documents have the name of one that came from elsewhere and get another, such as "
+            f"{stored!r} for {name!r}; if this text was only moved, knnlm delete removes the former one"
         )
