@@ -106,6 +106,7 @@ def build_in_one_pass(
                 f"expected at least as many tokens as lists, found {total:,} for {nlist:,} lists: ask for fewer"
             )
         chosen = {"tokens": total, "text": digest, "part_tokens": part_tokens, "seed": seed, "nlist": nlist}
+        chosen["metric"] = metric
         kept: Any = keys.key_dtype if keep_keys else None
         marks = json.loads(to_json({**attributes, "one_pass": {**chosen, "code": code}}, "attributes"))
         if store is None:  # another process may have begun it meanwhile

@@ -64,6 +64,23 @@ def test_another_text_does_not_go_on(whole, loaded):
         build(whole[0], loaded, attributes={"a": 2})
 
 
+@pytest.mark.parametrize("stage", ["sample", "encode"])
+def test_another_metric_does_not_go_on(loaded, tmp_path, stage):
+    def kill(found, done, total):
+        if found == stage:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        build(tmp_path / "store", loaded, progress=kill)
+    if stage == "encode":
+        with pytest.raises(ValueError, match=r"with these settings.*found another; remove it"):
+            build(tmp_path / "store", loaded, metric="ip")
+        return
+    assert build(tmp_path / "store", loaded, metric="ip").resumed_parts == 0  # nothing that cost much was there
+    with Datastore.open(tmp_path / "store") as store:
+        assert store.metric == "ip"
+
+
 def renamed(texts):
     texts[30] = TokenDocument("another name", texts[30].tokens, texts[30].metadata)
 
