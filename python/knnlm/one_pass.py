@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import struct
 import time
@@ -40,6 +41,11 @@ TRAINED = 2
 
 PARTS = "parts"
 """Folder in the store, while it is built, for what no manifest names: parts that wait for their turn, and the truth."""
+
+OURS = re.compile(
+    r"lock|(manifest-\d+\.json|(data|codebook|lists|deleted)-[\d-]+\.seg)(\.tmp)?|(values|documents|text)\.tmp"
+)
+"""Names of the files of a store."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -83,8 +89,14 @@ def build_in_one_pass(
     be unique. attributes: what the store remembers. keep_keys: keep raw keys, in `keys.key_dtype`. workers:
     processes that compute parts, each with the model that `load` (which must pickle) returns; 0 computes them here.
     options: of `iterate` (batch_tokens, dtype). The bytes of the store depend on the text, the model, its device and
-    threads, and `part_tokens`; on nothing else. Raises ValueError for a store at `path` that was made otherwise, and
-    for a text without tokens; StoreError where another process builds or writes there.
+    threads, and `part_tokens`; on nothing else. A store that was made otherwise is replaced only while it is empty and
+    has no index.
+
+    Raises:
+        ValueError: another store with entries or an index at `path`, or an empty one beside files of no store; a text
+            without tokens, or with fewer than there are lists.
+        StoreError: another process builds or writes there, or `path` holds something that is no store.
+        RuntimeError: a worker died or could not load the model.
     """
     started = time.perf_counter()
     keys = keys.resolved(loaded.context)
@@ -112,11 +124,7 @@ def build_in_one_pass(
         if store is None:  # another process may have begun it meanwhile
             store = _held(path, stack)
         if store is not None and not (store.attributes == marks and store.info()["keep_keys"] == kept):
-            if store.is_built:
-                raise ValueError(
-                    f"{path}: expected a store of this text and model with these settings to go on with, found "
-                    "another; remove it"
-                )
+            _refuse_to_clear(store, path)
             _clear(path)  # nothing that cost much
             stack.close()
             store = None
@@ -189,8 +197,24 @@ def _held(path: Path, stack: ExitStack) -> Datastore | None:
     return store
 
 
+def _refuse_to_clear(store: Datastore, path: Path) -> None:
+    """Raise ValueError unless a store that was made otherwise is empty and its folder holds nothing else."""
+    expected = f"{path}: expected a store of this text and model with these settings to go on with, found "
+    if store.is_built:
+        raise ValueError(f"{expected}another; remove it")
+    if store.next_id:
+        raise ValueError(
+            f"{expected}one of {len(store):,} entries that has no index: knnlm build makes it one; choose another "
+            "place, or remove it"
+        )
+    begun = [PARTS] if "one_pass" in store.attributes else []
+    foreign = sorted(file.name for file in path.iterdir() if not (file.name in begun or OURS.fullmatch(file.name)))
+    if foreign:
+        raise ValueError(f"{expected}an empty one beside {', '.join(foreign[:4])}; move what is of no store away")
+
+
 def _clear(path: Path) -> None:
-    """Remove all of a store but its lock, which is held; the manifest at last."""
+    """Remove all of an empty store but its lock, which is held; the manifest at last."""
     shutil.rmtree(path / PARTS, ignore_errors=True)
     for file in sorted(path.iterdir(), key=lambda file: file.name.startswith("manifest-")):
         if file.name != "lock":

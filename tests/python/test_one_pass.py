@@ -81,6 +81,27 @@ def test_another_metric_does_not_go_on(loaded, tmp_path, stage):
         assert store.metric == "ip"
 
 
+def test_a_store_of_raw_keys_is_not_replaced(loaded, tmp_path):
+    keys = KeySpec(window=24, key_dtype="float32").resolved(loaded.context)
+    with Datastore.create(tmp_path / "store", dim=DIM, keep_keys="float32") as store:
+        dump(loaded, documents()[:3], store, keys=keys)
+    before = hashes_of_all(tmp_path / "store")
+    with pytest.raises(ValueError, match=r"found one of 123 entries that has no index.*remove it"):
+        build(tmp_path / "store", loaded)
+    assert hashes_of_all(tmp_path / "store") == before
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "data.seg", "my.tmp", "folder", "parts"])
+def test_files_of_no_store_are_not_removed(loaded, tmp_path, name):
+    Datastore.create(tmp_path / "store", dim=DIM).close()
+    place = tmp_path / "store" / name
+    place.mkdir() if name in ("folder", "parts") else place.write_text("mine")
+    before = sorted((tmp_path / "store").iterdir())
+    with pytest.raises(ValueError, match=rf"an empty one beside {name}; move"):
+        build(tmp_path / "store", loaded)
+    assert sorted((tmp_path / "store").iterdir()) == before
+
+
 def renamed(texts):
     texts[30] = TokenDocument("another name", texts[30].tokens, texts[30].metadata)
 
