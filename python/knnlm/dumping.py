@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from knnlm.identity import KeySpec, Loaded
+from knnlm.identity import KeySpec, Loaded, check, describe, key_spec
 from knnlm.keys import Progress, arithmetic, iterate_as
 
 
@@ -39,12 +39,18 @@ def dump(
 
     store: anything with `add(keys, values, document=, metadata=)`; its `commit()`, if it has one, is called before the
     first and after the last document, and `discard()` where something goes wrong between, Ctrl-C included, so an
-    interrupted dump publishes nothing. keys: how keys are made (`KeySpec`). A document whose name the store or this
-    dump has already is stored as "name (2)", one without a name as "document 7" for the seventh, so that every document
-    can be found by its name. replace: names of documents of the store that go in the commit that publishes these, which
-    may use their names; needs `supersede(names)` of the store.
+    interrupted dump publishes nothing. keys: how keys are made (`KeySpec`); default: as the store says. An empty store
+    that does not say of which model it is remembers this one and these keys, in a generation after that of the entries.
+    A document whose name the store or this dump has already is stored as "name (2)", one without a name as "document 7"
+    for the seventh, so that every document can be found by its name. replace: names of documents of the store that go
+    in the commit that publishes these, which may use their names; needs `supersede(names)` of the store.
+
+    Raises:
+        IdentityError: the store belongs to another model, tokenizer, representation or arithmetic; nothing is done.
+        ValueError: a key that is not finite, or a window that the model cannot read; what `store.add` refuses.
     """
-    spec = (keys or KeySpec()).resolved(loaded.context)
+    check(store, loaded, keys)
+    spec = (keys or key_spec(store) or KeySpec()).resolved(loaded.context)
     dtype = arithmetic(store, spec, dtype)
     started = time.perf_counter()
     tokens = documents_seen = 0
@@ -62,6 +68,7 @@ def dump(
     commit, discard = (getattr(store, name, None) for name in ("commit", "discard"))
     if callable(commit):
         commit()  # what was added before is not part of this dump
+    unclaimed = _is_unclaimed(store)
     names = _Names(store, replace)
     name = ""
     try:
@@ -80,7 +87,16 @@ def dump(
         raise
     if callable(commit):
         commit()
+    if unclaimed and tokens:
+        store.set_attributes({**describe(loaded, spec), **store.attributes})
     return DumpResult(tokens, documents_seen, offered.count - documents_seen, time.perf_counter() - started)
+
+
+def _is_unclaimed(store: Any) -> bool:
+    """Whether a store that can remember never had an entry and does not say how its keys are made."""
+    if not callable(getattr(store, "set_attributes", None)) or key_spec(store) is not None:
+        return False
+    return not (store.next_id if hasattr(store, "next_id") else len(store))
 
 
 class _Names:

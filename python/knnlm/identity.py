@@ -186,7 +186,7 @@ def _warn_of_windows(attributes: Mapping[str, Any], keys: KeySpec) -> None:
     differ = [f"{name} {found} where the store has {held}" for name, held, found in pairs if held not in (None, found)]
     if differ:
         warnings.warn(
-            f"keys of queries are made with {' and '.join(differ)}: leave them out to use the store's, or dump the "
+            f"keys are made with {' and '.join(differ)}: leave them out to use the store's, or dump the "
             "store again with these",
             stacklevel=4,
         )

@@ -10,7 +10,7 @@ from tiny_lm import Doc, texts, tiny
 from knnlm.capture import REPRESENTATIONS, Capture
 from knnlm.datastore import Datastore
 from knnlm.dumping import dump
-from knnlm.identity import KeySpec
+from knnlm.identity import IdentityError, KeySpec, describe
 from knnlm.keys import LOGIT_ROWS, TokenDocument, iterate, target_log_p
 from knnlm.reference import BruteForceStore
 from knnlm.windows import plan
@@ -184,6 +184,36 @@ def test_every_document_gets_a_name_of_its_own(tmp_path):
         assert all(store.find_document(name) == i for i, name in enumerate(found))
 
 
+def test_the_first_dump_says_whose_store_it_is(tmp_path):
+    loaded, spec = tiny(), KeySpec(representation="ffn-input", layer=0, window=16, context=4, key_dtype="float32")
+    with Datastore.create(tmp_path / "store", dim=16, keep_keys="float32", attributes={"mine": 1}) as store:
+        dump(loaded, [Doc("empty", "")], store, keys=spec)
+        assert store.attributes == {"mine": 1}
+        dump(loaded, [Doc("a", "abc " * 9)], store, keys=spec)
+        assert store.attributes == {**describe(loaded, spec), "mine": 1}
+        dump(loaded, [Doc("b", "abc " * 9)], store)  # as the store says
+        half = len(store) // 2
+        np.testing.assert_array_equal(store.keys(0, half), store.keys(half, 2 * half))
+    with Datastore.create(tmp_path / "vectors", dim=16, keep_keys="float32") as store:
+        store.add(np.zeros((2, 16)), [1, 2], document="from elsewhere")
+        dump(loaded, [Doc("a", "abc")], store)
+        assert store.attributes == {}  # nobody knows how the keys that were there are made
+
+
+def test_a_dump_to_a_store_of_another_model_is_refused(tmp_path):
+    loaded = tiny()
+    with Datastore.create(tmp_path / "store", dim=16, keep_keys="float32") as store:
+        dump(loaded, [Doc("a", "abc")], store)
+        generation = store.generation
+        other = tiny(seed=1)
+        other.fingerprint = "another"
+        with pytest.raises(IdentityError, match="model weights"):
+            dump(other, [Doc("b", "abc")], store)
+        with pytest.raises(IdentityError, match="layer"):
+            dump(loaded, [Doc("b", "abc")], store, keys=KeySpec(layer=0))
+        assert (len(store), store.generation) == (3, generation)
+
+
 def test_an_interrupted_dump_publishes_nothing():
     store = Writes()
 
@@ -245,7 +275,7 @@ def test_a_dump_is_one_generation_of_a_store_on_disk_or_none(tmp_path):
         yield from (Doc(f"later {i}", "abc " * 20) for i in range(20))
         raise KeyboardInterrupt
 
-    with Datastore.create(tmp_path / "store", dim=16) as store:
+    with Datastore.create(tmp_path / "store", dim=16, attributes=describe(loaded, KeySpec())) as store:
         generation = store.generation
         dump(loaded, [Doc(f"d {i}", "abc " * 20) for i in range(20)], store)
         assert store.generation == generation + 1
