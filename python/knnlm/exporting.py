@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from knnlm.datastore import Datastore
 from knnlm.identity import KeySpec, Loaded, Settings, check, key_spec
 from knnlm.interpolate import sparse_p_knn
+from knnlm.stored_texts import search_without, stored_texts
 
 ROWS = 1 << 14
 """Entries of a store that one Arrow batch holds."""
@@ -41,11 +42,14 @@ def targets(
 ) -> Iterator[dict[str, Any]]:
     """One batch of columns for each run of tokens: what a model that learns p_kNN needs.
 
-    own_document: let a document find its own entries; otherwise those of the document of the same name are left out,
-    as distillation on the store's own text needs. neighbours: give ids, distances and values too. Columns: document
-    (name), position, token (the target), probability (of the target), tokens and probabilities (sparse p_kNN, lists),
-    and ids, distances, values (k, fixed-size lists). options: of `iterate`. Raises IdentityError if the store belongs
-    to another model.
+    own_document: let a document find its own entries; otherwise every document of the store with its tokens is left
+    out, whatever its name, as distillation on the store's own text needs. neighbours: give ids, distances and values
+    too. Columns: document (name), position, token (the target), probability (of the target), tokens and probabilities
+    (sparse p_kNN, lists), and ids, distances, values (k, fixed-size lists). options: of `iterate`.
+
+    Raises:
+        IdentityError: the store belongs to another model.
+        ValueError: settings without a temperature or a k.
     """
     from knnlm.keys import iterate_as
 
@@ -53,6 +57,8 @@ def targets(
     spec = (keys or key_spec(store) or KeySpec()).resolved(loaded.context)
     if settings.temperature is None or settings.k is None:
         raise ValueError("settings need a temperature and a k: take them from knnlm.identity.settings_of")
+    stored = None if own_document else stored_texts(store)
+    copies: list[tuple[int, int]] = []
     done = 0
     for chunk in iterate_as(
         loaded,
@@ -62,14 +68,18 @@ def targets(
         **options,
     ):
         name = chunk.document.name
-        held = None if own_document else store.find_document(name)
-        found = store.search(
+        if chunk.start == 0:
+            copies = [] if stored is None else stored.find_all(name, chunk.all_tokens)
+        found = search_without(
+            store,
             chunk.key,
             settings.k,
+            copies,
+            "document",
+            chunk.start,
             nprobe=settings.nprobe,
             rerank=settings.rerank,
             exact=settings.exact,
-            deny=None if held is None else [held],
             threads=settings.threads,
         )
         sparse = sparse_p_knn(found, settings.temperature)

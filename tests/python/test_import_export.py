@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 from safetensors import safe_open
-from tiny_lm import texts, tiny
+from tiny_lm import Doc, texts, tiny
 
 from knnlm import Datastore
 from knnlm.dumping import dump
@@ -142,6 +142,22 @@ def test_targets_are_what_evaluation_would_use(language_model, tmp_path):
             assert table["probability"][at] == pytest.approx(of.get(token, 0), abs=1e-6)
             at += 1
     assert at == rows
+
+
+def by_position(batches):
+    return {(b["document"], int(p)): ids for b in batches for p, ids in zip(b["position"], b["ids"], strict=True)}
+
+
+def test_a_text_is_left_out_by_its_tokens_not_by_its_name(language_model):
+    loaded, documents, store = language_model
+    own = documents[4]
+    expected = by_position(targets(loaded, [own], store, SETTINGS))
+    elsewhere = by_position(targets(loaded, [Doc(f"folder/{own.name}", own.text)], store, SETTINGS))
+    np.testing.assert_array_equal(list(elsewhere.values()), list(expected.values()))
+    of_own = store.documents()[store.find_document(own.name)]
+    assert not any(((ids >= of_own.start) & (ids < of_own.stop)).any() for ids in elsewhere.values())
+    unrelated = by_position(targets(loaded, [Doc(own.name, own.text[:-9] + "bade.")], store, SETTINGS))
+    assert any(((ids >= of_own.start) & (ids < of_own.stop)).any() for ids in unrelated.values())
 
 
 def test_safetensors_hold_the_same(language_model, tmp_path):

@@ -56,6 +56,8 @@ def command(
 ) -> None:
     """With TEXT: each token's neighbours in STORE and the sparse p_kNN that they give. Without: STORE as Arrow.
 
+    A document of TEXT that is in STORE, by its tokens, does not find its own entries (but see --own-document).
+
     \b
     Examples:
       knnlm export store books/ --out targets.parquet
