@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from knnlm.identity import KeySpec, Loaded, Settings, check, key_spec
 from knnlm.interpolate import log_p_knn
+from knnlm.truth import ids_at
 from knnlm.tune import Curve, best_lambda
 
 PARTS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
@@ -56,9 +57,10 @@ def size_curve(
     perplexity, weights = [], []
     for i, count in enumerate(counts):
         columns = []
+        bounds = _after(store, count)
         for at in range(0, len(queries), 512):
             rows = slice(at, at + 512)
-            rest = np.tile(np.array([count, n], np.int64), (len(queries[rows]), 1))  # (q, 2)
+            rest = np.tile(bounds, (len(queries[rows]), 1))  # (q, 2)
             found = store.search(
                 queries[rows],
                 min(settings.k, count),
@@ -77,3 +79,10 @@ def size_curve(
     fixed = {"temperature": settings.temperature, "k": float(settings.k), "tokens": float(len(tokens))}
     fixed["lm_perplexity"] = math.exp(-float(log_p_lm.mean(dtype=np.float64))) if len(tokens) else float("nan")
     return Curve("size", [float(count) for count in counts], perplexity, weights, fixed)
+
+
+def _after(store: Any, count: int) -> NDArray[np.int64]:
+    """The range of ids (2,) behind the first `count` entries: those of deleted documents are not counted."""
+    stop = int(getattr(store, "next_id", len(store)))
+    bound = count if stop == len(store) else int(ids_at(store, np.array([count - 1]))[0]) + 1
+    return np.array([bound, stop], np.int64)

@@ -101,7 +101,11 @@ class Truth:
 
 def spread_ids(store: Any, count: int) -> NDArray[np.int64]:
     """Ids of up to `count` entries, spread evenly over those that are there: the same whatever else was deleted."""
-    ranks = np.unique(np.linspace(0, len(store) - 1, min(count, len(store))).astype(np.int64))
+    return ids_at(store, np.unique(np.linspace(0, len(store) - 1, min(count, len(store))).astype(np.int64)))
+
+
+def ids_at(store: Any, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Ids of the entries at `ranks` (r,), each at least 0 and below `len(store)`, among those that are there."""
     spans = np.array([(info.start, info.stop) for info in store.documents()], np.int64).reshape(-1, 2)
     ends = np.cumsum(spans[:, 1] - spans[:, 0])  # entries up to the end of each document
     at = np.searchsorted(ends, ranks, side="right")

@@ -328,3 +328,22 @@ def test_a_larger_store_is_searched_as_a_smaller_one_would_be(loaded):
         alone = neighbours_of(loaded, SCORED, part, k=5, temperature=3.0)
         assert perplexity == pytest.approx(score(alone, Settings(weight, 3.0, 5)).perplexity, rel=1e-5)
     assert found.fixed["lm_perplexity"] == pytest.approx(score(alone, Settings(0.0, 3.0, 5)).lm_perplexity)
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_deleted_entries_are_no_part_of_a_smaller_store(loaded, tmp_path, compacted):
+    documents = [*texts(seed=2), Doc("late", "abc bad cafe. " * 9)]
+    left = [document for document in documents if document.name not in ("doc 3", "doc 5")]
+    spec = KeySpec(key_dtype="float32")
+    with Datastore.create(tmp_path / "store", dim=16, keep_keys="float32") as store:
+        dump(loaded, documents, store, keys=spec)
+        store.delete(["doc 3", "doc 5"])
+        if compacted:
+            store.compact()
+        half = stored(loaded, left[:-1], key_dtype="float32")
+        found = size_curve(loaded, SCORED, store, Settings(0.5, 3.0, 5), parts=[len(half) / len(store), 1])
+    whole = stored(loaded, left, key_dtype="float32")
+    assert found.x == [len(half), len(whole)]
+    for perplexity, weight, part in zip(found.perplexity, found.lambda_, (half, whole), strict=True):
+        alone = neighbours_of(loaded, SCORED, part, k=5, temperature=3.0)
+        assert perplexity == pytest.approx(score(alone, Settings(weight, 3.0, 5)).perplexity, rel=1e-5)
