@@ -153,6 +153,7 @@ def merge(parts: Sequence[Neighbours], k: int | None = None) -> tuple[Neighbours
 class StoreUnion:
     """Several stores searched as one; entry `id` of store `s` is `id + offsets[s]` here.
 
+    Where a store grows (`add`, `refresh`), the ids of those after it move: what was found before has the ids of then.
     attributes: what all stores that have any agree on, so that queries are made as all of their keys were. Raises
     ValueError if there is no store, or if dimensions, metrics or the making of the keys differ.
     """
@@ -175,9 +176,13 @@ class StoreUnion:
             name: value for name, value in first.items() if all(name in a and a[name] == value for a in told)
         }
         self.dim, self.metric = stores[0].dim, stores[0].metric
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """The first id of each store, and the id after the last, (stores + 1,); of the stores as they are now."""
         # Ids of a store end at next_id, which deleted entries make larger than its length.
-        ends = [int(getattr(store, "next_id", len(store))) for store in stores]
-        self.offsets = np.cumsum([0, *ends])  # (stores + 1,)
+        ends = [int(getattr(store, "next_id", len(store))) for store in self.stores]
+        return np.cumsum([0, *ends], dtype=np.int64)
 
     def __len__(self) -> int:
         """Entries of all stores."""
@@ -201,11 +206,12 @@ class StoreUnion:
     ) -> Neighbours:
         """Search every store and merge by (distance, store, id)."""
         parts = []
-        for store, start, end in zip(self.stores, self.offsets[:-1], self.offsets[1:], strict=True):
+        offsets = self.offsets
+        for store, start, end in zip(self.stores, offsets[:-1], offsets[1:], strict=True):
             own = None if exclude is None else np.clip(np.asarray(exclude, np.int64) - start, 0, end - start)
             parts.append(
                 store.search(queries, k, nprobe=nprobe, rerank=rerank, exact=exact, exclude=own, threads=threads)
             )
         merged, stores = merge(parts, k)
-        ids = np.where(merged.found, merged.ids + self.offsets[stores], MISSING)
+        ids = np.where(merged.found, merged.ids + offsets[stores], MISSING)
         return Neighbours(merged.distances, merged.values, ids, self.metric)

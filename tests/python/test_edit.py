@@ -144,3 +144,22 @@ def test_union_counts_ids_not_entries(store, tmp_path):
         assert (len(union), union.next_id) == (460, 510)
         assert union.search(keys_of(50, 10)[4], 1).ids.tolist() == [504]
         assert union.search(keys_of(50, 10)[4][None], 1, exclude=[[504, 505]]).ids[0, 0] != 504
+
+
+def test_union_grows_with_its_stores(store, tmp_path):
+    with Datastore.create(tmp_path / "other", dim=D, keep_keys="float32") as other:
+        other.add(keys_of(50, 10), np.full(10, 50))
+        union = StoreUnion([store, other])
+        query = keys_of(50, 10)[4][None]
+        before = union.next_id
+        assert union.search(query, 1).ids.tolist() == [[before - 6]]
+        with Datastore.open(store.path) as writer:
+            writer.add(keys_of(60, 20), np.full(20, 60), "more")
+        assert union.search(query, 1).ids.tolist() == [[before - 6]]  # not seen yet
+        store.refresh()
+        assert union.next_id == before + 20
+        assert union.search(query, 1).ids.tolist() == [[before + 14]]
+        assert union.search(keys_of(60, 20)[-1][None], 1).ids.tolist() == [[before + 9]]
+        excluded = union.search(query, union.next_id, exclude=[[before + 10, before + 20]])
+        assert set(excluded.ids[excluded.found].tolist()).isdisjoint(range(before + 10, before + 20))
+        assert excluded.found.sum() == len(union) - 10
