@@ -1,6 +1,7 @@
 """Encoding parts: the model's keys become codes in files, here or in worker processes; raw keys too if they are kept.
 
-A part depends on nothing but its own documents and the codebook, so that it has the same bytes whoever computes it.
+A part depends on nothing but its own documents, the codebook and the model, so that it has the same bytes whoever
+computes it, as long as the model runs on as many threads: on others its sums may be rounded in another order.
 """
 
 from __future__ import annotations

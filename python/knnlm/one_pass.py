@@ -4,9 +4,9 @@ The quantiser is learnt from the keys of a sample of the text. Then the document
 fixed number of tokens (`parts`); each part is encoded into files of its own, by this process or by a worker
 (`encoding`), and committed in document order by this one, which holds the lock from its first look at the store to its
 end. A part is computed by itself, so that the store has the same bytes whether it was interrupted or not, and whichever
-process computed which part. Raw keys are stored only if they are to be kept, but for the queries of the truth, until it
-is finished. Exact neighbours of some keys (`truth`) are kept on the way: at the end the recall of the codes is measured
-against them.
+process computed which part, as long as the model of each runs on as many threads. Raw keys are stored only if they are
+to be kept, but for the queries of the truth, until it is finished. Exact neighbours of some keys (`truth`) are kept on
+the way: at the end the recall of the codes is measured against them.
 """
 
 from __future__ import annotations

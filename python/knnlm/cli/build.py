@@ -78,7 +78,9 @@ def _code(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Processes that run the model, each with its own copy and --threads threads; without, they share the cores.",
+    help="Processes that run the model, each with its own copy and --threads threads; without, they share the cores. "
+    "On another number of threads a key may differ in its last bits: give --threads for the bytes of a build without "
+    "workers.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say how many tokens, minutes, and bytes on disk and in memory.")
 @text_options
@@ -120,8 +122,8 @@ def command(
 
     From text, keys are encoded in memory, part by part, and raw keys are not written unless asked for (--keep-keys),
     but for 256 that recall is measured with, until the store is finished. Such a build that was killed goes on where it
-    was when the same command is run again, and ends with the same bytes. So does --retrain of a store without raw keys,
-    which is searched with its old index until then.
+    was when the same command is run again, and ends with the same bytes if the model runs on as many threads. So does
+    --retrain of a store without raw keys, which is searched with its old index until then.
 
     \b
     Examples:
