@@ -74,7 +74,9 @@ def test_delete_replace_compact(texts: Path, model: Path, tmp_path: Path) -> Non
     store = tmp_path / "store"
     run_json("build", texts / "books", "--model", model, "--out", store, "--threads", 1)
     before = run_json("info", store)["n"]
+    assert "on disk until" not in run("info", store).stdout
     gone = run_json("delete", store, "0.txt")
+    assert f"{gone['entries']:,} entries of 1 documents, on disk until knnlm compact" in run("info", store).stdout
     assert gone["left"] == before - gone["entries"]
     assert "nowhere" in run("delete", store, "nowhere", code=1).stderr
     (tmp_path / "other.txt").write_text(sentence(30, 50))
@@ -84,6 +86,7 @@ def test_delete_replace_compact(texts: Path, model: Path, tmp_path: Path) -> Non
     compacted = run_json("compact", store)
     assert compacted["removed"]["entries"] == before
     assert not any(b"0.txt" in path.read_bytes() for path in store.iterdir())
+    assert "on disk until" not in run("info", store).stdout
     assert run_json("verify", store)["sound"]
 
 

@@ -21,7 +21,7 @@ SHORTER = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A working folder as the README's reader has it: books/, tuning.txt, held-out.txt."""
+    """A working folder as the README's reader has it: books/, tuning.txt, held-out.txt, corrected.txt."""
     path = tmp_path_factory.mktemp("readme")
     text = language_reference()
     (path / "books").mkdir()
@@ -29,6 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (path / "books" / f"{number}.txt").write_text(document.text[:3000], encoding="utf-8")
     (path / "tuning.txt").write_text(text.valid[0].text[:1500], encoding="utf-8")
     (path / "held-out.txt").write_text(text.test[0].text[:1500], encoding="utf-8")
+    (path / "corrected.txt").write_text(text.train[1].text[:2000], encoding="utf-8")
     before = Path.cwd()
     os.chdir(path)
     yield path
@@ -41,7 +42,13 @@ def blocks() -> list[tuple[str, str, str]]:
 
 def test_there_is_something_to_run() -> None:
     assert [language for _, language, _ in blocks()].count("python") >= 2
-    assert [language for _, language, _ in blocks()].count("sh") >= 1
+    assert [language for _, language, _ in blocks()].count("sh") >= 2
+    assert all(any(long in code for _, _, code in blocks()) for long in SHORTER)
+
+
+def test_every_command_is_named() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert [name for name in main.commands if f"`{name}" not in text and f"knnlm {name}" not in text] == []
 
 
 @pytest.mark.parametrize(("what", "language", "code"), blocks())
@@ -51,10 +58,9 @@ def test_block(folder: Path, what: str, language: str, code: str, capsys: pytest
         assert capsys.readouterr().out.strip()
         return
     for long, short in SHORTER.items():
-        assert long in code
         code = code.replace(long, short)
     for line in code.strip().splitlines():
-        program, *arguments = shlex.split(line)
+        program, *arguments = shlex.split(line, comments=True)
         assert program == "knnlm"
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 0, f"{line}\n{result.output}"

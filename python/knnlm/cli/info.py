@@ -44,6 +44,11 @@ def _pairs(info: dict[str, Any]) -> dict[str, str]:
         "keys": f"dimension {info['dim']}, {info['metric']}, raw keys kept: {info['keep_keys'] or 'no'}",
         "values": f"{info['value_dtype']}, at most {info['max_value']}" if info["max_value"] else info["value_dtype"],
     }
+    if info["deleted_entries"]:
+        pairs["deleted"] = (
+            f"{info['deleted_entries']:,} entries of {info['deleted_documents']:,} documents, on disk until "
+            f"knnlm compact {info['path']}"
+        )
     if info["code"]:
         code = info["code"]
         second = f", second codes of {code['second_bits']} bits a dimension" if code["second_bits"] else ""
