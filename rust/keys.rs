@@ -41,6 +41,14 @@ impl KeyRows<'_> {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// The bytes as they lie in memory.
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            KeyRows::F32(x) => bytemuck::cast_slice(x),
+            KeyRows::F16(x) => bytemuck::cast_slice(x),
+        }
+    }
 }
 
 impl<'a> KeyBlock<'a> {

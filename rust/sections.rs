@@ -1,6 +1,7 @@
 //! Named arrays of a segment file: the language between [`crate::store`] (files) and [`crate::index`] (contents).
 
 use crate::Result;
+use std::ops::Range;
 
 /// What a section holds. The number is written to disk and never changes its meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -131,6 +132,26 @@ pub trait SectionSource: Sync {
     fn ask(&self, _part: &[u8]) {}
     /// An error that names this file.
     fn format_error(&self, message: String) -> crate::Error;
+}
+
+/// Rows that lie no farther apart than this are read from disk together, bytes.
+const TOGETHER: usize = 64 << 10;
+
+/// Calls `ask` with spans that cover rows of `stride` bytes each, which begin at `ascending`; near ones together.
+pub(crate) fn coalesce(ascending: impl Iterator<Item = usize>, stride: usize, mut ask: impl FnMut(Range<usize>)) {
+    let mut span = 0..0;
+    for at in ascending {
+        if at < span.start || at > span.end + TOGETHER {
+            if !span.is_empty() {
+                ask(span);
+            }
+            span = at..at;
+        }
+        span.end = at + stride;
+    }
+    if !span.is_empty() {
+        ask(span);
+    }
 }
 
 /// Where sections are written to, one after the other, each streamed.

@@ -8,7 +8,7 @@
 
 use super::Codebook;
 use crate::search::filter::contains;
-use crate::sections::{SectionKind, SectionSource, typed};
+use crate::sections::{SectionKind, SectionSource, coalesce, typed};
 use crate::simd::{LANES, prefetch};
 use crate::{Error, Result};
 use std::ops::Range;
@@ -26,9 +26,6 @@ fn second_section(source: &dyn SectionSource, record_bytes: Option<usize>, n: us
     }
     Ok(records)
 }
-
-/// Records that lie no farther apart than this are read from disk together, bytes.
-const TOGETHER: usize = 64 << 10;
 
 /// What opening lists found out, for opening them again without reading and checking anything twice.
 #[derive(Clone)]
@@ -277,15 +274,7 @@ impl<'a> Lists<'a> {
     pub(crate) fn ask_records(&self, positions: impl Iterator<Item = u32>) {
         let Some((records, stride)) = self.records() else { return };
         let ask = |span: Range<usize>| records.get(span).into_iter().for_each(|part| self.source.ask(part));
-        let mut span = 0..0;
-        for at in positions.map(|position| position as usize * stride) {
-            if at < span.start || at > span.end + TOGETHER {
-                ask(span);
-                span = at..at;
-            }
-            span.end = at + stride;
-        }
-        ask(span);
+        coalesce(positions.map(|position| position as usize * stride), stride, ask);
     }
 
     /// Asks the memory for the id of an entry.

@@ -65,8 +65,8 @@ pub fn approximate(
     let (filter, cold) = (request.filter(corpus.deleted), conditions.cold);
     let entries = lists.iter().map(Lists::len).sum::<usize>();
     let starts = starts(lists)?;
-    let rows = Rows::new(&corpus.keys);
-    let finish = Finish { kernels, metric: corpus.metric, lists, starts: &starts, rows, rerank, k, cold };
+    let (rows, disk) = (Rows::new(&corpus.keys), corpus.disk.filter(|_| cold));
+    let finish = Finish { kernels, metric: corpus.metric, lists, starts: &starts, rows, rerank, k, cold, disk };
     // Starting a thread takes longer than little work: roughly a nanosecond per entry, 100 products per nanosecond.
     let probed = entries as f64
         * (reach.nprobe as f64 / codebook.nlist() as f64).min(if reach.stop.is_some() { 0.05 } else { 1.0 });

@@ -15,17 +15,35 @@ const LOOK: usize = 16;
 /// since asking costs a search in memory its own time again, and one that comes to pages on disk finds out by itself.
 const WHILE: i64 = 10;
 
+/// What [`is_cold`] saw last, and when it saw it change.
+static SEEN: AtomicI64 = AtomicI64::new(-1);
+static MOVED: AtomicI64 = AtomicI64::new(0);
+
+/// Milliseconds since this was first asked.
+fn now() -> i64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now).elapsed().as_millis() as i64
+}
+
 /// Whether the process has read from disk since the last question or a moment ago, or was never asked. Takes a microsecond at
 /// most, while a search that asks for pages in memory takes twice its time (165 against 81 µs a query, batches of 200).
 pub fn is_cold() -> bool {
-    static START: OnceLock<Instant> = OnceLock::new();
-    static SEEN: AtomicI64 = AtomicI64::new(-1);
-    static MOVED: AtomicI64 = AtomicI64::new(0);
-    let (now, seen) = (START.get_or_init(Instant::now).elapsed().as_millis() as i64, reads(Of::Process));
+    let (now, seen) = (now(), reads(Of::Process));
     if SEEN.swap(seen, Ordering::Relaxed) != seen {
         MOVED.store(now, Ordering::Relaxed);
     }
     now - MOVED.load(Ordering::Relaxed) < WHILE
+}
+
+/// Whether the process has read from disk since [`is_cold`] was last asked, or a moment before that.
+pub fn has_read() -> bool {
+    reads(Of::Process) != SEEN.load(Ordering::Relaxed) || now() - MOVED.load(Ordering::Relaxed) < WHILE
+}
+
+/// What mapped rows can be asked of.
+pub trait Disk: Sync {
+    /// Asks the system to bring mapped bytes into memory, without waiting for them.
+    fn ask(&self, part: &[u8]);
 }
 
 enum Of {

@@ -2,11 +2,11 @@
 
 use super::disk::Ahead;
 use super::probes::{Probe, runs};
-use super::tests::{ask, build, clustered, pool};
+use super::tests::{ask, build, clustered, corpus, pool};
 use super::*;
 use crate::index::{Memory, Params, write_lists};
 use crate::keys::KeyRows;
-use crate::sections::{SectionKind, SectionSource};
+use crate::sections::{SectionKind, SectionSource, coalesce};
 use std::sync::Mutex;
 
 /// Sections in memory, and what was asked for of them.
@@ -60,6 +60,7 @@ fn a_cold_search_asks_the_disk_for_all_that_it_reads_and_a_warm_one_for_nothing(
         index: Some((Codebook::open(&built.codebook, d, Metric::L2).expect("opens"), open().collect())),
         unindexed: vec![],
         deleted: &[],
+        disk: None,
     };
     let request = Request { nprobe: Some(2), rerank: Rerank::Code, ..ask(k) };
     for queries in [&keys[..d], &keys[..q * d]] {
@@ -130,4 +131,58 @@ fn lists_are_asked_for_once_in_order_and_no_farther_than_the_window() {
         assert!(end <= first + before + window + longest, "{} bytes ahead", end - first - before);
     }
     assert_eq!(scanned, watched.section(SectionKind::Codes).expect("codes").len());
+}
+
+/// Memory in place of a disk, and what was asked of it.
+#[derive(Default)]
+struct Asked(Mutex<Vec<Range<usize>>>);
+
+impl Disk for Asked {
+    fn ask(&self, part: &[u8]) {
+        let span = part.as_ptr_range();
+        self.0.lock().expect("no panic").push(span.start.addr()..span.end.addr());
+    }
+}
+
+#[test]
+fn a_cold_search_asks_for_the_raw_keys_that_it_scores_and_a_warm_one_for_none() {
+    let (n, d, k, q) = (3000, 160, 30, 5);
+    let keys = clustered(n, d, 40, 1.0, 14);
+    let block = |rows: Range<usize>| KeyBlock {
+        first_id: rows.start as u64,
+        d,
+        rows: KeyRows::F32(&keys[rows.start * d..rows.end * d]),
+    };
+    let built = build(&[block(0..n)], Metric::L2, &Params { nlist: Some(32), ..Params::default() }, 2);
+    let disk = Asked::default();
+    let corpus =
+        Corpus { keys: vec![block(0..n / 3), block(n / 3..n)], disk: Some(&disk), ..corpus(&built, &[], Metric::L2) };
+    let request = Request { nprobe: Some(2), rerank: Rerank::Keys, depth: Some(2 * k), ..ask(k) };
+    let [(cold, spans), (warm, none)] = [true, false].map(|cold| {
+        let conditions = Conditions { cold, ..Conditions::now() };
+        let (mut distances, mut ids) = (vec![0.0; q * k], vec![0; q * k]);
+        let mut out = HitsMut { distances: &mut distances, ids: &mut ids };
+        let never = AtomicBool::new(false);
+        approximate(&corpus, &keys[..q * d], &request, &Kernels::best(), &pool(1), &never, &mut out, conditions)
+            .expect("searches");
+        ((distances, ids), std::mem::take(&mut *disk.0.lock().expect("no panic")))
+    });
+    assert_eq!(cold, warm);
+    assert_eq!(none, []);
+    for &id in &cold.1 {
+        let row = keys[id as usize * d..(id as usize + 1) * d].as_ptr_range();
+        assert!(spans.iter().any(|s| s.start <= row.start.addr() && row.end.addr() <= s.end), "key of {id}");
+    }
+    assert!(spans.len() < q * 2 * k, "near rows are asked for together: {} spans", spans.len());
+    let all: usize = spans.iter().map(Range::len).sum();
+    assert!(all <= q * size_of_val(&keys[..]), "no more than all keys for each query");
+}
+
+#[test]
+fn rows_are_covered_by_spans_in_order_and_only_near_ones_together() {
+    let mut spans = Vec::new();
+    let far = 1 << 20;
+    coalesce([0, 40, 60_000, far, far + 10, 5 * far].into_iter(), 10, |span| spans.push(span));
+    assert_eq!(spans, [0..60_010, far..far + 20, 5 * far..5 * far + 10]);
+    coalesce(std::iter::empty(), 10, |span| panic!("asked for {span:?}"));
 }

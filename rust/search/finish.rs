@@ -1,5 +1,6 @@
 //! Turns the candidates of a tile of queries into neighbours: best first, as ids.
 
+use super::disk::Disk;
 use super::places::{locate, order};
 use super::rescore::Rescore;
 use super::rows::Rows;
@@ -29,6 +30,8 @@ pub struct Finish<'f, 'a> {
     pub k: usize,
     /// Whether records are likely to be on disk.
     pub cold: bool,
+    /// Where `rows` are asked of, if they are likely to be on disk.
+    pub disk: Option<&'f dyn Disk>,
 }
 
 impl Finish<'_, '_> {
@@ -41,17 +44,14 @@ impl Finish<'_, '_> {
             let rescore = Rescore { kernels: self.kernels, lists: self.lists, starts: self.starts, cold: self.cold };
             rescore.tile(rounds, bytes, nearest, cursors)?;
         }
+        if self.rerank == Rerank::Keys {
+            return self.score_keys(queries, nearest, scores, ids);
+        }
         let rows = scores.chunks_exact_mut(self.k).zip(ids.chunks_exact_mut(self.k));
-        for (i, (nearest, (scores, ids))) in nearest.iter_mut().zip(rows).enumerate() {
-            if self.rerank == Rerank::Keys {
-                let d = queries.len() / q;
-                let found = self.score_keys(&queries[i * d..(i + 1) * d], nearest)?;
-                write(&found, scores, ids);
-            } else {
-                nearest.narrow(self.k);
-                nearest.cut(self.kernels, |p| order(self.lists, self.starts, p));
-                self.rank(nearest, (keys, spare), scores, ids)?;
-            }
+        for (nearest, (scores, ids)) in nearest.iter_mut().zip(rows) {
+            nearest.narrow(self.k);
+            nearest.cut(self.kernels, |p| order(self.lists, self.starts, p));
+            self.rank(nearest, (keys, spare), scores, ids)?;
         }
         Ok(())
     }
@@ -91,8 +91,25 @@ impl Finish<'_, '_> {
         Ok(())
     }
 
-    /// The best candidates by their raw keys, which are read in the order of their ids: that is how they lie.
-    fn score_keys(&self, query: &[f32], nearest: &Nearest) -> Result<Found> {
+    /// Writes the best candidates by their raw keys. Those of the next query come from disk while those of one are scored.
+    fn score_keys(&self, queries: &[f32], nearest: &[Nearest], scores: &mut [f32], ids: &mut [i64]) -> Result<()> {
+        let d = queries.len() / nearest.len().max(1);
+        let rows = scores.chunks_exact_mut(self.k).zip(ids.chunks_exact_mut(self.k));
+        let mut ahead = nearest.iter().map(|nearest| self.found(nearest));
+        let mut next = ahead.next().transpose()?;
+        for (query, (scores, ids)) in queries.chunks_exact(d.max(1)).zip(rows) {
+            let Some((mut found, at)) = next else { break };
+            next = ahead.next().transpose()?;
+            self.rows.score_all(self.kernels, self.metric, query, at.iter().copied(), &mut found);
+            best(&mut found, self.k);
+            write(&found, scores, ids);
+        }
+        Ok(())
+    }
+
+    /// Candidates of a query in the order of their ids, which is how their raw keys lie, and the rows of these; asks the
+    /// disk for them.
+    fn found(&self, nearest: &Nearest) -> Result<(Found, Vec<usize>)> {
         let mut found = Found::with_capacity(nearest.len());
         for (&score, &place) in nearest.scores().iter().zip(nearest.entries()) {
             let (segment, position) = locate(self.starts, place);
@@ -105,9 +122,8 @@ impl Finish<'_, '_> {
                 Error::State(format!("rerank=\"keys\": the raw key of entry {} is missing; verify the store", f.1))
             })?);
         }
-        self.rows.score_all(self.kernels, self.metric, query, at.iter().copied(), &mut found);
-        best(&mut found, self.k);
-        Ok(found)
+        self.disk.into_iter().for_each(|disk| self.rows.ask(disk, &at));
+        Ok((found, at))
     }
 }
 

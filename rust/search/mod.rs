@@ -32,6 +32,8 @@ use crate::simd::{Isa, Kernels};
 use crate::{Error, Metric, Result};
 use approximate::{Conditions, approximate};
 pub use calibrate::{Protocol, Truth};
+pub use disk::Disk;
+pub(crate) use disk::has_read;
 pub use filter::{Filter, IdSet};
 pub use plan::{Calibration, DEFAULT_RECALL, Setting};
 pub use pool::Pool;
@@ -52,6 +54,8 @@ pub struct Corpus<'a> {
     pub unindexed: Vec<KeyBlock<'a>>,
     /// Ids that are never returned, ascending and disjoint; lists know theirs.
     pub deleted: &'a [Range<u64>],
+    /// Where raw keys are asked of before they are read, if they are mapped.
+    pub disk: Option<&'a dyn Disk>,
 }
 
 /// Whether and how candidates of the approximate search are scored again.

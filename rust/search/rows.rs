@@ -1,8 +1,10 @@
 //! Raw keys of several blocks, counted through: reading, finding and scoring rows.
 
 use super::Found;
+use super::disk::Disk;
 use crate::Metric;
 use crate::keys::{KeyBlock, KeyRows};
+use crate::sections::coalesce;
 use crate::simd::{Kernels, prefetch};
 
 /// Rows that are asked for ahead of their turn.
@@ -82,6 +84,18 @@ impl<'k> Rows<'k> {
         for (row, found) in rows.zip(found) {
             ahead.next().into_iter().for_each(|row| self.prefetch(row));
             found.0 = self.score(kernels, metric, query, row);
+        }
+    }
+
+    /// Asks the disk for rows, ascending; near ones are read together.
+    pub fn ask(&self, disk: &dyn Disk, rows: &[usize]) {
+        let block_of = |row: usize| self.starts.partition_point(|&start| start <= row);
+        for rows in rows.chunk_by(|&a, &b| block_of(a) == block_of(b)) {
+            let (block, first) = self.locate(rows[0]);
+            let (bytes, start) = (block.rows.as_bytes(), rows[0] - first);
+            let stride = bytes.len() / block.n();
+            let ask = |span| disk.ask(&bytes[span]);
+            coalesce(rows.iter().map(|row| (row - start) * stride), stride, ask);
         }
     }
 

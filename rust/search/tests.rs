@@ -44,11 +44,11 @@ pub(super) fn build(blocks: &[KeyBlock], metric: Metric, params: &Params, thread
     Built { codebook, lists: vec![(lists, span.0, span.1 - span.0)] }
 }
 
-fn corpus<'a>(built: &'a Built, keys: &[KeyBlock<'a>], metric: Metric) -> Corpus<'a> {
+pub fn corpus<'a>(built: &'a Built, keys: &[KeyBlock<'a>], metric: Metric) -> Corpus<'a> {
     let d = keys[0].d;
     let book = Codebook::open(&built.codebook, d, metric).expect("opens");
     let lists = built.lists.iter().map(|(m, first, n)| Lists::open(m, &book, *first, *n).expect("opens")).collect();
-    Corpus { d, metric, keys: keys.to_vec(), index: Some((book, lists)), unindexed: vec![], deleted: &[] }
+    Corpus { d, metric, keys: keys.to_vec(), index: Some((book, lists)), unindexed: vec![], deleted: &[], disk: None }
 }
 
 pub(super) fn ask<'r>(k: usize) -> Request<'r> {
@@ -75,6 +75,7 @@ fn lists_that_were_not_told_return_nothing_deleted() {
         let gone = [10u64..700, 1500..1501, 2000..2999];
         let of = |deleted| Corpus {
             deleted,
+            disk: None,
             ..corpus(&built, &[KeyBlock { first_id: 0, d, rows: KeyRows::F32(&[]) }], Metric::L2)
         };
         for request in
@@ -295,7 +296,8 @@ fn wide_keys_and_large_k_work() {
 
 #[test]
 fn empty_store_answers_all_missing() {
-    let corpus = Corpus { d: 4, metric: Metric::Ip, keys: vec![], index: None, unindexed: vec![], deleted: &[] };
+    let corpus =
+        Corpus { d: 4, metric: Metric::Ip, keys: vec![], index: None, unindexed: vec![], deleted: &[], disk: None };
     let hits = run(&corpus, &[0.0; 8], &ask(3), 2);
     assert_eq!(hits, Hits { distances: vec![f32::NEG_INFINITY; 6], ids: vec![-1; 6] });
 }
@@ -304,7 +306,15 @@ fn empty_store_answers_all_missing() {
 fn bad_requests_are_errors() {
     let keys = vec![0.5f32; 40];
     let block = KeyBlock { first_id: 0, d: 4, rows: KeyRows::F32(&keys) };
-    let corpus = Corpus { d: 4, metric: Metric::L2, keys: vec![], index: None, unindexed: vec![block], deleted: &[] };
+    let corpus = Corpus {
+        d: 4,
+        metric: Metric::L2,
+        keys: vec![],
+        index: None,
+        unindexed: vec![block],
+        deleted: &[],
+        disk: None,
+    };
     let fails = |queries: &[f32], request: &Request| {
         search(&corpus, queries, request, &pool(1), &AtomicBool::new(false)).expect_err("must fail").to_string()
     };
@@ -333,6 +343,7 @@ fn damaged_sections_are_errors() {
             index: Some((book, vec![lists])),
             unindexed: vec![],
             deleted: &[],
+            disk: None,
         };
         search(&corpus, &keys[..d], &ask(n), &pool(1), &AtomicBool::new(false)).map(|_| ())
     };

@@ -86,6 +86,7 @@ pub(crate) fn with_new_index(
         .map(|(file, l)| Ok(Lists::open(file, &codebook, l.first_id, l.entries)?.without(deleted)))
         .collect::<Result<_>>()?;
     let index = Some((codebook, lists));
-    let mut corpus = Corpus { d: manifest.dim, metric: manifest.metric, keys, index, unindexed: Vec::new(), deleted };
+    let mut corpus =
+        Corpus { d: manifest.dim, metric: manifest.metric, keys, index, unindexed: Vec::new(), deleted, disk: None };
     measure(&mut corpus).map(Some)
 }

@@ -6,7 +6,8 @@
 
 use super::datastore::Datastore;
 use super::files::Folder;
-use super::manifest::{ListsRecord, Manifest};
+use super::lock::Lock;
+use super::manifest::{ListsRecord, Manifest, collect};
 use super::merge::Merge;
 use super::segment::{SegmentFile, SegmentKind};
 use super::segment_writer::SegmentWriter;
@@ -29,18 +30,23 @@ impl Datastore {
     /// nothing deleted and nothing to join. What interrupted work has staged of deleted text goes, too.
     ///
     /// # Errors
-    /// `State` for a second writer; `Interrupted`; `Io`. The store is then as it was, or, where the path is of a folder that
-    /// cannot be removed, compacted.
+    /// `State` for a second writer; `Interrupted`; `Io`. The store is then as it was, or, where the path is of a file or folder
+    /// that cannot be removed, compacted; compacting again removes it.
     pub fn compact(&self, progress: Progress, cancel: &AtomicBool) -> Result<()> {
         let mut guard = self.writing();
         self.commit_held(&mut guard)?;
         let lock = self.begin()?;
         let before = self.generation();
-        let outcome = self
-            .publish_locked(|snapshot| self.compacted(snapshot, progress, cancel))
-            .and_then(|()| self.remove_staged(self.generation() != before));
-        drop(lock);
-        outcome
+        self.publish_locked(&lock, |snapshot| self.compacted(snapshot, progress, cancel))?;
+        self.remove_staged(self.generation() != before)?;
+        self.remove_replaced(&lock)
+    }
+
+    /// Makes sure that files which the store no longer names are gone, after a loss of power too: deleted text is in them.
+    fn remove_replaced(&self, lock: &Lock) -> Result<()> {
+        lock.check(&self.folder)?;
+        collect(&self.folder, &self.snapshot().manifest).map_or(Ok(()), Err)?;
+        self.folder.sync()
     }
 
     fn compacted(&self, snapshot: &Snapshot, progress: Progress, cancel: &AtomicBool) -> Result<Option<Manifest>> {

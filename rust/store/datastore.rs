@@ -3,7 +3,8 @@
 //! All methods take `&self`. Readers work on a [`Snapshot`], which writers never change; a writer holds the lock of the
 //! folder from its first `add` until `commit` or `discard`.
 
-use super::files::{Disk, Files, Folder, LOCK, TEMPORARY};
+use super::files::{Disk, Files, Folder, TEMPORARY};
+use super::lock::{LOCK, Lock, Place};
 use super::manifest::{KeyType, MAX_DIM, Manifest, ValueType, collect};
 use super::snapshot::Snapshot;
 use super::staging::{self, PARTS, RETRAINING};
@@ -14,7 +15,6 @@ use crate::index::Progress;
 use crate::keys::KeyRows;
 use crate::{Error, Metric, Result};
 use serde_json::value::RawValue;
-use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -43,7 +43,7 @@ pub struct Options {
 #[derive(Debug)]
 pub(crate) struct Writing {
     writer: Writer,
-    _lock: Arc<File>,
+    lock: Arc<Lock>,
 }
 
 /// A store on disk.
@@ -52,7 +52,7 @@ pub struct Datastore {
     pub(crate) folder: Folder,
     snapshot: RwLock<Arc<Snapshot>>,
     writing: Mutex<Option<Writing>>,
-    held: Mutex<Weak<File>>,
+    held: Mutex<Weak<Lock>>,
 }
 
 impl Datastore {
@@ -95,6 +95,7 @@ impl Datastore {
                 path.display()
             )));
         }
+        lock.check(&folder)?;
         // Replacing a store is a new generation that names none of the old files: as atomic as any other.
         let generation = newest.map_or(1, |newest| newest + 1);
         let manifest = Manifest {
@@ -116,7 +117,7 @@ impl Datastore {
         };
         manifest.publish(&folder)?;
         folder.sync_parent()?;
-        collect(&folder, &manifest);
+        let _ = collect(&folder, &manifest);
         staging::remove(&folder, [RETRAINING, PARTS])?; // of the store that was
         drop(lock);
         Datastore::of(folder)
@@ -157,26 +158,57 @@ impl Datastore {
     }
 
     /// The lock that [`Self::hold`] took with this object, as long as it is held.
-    pub(crate) fn held(&self) -> MutexGuard<'_, Weak<File>> {
+    pub(crate) fn held(&self) -> MutexGuard<'_, Weak<Lock>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the lock, or shares the one that this object holds, moves to the newest generation, removes what earlier
     /// writers left.
-    pub(crate) fn begin(&self) -> Result<Arc<File>> {
+    ///
+    /// # Errors
+    /// `State` if another writer holds the store, or another store is in its place; `Format` for damaged files; `Io`.
+    pub(crate) fn begin(&self) -> Result<Arc<Lock>> {
         let held = self.held().upgrade();
         let lock = held.map_or_else(|| self.folder.lock().map(Arc::new), Ok)?;
-        if Manifest::newest(&self.folder)? != Some(self.generation()) {
+        lock.check(&self.folder)?;
+        let (own, newest) = (self.snapshot(), Manifest::newest(&self.folder)?);
+        let newest = newest.map(|generation| Manifest::read(&self.folder, generation)).transpose()?;
+        if newest.as_ref().is_none_or(|newest| !newest.same(&own.manifest)) {
+            let moved = own.place.is_some_and(|place| Place::at(&self.folder) != Some(place));
+            // One store counts its generations up.
+            if newest.is_some_and(|newest| moved || newest.generation <= own.manifest.generation) {
+                return Err(Error::State(format!(
+                    "{}: expected generation {} of the store that was opened or a later one, found another store in its place; nothing was written: open it again",
+                    self.path().display(),
+                    own.manifest.generation
+                )));
+            }
             self.refresh()?;
         }
-        collect(&self.folder, &self.snapshot().manifest);
+        self.sweep(&lock);
         Ok(lock)
+    }
+
+    /// Removes what the generation of this object does not name, if the folder is still its own.
+    pub(crate) fn sweep(&self, lock: &Lock) {
+        if lock.is_of(&self.folder) {
+            let _ = collect(&self.folder, &self.snapshot().manifest);
+        }
+    }
+
+    /// After an error while publishing: on disk either generation may be the newest if the very last step failed. Looks,
+    /// and removes what the other one left.
+    pub(crate) fn recover(&self, lock: &Lock) {
+        if lock.is_of(&self.folder) {
+            let _ = self.refresh();
+        }
+        self.sweep(lock);
     }
 
     /// After a manifest was published: switches to it and removes what it does not name.
     pub(crate) fn switch(&self, manifest: Manifest) -> Result<()> {
         let snapshot = Arc::new(Snapshot::of(&self.folder, manifest)?);
-        collect(&self.folder, &snapshot.manifest);
+        let _ = collect(&self.folder, &snapshot.manifest);
         *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
         Ok(())
     }
@@ -205,7 +237,7 @@ impl Datastore {
             Some(writing) => writing,
             none => {
                 let lock = self.begin()?;
-                none.insert(Writing { writer: Writer::start(&self.folder, self.snapshot())?, _lock: lock })
+                none.insert(Writing { writer: Writer::start(&self.folder, self.snapshot())?, lock })
             }
         };
         let outcome = act(&mut writing.writer);
@@ -229,14 +261,13 @@ impl Datastore {
             // Stays until discarded: silence here would hide the loss.
             return Err(writing.writer.failure());
         }
-        let Some(Writing { writer, _lock: lock }) = guard.take() else { return Ok(()) };
-        let outcome = writer.commit().and_then(|manifest| manifest.map_or(Ok(()), |manifest| self.switch(manifest)));
-        if outcome.is_err() {
-            // On disk either generation may be the newest if the very last step failed: look.
-            let _ = self.refresh();
+        let Some(Writing { writer, lock }) = guard.take() else { return Ok(()) };
+        let committed = lock.check(&self.folder).and_then(|()| writer.commit());
+        let outcome = committed.and_then(|manifest| manifest.map_or(Ok(()), |manifest| self.switch(manifest)));
+        match outcome {
+            Ok(()) => self.sweep(&lock),
+            Err(_) => self.recover(&lock),
         }
-        collect(&self.folder, &self.snapshot().manifest);
-        drop(lock);
         outcome
     }
 
@@ -246,10 +277,9 @@ impl Datastore {
     }
 
     fn abandon(&self, guard: &mut Option<Writing>) {
-        if let Some(Writing { writer, _lock: lock }) = guard.take() {
+        if let Some(Writing { writer, lock }) = guard.take() {
             drop(writer); // closes its files: Windows removes no open ones
-            collect(&self.folder, &self.snapshot().manifest);
-            drop(lock);
+            self.sweep(&lock);
         }
     }
 

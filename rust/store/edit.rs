@@ -3,8 +3,9 @@
 use super::datastore::Datastore;
 use super::deleted::Tombstone;
 use super::files::Folder;
+use super::lock::Lock;
 use super::lookup::DocumentKey;
-use super::manifest::{DeletedRecord, Manifest, collect};
+use super::manifest::{DeletedRecord, Manifest};
 use super::snapshot::Snapshot;
 use crate::{Error, Result};
 
@@ -50,22 +51,25 @@ impl Datastore {
         let mut guard = self.writing();
         self.commit_held(&mut guard)?;
         let lock = self.begin()?;
-        let outcome = self.publish_locked(next);
-        drop(lock);
-        outcome
+        self.publish_locked(&lock, next)
     }
 
     /// The same for a caller that holds the lock and has committed.
-    pub(crate) fn publish_locked(&self, next: impl FnOnce(&Snapshot) -> Result<Option<Manifest>>) -> Result<()> {
+    pub(crate) fn publish_locked(
+        &self,
+        lock: &Lock,
+        next: impl FnOnce(&Snapshot) -> Result<Option<Manifest>>,
+    ) -> Result<()> {
         let snapshot = self.snapshot();
         let outcome = next(&snapshot).and_then(|manifest| match manifest {
-            Some(manifest) => manifest.publish(&self.folder).and_then(|()| self.switch(manifest)),
+            Some(manifest) => {
+                lock.check(&self.folder)?;
+                manifest.publish(&self.folder).and_then(|()| self.switch(manifest))
+            }
             None => Ok(()),
         });
         if outcome.is_err() {
-            // On disk either generation may be the newest if the very last step failed: look.
-            let _ = self.refresh();
-            collect(&self.folder, &self.snapshot().manifest);
+            self.recover(lock);
         }
         outcome
     }

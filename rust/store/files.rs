@@ -3,6 +3,7 @@
 //! [`Files`] is what the operating system does; a test replaces it with one that fails at its n-th operation.
 //! [`Folder`] adds names and error messages; nothing else in this crate changes a file.
 
+use super::lock::{LOCK, Lock};
 use crate::{Error, Result};
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
@@ -195,11 +196,11 @@ impl Folder {
         self.files.remove_tree(&path).map_err(|e| Error::io(&path, "remove folder (deleted text may be in it)", e))
     }
 
-    /// Takes the writer's lock; released when the file is dropped.
-    pub fn lock(&self) -> Result<File> {
+    /// Takes the writer's lock.
+    pub fn lock(&self) -> Result<Lock> {
         let path = self.join(LOCK);
         let lock = self.files.lock(&path).map_err(|e| Error::io(&path, "lock the store for writing", e))?;
-        lock.ok_or_else(|| {
+        lock.map(Lock::of).ok_or_else(|| {
             Error::State(format!(
                 "{}: another writer holds this store, expected none; wait until it has committed or closed, then try again (reading and searching need no lock)",
                 self.path.display()
@@ -218,6 +219,3 @@ impl Folder {
         Ok(names)
     }
 }
-
-/// Name of the lock file; it stays, empty, for ever.
-pub const LOCK: &str = "lock";

@@ -6,6 +6,7 @@ use super::snapshot::Snapshot;
 use super::values::{Values, ValuesMut};
 use crate::search::IdSet;
 use crate::search::filter::id_set;
+use crate::sections::{SectionSource, coalesce};
 use crate::{Error, Result};
 use std::ops::Range;
 
@@ -189,6 +190,23 @@ impl Snapshot {
             into.set(i, known.map(|(segment, row)| Ok(segment.values()?.get(row))).transpose()?);
         }
         Ok(out)
+    }
+
+    /// Asks the disk for the values of entries that a search found; near ones are read together.
+    pub(crate) fn ask_values(&self, ids: &[i64]) -> Result<()> {
+        let mut ids: Vec<u64> = ids.iter().filter_map(|&id| u64::try_from(id).ok()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        for segment in &self.data {
+            let own =
+                ids.partition_point(|&id| id < segment.ids.start)..ids.partition_point(|&id| id < segment.ids.end);
+            let values = segment.values()?;
+            let (bytes, stride) = (values.as_bytes(), values.as_bytes().len() / values.len().max(1));
+            let rows = ids[own].iter().filter_map(|&id| segment.row_of(id));
+            let ask = |span| bytes.get(span).into_iter().for_each(|part| segment.file.ask(part));
+            coalesce(rows.map(|row| row * stride), stride, ask);
+        }
+        Ok(())
     }
 
     /// Writes the values of entries that a search found, which are not deleted; all ones for −1.

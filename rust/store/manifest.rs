@@ -275,6 +275,12 @@ impl Manifest {
         folder.sync()
     }
 
+    /// Whether another one says the same.
+    pub(crate) fn same(&self, other: &Manifest) -> bool {
+        let text = |manifest: &Manifest| serde_json::to_vec(manifest).ok();
+        text(self).is_some_and(|own| text(other) == Some(own))
+    }
+
     /// What is wrong with the numbers, if anything.
     fn check(&self) -> std::result::Result<(), String> {
         if self.dim == 0 || self.dim > MAX_DIM {
@@ -293,7 +299,8 @@ impl Manifest {
             return Err("expected a calibration of finite numbers from 0 on, found others".into());
         }
         let mut next = 0u64;
-        for (i, data) in self.data.iter().enumerate() {
+        let mut records = 0u64;
+        for data in &self.data {
             let rows = data.first_id.checked_add(data.entries);
             let end = rows.map(|rows| (rows, data.end_id.unwrap_or(rows)));
             let end = end.filter(|&(rows, end)| rows <= end && end <= i64::MAX as u64).map(|(_, end)| end);
@@ -304,9 +311,10 @@ impl Manifest {
                 ));
             }
             next = end.unwrap_or(next);
-            if data.continues && (i == 0 || data.documents == 0) {
+            if data.continues && (records == 0 || data.documents == 0) {
                 return Err(format!("{}: continues a document, but there is none", data.name.file));
             }
+            records = records.saturating_add(data.documents);
         }
         if next != self.entries {
             return Err(format!("expected {} entries in data segments, found {next}", self.entries));
@@ -341,22 +349,24 @@ impl Manifest {
     }
 }
 
-/// Removes what no reader of the current generation needs: temporary files, older manifests, unnamed segments.
-/// Failures are left to the next writer (Windows refuses to remove a mapped file).
-pub fn collect(folder: &Folder, current: &Manifest) {
+/// Removes what no reader of the current generation needs: temporary files, older manifests, unnamed segments. Returns the
+/// first failure, which the next writer may leave behind (Windows refuses to remove a mapped file).
+pub fn collect(folder: &Folder, current: &Manifest) -> Option<Error> {
     let wanted = current.files();
     let names = folder.names().unwrap_or_default();
     if names.iter().filter_map(|name| Manifest::generation_of(name)).any(|g| g > current.generation) {
         // A newer generation names files that this one does not know: it was published, but could not be opened here.
-        return;
+        return None;
     }
+    let mut failure = None;
     for name in names {
         let old = Manifest::generation_of(&name).is_some_and(|generation| generation < current.generation);
         let orphan = is_segment_name(&name) && !wanted.contains(&name.as_str());
         if old || orphan || is_temporary_name(&name) {
-            let _ = folder.remove(&name);
+            failure = failure.or(folder.remove(&name).err());
         }
     }
+    failure
 }
 
 fn is_segment_name(name: &str) -> bool {

@@ -18,6 +18,7 @@ mod edit;
 mod encoding;
 pub mod files;
 mod info;
+mod lock;
 mod lookup;
 mod manifest;
 mod map;

@@ -11,6 +11,7 @@ use super::compact::{LISTS_LIMIT, lists_name, part_name};
 use super::datastore::Datastore;
 use super::drift::{Fit, finite};
 use super::files::{Disk, Folder};
+use super::lock::Lock;
 use super::manifest::{ListsRecord, Manifest};
 use super::segment::{SegmentFile, SegmentKind, SegmentName};
 use super::segment_writer::SegmentWriter;
@@ -21,7 +22,6 @@ use crate::search::calibrate::measure_against;
 use crate::search::{Calibration, Pool, Truth};
 use crate::sections::{SectionKind, SectionSource};
 use crate::{Error, Result};
-use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 #[derive(Debug)]
 pub struct Held {
     generation: u64,
-    lock: Arc<File>,
+    lock: Arc<Lock>,
 }
 
 /// A codebook and lists of all entries, in files of another folder.
@@ -167,7 +167,7 @@ impl Datastore {
                 self.generation()
             )));
         }
-        self.publish_locked(|snapshot| {
+        self.publish_locked(&held.lock, |snapshot| {
             Reindex { folder: &self.folder, snapshot, staged, pool: &pool, progress, cancel }.next(truth)
         })
     }

@@ -5,7 +5,8 @@ use super::lookup::keys_not_kept;
 use super::snapshot::{CheckedIndex, Snapshot};
 use super::values::{Values, ValuesMut};
 use crate::index::{Codebook, Lists, reconstruct};
-use crate::search::{Corpus, HitsMut, Pool, Request, Rerank, search_into};
+use crate::search::{Corpus, Disk, HitsMut, Pool, Request, Rerank, has_read, search_into};
+use crate::sections::SectionSource;
 use crate::{Error, Result};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -75,6 +76,7 @@ impl Snapshot {
             index: self.index()?,
             unindexed: self.stored_key_blocks(&(self.manifest.indexed()..entries))?,
             deleted: self.deleted.spans(),
+            disk: Some(self),
         })
     }
 
@@ -126,7 +128,16 @@ impl Snapshot {
         }
         let hits = HitsMut { distances: &mut *out.distances, ids: &mut *out.ids };
         search_into(&self.corpus()?, queries, request, &Pool::get(threads)?, cancel, hits)?;
+        if has_read() {
+            self.ask_values(out.ids)?;
+        }
         self.values_found(out.ids, out.values)
+    }
+}
+
+impl Disk for Snapshot {
+    fn ask(&self, part: &[u8]) {
+        self.data.iter().for_each(|segment| segment.file.ask(part));
     }
 }
 

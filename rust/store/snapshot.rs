@@ -3,6 +3,7 @@
 use super::deleted::Deleted;
 use super::documents::{Document, DocumentTable};
 use super::files::Folder;
+use super::lock::Place;
 use super::manifest::{KeyType, Manifest, ValueType};
 use super::runs::Runs;
 use super::segment::{SegmentFile, SegmentKind};
@@ -48,6 +49,8 @@ pub struct Snapshot {
     pub(crate) deleted: Deleted,
     /// Codebook and lists once they were checked: a search opens neither again.
     pub(crate) checked: OnceLock<CheckedIndex>,
+    /// Which folder it was opened in.
+    pub(crate) place: Option<Place>,
 }
 
 /// What opening codebook and lists found out.
@@ -93,6 +96,7 @@ impl Snapshot {
 
     /// Opens the files that a manifest names and checks their sections against it.
     pub fn of(folder: &Folder, manifest: Manifest) -> Result<Snapshot> {
+        let place = Place::at(folder);
         let mut data: Vec<DataSegment> = Vec::with_capacity(manifest.data.len());
         let mut documents = 0;
         for record in &manifest.data {
@@ -151,7 +155,7 @@ impl Snapshot {
             Some(record) => Deleted::open(folder, record, manifest.records(), manifest.entries)?,
             None => Deleted::default(),
         };
-        Ok(Snapshot { manifest, data, codebook, lists, deleted, checked: OnceLock::new() })
+        Ok(Snapshot { manifest, data, codebook, lists, deleted, checked: OnceLock::new(), place })
     }
 
     /// Segment and row of an entry; none if there is no such entry or it is deleted.

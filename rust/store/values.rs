@@ -71,6 +71,14 @@ impl ValueRows<'_> {
         self.len() == 0
     }
 
+    /// The bytes as they lie in memory.
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            ValueRows::U32(x) => bytemuck::cast_slice(x),
+            ValueRows::U64(x) => bytemuck::cast_slice(x),
+        }
+    }
+
     /// Value `i`.
     pub fn get(&self, i: usize) -> u64 {
         match self {
