@@ -155,8 +155,8 @@ fn a_cold_search_asks_for_the_raw_keys_that_it_scores_and_a_warm_one_for_none() 
     };
     let built = build(&[block(0..n)], Metric::L2, &Params { nlist: Some(32), ..Params::default() }, 2);
     let disk = Asked::default();
-    let corpus =
-        Corpus { keys: vec![block(0..n / 3), block(n / 3..n)], disk: Some(&disk), ..corpus(&built, &[], Metric::L2) };
+    let blocks = [block(0..n / 3), block(n / 3..n)];
+    let corpus = Corpus { disk: Some(&disk), ..corpus(&built, &blocks, Metric::L2) };
     let request = Request { nprobe: Some(2), rerank: Rerank::Keys, depth: Some(2 * k), ..ask(k) };
     let [(cold, spans), (warm, none)] = [true, false].map(|cold| {
         let conditions = Conditions { cold, ..Conditions::now() };

@@ -44,7 +44,7 @@ pub(super) fn build(blocks: &[KeyBlock], metric: Metric, params: &Params, thread
     Built { codebook, lists: vec![(lists, span.0, span.1 - span.0)] }
 }
 
-pub fn corpus<'a>(built: &'a Built, keys: &[KeyBlock<'a>], metric: Metric) -> Corpus<'a> {
+pub(super) fn corpus<'a>(built: &'a Built, keys: &[KeyBlock<'a>], metric: Metric) -> Corpus<'a> {
     let d = keys[0].d;
     let book = Codebook::open(&built.codebook, d, metric).expect("opens");
     let lists = built.lists.iter().map(|(m, first, n)| Lists::open(m, &book, *first, *n).expect("opens")).collect();
@@ -75,7 +75,6 @@ fn lists_that_were_not_told_return_nothing_deleted() {
         let gone = [10u64..700, 1500..1501, 2000..2999];
         let of = |deleted| Corpus {
             deleted,
-            disk: None,
             ..corpus(&built, &[KeyBlock { first_id: 0, d, rows: KeyRows::F32(&[]) }], Metric::L2)
         };
         for request in

@@ -98,6 +98,28 @@ def test_inherited_store_works_in_a_forked_child_and_leaves_the_parent_alone(tmp
         assert len(store) == 600
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_forked_child_does_not_keep_the_lock_that_the_parent_gave_back(tmp_path):
+    with Datastore.create(tmp_path / "s", dim=24) as store:
+        store.add(KEYS[:500], np.arange(500))
+        wait, go = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(go)
+            os.read(wait, 1)  # until the parent closes its end: all the time with what it inherited
+            os._exit(0)
+        os.close(wait)
+        store.commit()
+        with Datastore.open(tmp_path / "s") as other:
+            other.add(KEYS[500:600], np.arange(100))
+            other.commit()
+        os.close(go)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        store.refresh()
+        assert len(store) == 600
+
+
 def test_pickle_is_path_and_generation(tmp_path):
     with Datastore.create(tmp_path / "s", dim=24) as store:
         store.add(KEYS[:100], np.arange(100))

@@ -35,6 +35,11 @@ impl FailingDisk {
         FailingDisk { left: Arc::new(AtomicU64::new(operations)), failure, once }
     }
 
+    /// Lets so many more pass.
+    pub fn fail_after(&self, operations: u64) {
+        self.left.store(operations, Ordering::Relaxed);
+    }
+
     /// Whether the failing operation has come.
     pub fn has_failed(&self) -> bool {
         self.left.load(Ordering::Relaxed) > u64::MAX / 2

@@ -3,9 +3,10 @@
 use crate::failing_disk::{FailingDisk, Failure};
 use crate::store_support::{add, assert_entries, keeping, options};
 use knnlm::Error;
-use knnlm::store::{Datastore, KeyType, Options};
+use knnlm::store::{Datastore, DocumentKey, KeyType, Options};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use tempfile::tempdir;
 
 /// Number of entries after each step that publishes; stops at the first error.
@@ -101,4 +102,40 @@ fn a_failed_add_is_not_forgotten_until_discarded() {
     add(&store, 2_000, Some("a"), None).expect("add again");
     store.commit().expect("commit");
     assert_entries(&store, 2_000);
+}
+
+#[test]
+fn compact_tells_of_deleted_text_that_it_could_not_remove() {
+    let (mut told, mut operation) = (0, 0);
+    loop {
+        let folder = tempdir().expect("folder");
+        let disk = FailingDisk::new(1_000_000, Failure::Denied, false);
+        let store = Datastore::create_through(folder.path(), &options(6), Arc::new(disk.clone())).expect("create");
+        for name in ["stays", "goes"] {
+            add(&store, 20, Some(name), None).expect("add");
+            store.commit().expect("commit");
+        }
+        store.delete(&[DocumentKey::Name("goes".into())]).expect("delete");
+        let compact = || store.compact(&|_, _, _| {}, &AtomicBool::new(false));
+        disk.fail_after(operation);
+        let outcome = compact();
+        let left = segments(folder.path());
+        if !disk.has_failed() {
+            outcome.expect("no operation failed");
+            break;
+        }
+        assert!(outcome.is_err() || left == 1, "operation {operation}: {left} segments, and nobody was told");
+        told += u32::from(outcome.is_err() && left > 1 && store.generation() == 5);
+        disk.fail_after(1_000_000);
+        compact().expect("again");
+        assert_eq!(segments(folder.path()), 1, "operation {operation}");
+        assert_entries(&store, 20);
+        operation += 1;
+    }
+    assert!(told > 0, "no removal has failed");
+}
+
+fn segments(path: &Path) -> usize {
+    let names = std::fs::read_dir(path).expect("list").map(|e| e.expect("entry").file_name());
+    names.filter(|name| name.to_string_lossy().ends_with(".seg")).count()
 }

@@ -188,3 +188,17 @@ fn a_delete_that_a_damaged_document_table_would_break_changes_nothing() {
         assert_eq!((again.generation(), again.documents()), (generation, 2));
     }
 }
+
+#[test]
+fn a_segment_that_continues_a_document_needs_one_before_it() {
+    for documents in [0, 1] {
+        let folder = copy();
+        change_manifest(folder.path(), |body| {
+            body["data"][0]["documents"] = documents.into();
+            body["data"][1]["continues"] = true.into();
+        });
+        let error = Datastore::open(folder.path()).map(drop);
+        assert_eq!(error.is_err_and(|e| e.to_string().contains("continues a document")), documents == 0);
+        exercise(folder.path());
+    }
+}

@@ -19,6 +19,7 @@ mod power_loss;
 mod read_only;
 mod recording_disk;
 mod reindex;
+mod replaced;
 mod store;
 mod store_support;
 mod supersede;

@@ -182,3 +182,28 @@ fn lose_power(live: fn(&Datastore, &RecordingDisk) -> Vec<(usize, State)>) {
     }
     assert!(before > 300 && in_flight > 20, "{before} at the commit before, {in_flight} at the one in flight");
 }
+
+#[test]
+fn what_compact_has_removed_stays_removed_whatever_the_disk_lost() {
+    let folder = tempdir().expect("folder");
+    let disk = RecordingDisk::default();
+    let store = Datastore::create_through(folder.path(), &options(DIM), Arc::new(disk.clone())).expect("create");
+    for name in ["stays", "goes"] {
+        add(&store, 40, Some(name), None).expect("add");
+        store.commit().expect("commit");
+    }
+    store.build(&BuildOptions::default(), &|_, _, _| {}, &AtomicBool::new(false)).expect("build");
+    store.delete(&[DocumentKey::Name("goes".into())]).expect("delete");
+    store.compact(&|_, _, _| {}, &AtomicBool::new(false)).expect("compact");
+    let mut wanted: Vec<String> = std::fs::read_dir(folder.path())
+        .expect("list")
+        .map(|e| e.expect("entry").file_name().to_string_lossy().into_owned())
+        .filter(|name| name != "lock")
+        .collect();
+    wanted.sort();
+    let mut rng = ChaCha8Rng::seed_from_u64(2);
+    for loss in [Loss::Everything, Loss::Bytes, Loss::Chance, Loss::Chance, Loss::Chance, Loss::Chance] {
+        let found: Vec<String> = after_power_loss(&disk.log(), loss, &mut rng).into_keys().collect();
+        assert_eq!(found, wanted, "{loss:?} lost");
+    }
+}
