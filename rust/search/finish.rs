@@ -68,9 +68,13 @@ impl Finish<'_, '_> {
         keys.clear();
         let pairs = nearest.scores().iter().zip(0u64..);
         keys.extend(pairs.map(|(score, i)| u64::from(select::key(score + 0.0)) << 32 | i));
-        if let [lists] = self.lists {
-            // Ids come from memory while scores are sorted.
-            nearest.entries().iter().for_each(|&entry| lists.ask_id(entry));
+        // Ids come from memory while scores are sorted.
+        match self.lists {
+            [lists] => nearest.entries().iter().for_each(|&entry| lists.ask_id(entry)),
+            all => nearest.entries().iter().for_each(|&entry| {
+                let (segment, position) = locate(self.starts, entry);
+                all[segment].ask_id(position);
+            }),
         }
         sort(keys, spare);
         let (found, entries) = (nearest.scores(), nearest.entries());

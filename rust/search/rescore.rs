@@ -41,7 +41,7 @@ impl Rescore<'_, '_> {
             let mut all = rounds.iter().flat_map(|probes| runs(probes)).peekable();
             while let Some(run) = all.next() {
                 // Records of the next list come from memory while those of this one are scored.
-                all.peek().into_iter().for_each(|next| self.ask(next, nearest, cursors));
+                all.peek().into_iter().for_each(|next| self.ask(next, run[0].list, nearest, cursors));
                 for (lists, &start) in self.lists.iter().zip(self.starts) {
                     let places = span(lists, start, run[0].list);
                     for probe in run {
@@ -95,19 +95,22 @@ impl Rescore<'_, '_> {
         Ok(())
     }
 
-    /// Asks for the records of the candidates in the list of some probes.
-    fn ask(&self, run: &[Probe], nearest: &[Nearest], cursors: &[u32]) {
-        for (lists, &start) in self.lists.iter().zip(self.starts) {
-            let (places, Some((records, stride))) = (span(lists, start, run[0].list), lists.records()) else { return };
-            for probe in run {
-                let query = probe.query as usize;
-                let entries = &nearest[query].entries()[cursors[query] as usize..];
-                for place in
-                    entries.iter().skip_while(|&&p| p < places.start).take_while(|place| places.contains(place))
-                {
+    /// Asks for the records of the candidates in the list of some probes; those in the list `before` come before them.
+    fn ask(&self, run: &[Probe], before: u32, nearest: &[Nearest], cursors: &[u32]) {
+        for probe in run {
+            let query = probe.query as usize;
+            let mut entries = &nearest[query].entries()[cursors[query] as usize..];
+            for (lists, &start) in self.lists.iter().zip(self.starts) {
+                entries = &entries[within(entries, &span(lists, start, before))..];
+            }
+            for (lists, &start) in self.lists.iter().zip(self.starts) {
+                let (own, rest) = entries.split_at(within(entries, &span(lists, start, run[0].list)));
+                let Some((records, stride)) = lists.records() else { return };
+                for place in own {
                     let at = (place - start) as usize * stride;
                     records.get(at..at + stride).into_iter().for_each(prefetch_far);
                 }
+                entries = rest;
             }
         }
     }
