@@ -32,12 +32,30 @@ def write_for_good(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-    if os.name == "posix":  # Windows orders names by its journal
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on disk for good."""
+    _sync(folder)
+
+
+def force(folder: Path) -> None:
+    """Have a folder of files on disk for good, whoever wrote them."""
+    for path in folder.iterdir():
+        if path.is_file():
+            _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    if os.name != "posix":  # Windows orders names by its journal, and forces no file that is open for reading only
+        return
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 class Staging:

@@ -9,7 +9,7 @@ import pytest
 from cli_corpus import run, run_json
 
 from knnlm.cli import folders
-from knnlm.cli.folders import leftovers, missing, take_place, whole_folder
+from knnlm.cli.folders import leftovers, missing, whole_folder
 
 TRAIN = ("--vocab-size", 300, "--d-model", 16, "--layers", 1, "--heads", 2, "--context", 32, "--batch-tokens", 256,
          "--threads", 1)  # fmt: skip
@@ -74,26 +74,6 @@ def test_an_interrupted_overwrite_is_resumed_and_then_replaces(
     assert run_json(*options, "--resume")["steps"] == 2
     assert [path.name for path in old.parent.iterdir()] == ["old"]
     assert contents(old)["model.safetensors"] != before["model.safetensors"]
-
-
-@pytest.mark.parametrize("swaps", [True, False])
-def test_a_new_folder_takes_the_place_of_the_old(swaps: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not swaps:
-        monkeypatch.setattr(folders, "_exchange", lambda one, other: False)
-    for name in ("out", "new"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").write_text(name)
-    take_place(tmp_path / "new", tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert (tmp_path / "out" / "file").read_text() == "new"
-
-
-def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folders, "_exchange", lambda one, other: False)
-    (tmp_path / "out").mkdir()
-    with pytest.raises(FileNotFoundError):
-        take_place(tmp_path / "gone", tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_leftovers_of_a_kill_are_removed_and_a_moved_store_is_named_and_put_back(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import re
@@ -12,16 +11,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from knnlm.cli.console import note, refuse_existing, refuse_foreign, warn
+import click
 
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
+from knnlm.cli.console import note, refuse_existing, refuse_foreign, warn
+from knnlm.cli.replacing import REPLACED, kept_from_writers, rename_to_free, swap
+from knnlm.staging import force, sync_folder
 
 
 @contextmanager
 def whole_folder(out: Path, overwrite: bool, inputs: Iterable[Path | str] = ()) -> Iterator[Path]:
     """A sibling folder that becomes `out` at the end, or is removed on any error or Ctrl-C.
 
-    What a killed process left beside `out` is removed first; a former `out` that it had moved away is put back.
+    What a killed process left beside `out` is removed first; a former `out` that it had moved away is put back. A whole
+    folder that may not become `out` stays.
     """
     clear_leftovers(out)
     refuse_existing(out, overwrite)
@@ -30,32 +32,40 @@ def whole_folder(out: Path, overwrite: bool, inputs: Iterable[Path | str] = ()) 
     partial = _sibling(out, "partial")
     try:
         yield partial
-        take_place(partial, out)
-    finally:
+    except BaseException:
         if partial.exists():
             shutil.rmtree(partial)
-
-
-def take_place(new: Path, out: Path) -> None:
-    """Renames the folder `new` to `out` and removes what was there; at any moment one of the two is at `out`.
-
-    Where the system cannot swap two names, there is a moment without `out`; after a kill just then, `whole_folder` puts
-    the old one back and `missing` names it.
-    """
-    if not out.exists():
-        new.rename(out)
-        return
-    if _exchange(new, out):
-        shutil.rmtree(new)
-        return
-    old = _sibling(out, "old")
-    out.rename(old)
-    try:
-        new.rename(out)
-    except BaseException:
-        old.rename(out)
         raise
-    shutil.rmtree(old)
+    take_place(partial, out, overwrite)
+
+
+def take_place(new: Path, out: Path, overwrite: bool) -> None:
+    """Renames the whole folder `new` to `out`; what is there is removed with `overwrite`, and refused without.
+
+    At any moment, and after lost power, one of the two is at `out`. A store is replaced only while nobody writes to it.
+    Where the system cannot swap two names, there is a moment without `out`; after a kill just then, `clear_leftovers`
+    puts the old one back and `missing` names it. A former `out` that a kill leaves at `new` is known by its mark.
+    """
+    from knnlm.datastore import StoreError
+
+    force(new)
+    if rename_to_free(new, out):
+        sync_folder(out.parent)
+        return
+    try:
+        if not overwrite:
+            raise click.UsageError(
+                f"output {out} exists already: expected nothing there, found what another command made meanwhile; "
+                "choose another name or add --overwrite"
+            )
+        with kept_from_writers(out):
+            refuse_foreign(out)
+            former = swap(new, out, _sibling(out, "old"))
+            sync_folder(out.parent)
+            _remove(former.rename(_sibling(out, "partial")))
+    except (click.UsageError, StoreError):
+        note(f"what was made is whole, in {new}; {out} is as it was")
+        raise
 
 
 def leftovers(out: Path) -> list[Path]:
@@ -68,18 +78,20 @@ def leftovers(out: Path) -> list[Path]:
     return [path for path, match in named if match is not None and path.is_dir() and not _runs(int(match[1]))]
 
 
-def clear_leftovers(out: Path) -> None:
-    """Removes `leftovers` and says so; a former `out` goes back to its place if that is empty."""
+def clear_leftovers(out: Path, new: Path | None = None) -> None:
+    """Removes `leftovers` and says so; a former `out` goes back to its place if that is empty.
+
+    new: where something that is to become `out` is made; a former `out` that is there instead is removed too.
+    """
+    if new is not None and (new / REPLACED).exists():
+        new.rename(_sibling(out, "partial"))
+        _remove(_sibling(out, "partial"))
     for path in leftovers(out):
         if path.suffix == ".old" and not out.exists():
             path.rename(out)
             note(f"{out} is back: a command that was killed had moved it to {path.name}")
             continue
-        try:
-            shutil.rmtree(path)
-        except OSError as error:
-            warn(f"{path}, left by a command that was killed, cannot be removed: {error.strerror or error}")
-        else:
+        if _remove(path):
             note(f"removed {path.name}, left by a command that was killed")
 
 
@@ -89,6 +101,16 @@ def missing(path: Path) -> str:
     if moved:
         return f"a command that was killed had moved it to {moved[0]}: rename that folder back"
     return "make one with knnlm build"
+
+
+def _remove(path: Path) -> bool:
+    """Removes a folder that nobody needs; False with a warning if that cannot be."""
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        warn(f"{path}, which nothing needs any more, cannot be removed: {error.strerror or error}")
+        return False
+    return True
 
 
 def _sibling(out: Path, kind: str) -> Path:
@@ -112,14 +134,3 @@ def _runs(process: int) -> bool:
     except OSError:  # it is somebody else's
         return True
     return True
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Swaps two names in one step; False where the system or the file system cannot."""
-    if not sys.platform.startswith("linux"):
-        return False
-    rename = getattr(ctypes.CDLL(None), "renameat2", None)
-    if rename is None:
-        return False
-    names = (os.fsencode(one.absolute()), os.fsencode(other.absolute()))
-    return bool(rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from knnlm.cli.console import note, refuse_existing, refuse_foreign
-from knnlm.cli.folders import take_place
+from knnlm.cli.folders import clear_leftovers, take_place
 from knnlm.cli.work import attributes_of, check_lists, count_tokens, key_width, load
 
 if TYPE_CHECKING:
@@ -55,12 +55,13 @@ def build_from_text(
     from knnlm.datastore import Datastore
     from knnlm.one_pass import build_in_one_pass
 
+    partial = building(out)
+    clear_leftovers(out, partial)
     refuse_existing(out, overwrite)
     refuse_foreign(out, (*texts.sources, model))
     if index["nlist"] is not None:
         check_lists(count_tokens(loaded, texts, progress), index["nlist"])
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = building(out)
     if partial.exists():
         note(f"{partial}: going on with an interrupted build")
     attributes = attributes_of(loaded, model, keys.resolved(loaded.context), out)
@@ -82,7 +83,7 @@ def build_from_text(
         progress=stages(progress),
         **({} if batch_tokens is None else {"batch_tokens": batch_tokens}),
     )
-    take_place(partial, out)
+    take_place(partial, out, overwrite)
     with Datastore.open(out) as store:
         info = store.info()
     names = ("bytes", "bytes_per_entry", "search_bytes_per_entry", "nlist", "code", "generation")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from knnlm.cli.console import Command, duration, note, print_json, refuse_foreign
-from knnlm.cli.folders import take_place
+from knnlm.cli.folders import clear_leftovers, take_place
 from knnlm.cli.options import Reading, Texts, as_json, device, out, overwrite, seed, text_options, threads
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def command(
       knnlm train books/ --out model --seconds 600
       knnlm train wiki.train.tokens --valid wiki.valid.tokens --tokenizer words --split-documents wikitext --out model
     """
+    clear_leftovers(out, beside(out))
     if out.exists() and any(out.iterdir()) and not (overwrite or resume):
         raise click.UsageError(f"output {out} exists already: choose another name, or add --overwrite or --resume")
     import torch
@@ -176,31 +177,36 @@ def reached(point: Mapping[str, float]) -> str:
     )
 
 
+def beside(out: Path) -> Path:
+    """Folder of a training that is to replace `out`."""
+    return out.with_name(f"{out.name}.new")
+
+
 @contextmanager
 def _place(out: Path, overwrite: bool, resume: bool) -> Iterator[Path]:
     """Where to train: `out`, or with --overwrite a folder beside it that takes its place at the end.
 
     What an interrupted training leaves there is kept for --resume; what has no state to go on with is removed.
     """
-    beside = out.with_name(f"{out.name}.new")
+    new = beside(out)
     if not overwrite or not out.exists():
-        if resume and (beside / STATE_FILE).is_file():
-            note(f"{beside} holds an interrupted training that is to replace {out}: --overwrite --resume goes on")
+        if resume and (new / STATE_FILE).is_file():
+            note(f"{new} holds an interrupted training that is to replace {out}: --overwrite --resume goes on")
         yield out
         return
-    if resume and not (beside / STATE_FILE).is_file():
+    if resume and not (new / STATE_FILE).is_file():
         yield out
         return
-    if not resume and beside.exists():
-        refuse_foreign(beside)
-        shutil.rmtree(beside)
-        note(f"removed {beside}, an earlier training that was to replace {out}")
+    if not resume and new.exists():
+        refuse_foreign(new)
+        shutil.rmtree(new)
+        note(f"removed {new}, an earlier training that was to replace {out}")
     try:
-        yield beside
-        take_place(beside, out)
+        yield new
+        take_place(new, out, overwrite)
     finally:
-        if beside.exists() and not (beside / STATE_FILE).is_file():
-            shutil.rmtree(beside)
+        if new.exists() and not (new / STATE_FILE).is_file():
+            shutil.rmtree(new)
 
 
 def stopped(result: TrainResult, place: Path, out: Path) -> str:
