@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -182,7 +183,9 @@ def encoded(
 
 
 def _unblock(pool: ProcessPoolExecutor) -> None:
-    """Let the thread that sends parts see that nobody reads them; Python does it itself from 3.11.5 on."""
+    """Let the thread that sends parts see that nobody reads them; Python does it itself from 3.11.5 on, in a thread."""
+    if sys.version_info >= (3, 11, 5):
+        return  # closed by both at once, a descriptor may be another's by then
     queue = getattr(pool, "_call_queue", None)
     if queue is not None:
         queue._reader.close()

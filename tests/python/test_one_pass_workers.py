@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -87,8 +88,14 @@ def test_an_error_of_a_worker_that_loads_is_shown(loaded, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
-def test_a_worker_that_is_killed_ends_the_build_which_goes_on_later(loaded, tmp_path):
+def test_a_worker_that_is_killed_ends_the_build_which_goes_on_later(loaded, tmp_path, monkeypatch):
     killed = []
+
+    def slowly(connection):  # closing one twice, from two threads, is then no matter of luck
+        time.sleep(0.2)
+        os.close(connection._handle)
+
+    monkeypatch.setattr(Connection, "_close", slowly)
 
     def kill(stage, done, total):
         if stage == "encode" and not killed:
