@@ -65,7 +65,7 @@ pub fn approximate(
     let (filter, cold) = (request.filter(corpus.deleted), conditions.cold);
     let entries = lists.iter().map(Lists::len).sum::<usize>();
     let starts = starts(lists)?;
-    let (rows, disk) = (Rows::new(&corpus.keys), corpus.disk.filter(|_| cold));
+    let (rows, disk) = (Rows::new(&corpus.keys), corpus.disk);
     let finish = Finish { kernels, metric: corpus.metric, lists, starts: &starts, rows, rerank, k, cold, disk };
     // Starting a thread takes longer than little work: roughly a nanosecond per entry, 100 products per nanosecond.
     let probed = entries as f64

@@ -63,6 +63,25 @@ fn reads(of: Of) -> i64 {
     getrusage(who).map_or(0, |usage| usage.block_reads() as i64 + usage.major_page_faults() as i64)
 }
 
+/// Whether the thread reads from disk: it did before, or has since it is watched.
+pub struct Watch {
+    cold: bool,
+    reads: i64,
+}
+
+impl Watch {
+    /// From now on.
+    pub fn new(cold: bool) -> Watch {
+        Watch { cold, reads: if cold { 0 } else { reads(Of::Thread) } }
+    }
+
+    /// Whether it does; takes a third of a microsecond until then.
+    pub fn is_cold(&mut self) -> bool {
+        self.cold |= reads(Of::Thread) != self.reads;
+        self.cold
+    }
+}
+
 /// Not told by other systems, where mapped files are read ahead as the system likes.
 #[cfg(not(target_os = "linux"))]
 fn reads(_: Of) -> i64 {
@@ -79,14 +98,13 @@ pub struct Ahead<'a> {
     pub window: usize,
     cold: bool,
     seen: usize,
-    reads: i64,
+    watch: Watch,
 }
 
 impl<'a> Ahead<'a> {
     /// For a scan of the lists of `probes`; one that is not `cold` begins to ask once its thread has read from disk.
     pub fn new(lists: &'a [Lists<'a>], probes: &'a [Probe], cold: bool) -> Ahead<'a> {
-        let reads = if cold { 0 } else { reads(Of::Thread) };
-        Ahead { lists, coming: probes, asked: 0, window: WINDOW, cold, seen: 0, reads }
+        Ahead { lists, coming: probes, asked: 0, window: WINDOW, cold, seen: 0, watch: Watch::new(cold) }
     }
 
     /// The scan comes to the lists of `run`: asks for them, if it has not yet, and for those after them.
@@ -94,7 +112,7 @@ impl<'a> Ahead<'a> {
         if !self.cold {
             self.coming = &self.coming[run.len()..];
             self.seen += 1;
-            self.cold = self.seen.is_multiple_of(LOOK) && reads(Of::Thread) != self.reads;
+            self.cold = self.seen.is_multiple_of(LOOK) && self.watch.is_cold();
             return;
         }
         while self.asked < self.window

@@ -1,6 +1,6 @@
 //! Turns the candidates of a tile of queries into neighbours: best first, as ids.
 
-use super::disk::Disk;
+use super::disk::{Disk, Watch};
 use super::places::{locate, order};
 use super::rescore::Rescore;
 use super::rows::Rows;
@@ -28,9 +28,9 @@ pub struct Finish<'f, 'a> {
     pub rerank: Rerank,
     /// Neighbours per query.
     pub k: usize,
-    /// Whether records are likely to be on disk.
+    /// Whether records and rows are likely to be on disk.
     pub cold: bool,
-    /// Where `rows` are asked of, if they are likely to be on disk.
+    /// Where rows can be asked of.
     pub disk: Option<&'f dyn Disk>,
 }
 
@@ -99,7 +99,8 @@ impl Finish<'_, '_> {
     fn score_keys(&self, queries: &[f32], nearest: &[Nearest], scores: &mut [f32], ids: &mut [i64]) -> Result<()> {
         let d = queries.len() / nearest.len().max(1);
         let rows = scores.chunks_exact_mut(self.k).zip(ids.chunks_exact_mut(self.k));
-        let mut ahead = nearest.iter().map(|nearest| self.found(nearest));
+        let mut watch = Watch::new(self.cold);
+        let mut ahead = nearest.iter().map(|nearest| self.found(nearest, watch.is_cold()));
         let mut next = ahead.next().transpose()?;
         for (query, (scores, ids)) in queries.chunks_exact(d.max(1)).zip(rows) {
             let Some((mut found, at)) = next else { break };
@@ -112,8 +113,8 @@ impl Finish<'_, '_> {
     }
 
     /// Candidates of a query in the order of their ids, which is how their raw keys lie, and the rows of these; asks the
-    /// disk for them.
-    fn found(&self, nearest: &Nearest) -> Result<(Found, Vec<usize>)> {
+    /// disk for them if it is `cold`.
+    fn found(&self, nearest: &Nearest, cold: bool) -> Result<(Found, Vec<usize>)> {
         let mut found = Found::with_capacity(nearest.len());
         for (&score, &place) in nearest.scores().iter().zip(nearest.entries()) {
             let (segment, position) = locate(self.starts, place);
@@ -126,7 +127,7 @@ impl Finish<'_, '_> {
                 Error::State(format!("rerank=\"keys\": the raw key of entry {} is missing; verify the store", f.1))
             })?);
         }
-        self.disk.into_iter().for_each(|disk| self.rows.ask(disk, &at));
+        self.disk.filter(|_| cold).into_iter().for_each(|disk| self.rows.ask(disk, &at));
         Ok((found, at))
     }
 }

@@ -46,6 +46,7 @@ impl Merge<'_> {
         let mut segment = SegmentWriter::create(self.folder, name, SegmentKind::Data)?;
         let key_type = old[0].keys.filter(|_| self.keys);
         if let Some(key_type) = key_type {
+            self.snapshot.read_keys(true);
             segment.begin_as(SectionKind::Keys, key_element(key_type))?;
             self.copy("copy raw keys", &pieces, entries, &mut segment, |piece, sink| match piece.keys()? {
                 Some(block) => match block.rows {

@@ -126,6 +126,9 @@ impl Snapshot {
         if request.rerank == Rerank::Keys && !self.has_all_keys() {
             return Err(keys_not_kept(self, "rerank=\"keys\""));
         }
+        if request.exact || request.rerank == Rerank::Keys {
+            self.read_keys(request.exact);
+        }
         let hits = HitsMut { distances: &mut *out.distances, ids: &mut *out.ids };
         search_into(&self.corpus()?, queries, request, &Pool::get(threads)?, cancel, hits)?;
         if has_read() {

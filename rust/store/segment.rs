@@ -105,6 +105,8 @@ pub struct SegmentFile {
     path: PathBuf,
     map: Mmap,
     sections: Vec<Section>,
+    /// What the system was told last of how raw keys are read.
+    keys_in_order: AtomicBool,
 }
 
 /// Little-endian number at `at`; the caller has checked the length.
@@ -138,7 +140,7 @@ impl SegmentFile {
         file.check_header(kind)?;
         let table = file.check_footer(name)?;
         let sections = file.read_table(table)?;
-        Ok(SegmentFile { path, map, sections })
+        Ok(SegmentFile { path, map, sections, keys_in_order: AtomicBool::new(true) })
     }
 
     /// Its sections in file order.
@@ -148,10 +150,23 @@ impl SegmentFile {
 
     /// Says that codes are read in no order: the system reads nothing ahead, searches ask for what they need.
     pub(crate) fn read_in_no_order(&self) {
-        // Advice that is not taken changes no result. Elsewhere nobody knows when to ask (`search/disk.rs`).
+        self.read_ahead([SectionKind::Codes, SectionKind::SecondCodes], false);
+    }
+
+    /// Says whether raw keys are about to be read in order, for which the system reads ahead, or in none.
+    pub(crate) fn read_keys(&self, in_order: bool) {
+        if self.keys_in_order.swap(in_order, Ordering::Relaxed) != in_order {
+            self.read_ahead([SectionKind::Keys], in_order);
+        }
+    }
+
+    /// Advice that is not taken changes no result. Elsewhere nobody knows when to ask (`search/disk.rs`).
+    #[cfg_attr(not(target_os = "linux"), expect(unused_variables, reason = "nothing to say there"))]
+    fn read_ahead(&self, sections: impl IntoIterator<Item = SectionKind>, ahead: bool) {
         #[cfg(target_os = "linux")]
-        for section in [SectionKind::Codes, SectionKind::SecondCodes].into_iter().filter_map(|kind| self.find(kind)) {
-            let _ = self.map.advise_range(memmap2::Advice::Random, section.span.start, section.span.len());
+        for section in sections.into_iter().filter_map(|kind| self.find(kind)) {
+            let advice = if ahead { memmap2::Advice::Normal } else { memmap2::Advice::Random };
+            let _ = self.map.advise_range(advice, section.span.start, section.span.len());
         }
     }
 

@@ -193,7 +193,13 @@ impl Snapshot {
 
     /// Raw keys of a range of ids, where they are kept, without those of deleted entries.
     pub(crate) fn key_blocks(&self, ids: &Range<u64>) -> Result<Vec<KeyBlock<'_>>> {
+        self.read_keys(true);
         self.pieces(ids).filter_map(|piece| piece.keys().transpose()).collect()
+    }
+
+    /// Says whether raw keys are about to be read in order.
+    pub(crate) fn read_keys(&self, in_order: bool) {
+        self.data.iter().for_each(|segment| segment.file.read_keys(in_order));
     }
 
     /// Raw keys of a range of ids, where they are kept; those of deleted entries are among them.

@@ -16,6 +16,8 @@ mod misfit;
 mod never_held;
 mod parts;
 mod power_loss;
+#[cfg(target_os = "linux")]
+mod read_ahead;
 mod read_only;
 mod recording_disk;
 mod reindex;
