@@ -14,7 +14,7 @@ from cli_corpus import run, run_json, sentence
 from click.testing import Result
 
 from knnlm._core import plan_index
-from knnlm.cli import main
+from knnlm.cli import estimate, main
 from knnlm.cli.console import duration, plain, size
 from knnlm.cli.estimate import free_bytes, process_bytes
 from knnlm.cli.train import hold_out
@@ -103,6 +103,17 @@ def test_dry_run_knows_what_a_build_will_take(keep: Any, tmp_path: Path) -> None
     sampled = plan_index(len(keys), 32)[1]
     assert sampled == len(keys)  # all keys of a small store
     assert found["memory_bytes"] > process_bytes() / 2 + 2 * sampled * 32 * 4
+
+
+def test_the_estimate_of_an_index_scales_each_stage_by_what_it_grows_with(tmp_path: Path) -> None:
+    keys = np.random.default_rng(0).standard_normal((30_000, 32), dtype=np.float32)
+    with Datastore.create(tmp_path / "store", dim=32, keep_keys="float32") as opened:
+        opened.add(keys, np.zeros(len(keys), np.uint32))
+        stages = estimate._build_stages(opened, nlist=100, code=None, threads=None)
+    assert stages.keys() >= {*estimate.LEARN, estimate.MEASURE, "assign", "encode"}
+    stages = {"start": 1.0, "lists": 2.0, "words": 3.0, "encode": 4.0, "measure recall": 5.0}
+    assert estimate._scaled(stages, 81.0, 8.0) == pytest.approx((2 + 3) * 8 + (1 + 4) * 81 * 2 + 5 * 3)
+    assert estimate._scaled(stages, 1.0, 1.0) == pytest.approx(sum(stages.values()))
 
 
 def test_free_bytes_are_those_of_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

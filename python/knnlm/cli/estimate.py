@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import tempfile
@@ -30,6 +31,8 @@ SAMPLE_TOKENS = 5000
 KEYS_PER_LIST = 64  # at least, in the sample's index
 CODEBOOK = ("Centroids", "Derived")  # sections that grow with the number of lists
 FIXED = ("Parameters", "Words")  # and those that do not grow at all
+LEARN = ("sample", "lists", "words", "calibrate")  # stages of a build that grow with the number of lists
+MEASURE = "measure recall"  # and the one that grows with neither
 BUFFERS = 64 << 20  # of the writer and of the search threads
 
 
@@ -199,12 +202,9 @@ def _index(keys: Any, values: Any, n: int, index: dict[str, Any], threads: int |
         ):
             store.add(keys, values)
             few = None if index["nlist"] is None else max(1, min(index["nlist"], len(keys) // KEYS_PER_LIST))
-            started = time.perf_counter()
-            store.build(nlist=few, code=index["code"], threads=threads)
-            seconds = time.perf_counter() - started
+            stages = _build_stages(store, nlist=few, code=index["code"], threads=threads)
             info = store.info()
-        # Each entry is compared with each centroid, and there are more of both in the whole.
-        seconds *= max(1.0, n / len(keys)) * max(1.0, nlist / info["nlist"])
+        seconds = _scaled(stages, max(1.0, n / len(keys)), max(1.0, nlist / info["nlist"]))
         for name, size in info["sections"].items():
             if name in CODEBOOK or name == "ListOffsets":
                 listed += size * nlist / info["nlist"]
@@ -216,6 +216,35 @@ def _index(keys: Any, values: Any, n: int, index: dict[str, Any], threads: int |
     training = 2 * trained_on * d * 4 + 3 * nlist * d * 4
     memory = int(process_bytes() + training + 4 * n + BUFFERS)
     return {"build_seconds": seconds, "memory_bytes": memory, "nlist": nlist}, listed
+
+
+def _build_stages(store: Datastore, **options: Any) -> dict[str, float]:
+    """Builds the index; seconds of each stage."""
+    spent: dict[str, float] = {}
+    current, since = "start", time.perf_counter()
+
+    def note(stage: str, _: int, __: int) -> None:
+        nonlocal current, since
+        now = time.perf_counter()
+        spent[current] = spent.get(current, 0.0) + now - since
+        current, since = stage, now
+
+    store.build(progress=note, **options)
+    note("end", 0, 0)
+    return spent
+
+
+def _scaled(stages: dict[str, float], entries: float, lists: float) -> float:
+    """Seconds of a build with so many times the entries and lists.
+
+    Lists are learned from a number of keys each. Every entry is compared with centroids of two levels, by which it
+    takes somewhat longer (measured: all entries n^1.2, `benches/record/growth-*.md`). Recall is measured with as many
+    queries, which mostly takes what their searches of a small part take.
+    """
+    learn = sum(stages.get(name, 0.0) for name in LEARN)
+    measure = stages.get(MEASURE, 0.0)
+    encode = sum(stages.values()) - learn - measure
+    return learn * lists + encode * entries * math.pow(lists, 1 / 3) + measure * math.pow(entries, 1 / 4)
 
 
 def free_bytes(output: Path) -> int:
