@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+LINK = "is a link to a folder, which is not followed; give the folder that it leads to as a source of its own"
 _GLOB = re.compile(r"[*?\[]")
 
 
@@ -22,7 +23,11 @@ class Listing:
 
     def refuse(self, folder: str, error: OSError) -> None:
         """Note a folder, by its name relative to the source ("." is the source), that cannot be listed."""
-        self.unlisted.append((f"{folder}/", f"cannot be listed: {error.strerror or error}"))
+        self.leave_out(folder, f"cannot be listed: {error.strerror or error}")
+
+    def leave_out(self, folder: str, reason: str) -> None:
+        """Note a folder that was not looked into."""
+        self.unlisted.append((f"{folder}/", reason))
 
 
 def files_of(source: str | Path) -> Listing:
@@ -55,7 +60,7 @@ def size_of(path: Path) -> int:
 
 
 def _in_folder(path: Path) -> Listing:
-    """All files under a folder; hidden ones are left out."""
+    """All files under a folder; hidden ones are left out, and links to folders, which could lead in a circle."""
     found = Listing()
 
     def refused(error: OSError) -> None:
@@ -63,6 +68,8 @@ def _in_folder(path: Path) -> Listing:
 
     for folder, inner, files in os.walk(path, onerror=refused):
         inner[:] = [name for name in inner if not name.startswith(".")]
+        for link in (link for name in inner if (link := Path(folder) / name).is_symlink()):
+            found.leave_out(link.relative_to(path).as_posix(), LINK)
         visible = (Path(folder) / name for name in files if not name.startswith("."))
         found.files += [(file, file.relative_to(path).as_posix()) for file in visible]
     return found

@@ -12,7 +12,7 @@ import pytest
 
 from knnlm import Datastore
 from knnlm.documents import Document, ReadReport, read_documents
-from knnlm.sources import files_of
+from knnlm.sources import LINK, files_of
 from knnlm.update import READ_AS, origin, plan
 
 D = 4
@@ -95,6 +95,18 @@ def test_a_folder_that_cannot_be_listed_is_skipped_and_nothing_in_it_removed(sto
     assert report.skipped == [("sub/", f"cannot be listed: {os.strerror(code)}")]
     assert (work.removed, sorted(work.unread)) == (["subject.txt"], ["sub/a.txt", "sub/deep/c.txt"])
     assert counts(update(store, source)) == {"unchanged": 4}
+
+
+def test_a_link_to_a_folder_is_told_and_what_was_there_is_not_removed(store, notes, tmp_path):
+    update(store, notes)
+    (notes / "sub").rename(tmp_path / "elsewhere")
+    (notes / "sub").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (notes / "circle").symlink_to(notes, target_is_directory=True)
+    report = ReadReport()
+    list(read_documents([notes], report=report))
+    work = update(store, notes)
+    assert sorted(report.skipped) == [("circle/", LINK), ("sub/", LINK)]
+    assert (work.removed, sorted(work.unread)) == ([], ["sub/a.txt", "sub/deep/c.txt"])
 
 
 @pytest.mark.parametrize("pattern", ["", "*.txt"])
