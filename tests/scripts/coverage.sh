@@ -4,7 +4,7 @@
 # Usage: tests/scripts/coverage.sh [LCOV FILES of other runs, say of the fuzz targets, instead of running the tests]
 set -eu
 cd "$(dirname "$0")/../.."
-files='manifest segment map snapshot runs deleted documents values lookup search info verify'
+files='manifest segment map snapshot lock runs deleted documents values lookup places search info verify'
 files="rust/sections.rs $(for name in $files; do echo "rust/store/$name.rs"; done)
     rust/index/codebook.rs rust/index/lists.rs rust/index/memory.rs
     rust/index/decode.rs rust/search/plan.rs"
