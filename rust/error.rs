@@ -9,9 +9,15 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Action of opening a store as a whole, where a missing folder is a wrong path and not a lost file.
 pub(crate) const OPEN_STORE: &str = "open store";
 
+/// Actions of removing what the store no longer names begin so: the change that replaced it is published before.
+pub(crate) const REMOVE: &str = "remove";
+
 fn advice(action: &str, kind: io::ErrorKind) -> &'static str {
     use io::ErrorKind::*;
     match kind {
+        _ if action.starts_with(REMOVE) => {
+            "; expected to remove what the store no longer needs, deleted text may be in it: the store itself is as asked for; compact again once it can be removed"
+        }
         NotFound if action == OPEN_STORE => "; expected the folder of a store: check the path, or create a store there",
         NotFound => "; expected it there: check the path, or restore the file from a copy",
         PermissionDenied => {

@@ -13,11 +13,11 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from knnlm.sources import files_of, size_of
+from knnlm.sources import files_of, origin_of, size_of
 
 SPLIT_PATTERNS = {
     # a level-1 title alone between two lines of one blank; formulas also begin with " = "
@@ -29,16 +29,21 @@ SPLIT_PATTERNS = {
 """Ready patterns for ``split_pattern``, by name."""
 
 _JSONL = (".jsonl", ".ndjson")
+EMPTY = "empty"  # why a document without text is left out
 _LISTED = 20  # lines of one kind in a report
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text with a name that is unique among those read together."""
+    """One text with a name that is unique among those read together.
+
+    place: the source it was read from (`sources.origin_of`), and its name among the documents of that source.
+    """
 
     name: str
     text: str
     metadata: dict[str, Any] | None = None
+    place: tuple[str, str] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass
@@ -58,8 +63,11 @@ class ReadReport:
         return min(1.0, self.position / self.size) if self.size else 0.0
 
     def unread(self) -> Callable[[str], bool]:
-        """Tells of a name whether it, its file or a folder of it was skipped: nobody knows what is there then."""
-        skipped = {name.rstrip("/") for name, _ in self.skipped}
+        """Tells of a name whether it, its file or a folder of it was skipped: nobody knows what is there then.
+
+        Of an empty one everybody knows.
+        """
+        skipped = {name.rstrip("/") for name, reason in self.skipped if reason != EMPTY}
         if "." in skipped:  # a source of which nothing could be listed
             return lambda name: True
         return lambda name: name in skipped or any(name[: cut.start()] in skipped for cut in re.finditer("[#/]", name))
@@ -94,7 +102,7 @@ def read_documents(
     """
     report = ReadReport() if report is None else report
     pattern = None if split_pattern is None else _compile(split_pattern)
-    names = _Names()
+    names, origins = _Names(), [origin_of(source, split) for source in sources]
     if isinstance(sources, (str, Path)):
         raise TypeError(f"expected a list of sources, found one: {sources!r}")
     # All are listed first: one that is not there is an error before hours of work, and the size is known.
@@ -102,15 +110,19 @@ def read_documents(
     if None not in listed:
         report.size = sum(size_of(path) for one in listed if one is not None for path, _ in one.files)
     report.skipped += [folder for one in listed if one is not None for folder in one.unlisted]
-    for source, listing in zip(sources, listed, strict=True):
+    for source, listing, origin in zip(sources, listed, origins, strict=True):
         if listing is None:
-            found = _read_data_set(str(source)[3:], text_field, split, names, report)
+            found = _read_data_set(str(source)[3:], text_field, split, _Names(), report)
         else:
-            found = _read_paths(listing.files, text_field, pattern, names, report)
+            found = _read_paths(listing.files, text_field, pattern, _Names(), report)
+        files: dict[str, str] = {}  # by their names in this source: names among all that are read
         for document in found:
             report.documents += 1
             report.bytes += len(document.text.encode("utf-8", "surrogatepass"))
-            yield document
+            file = re.sub(r"#\d+$", "", document.name)
+            if file not in files:
+                files[file] = names.take(file)
+            yield replace(document, name=files[file] + document.name[len(file) :], place=(origin, document.name))
 
 
 def split_text(text: str, pattern: str | re.Pattern[str]) -> list[str]:
@@ -148,7 +160,7 @@ def decode_text(data: bytes) -> tuple[str | None, list[str]]:
         notes.append(f"{text.count(chr(13) + chr(10)):,} CRLF line ends turned into LF")
         text = text.replace("\r\n", "\n")
     if not text.strip():
-        return None, ["empty"]
+        return None, [EMPTY]
     return text, notes
 
 
@@ -245,7 +257,7 @@ def _read_lines(file: BinaryIO, name: str, text_field: str, report: ReadReport) 
         else:
             yield document
     if empty:
-        report.skipped.append((name, "empty"))
+        report.skipped.append((name, EMPTY))
 
 
 def _from_row(row: Any, name: str, text_field: str) -> Document | str:
@@ -258,7 +270,7 @@ def _from_row(row: Any, name: str, text_field: str) -> Document | str:
         return f"expected text in the field {text_field!r}, found {found}"
     text = text.encode("utf-8", "replace").decode("utf-8")  # JSON can hold lone surrogates, which no tokenizer takes
     if not text.strip():
-        return "empty"
+        return EMPTY
     rest = {key: value for key, value in row.items() if key != text_field and _is_json(value)}
     return Document(name, text, rest or None)
 

@@ -6,7 +6,7 @@ import glob
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ class Listing:
     """What is at a source: files with their names relative to it, sorted by these, and what nobody could look into."""
 
     files: list[tuple[Path, str]] = field(default_factory=list)
-    unlisted: list[tuple[str, str]] = field(default_factory=list)  # name of a folder with "/" at its end, reason
+    unlisted: list[tuple[str, str]] = field(default_factory=list)  # name, of a folder with "/" at its end, and reason
 
     def refuse(self, folder: str, error: OSError) -> None:
         """Note a folder, by its name relative to the source ("." is the source), that cannot be listed."""
@@ -28,6 +28,17 @@ class Listing:
     def leave_out(self, folder: str, reason: str) -> None:
         """Note a folder that was not looked into."""
         self.unlisted.append((f"{folder}/", reason))
+
+    def take(self, files: Iterable[tuple[Path, str]]) -> None:
+        """Note files; one that cannot be read as one, or whose name is no text, is left out."""
+        for file, name in files:
+            if not _may_be_file(file):
+                self.unlisted.append((name, "is no file: a device, a pipe or a socket"))
+            elif not _is_text(name):
+                shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+                self.unlisted.append((shown, "has a name that is not UTF-8: rename it"))
+            else:
+                self.files.append((file, name))
 
 
 def files_of(source: str | Path) -> Listing:
@@ -51,6 +62,14 @@ def files_of(source: str | Path) -> Listing:
     return found
 
 
+def origin_of(source: str | Path, split: str) -> str:
+    """One name for a source, the same wherever it is asked from; `split` is that of data sets."""
+    if str(source).startswith("hf:"):
+        where, colon, config = str(source)[3:].partition(":")
+        return f"hf:{Path(where).resolve() if Path(where).exists() else where}{colon}{config} {split}"
+    return str(Path(source).resolve()) if Path(source).exists() else os.path.abspath(source)
+
+
 def size_of(path: Path) -> int:
     """Bytes of a file, 0 where that cannot be told."""
     try:
@@ -71,7 +90,7 @@ def _in_folder(path: Path) -> Listing:
         for link in (link for name in inner if (link := Path(folder) / name).is_symlink()):
             found.leave_out(link.relative_to(path).as_posix(), LINK)
         visible = (Path(folder) / name for name in files if not name.startswith("."))
-        found.files += [(file, file.relative_to(path).as_posix()) for file in visible]
+        found.take((file, file.relative_to(path).as_posix()) for file in visible)
     return found
 
 
@@ -90,7 +109,7 @@ def _matching(pattern: Path) -> Listing:
         except OSError as error:
             found.refuse(folder.relative_to(base).as_posix(), error)
     matches = (Path(name) for name in glob.glob(str(pattern), recursive=True))
-    found.files = [(file, file.relative_to(base).as_posix()) for file in matches if _may_be_file(file)]
+    found.take((file, file.relative_to(base).as_posix()) for file in matches if not file.is_dir())
     return found
 
 
@@ -108,6 +127,15 @@ def _may_be_file(path: Path) -> bool:
         return stat.S_ISREG(path.stat().st_mode)
     except OSError:
         return True
+
+
+def _is_text(name: str) -> bool:
+    """Whether it can be written as UTF-8: bytes of a name that are none come as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _before_wildcards(path: Path) -> Iterator[str]:

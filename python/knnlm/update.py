@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,10 @@ from knnlm.documents import Document
 HASH = "sha256"
 """Metadata field: hash of the text of a document."""
 ORIGIN = "origin"
-"""Metadata field: where the text came from; documents of an origin that are missing there later count as removed."""
+"""Metadata field: the source of the text; documents of a source that are missing there later count as removed."""
 READ_AS = "read_as"
-"""Metadata field: name of a document at its origin, where the store had that name already from another origin."""
+"""Metadata field: name of a document at its origin, where that name belonged to another document already."""
+OURS = (HASH, ORIGIN, READ_AS)
 
 
 @dataclass
@@ -25,6 +25,7 @@ class Plan:
     """What an update does, document by document; the names are those in the store.
 
     unread: documents of the store that stay because their text, or all of it, could not be read or was not.
+    elsewhere: how many of the unchanged the store has from another origin, by that.
     """
 
     new: list[Document] = field(default_factory=list)
@@ -32,6 +33,7 @@ class Plan:
     unchanged: int = 0
     removed: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
+    elsewhere: dict[str, int] = field(default_factory=dict)
 
     @property
     def to_delete(self) -> list[str]:
@@ -49,76 +51,82 @@ class Plan:
         return [(_name_at_origin(document), document.name) for document in self.new if READ_AS in _facts(document)]
 
 
-def origin(sources: Sequence[str | Path]) -> str:
-    """One name for the sources of a text, the same wherever it is asked from."""
-    return "\n".join(str(Path(s).resolve()) if Path(s).exists() else str(s) for s in sources)
-
-
 def content_hash(text: str) -> str:
     """SHA-256 of the text as UTF-8, hexadecimal."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def stamp(document: Document, where: str) -> Document:
-    """The document with hash and origin in its metadata."""
-    return replace(document, metadata={**(document.metadata or {}), HASH: content_hash(document.text), ORIGIN: where})
+def stamp(document: Document) -> Document:
+    """The document with hash, origin and name there in its metadata; fields of its own with these names get a "_"."""
+    facts = {f"{name}_" if name in OURS else name: value for name, value in _facts(document).items()}
+    facts[HASH] = content_hash(document.text)
+    if document.place is not None:
+        facts[ORIGIN], name = document.place
+        if name != document.name:
+            facts[READ_AS] = name
+    return replace(document, metadata=facts)
 
 
 def plan(
     store: Any,
     documents: Iterable[Document],
-    where: str,
+    origins: Collection[str],
     tokenizer: Any = None,
     *,
     unread: Callable[[str], bool] = lambda name: False,
     limited: bool = False,
 ) -> Plan:
-    """Compare documents with those that a store holds of the same origin, by name.
+    """Compare documents with those that a store holds of the same origins, by name.
 
-    A document is removed if the store has it from `where` and it is not there any more. One that the store holds from
-    another origin is neither changed nor removed: if the text is the same it is there already, if not the new one gets
-    a name of its own, "name (2)". One whose origin is not known is taken for that of its name.
+    A document is removed if the store has it from one of `origins` and it is not there any more. One that the store
+    holds from another origin is neither changed nor removed: if the text is the same it is there already, if not the
+    new one gets a name of its own, "name (2)". One whose origin is not known is taken for that of its name.
 
-    store: a `Datastore`. documents: what is at `where` now (see `origin`). tokenizer: tells whether a document that a
-    store holds without a hash is the same, by its tokens; without one it counts as changed. unread: tells of a name at
-    `where` whether reading it failed (`ReadReport.unread`), asked after the last document: what the store has of it
-    stays as it is. limited: the documents are not all there are, so that nothing counts as removed.
+    store: a `Datastore`. documents: what is at `origins` (`sources.origin_of`) now, as `read_documents` gives it.
+    tokenizer: tells whether a document that a store holds without a hash is the same, by its tokens; without one it
+    counts as changed. unread: tells of a name at its origin whether reading it failed (`ReadReport.unread`), asked
+    after the last document: what the store has of it stays as it is. limited: the documents are not all there are, so
+    that nothing counts as removed.
     """
-    held, out = _Held(store, where, tokenizer), Plan()
-    seen: set[str] = set()
-    differ = []
-    for unmarked in documents:
-        document = stamp(unmarked, where)
-        seen.add(document.name)
-        info = held.ours.get(document.name) or held.unknown.get(document.name)
-        if info is None:
-            there = any(held.same(other, document) for other in held.others.get(document.name, ()))
+    held, out = _Held(store, origins, tokenizer), Plan()
+    seen: set[tuple[str | None, str]] = set()
+    new, differ = [], []
+    for document in documents:
+        origin, name = document.place or (None, document.name)
+        seen.add((origin, name))
+        known = content_hash(document.text)
+        info = held.ours.get((origin, name)) or held.unknown.get(name)
+        if info is not None:
+            if held.same(info, document, known):
+                out.unchanged += 1
+            else:
+                differ.append((document, name, str(info.name)))
+            continue
+        copy = next((info for info in held.others.get(name, ()) if held.same(info, document, known)), None)
+        if copy is None:
+            new.append(document)
         else:
-            there = held.same(info, document)
-        if there:
             out.unchanged += 1
-        elif info is None:
-            out.new.append(document)
+            where = str(_facts(copy)[ORIGIN])
+            out.elsewhere[where] = out.elsewhere.get(where, 0) + 1
+    for document, name, stored in differ:
+        if unread(name):
+            out.unread.append(stored)
         else:
-            differ.append((document, str(info.name)))
-    for document, name in differ:
-        if unread(document.name):
-            out.unread.append(name)
-        else:
-            out.changed.append(_named(document, name))
-    for name, info in held.ours.items():
-        if name not in seen:
-            (out.unread if limited or unread(name) else out.removed).append(str(info.name))
-    out.new = _names_of_their_own(out.new, held.names, seen)
+            out.changed.append(stamp(replace(document, name=stored)))
+    for key, info in held.ours.items():
+        if key not in seen:
+            (out.unread if limited or unread(key[1]) else out.removed).append(str(info.name))
+    out.new = [stamp(document) for document in _names_of_their_own(new, held.names, {name for _, name in seen})]
     return out
 
 
 class _Held:
-    """The documents of a store by their names at their origins, apart for `where`, no origin, and all others."""
+    """The documents of a store by their names at their origins, apart for `origins`, for none, and for all others."""
 
-    def __init__(self, store: Any, where: str, tokenizer: Any) -> None:
+    def __init__(self, store: Any, origins: Collection[str], tokenizer: Any) -> None:
         self._store, self._tokenizer = store, tokenizer
-        self.ours: dict[str, Any] = {}
+        self.ours: dict[tuple[str | None, str], Any] = {}
         self.unknown: dict[str, Any] = {}
         self.others: dict[str, list[Any]] = {}
         self.names: set[str] = set()
@@ -126,20 +134,20 @@ class _Held:
             if info.name is None:
                 continue
             self.names.add(info.name)
-            name, of = _name_at_origin(info), _facts(info).get(ORIGIN)
-            if of == where:
-                self.ours[name] = info
-            elif of is None:
+            name, origin = _name_at_origin(info), _facts(info).get(ORIGIN)
+            if origin is None:
                 self.unknown[name] = info
+            elif origin in origins:
+                self.ours[origin, name] = info
             else:
                 self.others.setdefault(name, []).append(info)
 
-    def same(self, info: Any, document: Document) -> bool:
-        """Whether a document of the store has the text of this one."""
+    def same(self, info: Any, document: Document, hashed: str) -> bool:
+        """Whether a document of the store has the text of this one, which has that hash."""
         known = _facts(info).get(HASH)
         if known is None and self._tokenizer is not None:
             return np.array_equal(self._store.values(info.start, info.stop), self._tokenizer.encode(document.text))
-        return bool(known == _facts(document)[HASH])
+        return bool(known == hashed)
 
 
 def _facts(document: Any) -> dict[str, Any]:
@@ -150,21 +158,15 @@ def _name_at_origin(document: Any) -> str:
     return str(_facts(document).get(READ_AS, document.name))
 
 
-def _named(document: Document, name: str) -> Document:
-    """The document under another name, and its own remembered."""
-    if name == document.name:
-        return document
-    return replace(document, name=name, metadata={**_facts(document), READ_AS: document.name})
-
-
 def _names_of_their_own(documents: Iterable[Document], held: set[str], read: set[str]) -> list[Document]:
     """The documents, each with a name of its own: one that is held takes a number, and no other that was read."""
     used, out = set(held), []
     for document in documents:
-        name, number = document.name, 1
+        wanted = document.name if document.place is None else document.place[1]
+        name, number = wanted, 1
         while name in used or (number > 1 and name in read):
             number += 1
-            name = f"{document.name} ({number})"
+            name = f"{wanted} ({number})"
         used.add(name)
-        out.append(_named(document, name))
+        out.append(replace(document, name=name))
     return out

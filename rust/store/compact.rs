@@ -13,8 +13,8 @@ use super::segment::{SegmentFile, SegmentKind};
 use super::segment_writer::SegmentWriter;
 use super::snapshot::Snapshot;
 use super::writer::data_name;
-use crate::Result;
 use crate::index::{Codebook, Lists, Progress, merge_lists};
+use crate::{Error, Result};
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 
@@ -46,7 +46,10 @@ impl Datastore {
     fn remove_replaced(&self, lock: &Lock) -> Result<()> {
         lock.check(&self.folder)?;
         collect(&self.folder, &self.snapshot().manifest).map_or(Ok(()), Err)?;
-        self.folder.sync()
+        self.folder.sync().map_err(|error| match error {
+            Error::Io { path, source, .. } => Error::Io { path, action: "remove files for good", source },
+            other => other,
+        })
     }
 
     fn compacted(&self, snapshot: &Snapshot, progress: Progress, cancel: &AtomicBool) -> Result<Option<Manifest>> {

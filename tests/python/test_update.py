@@ -12,8 +12,8 @@ import pytest
 
 from knnlm import Datastore
 from knnlm.documents import Document, ReadReport, read_documents
-from knnlm.sources import LINK, files_of
-from knnlm.update import READ_AS, origin, plan
+from knnlm.sources import LINK, files_of, origin_of
+from knnlm.update import READ_AS, plan
 
 D = 4
 
@@ -28,7 +28,9 @@ def update(store, *sources, limited=None):
     """What `knnlm add` does, with keys of zero."""
     report = ReadReport()
     documents = list(read_documents(sources, report=report))[:limited]
-    work = plan(store, documents, origin(sources), unread=report.unread(), limited=limited is not None)
+    work = plan(
+        store, documents, [origin_of(s, "train") for s in sources], unread=report.unread(), limited=limited is not None
+    )
     if work.to_delete:
         store.supersede(work.to_delete)
     for document in work.to_add:
@@ -225,3 +227,86 @@ def test_a_document_of_no_known_origin_is_the_one_of_its_name(store, two):
     work = plan(store, [Document("README.md", "text")], "elsewhere")
     assert [document.name for document in work.changed] == ["README.md"]
     assert plan(store, [], "elsewhere").removed == []
+
+
+def test_each_source_is_followed_by_itself(store, notes, tmp_path):
+    more = tmp_path / "more"
+    more.mkdir()
+    (more / "a.txt").write_text("another text")
+    (more / "z.txt").write_text("the last")
+    update(store, notes, more, notes / "b.txt")
+    assert names(store) == [
+        "a.txt", "a.txt (2)", "b.txt", "b.txt (2)", "sub/a.txt", "sub/deep/c.txt", "subject.txt", "z.txt"
+    ]  # fmt: skip
+    (notes / "a.txt").write_text("changed")
+    (notes / "subject.txt").unlink()
+    work = update(store, notes)
+    assert counts(work) == {"changed": 1, "removed": 1, "unchanged": 3}
+    (more / "a.txt").unlink()
+    work = update(store, more)
+    assert (work.removed, counts(work)) == (["a.txt (2)"], {"removed": 1, "unchanged": 1})
+    assert counts(update(store, notes, more)) == {"unchanged": 5}
+    (notes / "b.txt").write_text("changed, too")
+    assert update(store, notes / "b.txt").to_delete == ["b.txt (2)"]
+    assert update(store, notes).to_delete == ["b.txt"]
+
+
+@pytest.mark.parametrize("pattern", ["notes/*.txt", "notes/**", "notes"])
+def test_a_relative_source_is_known_by_where_it_is(store, tmp_path, monkeypatch, pattern):
+    for place in ("one", "two"):
+        (tmp_path / place / "notes").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / place)
+        (tmp_path / place / "notes" / f"{place}.txt").write_text(f"text of {place}")
+        assert counts(update(store, pattern)) == {"new": 1, "unchanged": 0}
+    assert names(store) == ["one.txt", "two.txt"]
+    assert counts(update(store, tmp_path / "two" / pattern)) == {"unchanged": 1}
+
+
+def test_a_data_set_is_known_by_its_folder_and_split(tmp_path, monkeypatch):
+    (tmp_path / "set").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert origin_of("hf:set", "train") == origin_of(f"hf:{tmp_path / 'set'}", "train") != origin_of("hf:set", "test")
+    assert origin_of("hf:owner/name:config", "train") == "hf:owner/name:config train"
+
+
+def test_what_is_held_from_elsewhere_is_told(store, notes, tmp_path):
+    update(store, notes)
+    moved = notes.rename(tmp_path / "moved")
+    (moved / "a.txt").unlink()
+    work = update(store, moved)
+    assert (counts(work), work.elsewhere) == ({"unchanged": 4}, {str(notes): 4})
+    assert "a.txt" in names(store)
+
+
+def test_fields_of_a_row_are_not_taken_for_ours(store, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    fields = {"read_as": "audio", "origin": "radio", "sha256": "0", "speaker": "me"}
+    rows.write_text("".join(json.dumps({"text": f"row {i}", **fields}) + "\n" for i in range(4)))
+    update(store, rows)
+    facts = store.documents()[0].metadata
+    assert {name: facts[f"{name}_"] for name in ("read_as", "origin", "sha256")} == {
+        name: fields[name] for name in ("read_as", "origin", "sha256")
+    }
+    assert (facts["speaker"], facts["origin"]) == ("me", str(rows))
+    assert counts(update(store, rows)) == {"unchanged": 4}
+
+
+@pytest.mark.parametrize("content", ["", " \n"])
+def test_an_emptied_file_is_gone(store, notes, content):
+    update(store, notes)
+    (notes / "b.txt").write_text(content)
+    assert update(store, notes).removed == ["b.txt"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders")
+@pytest.mark.parametrize("pattern", ["", "*", "**"])
+def test_what_is_no_file_or_has_no_name_in_unicode_is_left_out_and_told(store, notes, pattern):
+    os.mkfifo(notes / "pipe.txt")
+    try:
+        (notes / os.fsdecode(b"\xff\xfe.txt")).write_text("text")
+        told = [("\ufffd\ufffd.txt", "has a name that is not UTF-8: rename it")]
+    except OSError:  # a file system whose names are Unicode
+        told = []
+    report = ReadReport()
+    list(read_documents([f"{notes}/{pattern}"], report=report))
+    assert sorted(report.skipped) == [("pipe.txt", "is no file: a device, a pipe or a socket"), *told]

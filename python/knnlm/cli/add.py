@@ -42,11 +42,12 @@ def command(
 ) -> None:
     """Add the documents of TEXT to STORE; run again, add the new, replace the changed, delete the removed.
 
-    A document is known by where it came from (the paths or names given as TEXT), its name there and the hash of its
-    text. Removed are those that came from the same TEXT before and are not there any more; what could not be read, and
-    with --max-documents anything else, is not taken for removed. A document with the name of one that came from
-    elsewhere is stored beside it as "name (2)", unless both have the same text. New entries get the codes of the
-    store's index and are searched at once. All of it is one change: interrupted, the store is as it was.
+    A document is known by the path, glob or data set that was given as TEXT, its name there and the hash of its text.
+    Removed are those that came from the same path, glob or data set before and are not there any more; what could not
+    be read, and with --max-documents anything else, is not taken for removed. A document with the name of one that came
+    from elsewhere is stored beside it as "name (2)"; if both have the same text, it is kept once and goes when it goes
+    there. New entries get the codes of the store's index and are searched at once. All of it is one change:
+    interrupted, the store is as it was.
 
     \b
     Examples:
@@ -57,9 +58,10 @@ def command(
     from knnlm.identity import KeySpec, key_spec
     from knnlm.index_progress import index_progress
     from knnlm.progress import Progress
-    from knnlm.update import HASH, origin, plan
+    from knnlm.sources import origin_of
+    from knnlm.update import HASH, plan
 
-    texts = Texts(text, reading)
+    texts = Texts(text, reading, nothing="; knnlm delete removes what the store has of it")
     started = time.perf_counter()
     with Progress(json=as_json) as progress, open_store(store) as opened:
         documents = texts.read(progress)
@@ -68,7 +70,7 @@ def command(
         work = plan(
             opened,
             documents,
-            origin(text),
+            [origin_of(source, reading.split) for source in text],
             None if loaded is None else loaded.tokenizer,
             unread=texts.report.unread(),
             limited=reading.max_documents is not None,
@@ -104,6 +106,7 @@ def command(
         "unchanged": work.unchanged,
         "unread": len(work.unread),
         "renamed": work.renamed,
+        "elsewhere": work.elsewhere,
         "tokens": tokens,
         "entries": info["n"],
         "retrain_advised": bool(info["retrain_advised"]),
@@ -129,7 +132,12 @@ def command(
 
 
 def _explain(work: Plan, max_documents: int | None) -> None:
-    """Say which documents stayed although TEXT did not show them, and which have another name in the store."""
+    """Say which documents are not followed, which stayed although TEXT did not show them, and which were renamed."""
+    for where, count in work.elsewhere.items():
+        note(
+            f"{count:,} of the unchanged documents are known from {where}: what is changed or gone in this TEXT "
+            "stays in the store as it was there; knnlm add with that TEXT follows it, knnlm delete removes a document"
+        )
     if work.unread:
         why = "could not be read" if max_documents is None else "was not read (--max-documents) or could not be"
         note(

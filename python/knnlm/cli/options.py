@@ -241,6 +241,7 @@ class Texts:
     sources: tuple[str, ...]
     reading: Reading
     stamped: bool = False  # whether documents remember where they came from and the hash of their text
+    nothing: str = ""  # what to do where there is nothing to read, for people
 
     def __post_init__(self) -> None:
         from knnlm.documents import ReadReport
@@ -251,9 +252,8 @@ class Texts:
     def __iter__(self) -> Iterator[Document]:
         """Read from the start; raises ValueError at the end if there was no document, with the reasons."""
         from knnlm.documents import ReadReport, read_documents
-        from knnlm.update import origin, stamp
+        from knnlm.update import stamp
 
-        where = origin(self.sources)
         self.report = ReadReport()
         documents = read_documents(
             self.sources,
@@ -263,12 +263,14 @@ class Texts:
             report=self.report,
         )
         for count, document in enumerate(documents, start=1):
-            yield stamp(document, where) if self.stamped else document
+            yield stamp(document) if self.stamped else document
             if count == self.reading.max_documents:
                 return
         if not self.report.documents:
             reasons = "; ".join(self.report.lines())
-            raise ValueError(f"expected text in {', '.join(self.sources)}, found no document to read. {reasons}")
+            raise ValueError(
+                f"expected text in {', '.join(self.sources)}, found no document to read{self.nothing}. {reasons}"
+            )
 
     def read(self, progress: Progress | None = None) -> list[Document]:
         """All documents at once; raises ValueError if there are none."""

@@ -24,6 +24,8 @@ def command(
 ) -> None:
     """Put the text of FILE in the place of DOCUMENT in STORE, at once: interrupted, it leaves the old one.
 
+    The next `knnlm add` of the TEXT that DOCUMENT came from takes the text there again: correct it there, too.
+
     \b
     Example:
       knnlm replace store chapter-3.txt corrected.txt
