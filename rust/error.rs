@@ -9,6 +9,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Action of opening a store as a whole, where a missing folder is a wrong path and not a lost file.
 pub(crate) const OPEN_STORE: &str = "open store";
 
+/// Action of making new and removed names stay, after which a change holds.
+pub(crate) const FLUSH_FOLDER: &str = "flush folder to disk";
+
 /// Actions of removing what the store no longer names begin so: the change that replaced it is published before.
 pub(crate) const REMOVE: &str = "remove";
 
@@ -17,6 +20,9 @@ fn advice(action: &str, kind: io::ErrorKind) -> &'static str {
     match kind {
         _ if action.starts_with(REMOVE) => {
             "; expected to remove what the store no longer needs, deleted text may be in it: the store itself is as asked for; compact again once it can be removed"
+        }
+        _ if action == FLUSH_FOLDER => {
+            "; expected what was written to stay after a loss of power: see to the disk, open the store again, and look whether the change was made"
         }
         NotFound if action == OPEN_STORE => "; expected the folder of a store: check the path, or create a store there",
         NotFound => "; expected it there: check the path, or restore the file from a copy",

@@ -4,6 +4,7 @@
 //! [`Folder`] adds names and error messages; nothing else in this crate changes a file.
 
 use super::lock::{LOCK, Lock};
+use crate::error::FLUSH_FOLDER;
 use crate::{Error, Result};
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
@@ -167,14 +168,14 @@ impl Folder {
 
     /// Forces the names in the folder to the disk.
     pub fn sync(&self) -> Result<()> {
-        self.files.sync_dir(&self.path).map_err(|e| Error::io(&self.path, "flush folder to disk", e))
+        self.files.sync_dir(&self.path).map_err(|e| Error::io(&self.path, FLUSH_FOLDER, e))
     }
 
     /// Forces the folder's own name to the disk.
     pub fn sync_parent(&self) -> Result<()> {
         let absolute = std::path::absolute(&self.path).map_err(|e| Error::io(&self.path, "find parent of", e))?;
         match absolute.parent() {
-            Some(parent) => self.files.sync_dir(parent).map_err(|e| Error::io(parent, "flush folder to disk", e)),
+            Some(parent) => self.files.sync_dir(parent).map_err(|e| Error::io(parent, FLUSH_FOLDER, e)),
             None => Ok(()),
         }
     }
