@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from cli_corpus import run, run_json, sentence
 
 from knnlm import one_pass
-from knnlm.cli import folders, replacing
+from knnlm.cli import folders, replacing, train
 from knnlm.cli.folders import take_place, whole_folder
 from knnlm.datastore import Datastore, StoreError
 
@@ -104,8 +105,68 @@ def test_what_appears_meanwhile_is_not_replaced(way: str, tmp_path: Path, capsys
     with pytest.raises(click.UsageError, match=r"exists already.*another command made meanwhile"):
         whole.__exit__(None, None, None)
     assert contents(tmp_path / "out") == {"config.json": b"out"}
-    assert contents(partial) == {"config.json": partial.name.encode()}
-    assert f"what was made is whole, in {partial}" in capsys.readouterr().err
+    kept = tmp_path / "out.whole"
+    said = capsys.readouterr().err
+    assert f"what was made is whole, in {kept}; {tmp_path / 'out'} is as it was" in said
+    assert said.endswith(f"move {tmp_path / 'out'} away, then: mv {kept} {tmp_path / 'out'}\n")
+    with whole_folder(tmp_path / "out", overwrite=True) as again:
+        folder(again)
+    assert contents(kept) == {"config.json": partial.name.encode()}
+    assert names(tmp_path) == ["out", "out.whole"]
+
+
+def test_what_is_kept_takes_no_name_that_is_there_and_is_no_leftover(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder(tmp_path / "out")
+    for _ in range(2):
+        with pytest.raises(click.UsageError, match="move that away"):
+            take_place(folder(tmp_path / "new"), tmp_path / "out", overwrite=False)
+    assert names(tmp_path) == ["out", "out.whole", "out.whole-2"]
+    monkeypatch.setattr(folders, "_runs", lambda process: False)
+    assert folders.leftovers(tmp_path / "out") == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a store is not locked while it is replaced there")
+def test_what_the_system_refuses_keeps_what_was_made(
+    way: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = folder(tmp_path / "out")
+    (out / "manifest-00000001.json").touch()
+    (out / "lock").mkdir()  # cannot be opened, whoever runs this
+    with pytest.raises(IsADirectoryError):
+        take_place(folder(tmp_path / "new"), out, overwrite=True)
+    assert f"what was made is whole, in {out}.whole" in capsys.readouterr().err
+    assert names(out) == ["config.json", "lock", "manifest-00000001.json"]
+    assert contents(tmp_path / "out.whole") == {"config.json": b"new"}
+
+
+def test_the_old_folder_is_not_taken_for_what_was_made(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = folder(tmp_path / "out")
+
+    def fails(path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    new = folder(tmp_path / "new")
+    monkeypatch.setattr(folders, "sync_folder", fails)
+    with pytest.raises(OSError, match="Input/output"):
+        take_place(new, out, overwrite=True)
+    assert contents(out) == {"config.json": b"new"}
+    assert capsys.readouterr().err == ""
+
+
+def test_a_training_that_may_not_replace_its_model_is_kept(tmp_path: Path) -> None:
+    out = folder(tmp_path / "out")
+    for again in range(2):
+        place = train._place(out, True, False)
+        (folder(place.__enter__()) / train.STATE_FILE).touch()
+        (out / "notes.txt").write_text("mine")
+        with pytest.raises(click.UsageError, match=r"holds notes\.txt"):
+            place.__exit__(None, None, None)
+        (out / "notes.txt").unlink()
+        assert names(tmp_path) == ["out", "out.whole", "out.whole-2"][: again + 2]
 
 
 def test_files_of_others_that_appear_meanwhile_are_not_removed(way: str, tmp_path: Path) -> None:
@@ -116,7 +177,7 @@ def test_files_of_others_that_appear_meanwhile_are_not_removed(way: str, tmp_pat
     with pytest.raises(click.UsageError, match=r"holds notes\.txt, which is not of a store"):
         whole.__exit__(None, None, None)
     assert names(out) == ["config.json", "notes.txt"]
-    assert partial.exists()
+    assert contents(tmp_path / "out.whole") == {"config.json": partial.name.encode()}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a folder with open files is not renamed there")
@@ -128,7 +189,7 @@ def test_a_store_is_not_replaced_under_a_writer_nor_written_to_while_it_is(
     with Datastore.create(out, dim=8, keep_keys="float32") as writer:
         writer.add(keys, np.arange(100))
         with pytest.raises(StoreError, match="another writer holds this store, expected none while it is replaced"):
-            take_place(new, out, overwrite=True)
+            take_place(new, out, overwrite=True, found_again=True)
         assert names(new) == ["config.json"]
         writer.commit()
     with Datastore.open(out) as store:
@@ -157,7 +218,7 @@ def test_a_build_that_may_not_replace_a_store_is_whole_and_takes_its_place_later
         said = run(*build, code=1).stderr
         assert names(store) == before
     building = store.with_name(f".{store.name}.building")
-    assert f"what was made is whole, in {building}; {store} is as it was" in said
+    assert f"what was made is whole, in {building}; {store} is as it was; the same command" in said
     assert "another writer holds this store" in said
     found = run_json(*build)
     assert found["resumed_parts"] == found["parts"] == 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -23,7 +25,7 @@ def whole_folder(out: Path, overwrite: bool, inputs: Iterable[Path | str] = ()) 
     """A sibling folder that becomes `out` at the end, or is removed on any error or Ctrl-C.
 
     What a killed process left beside `out` is removed first; a former `out` that it had moved away is put back. A whole
-    folder that may not become `out` stays.
+    folder that may not become `out` is kept beside it.
     """
     clear_leftovers(out)
     refuse_existing(out, overwrite)
@@ -39,32 +41,40 @@ def whole_folder(out: Path, overwrite: bool, inputs: Iterable[Path | str] = ()) 
     take_place(partial, out, overwrite)
 
 
-def take_place(new: Path, out: Path, overwrite: bool) -> None:
+def take_place(new: Path, out: Path, overwrite: bool, found_again: bool = False) -> None:
     """Renames the whole folder `new` to `out`; what is there is removed with `overwrite`, and refused without.
 
     At any moment, and after lost power, one of the two is at `out`. A store is replaced only while nobody writes to it.
     Where the system cannot swap two names, there is a moment without `out`; after a kill just then, `clear_leftovers`
     puts the old one back and `missing` names it. A former `out` that a kill leaves at `new` is known by its mark.
+
+    What may not become `out` is kept, and it is said where. found_again: the same command finds it at `new`; else it
+    gets a name that no command clears.
     """
     from knnlm.datastore import StoreError
 
     force(new)
-    if rename_to_free(new, out):
-        sync_folder(out.parent)
-        return
     try:
+        if rename_to_free(new, out):
+            sync_folder(out.parent)
+            return
         if not overwrite:
             raise click.UsageError(
                 f"output {out} exists already: expected nothing there, found what another command made meanwhile; "
-                "choose another name or add --overwrite"
+                "move that away"
             )
         with kept_from_writers(out):
             refuse_foreign(out)
             former = swap(new, out, _sibling(out, "old"))
             sync_folder(out.parent)
             _remove(former.rename(_sibling(out, "partial")))
-    except (click.UsageError, StoreError):
-        note(f"what was made is whole, in {new}; {out} is as it was")
+    except (click.UsageError, StoreError, OSError):
+        if new.is_dir() and not (new / REPLACED).exists():  # it has not changed places with the old one
+            kept = new if found_again else _kept(new, out)
+            do = "the same command, run again, puts it in place"
+            if not found_again:
+                do = f"to put it in place, move {out} away, then: mv {shlex.quote(str(kept))} {shlex.quote(str(out))}"
+            note(f"what was made is whole, in {kept}; {out} is as it was; {do}")
         raise
 
 
@@ -101,6 +111,12 @@ def missing(path: Path) -> str:
     if moved:
         return f"a command that was killed had moved it to {moved[0]}: rename that folder back"
     return "make one with knnlm build"
+
+
+def _kept(new: Path, out: Path) -> Path:
+    """Moves a whole folder to a name of its own that is none of `leftovers`, so that no command removes it."""
+    names = (f"{out.name}.whole" + (f"-{number}" if number > 1 else "") for number in itertools.count(1))
+    return next(kept for kept in map(out.with_name, names) if rename_to_free(new, kept))
 
 
 def _remove(path: Path) -> bool:

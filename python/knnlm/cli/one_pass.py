@@ -83,7 +83,7 @@ def build_from_text(
         progress=stages(progress),
         **({} if batch_tokens is None else {"batch_tokens": batch_tokens}),
     )
-    take_place(partial, out, overwrite)
+    take_place(partial, out, overwrite, found_again=True)
     with Datastore.open(out) as store:
         info = store.info()
     names = ("bytes", "bytes_per_entry", "search_bytes_per_entry", "nlist", "code", "generation")
