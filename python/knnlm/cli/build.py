@@ -28,6 +28,7 @@ from knnlm.cli.options import (
 from knnlm.cli.options import (
     metric as metric_option,
 )
+from knnlm.cli.out_folder import OutFolder
 from knnlm.cli.retrain import needs_model, retrain_store
 from knnlm.cli.work import check_lists, is_store, key_spec, load, load_for, open_store
 
@@ -57,7 +58,7 @@ def _code(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
     help="Model folder or Hugging Face name: SOURCE is text then, or with --retrain a store.  [default for a store: "
     "the one that it remembers]",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Output folder of a store made from text.")
+@click.option("--out", type=OutFolder(), help="Output folder of a store made from text.")
 @click.option("--preset", type=click.Choice(("paper", "small")), help="paper: IVF4096, PQ 64 × 8 bit, nprobe 32, "
               "k 1024, T 1. small: the least bytes.")  # fmt: skip
 @click.option("--nlist", type=click.IntRange(min=1), help="Number of lists.  [default: by the number of entries]")

@@ -189,6 +189,11 @@ def refuse_foreign(folder: Path, inputs: Iterable[Path | str] = ()) -> None:
     """Raises a usage error if replacing `folder` would remove what knnlm did not write, or an input."""
     if folder.exists() and not folder.is_dir():
         raise click.UsageError(f"{folder} is a file: --overwrite replaces only stores and models")
+    if folder.is_dir() and folder.samefile(os.curdir):
+        raise click.UsageError(
+            f"{folder} is the folder that this command runs in, which --overwrite would remove: expected another one; "
+            f"go up (cd {folder.resolve().parent}) and give {folder.resolve().name} there, or choose another name"
+        )
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.is_dir() or not OURS.fullmatch(path.name):
             raise click.UsageError(

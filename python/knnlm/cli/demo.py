@@ -10,15 +10,14 @@ import click
 
 from knnlm.cli.console import Command, duration, note, print_json, refuse_foreign, terminal
 from knnlm.cli.options import as_json, device, seed, threads
+from knnlm.cli.out_folder import OutFolder
 
 PARTS = ("model", "store-docstrings", "store-reference")  # folders of a demo
 MARK = "demo.json"  # says that a demo made the folder
 
 
 @click.command("demo", cls=Command)
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("knnlm-demo"), show_default=True, help="Output folder."
-)
+@click.option("--out", type=OutFolder(), default=Path("knnlm-demo"), show_default=True, help="Output folder.")
 @click.option(
     "--seconds",
     type=click.FloatRange(min=1),

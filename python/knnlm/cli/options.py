@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import wraps
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from knnlm.cli.console import report_reading
+from knnlm.cli.out_folder import OutFolder
 from knnlm.documents import SPLIT_PATTERNS
 from knnlm.identity import AUTOCAST, REPRESENTATIONS
 
@@ -59,7 +59,7 @@ metric = click.option(
     type=click.Choice(("l2", "ip")),
     help="What is near: the least squared distance, or the largest inner product.  [default: l2]",
 )
-out = click.option("--out", type=click.Path(path_type=Path), required=True, help="Output folder.")
+out = click.option("--out", type=OutFolder(), required=True, help="Output folder.")
 
 
 def gathered(command: F, name: str, group: type, options: Sequence[Callable[[F], F]]) -> F:
