@@ -124,7 +124,7 @@ def build_in_one_pass(
         if store is None:  # another process may have begun it meanwhile
             store = _held(path, stack)
         if store is not None and not (store.attributes == marks and store.info()["keep_keys"] == kept):
-            _refuse_to_clear(store, path)
+            _refuse_to_clear(store, path, digest)
             _clear(path)  # nothing that cost much
             stack.close()
             store = None
@@ -197,11 +197,17 @@ def _held(path: Path, stack: ExitStack) -> Datastore | None:
     return store
 
 
-def _refuse_to_clear(store: Datastore, path: Path) -> None:
+def _refuse_to_clear(store: Datastore, path: Path, text: str) -> None:
     """Raise ValueError unless a store that was made otherwise is empty and its folder holds nothing else."""
     expected = f"{path}: expected a store of this text and model with these settings to go on with, found "
     if store.is_built:
-        raise ValueError(f"{expected}another; remove it")
+        same = store.attributes.get("one_pass", {}).get("text") == text
+        other = "this text with another model or settings" if same else "another text"
+        found = f"an unfinished build of {other}" if (path / PARTS).is_dir() else f"a finished store of {other}"
+        raise ValueError(
+            f"{expected}{found}: put back what it was made of and the same command goes on with it, or remove the "
+            f"folder {path} to begin anew"
+        )
     if store.next_id:
         raise ValueError(
             f"{expected}one of {len(store):,} entries that has no index: knnlm build makes it one; choose another "

@@ -60,7 +60,7 @@ def test_a_build_that_is_killed_goes_on_to_the_same_bytes(whole, loaded, tmp_pat
 
 
 def test_another_text_does_not_go_on(whole, loaded):
-    with pytest.raises(ValueError, match="found another"):
+    with pytest.raises(ValueError, match="found a finished store of this text with another model or settings: "):
         build(whole[0], loaded, attributes={"a": 2})
 
 
@@ -73,7 +73,9 @@ def test_another_metric_does_not_go_on(loaded, tmp_path, stage):
     with pytest.raises(KilledError):
         build(tmp_path / "store", loaded, progress=kill)
     if stage == "encode":
-        with pytest.raises(ValueError, match=r"with these settings.*found another; remove it"):
+        with pytest.raises(
+            ValueError, match=r"found an unfinished build of this text with another model or settings: "
+        ):
             build(tmp_path / "store", loaded, metric="ip")
         return
     assert build(tmp_path / "store", loaded, metric="ip").resumed_parts == 0  # nothing that cost much was there
@@ -128,8 +130,11 @@ def test_an_interrupted_build_does_not_go_on_with_a_changed_text(whole, loaded, 
     with pytest.raises(KilledError):
         build(tmp_path / "store", loaded, progress=kill)
     before = hashes_of_all(tmp_path / "store")
-    with pytest.raises(ValueError, match=r"expected a store of this text.*found another; remove it"):
+    with pytest.raises(ValueError, match=r"found an unfinished build of another text: ") as refused:
         build(tmp_path / "store", loaded, lambda: changed)
+    says = str(refused.value)
+    assert "put back what it was made of and the same command goes on with it" in says
+    assert says.endswith(f"or remove the folder {tmp_path / 'store'} to begin anew")
     assert hashes_of_all(tmp_path / "store") == before
     assert build(tmp_path / "store", loaded).resumed_parts > 1
     assert hashes(tmp_path / "store") == hashes(whole[0])

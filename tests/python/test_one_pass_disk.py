@@ -54,7 +54,7 @@ def test_raw_keys_are_kept_if_asked(loaded, tmp_path, kind):
         assert (store.search(queries, 1, exact=True).ids[:, 0] < len(raw)).all()
         store.build(retrain=True, nlist=4)
         assert store.info()["nlist"] == 4
-    with pytest.raises(ValueError, match="found another"):
+    with pytest.raises(ValueError, match="found a finished store of this text with another"):
         build(tmp_path / "one", loaded, keys=keys)
 
 
