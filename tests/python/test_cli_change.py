@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from cli_corpus import run, run_json, sentence
 
+from knnlm import update
 from knnlm.datastore import Datastore
 
 
@@ -116,6 +117,41 @@ def test_an_interrupted_change_leaves_the_old_documents(
     assert sorted(name for name, _ in snapshot(store)) == names
     assert dict(snapshot(store))["0.txt"] != dict(before)["0.txt"]
     assert run_json("info", store)["generation"] <= generation + 2  # the change, and its codes
+    assert run_json("verify", store)["sound"]
+
+
+@pytest.mark.parametrize("change", ["added", "removed"])
+def test_an_add_that_another_overtakes_says_so_and_commits_nothing(
+    change: str, texts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes, store = tmp_path / "notes", tmp_path / "store"
+    shutil.copytree(texts / "books", notes)
+    run_json("build", notes, "--model", model, "--out", store, "--nlist", 4, "--threads", 1)
+    (notes / "0.txt").write_text(sentence(41, 60))
+    if change == "added":
+        (notes / "new.txt").write_text(sentence(40, 60))
+    else:
+        (notes / "1.txt").unlink()
+        (notes / "0.txt").write_text(sentence(0))
+    original = update.plan
+    after: list[Any] = []
+
+    def overtaken(*given: Any, **options: Any) -> Any:
+        planned = original(*given, **options)
+        with monkeypatch.context() as patched:
+            patched.setattr(update, "plan", original)
+            run("add", store, notes, "--threads", 1)
+        after.append((snapshot(store), run_json("info", store)["generation"]))
+        return planned
+
+    with monkeypatch.context() as patched:
+        patched.setattr(update, "plan", overtaken)
+        said = run_json("add", store, notes, "--threads", 1, code=1)["error"]
+    assert "another command changed it meanwhile" in said
+    assert said.endswith("nothing of this one was committed: run knnlm add again")
+    assert after == [(snapshot(store), run_json("info", store)["generation"])]
+    again = run_json("add", store, notes, "--threads", 1)
+    assert (again["added"], again["changed"], again["removed"]) == (0, 0, 0)
     assert run_json("verify", store)["sound"]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,7 @@ from knnlm.cli.retrain import advice
 from knnlm.cli.work import load_for, open_store
 
 if TYPE_CHECKING:
+    from knnlm.datastore import Datastore
     from knnlm.update import Plan
 
 
@@ -64,6 +67,7 @@ def command(
     texts = Texts(text, reading, nothing="; knnlm delete removes what the store has of it")
     started = time.perf_counter()
     with Progress(json=as_json) as progress, open_store(store) as opened:
+        planned = opened.generation
         documents = texts.read(progress)
         hashed = all((info.metadata or {}).get(HASH) for info in opened.documents())
         loaded = None if hashed else load_for(opened, model, device, threads)
@@ -80,19 +84,21 @@ def command(
         tokens = 0
         if not dry_run:
             if not work.to_add and work.to_delete:
-                opened.delete(work.to_delete)
+                with _as_planned(opened, planned):
+                    opened.delete(work.to_delete)
             if work.to_add:  # what goes, goes with the commit of what comes: interrupted, nothing has changed
                 loaded = loaded or load_for(opened, model, device, threads)
                 task = progress.track("add", unit="tok")
-                written = dump(
-                    loaded,
-                    work.to_add,
-                    opened,
-                    keys=key_spec(opened) or KeySpec(),
-                    batch_tokens=batch_tokens,
-                    progress=lambda _, done, total: task.update(done, total),
-                    replace=work.to_delete,
-                )
+                with _as_planned(opened, planned):
+                    written = dump(
+                        loaded,
+                        work.to_add,
+                        opened,
+                        keys=key_spec(opened) or KeySpec(),
+                        batch_tokens=batch_tokens,
+                        progress=lambda _, done, total: task.update(done, total),
+                        replace=work.to_delete,
+                    )
                 tokens = written.tokens
                 if opened.is_built:
                     opened.build(threads=threads, progress=index_progress(progress, "index"))
@@ -129,6 +135,24 @@ def command(
             f"what was added since the index was learnt fits its codes {100 * info['drift']:.0f} % worse: "
             + advice(info)
         )
+
+
+@contextmanager
+def _as_planned(store: Datastore, generation: int) -> Iterator[None]:
+    """Says so where a change, which is whole or not at all, is refused because the store is not the planned one."""
+    from knnlm.datastore import StoreError
+
+    try:
+        yield
+    except ValueError as error:
+        store.refresh()
+        if store.generation == generation:
+            raise
+        raise StoreError(
+            f"{store.path}: expected the store as it was when this began, generation {generation}, found that another "
+            f"command changed it meanwhile, to generation {store.generation}; nothing of this one was committed: run "
+            "knnlm add again"
+        ) from error
 
 
 def _explain(work: Plan, max_documents: int | None) -> None:
