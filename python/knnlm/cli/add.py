@@ -159,8 +159,8 @@ def _explain(work: Plan, max_documents: int | None) -> None:
     """Say which documents are not followed, which stayed although TEXT did not show them, and which were renamed."""
     for where, count in work.elsewhere.items():
         note(
-            f"unchanged documents that are known from {where}: {count:,}. What is changed or gone in this TEXT stays in "
-            "the store as it was there; knnlm add with that TEXT follows it, knnlm delete removes a document"
+            f"unchanged documents that are known from {where}: {count:,}. What is changed or gone in this TEXT stays "
+            "in the store as it was there; knnlm add with that TEXT follows it, knnlm delete removes a document"
         )
     if work.unread:
         why = "could not be read" if max_documents is None else "was not read (--max-documents) or could not be"
