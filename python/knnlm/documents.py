@@ -92,25 +92,26 @@ def read_documents(
 ) -> Iterator[Document]:
     """Read all documents of ``sources``, in order; inside a folder or glob in order of path.
 
-    A source is a file, a folder (searched through, hidden files left out), a glob, or ``hf:NAME[:config]`` for a
-    Hugging Face data set (a hub name or a local folder), of which ``split`` is read. ``.gz`` is unpacked. ``.jsonl``
-    and ``.ndjson`` hold one object a line, with the text in ``text_field`` and the other fields as metadata. Any other
-    file is one document; with ``split_pattern`` (a key of `SPLIT_PATTERNS` or a regular expression) every line that
-    matches starts a new one. Raises FileNotFoundError for a source that is not there, ValueError for a bad pattern or
-    a missing column, ImportError where a data set is asked for without the package that reads it. Anything else is
-    skipped and reported.
+    A source, read once however often it is given, is a file, a folder (searched through, hidden files left out), a
+    glob, or ``hf:NAME[:config]`` for a Hugging Face data set (a hub name or a local folder), of which ``split`` is
+    read. ``.gz`` is unpacked. ``.jsonl`` and ``.ndjson`` hold one object a line, with the text in ``text_field`` and
+    the other fields as metadata. Any other file is one document; with ``split_pattern`` (a key of `SPLIT_PATTERNS` or a
+    regular expression) every line that matches starts a new one. Raises FileNotFoundError for a source that is not
+    there, ValueError for a bad pattern or a missing column, ImportError where a data set is asked for without the
+    package that reads it. Anything else is skipped and reported.
     """
     report = ReadReport() if report is None else report
     pattern = None if split_pattern is None else _compile(split_pattern)
-    names, origins = _Names(), [origin_of(source, split) for source in sources]
+    names = _Names()
     if isinstance(sources, (str, Path)):
         raise TypeError(f"expected a list of sources, found one: {sources!r}")
+    origins = {origin_of(source, split): source for source in sources}  # each once
     # All are listed first: one that is not there is an error before hours of work, and the size is known.
-    listed = [None if str(source).startswith("hf:") else files_of(source) for source in sources]
+    listed = [None if str(source).startswith("hf:") else files_of(source) for source in origins.values()]
     if None not in listed:
         report.size = sum(size_of(path) for one in listed if one is not None for path, _ in one.files)
     report.skipped += [folder for one in listed if one is not None for folder in one.unlisted]
-    for source, listing, origin in zip(sources, listed, origins, strict=True):
+    for (origin, source), listing in zip(origins.items(), listed, strict=True):
         if listing is None:
             found = _read_data_set(str(source)[3:], text_field, split, _Names(), report)
         else:

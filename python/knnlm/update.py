@@ -80,7 +80,7 @@ def plan(
 
     A document is removed if the store has it from one of `origins` and it is not there any more. One that the store
     holds from another origin is neither changed nor removed: if the text is the same it is there already, if not the
-    new one gets a name of its own, "name (2)". One whose origin is not known is taken for that of its name.
+    new one gets a name of its own, "name (2)". One whose origin is not known is taken for the first of its name.
 
     store: a `Datastore`. documents: what is at `origins` (`sources.origin_of`) now, as `read_documents` gives it.
     tokenizer: tells whether a document that a store holds without a hash is the same, by its tokens; without one it
@@ -95,7 +95,7 @@ def plan(
         origin, name = document.place or (None, document.name)
         seen.add((origin, name))
         known = content_hash(document.text)
-        info = held.ours.get((origin, name)) or held.unknown.get(name)
+        info = held.ours.get((origin, name)) or held.unknown.pop(name, None)
         if info is not None:
             if held.same(info, document, known):
                 out.unchanged += 1

@@ -251,6 +251,22 @@ def test_each_source_is_followed_by_itself(store, notes, tmp_path):
     assert update(store, notes).to_delete == ["b.txt"]
 
 
+def test_a_source_that_is_given_twice_is_read_once(store, notes, monkeypatch):
+    monkeypatch.chdir(notes.parent)
+    assert counts(update(store, notes, "notes", f"{notes}/")) == {"new": 5, "unchanged": 0}
+    assert counts(update(store, notes)) == {"unchanged": 5}
+
+
+def test_a_document_of_no_known_origin_is_replaced_by_one_only(store, notes, tmp_path):
+    store.add(np.zeros((3, D)), np.arange(3), document="a.txt")
+    store.commit()
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "a.txt").write_text("another text")
+    work = update(store, notes, tmp_path / "more")
+    assert (work.to_delete, [d.name for d in work.to_add][:2]) == (["a.txt"], ["a.txt", "b.txt"])
+    assert names(store) == ["a.txt", "a.txt (2)", "b.txt", "sub/a.txt", "sub/deep/c.txt", "subject.txt"]
+
+
 @pytest.mark.parametrize("pattern", ["notes/*.txt", "notes/**", "notes"])
 def test_a_relative_source_is_known_by_where_it_is(store, tmp_path, monkeypatch, pattern):
     for place in ("one", "two"):
