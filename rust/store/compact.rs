@@ -128,7 +128,8 @@ pub(crate) fn join_small_lists(folder: &Folder, manifest: &mut Manifest, cancel:
     let joined = join(folder, manifest, &parts, &name, &|_| true, &|_, _, _| (), cancel)?;
     for part in &parts {
         if part.name.file.starts_with(&format!("lists-{:08}", manifest.generation)) {
-            folder.remove(&part.name.file)?; // written by this very generation, which will not name it
+            // Written by this very generation, which will not name it: what stays goes once that is published.
+            let _ = folder.remove(&part.name.file);
         }
     }
     manifest.lists.push(joined);
