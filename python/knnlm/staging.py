@@ -32,23 +32,19 @@ def write_for_good(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on disk for good."""
-    _sync(folder)
+    sync(path.parent)
 
 
 def force(folder: Path) -> None:
     """Have a folder of files on disk for good, whoever wrote them."""
     for path in folder.iterdir():
         if path.is_file():
-            _sync(path)
-    _sync(folder)
+            sync(path)
+    sync(folder)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have the bytes of a file, or the names in a folder, on disk for good."""
     if os.name != "posix":  # Windows orders names by its journal, and forces no file that is open for reading only
         return
     file = os.open(path, os.O_RDONLY)

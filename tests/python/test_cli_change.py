@@ -91,13 +91,19 @@ def test_delete_replace_compact(texts: Path, model: Path, tmp_path: Path) -> Non
     assert run_json("verify", store)["sound"]
 
 
+def built_from_a_copy(texts: Path, model: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A folder of text that a test may change, and a store of it."""
+    notes, store = tmp_path / "notes", tmp_path / "store"
+    shutil.copytree(texts / "books", notes)
+    run_json("build", notes, "--model", model, "--out", store, "--nlist", 4, "--threads", 1)
+    return notes, store
+
+
 @pytest.mark.parametrize("command", ["replace", "add"])
 def test_an_interrupted_change_leaves_the_old_documents(
     command: str, texts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    notes, store = tmp_path / "notes", tmp_path / "store"
-    shutil.copytree(texts / "books", notes)
-    run_json("build", notes, "--model", model, "--out", store, "--nlist", 4, "--threads", 1)
+    notes, store = built_from_a_copy(texts, model, tmp_path)
     run_json("add", store, notes, "--threads", 1)
     before = snapshot(store)
     (notes / "0.txt").write_text(sentence(40))
@@ -124,9 +130,7 @@ def test_an_interrupted_change_leaves_the_old_documents(
 def test_an_add_that_another_overtakes_says_so_and_commits_nothing(
     change: str, texts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    notes, store = tmp_path / "notes", tmp_path / "store"
-    shutil.copytree(texts / "books", notes)
-    run_json("build", notes, "--model", model, "--out", store, "--nlist", 4, "--threads", 1)
+    notes, store = built_from_a_copy(texts, model, tmp_path)
     (notes / "0.txt").write_text(sentence(41, 60))
     if change == "added":
         (notes / "new.txt").write_text(sentence(40, 60))

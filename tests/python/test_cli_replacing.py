@@ -150,7 +150,7 @@ def test_the_old_folder_is_not_taken_for_what_was_made(
         raise OSError(errno.EIO, "Input/output error")
 
     new = folder(tmp_path / "new")
-    monkeypatch.setattr(folders, "sync_folder", fails)
+    monkeypatch.setattr(folders, "sync", fails)
     with pytest.raises(OSError, match="Input/output"):
         take_place(new, out, overwrite=True)
     assert contents(out) == {"config.json": b"new"}
@@ -247,7 +247,7 @@ def test_a_store_that_appears_while_text_is_built_stays(
     assert (tmp_path / ".out.building" / "lock").exists()
 
 
-@pytest.mark.parametrize("moment", ["swap", "sync_folder", "_remove"])
+@pytest.mark.parametrize("moment", ["swap", "sync", "_remove"])
 def test_a_build_that_is_killed_while_it_replaces_ends_with_the_new_store(
     way: str, texts: Path, model: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -264,7 +264,7 @@ def test_a_build_that_is_killed_while_it_replaces_ends_with_the_new_store(
     assert [name for name in names(store.parent) if "store" in name] == ["store"]
 
 
-@pytest.mark.parametrize("moment", ["swap", "sync_folder", "_remove"])
+@pytest.mark.parametrize("moment", ["swap", "sync", "_remove"])
 def test_a_training_that_is_killed_while_it_replaces_ends_with_the_new_model(
     way: str, texts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:

@@ -5,7 +5,7 @@ use knnlm::Error;
 use knnlm::keys::KeyRows;
 use knnlm::store::{BuildOptions, Datastore, DocumentKey, Options, ValueRows};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use tempfile::tempdir;
 
@@ -27,6 +27,22 @@ fn files(path: &Path) -> BTreeMap<String, Vec<u8>> {
     entries.map(|p| (p.display().to_string(), std::fs::read(&p).expect("read"))).collect()
 }
 
+/// An open store of `commits` of 30 entries, and in `parent`: its place, taken by another one with commits of 29, and where it
+/// lies aside. `before` is done to it before.
+fn replaced<T>(
+    parent: &Path,
+    [commits, others]: [u64; 2],
+    before: impl FnOnce(&Datastore) -> T,
+) -> (Datastore, [PathBuf; 2], T) {
+    let [path, aside, other] = ["store", "aside", "other"].map(|name| parent.join(name));
+    let open = filled(&path, commits, 30);
+    drop(filled(&other, others, 29));
+    let kept = before(&open);
+    std::fs::rename(&path, &aside).expect("rename");
+    std::fs::rename(&other, &path).expect("rename");
+    (open, [path, aside], kept)
+}
+
 type Write = fn(&Datastore) -> knnlm::Result<()>;
 
 /// Every way to write.
@@ -46,14 +62,10 @@ fn assert_replaced(error: &Error, expected: &str) {
 
 #[test]
 fn an_open_store_writes_nothing_into_another_one_in_its_place() {
-    let parent = tempdir().expect("folder");
-    let [path, aside, other] = ["store", "aside", "other"].map(|name| parent.path().join(name));
+    // Generations of the new one: fewer, as many, more.
     for commits in [1, 2, 3] {
-        // Generations of the new one: fewer, as many, more.
-        let open = filled(&path, 2, 30);
-        drop(filled(&other, commits, 29));
-        std::fs::rename(&path, &aside).expect("rename");
-        std::fs::rename(&other, &path).expect("rename");
+        let parent = tempdir().expect("folder");
+        let (open, [path, _], ()) = replaced(parent.path(), [2, commits], |_| ());
         let before = files(&path);
         for write in WRITES {
             let error = write(&open).expect_err("another store");
@@ -64,21 +76,14 @@ fn an_open_store_writes_nothing_into_another_one_in_its_place() {
         drop(open);
         assert!(files(&path) == before);
         assert_entries(&Datastore::open(&path).expect("open"), 29 * commits);
-        for folder in [&path, &aside] {
-            std::fs::remove_dir_all(folder).expect("remove");
-        }
     }
 }
 
 #[test]
 fn what_was_added_is_not_committed_into_another_store() {
     let parent = tempdir().expect("folder");
-    let [path, aside, other] = ["store", "aside", "other"].map(|name| parent.path().join(name));
-    let open = filled(&path, 2, 30);
-    drop(filled(&other, 2, 29));
-    add(&open, 7, Some("lost"), None).expect("add");
-    std::fs::rename(&path, &aside).expect("rename");
-    std::fs::rename(&other, &path).expect("rename");
+    let pending = |open: &Datastore| add(open, 7, Some("lost"), None).expect("add");
+    let (open, [path, aside], _) = replaced(parent.path(), [2, 2], pending);
     let before = files(&path);
     assert_replaced(&open.commit().expect_err("replaced"), "replaced or removed");
     assert!(files(&path) == before);
@@ -94,12 +99,7 @@ fn what_was_added_is_not_committed_into_another_store() {
 #[test]
 fn a_held_lock_does_not_stand_for_another_store() {
     let parent = tempdir().expect("folder");
-    let [path, aside, other] = ["store", "aside", "other"].map(|name| parent.path().join(name));
-    let open = filled(&path, 1, 30);
-    drop(filled(&other, 1, 29));
-    let held = open.hold().expect("hold");
-    std::fs::rename(&path, &aside).expect("rename");
-    std::fs::rename(&other, &path).expect("rename");
+    let (open, [path, _], held) = replaced(parent.path(), [1, 1], |open| open.hold().expect("hold"));
     let before = files(&path);
     for write in WRITES {
         assert_replaced(&write(&open).expect_err("replaced"), "replaced or removed");

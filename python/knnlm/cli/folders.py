@@ -17,7 +17,7 @@ import click
 
 from knnlm.cli.console import note, refuse_existing, refuse_foreign, warn
 from knnlm.cli.replacing import REPLACED, kept_from_writers, rename_to_free, swap
-from knnlm.staging import force, sync_folder
+from knnlm.staging import force, sync
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def take_place(new: Path, out: Path, overwrite: bool, found_again: bool = False)
     force(new)
     try:
         if rename_to_free(new, out):
-            sync_folder(out.parent)
+            sync(out.parent)
             return
         if not overwrite:
             raise click.UsageError(
@@ -66,7 +66,7 @@ def take_place(new: Path, out: Path, overwrite: bool, found_again: bool = False)
         with kept_from_writers(out):
             refuse_foreign(out)
             former = swap(new, out, _sibling(out, "old"))
-            sync_folder(out.parent)
+            sync(out.parent)
             _remove(former.rename(_sibling(out, "partial")))
     except (click.UsageError, StoreError, OSError):
         if new.is_dir() and not (new / REPLACED).exists():  # it has not changed places with the old one

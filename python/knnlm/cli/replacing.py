@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from knnlm.staging import sync_folder
+from knnlm.staging import sync
 
 if sys.platform != "win32":
     import fcntl
@@ -67,7 +67,7 @@ def swap(new: Path, out: Path, aside: Path) -> Path:
     """Puts `new` at `out`; returns where the former `out` is: at `new`, or `aside` where names cannot be swapped."""
     mark = out / REPLACED
     mark.touch()
-    sync_folder(out)
+    sync(out)
     try:
         if _rename_by(_RENAME_EXCHANGE, new, out):
             return new
