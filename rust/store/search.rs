@@ -198,12 +198,26 @@ impl Datastore {
             }
         }
         if !coded.is_empty() {
-            let decoded = snapshot.with_index(|codebook, lists| reconstruct(codebook, lists, &coded))?;
-            let decoded = decoded.ok_or_else(|| keys_not_kept(&snapshot, "reconstruct"))?;
+            let decoded = snapshot.decode(&coded)?;
             for (&place, row) in places.iter().zip(decoded.chunks_exact(d)) {
                 out[place * d..(place + 1) * d].copy_from_slice(row);
             }
         }
         Ok(out)
+    }
+
+    /// What the codes of entries decode to, row-major, whether raw keys are kept or not.
+    ///
+    /// # Errors
+    /// `Argument` names the first id that is in no list; `State` without an index.
+    pub fn decode(&self, ids: &[u64]) -> Result<Vec<f32>> {
+        self.snapshot().decode(ids)
+    }
+}
+
+impl Snapshot {
+    fn decode(&self, ids: &[u64]) -> Result<Vec<f32>> {
+        let decoded = self.with_index(|codebook, lists| reconstruct(codebook, lists, ids))?;
+        decoded.ok_or_else(|| keys_not_kept(self, "reconstruct"))
     }
 }
