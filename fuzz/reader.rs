@@ -100,8 +100,35 @@ pub fn shorten(bytes: &mut Vec<u8>, blocks: usize) {
     numbers.iter().for_each(|(at, x)| bytes[*at..at + 8].copy_from_slice(&x.to_le_bytes()));
 }
 
-/// Makes header, table and footer right again; the checksum of the table.
+/// Makes the checksums of all sections right, as far as the section table can be believed.
+fn sum(bytes: &mut [u8]) {
+    const CHECKSUMS: u32 = 255;
+    let number = |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
+    let end = bytes.len() - 64;
+    let entries: Vec<usize> = (table(bytes)..end).step_by(48).filter(|at| at + 48 <= end).collect();
+    let span = |bytes: &[u8], entry: usize| {
+        let (offset, length) = (number(bytes, entry + 8) as usize, number(bytes, entry + 16) as usize);
+        offset.checked_add(length).filter(|&end| end <= bytes.len()).map(|end| offset..end)
+    };
+    let is_sums = |entry: &&usize| number(bytes, **entry) as u32 == CHECKSUMS;
+    let Some(&last) = entries.iter().find(is_sums) else { return };
+    let Some(sums) = span(bytes, last) else { return };
+    for &entry in entries.iter().filter(|&&entry| entry != last) {
+        let Some(section) = span(bytes, entry) else { continue };
+        let crcs: Vec<u8> =
+            bytes[section].chunks(1 << 20).flat_map(|mib| crc32c::crc32c(mib).to_le_bytes()).collect();
+        let at = (number(bytes, entry + 24) as usize).checked_mul(4).and_then(|at| at.checked_add(sums.start));
+        let Some(at) = at.filter(|at| at.checked_add(crcs.len()).is_some_and(|end| end <= sums.end)) else { continue };
+        bytes[at..at + crcs.len()].copy_from_slice(&crcs);
+        bytes[entry + 32..entry + 36].copy_from_slice(&crc32c::crc32c(&crcs).to_le_bytes());
+    }
+    let crc = crc32c::crc32c(&bytes[sums]);
+    bytes[last + 32..last + 36].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// Makes sections, header, table and footer right again; the checksum of the table.
 pub fn seal(bytes: &mut [u8]) -> u32 {
+    sum(bytes);
     let footer = bytes.len() - 64;
     let header = crc32c::crc32c(&bytes[..60]);
     bytes[60..64].copy_from_slice(&header.to_le_bytes());
@@ -114,9 +141,9 @@ pub fn seal(bytes: &mut [u8]) -> u32 {
 
 /// A manifest with an envelope that fits its body.
 pub fn manifest(body: &[u8]) -> Vec<u8> {
-    let crc = crc32c::crc32c(&[&[1, 0, 1, 0], body].concat());
+    let crc = crc32c::crc32c(&[&[1, 0, 2, 0], body].concat());
     let head =
-        format!("{{\"knnlm\":\"manifest\",\"format\":[1,1],\"bytes\":{},\"crc32c\":\"{crc:08x}\"}}\n", body.len());
+        format!("{{\"knnlm\":\"manifest\",\"format\":[1,2],\"bytes\":{},\"crc32c\":\"{crc:08x}\"}}\n", body.len());
     [head.as_bytes(), body].concat()
 }
 

@@ -1,6 +1,7 @@
 //! Named arrays of a segment file: the language between [`crate::store`] (files) and [`crate::index`] (contents).
 
 use crate::Result;
+use crate::error::RESTORE;
 use std::ops::Range;
 
 /// What a section holds. The number is written to disk and never changes its meaning.
@@ -33,7 +34,7 @@ pub enum SectionKind {
     ListIds = 33,
     /// Lists: codes, list order.
     Codes = 34,
-    /// Lists: per-entry factors, list order.
+    /// Lists: not used by this version; factors lie in the blocks of the codes.
     Factors = 35,
     /// Lists: second-level codes for re-ranking, list order.
     SecondCodes = 36,
@@ -128,6 +129,13 @@ impl SectionKind {
 pub trait SectionSource: Sync {
     /// Bytes of a section, 64-byte aligned; an error that names the file if it is absent.
     fn section(&self, kind: SectionKind) -> Result<&[u8]>;
+    /// Checks a part of a section against its checksums, before something is made of it that gets new ones.
+    ///
+    /// # Errors
+    /// `Damaged`, naming file, section and entries.
+    fn check(&self, _part: &[u8]) -> Result<()> {
+        Ok(())
+    }
     /// Asks the system to bring a part of a section into memory, without waiting for it.
     fn ask(&self, _part: &[u8]) {}
     /// An error that names this file.
@@ -169,7 +177,7 @@ pub fn typed<T: bytemuck::Pod>(source: &dyn SectionSource, kind: SectionKind) ->
     let bytes = source.section(kind)?;
     bytemuck::try_cast_slice(bytes).map_err(|e| {
         source.format_error(format!(
-            "section {kind:?}: {} bytes do not form whole {} ({e}); restore the file from a copy",
+            "section {kind:?}: {} bytes do not form whole {} ({e}); {RESTORE}",
             bytes.len(),
             std::any::type_name::<T>()
         ))

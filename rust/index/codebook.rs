@@ -11,6 +11,7 @@ use super::coding::Coding;
 use super::quantiser::Shape;
 use super::rotation::Rotation;
 use super::second;
+use crate::error::RESTORE;
 use crate::search::Calibration;
 use crate::search::sweep::Panels;
 use crate::sections::{SectionKind, SectionSource, typed};
@@ -24,6 +25,7 @@ pub const MOST_DIMENSIONS: usize = 1 << 16;
 
 /// The Parameters section.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)] // a later version's codes would be read as something else
 pub struct Parameters {
     /// Dimension of the keys.
     pub d: usize,
@@ -80,13 +82,13 @@ impl<'a> Codebook<'a> {
     /// # Errors
     /// `Format`, naming the file, for sections that do not fit together.
     pub fn open(source: &'a dyn SectionSource, d: usize, metric: Metric) -> Result<Codebook<'a>> {
-        let p: Parameters = serde_json::from_slice(source.section(SectionKind::Parameters)?).map_err(|e| {
+        let parameters = source.section(SectionKind::Parameters)?;
+        source.check(parameters)?;
+        let p: Parameters = serde_json::from_slice(parameters).map_err(|e| {
             source.format_error(format!("the codebook's parameters are not the expected JSON ({e}); build again"))
         })?;
         let wrong = |what: &str, expected: String, found: String| {
-            source.format_error(format!(
-                "codebook {what}: expected {expected}, found {found}; restore the file or build again"
-            ))
+            source.format_error(format!("codebook {what}: expected {expected}, found {found}; {RESTORE}"))
         };
         if p.d != d || p.metric != metric {
             return Err(wrong("keys", format!("d = {d}, {metric:?}"), format!("d = {}, {:?}", p.d, p.metric)));
@@ -123,9 +125,7 @@ impl<'a> Codebook<'a> {
     pub fn view(source: &'a dyn SectionSource, kept: &KeptCodebook) -> Result<Codebook<'a>> {
         let (p, d) = (&*kept.parameters, kept.parameters.d);
         let wrong = |what: &str, expected: String, found: String| {
-            source.format_error(format!(
-                "codebook {what}: expected {expected}, found {found}; restore the file or build again"
-            ))
+            source.format_error(format!("codebook {what}: expected {expected}, found {found}; {RESTORE}"))
         };
         let floats = |kind: SectionKind, expected: Option<usize>| -> Result<&'a [f32]> {
             let found: &[f32] = typed(source, kind)?;

@@ -18,8 +18,11 @@ pub fn reconstruct(codebook: &Codebook, lists: &[Lists], ids: &[u64]) -> Result<
         if !wanted.keys().any(|id| span.contains(id)) {
             continue;
         }
+        lists.check_ids()?;
         for (position, &relative) in lists.relative_ids().iter().enumerate() {
             if let Some(rows) = wanted.remove(&(span.start + u64::from(relative))) {
+                lists.check(lists.block_of(position).1)?;
+                lists.check(lists.record(position as u32))?;
                 let key = entry(&kernels, codebook, lists, position);
                 rows.into_iter().for_each(|i| out[i * d..(i + 1) * d].copy_from_slice(&key));
             }

@@ -7,6 +7,7 @@
 //! A = +∞, which no limit lets pass.
 
 use super::Codebook;
+use crate::error::RESTORE;
 use crate::search::filter::contains;
 use crate::sections::{SectionKind, SectionSource, coalesce, typed};
 use crate::simd::{LANES, prefetch};
@@ -20,7 +21,7 @@ fn second_section(source: &dyn SectionSource, record_bytes: Option<usize>, n: us
     let records = source.section(SectionKind::SecondCodes)?;
     if n.checked_mul(bytes) != Some(records.len()) {
         return Err(source.format_error(format!(
-            "second codes: expected {n} records of {bytes} bytes, found {} bytes; restore the file or build again",
+            "second codes: expected {n} records of {bytes} bytes, found {} bytes; {RESTORE}",
             records.len()
         )));
     }
@@ -62,6 +63,8 @@ pub struct Lists<'a> {
     record_bytes: Option<usize>,
     block_bytes: usize,
     gone: Gone,
+    /// Places whose ids cannot be read.
+    lost: Vec<Range<u64>>,
     source: &'a dyn SectionSource,
 }
 
@@ -72,9 +75,10 @@ impl<'a> Lists<'a> {
     /// `Format`, naming the file, for offsets that are not monotone or lengths that do not fit.
     pub fn open(source: &'a dyn SectionSource, codebook: &Codebook, first_id: u64, n: u64) -> Result<Lists<'a>> {
         let wrong = |what: &str, expected: String, found: String| {
-            source.format_error(format!("{what}: expected {expected}, found {found}; restore the file or build again"))
+            source.format_error(format!("{what}: expected {expected}, found {found}; {RESTORE}"))
         };
         let offsets: &[u64] = typed(source, SectionKind::ListOffsets)?;
+        source.check(bytemuck::cast_slice(offsets))?;
         let ids: &[u32] = typed(source, SectionKind::ListIds)?;
         let codes = source.section(SectionKind::Codes)?;
         let block_bytes = codebook.block_bytes();
@@ -118,8 +122,34 @@ impl<'a> Lists<'a> {
             record_bytes,
             block_bytes,
             gone: Gone::Unknown,
+            lost: Vec::new(),
             source,
         })
+    }
+
+    /// The same without the entries at some places, ascending, whose ids are damaged.
+    pub(crate) fn losing(self, places: &[Range<u64>]) -> Lists<'a> {
+        Lists { lost: places.to_vec(), ..self }
+    }
+
+    /// Whether the entry at `position` in list order is one of these.
+    pub(crate) fn is_lost(&self, position: u32) -> bool {
+        self.lost.iter().any(|places| places.contains(&u64::from(position)))
+    }
+
+    /// Checks all ids but the lost ones.
+    ///
+    /// # Errors
+    /// `Damaged`.
+    pub(crate) fn check_ids(&self) -> Result<()> {
+        let mut start = 0;
+        let ends = self.lost.iter().map(|lost| (lost.start, lost.end)).chain([(self.ids.len() as u64, 0)]);
+        for (end, next) in ends {
+            let part = self.ids.get(start..end as usize).unwrap_or(&[]);
+            self.source.check(bytemuck::cast_slice(part))?;
+            start = next as usize;
+        }
+        Ok(())
     }
 
     /// Views the sections of lists that were opened before.
@@ -138,7 +168,20 @@ impl<'a> Lists<'a> {
             );
         }
         let second = second_section(source, record_bytes, ids.len())?;
-        Ok(Lists { first_id, n, offsets, blocks, ids, codes, second, record_bytes, block_bytes, gone, source })
+        Ok(Lists {
+            first_id,
+            n,
+            offsets,
+            blocks,
+            ids,
+            codes,
+            second,
+            record_bytes,
+            block_bytes,
+            gone,
+            lost: Vec::new(),
+            source,
+        })
     }
 
     /// What [`Self::view`] needs.
@@ -195,7 +238,7 @@ impl<'a> Lists<'a> {
     }
 
     pub(crate) fn wrong(&self, message: String) -> Error {
-        self.source.format_error(format!("{message}; restore the file or build again"))
+        self.source.format_error(format!("{message}; {RESTORE}"))
     }
 
     fn bad_id(&self, position: usize) -> Error {
@@ -296,6 +339,14 @@ impl<'a> Lists<'a> {
         let within = position - self.offsets[list] as usize;
         let block = self.blocks[list] + within / LANES;
         (list, &self.codes[block * self.block_bytes..(block + 1) * self.block_bytes], within % LANES)
+    }
+
+    /// Checks bytes that [`Self::list`], [`Self::record`] or [`Self::relative_ids`] gave.
+    ///
+    /// # Errors
+    /// `Damaged`, naming the file and the places of the entries.
+    pub(crate) fn check(&self, part: &[u8]) -> Result<()> {
+        self.source.check(part)
     }
 
     /// Ids less the first, in list order.

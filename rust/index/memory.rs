@@ -1,6 +1,7 @@
 //! Sections in memory: an index without files, for tests, benchmarks and short-lived stores.
 
 use crate::aligned::Aligned;
+use crate::error::Why;
 use crate::sections::{SectionKind, SectionSink, SectionSource};
 use crate::{Error, Result};
 use std::collections::HashMap;
@@ -36,14 +37,16 @@ impl SectionSink for Memory {
     fn begin(&mut self, kind: SectionKind) -> Result<()> {
         match self.current.replace((kind, Vec::new())) {
             None => Ok(()),
-            Some((open, _)) => Err(Error::State(format!("section {open:?} is still open; end it before {kind:?}"))),
+            Some((open, _)) => {
+                Err(Error::state(Why::Broken, format!("section {open:?} is still open; end it before {kind:?}")))
+            }
         }
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         match &mut self.current {
             Some((_, section)) => section.extend_from_slice(bytes),
-            None => return Err(Error::State("write outside a section; begin one first".into())),
+            None => return Err(Error::state(Why::Broken, "write outside a section; begin one first")),
         }
         Ok(())
     }
@@ -51,7 +54,7 @@ impl SectionSink for Memory {
     fn end(&mut self) -> Result<()> {
         match self.current.take() {
             Some((kind, bytes)) => self.insert(kind, &bytes),
-            None => return Err(Error::State("end outside a section; begin one first".into())),
+            None => return Err(Error::state(Why::Broken, "end outside a section; begin one first")),
         }
         Ok(())
     }
@@ -77,8 +80,8 @@ mod tests {
     #[test]
     fn sections_come_back_and_calls_out_of_order_are_errors() {
         let mut memory = Memory::default();
-        assert!(matches!(memory.write(b"x"), Err(Error::State(m)) if m.contains("outside")));
-        assert!(matches!(memory.end(), Err(Error::State(m)) if m.contains("outside")));
+        assert!(matches!(memory.write(b"x"), Err(Error::State { message: m, .. }) if m.contains("outside")));
+        assert!(matches!(memory.end(), Err(Error::State { message: m, .. }) if m.contains("outside")));
         memory.begin(SectionKind::Words).expect("begin");
         memory.write(b"ab").expect("write");
         memory.write(b"c").expect("write");
@@ -90,6 +93,8 @@ mod tests {
         memory.remove(SectionKind::Words);
         assert!(memory.section(SectionKind::Words).is_err());
         memory.begin(SectionKind::Words).expect("begin");
-        assert!(matches!(memory.begin(SectionKind::Codes), Err(Error::State(m)) if m.contains("Words is still open")));
+        assert!(
+            matches!(memory.begin(SectionKind::Codes), Err(Error::State { message: m, .. }) if m.contains("Words is still open"))
+        );
     }
 }

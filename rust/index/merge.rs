@@ -12,7 +12,7 @@ const BUFFER: usize = 4 << 20;
 /// Writes the list sections of the entries of `parts` (ascending ids from `first_id` on) that `keep` wants.
 ///
 /// # Errors
-/// `Format` for damaged ids; `Interrupted` once `cancel` is set; what `sink` returns.
+/// `Damaged` for bytes that are not those that were written; `Format` for ids that do not fit; `Interrupted` once `cancel` is set; what `sink` returns.
 pub fn merge_lists(
     codebook: &Codebook,
     parts: &[Lists],
@@ -23,13 +23,16 @@ pub fn merge_lists(
     sink: &mut dyn SectionSink,
 ) -> Result<()> {
     let nlist = codebook.nlist();
+    for part in parts {
+        part.check_ids()?;
+    }
     let total = parts.iter().map(|p| p.len() as u64).sum();
     let mut offsets: Vec<u64> = vec![0];
     let mut ids: Vec<u32> = Vec::new();
     for list in 0..nlist {
         for part in parts {
             let (_, first) = part.list(list);
-            for position in first..first + part.list_len(list) as u32 {
+            for position in (first..first + part.list_len(list) as u32).filter(|&p| !part.is_lost(p)) {
                 let id = part.id(position)?;
                 if keep(id) {
                     let relative = id.checked_sub(first_id).and_then(|r| u32::try_from(r).ok());
@@ -64,10 +67,12 @@ pub fn merge_lists(
         for part in parts {
             let (blocks, first) = part.list(list);
             for i in 0..part.list_len(list) {
-                if !keep(part.id(first + i as u32)?) {
+                let position = first + i as u32;
+                if part.is_lost(position) || !keep(part.id(position)?) {
                     continue;
                 }
                 let source = &blocks[i / LANES * block_bytes..][..block_bytes];
+                part.check(source)?;
                 let factors = block::get(coding, source, i % LANES, &mut codes);
                 if lane == 0 {
                     out.resize(out.len() + block_bytes, 0);
@@ -101,8 +106,10 @@ pub fn merge_lists(
         for part in parts {
             let (_, first) = part.list(list);
             for position in first..first + part.list_len(list) as u32 {
-                if keep(part.id(position)?) {
-                    sink.write(part.record(position))?;
+                if !part.is_lost(position) && keep(part.id(position)?) {
+                    let record = part.record(position);
+                    part.check(record)?;
+                    sink.write(record)?;
                 }
             }
         }

@@ -34,6 +34,7 @@ pub use lists::{KeptLists, Lists};
 pub use memory::Memory;
 pub use merge::merge_lists;
 use std::sync::atomic::AtomicBool;
+pub(crate) use trainer::FINE;
 
 /// What the caller may choose about an index.
 #[derive(Clone, Debug, Default)]

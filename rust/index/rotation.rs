@@ -20,7 +20,7 @@ pub struct Rotation {
 impl Rotation {
     /// The rotation of dimension `d` that belongs to `seed`.
     pub fn new(d: usize, seed: u64) -> Rotation {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x726f_7461_7465); // its own stream: "rotate"
+        let mut rng = ChaCha8Rng::from_seed(key(seed ^ 0x726f_7461_7465)); // its own stream: "rotate"
         let mut word = 0;
         let signs = (0..ROUNDS * d)
             .map(|i| {
@@ -64,6 +64,18 @@ impl Rotation {
     }
 }
 
+/// Key of the stream of a seed: eight outputs of PCG-XSH-RR 64/32 (O'Neill 2014), little-endian. Part of the format: codes
+/// of a store are codes of rotated keys, so that no library may change it.
+fn key(mut state: u64) -> [u8; 32] {
+    let mut key = [0; 32];
+    for word in key.chunks_exact_mut(4) {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0xa176_54e4_6fbe_17f3);
+        let shifted = (((state >> 18) ^ state) >> 27) as u32;
+        word.copy_from_slice(&shifted.rotate_right((state >> 59) as u32).to_le_bytes());
+    }
+    key
+}
+
 fn transform(kernels: &Kernels, x: &mut [f32], scale: f32) {
     kernels.hadamard(x, scale);
 }
@@ -72,6 +84,23 @@ fn transform(kernels: &Kernels, x: &mut [f32], scale: f32) {
 mod tests {
     use super::*;
     use crate::simd::Isa;
+
+    const SIGNS: [(u64, [u64; 3]); 4] = [
+        (0, [0x293e_9766_e6c1_2718, 0xf0c4_351e_d603_11e6, 0x1234_1477_68a3_1273]),
+        (1, [0xdde6_6711_3e1c_9c4d, 0x04a3_be92_52e9_f1e0, 0x4102_de29_a8e5_57a9]),
+        (7, [0x9c74_4396_fd8d_d709, 0x88a0_145b_77d2_fb91, 0xb66e_a27c_bdb9_6ae6]),
+        (u64::MAX, [0x87eb_3c8f_bc3e_b55b, 0x3040_e19d_9b68_ce55, 0xc9a7_2fa9_8228_bfec]),
+    ];
+
+    /// Every store that was ever written depends on these bits.
+    #[test]
+    fn signs_of_a_seed_never_change() {
+        for (seed, first) in SIGNS {
+            let word = |signs: &[f32]| signs.iter().enumerate().fold(0, |w, (i, s)| w | u64::from(*s < 0.0) << i);
+            let signs = Rotation::new(100, seed).signs;
+            assert_eq!([word(&signs[..64]), word(&signs[64..128]), word(&signs[236..])], first, "seed {seed}");
+        }
+    }
 
     #[test]
     fn keeps_lengths_mixes_and_can_be_undone() {

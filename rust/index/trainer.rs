@@ -10,6 +10,7 @@ use super::kmeans::{Lloyd, Matrix, assign, means, pack, stratified};
 use super::quantiser::{Shape, learn};
 use super::rotation::Rotation;
 use super::{CodeChoice, CodeKind, Params, Progress};
+use crate::error::Why;
 use crate::keys::KeyBlock;
 use crate::search::Pool;
 use crate::search::rows::Rows;
@@ -46,7 +47,7 @@ pub fn plan(n: usize, d: usize, nlist: Option<usize>) -> (usize, usize) {
 }
 
 /// Up to this dimension a product quantiser has 4 bits a dimension, too, and is faster.
-const FINE: usize = 96;
+pub(crate) const FINE: usize = 96;
 
 /// Kind of the code for dimension `d`.
 pub(crate) fn kind(code: CodeChoice, d: usize) -> Result<CodeKind> {
@@ -167,7 +168,8 @@ pub fn train(
         default_temperature: calibration.temperature,
         trained_on: n as u64,
     };
-    let json = serde_json::to_vec(&parameters).map_err(|e| Error::State(format!("parameters as JSON: {e}")))?;
+    let json =
+        serde_json::to_vec(&parameters).map_err(|e| Error::state(Why::Broken, format!("parameters as JSON: {e}")))?;
     let absolute: Vec<f32> =
         plain.data.chunks_exact(d).flat_map(|row| row.iter().zip(&mean).map(|(x, m)| x + m)).collect();
     let (panels, norms) = packed.into_parts();

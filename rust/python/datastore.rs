@@ -4,6 +4,7 @@ use super::arrays::{KeyArray, NewValues, ValueArray, empty, ranges, value_array}
 use super::call::{brief, call};
 use super::documents::{DocumentLists, Key};
 use super::options::{Code, key_type, metric, rerank, value_type};
+use crate::error::Why;
 use crate::index::Params;
 use crate::search::{Request, entries_scanned};
 use crate::store::{self, BuildOptions, NeighboursMut, Options, ValueType};
@@ -45,17 +46,22 @@ impl Datastore {
 
     pub(super) fn reader(&self) -> crate::Result<Arc<store::Datastore>> {
         let core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
-        core.clone().ok_or_else(|| Error::State(format!("{}: the store is closed; open it again", self.path.display())))
+        core.clone().ok_or_else(|| {
+            Error::state(Why::Closed, format!("{}: the store is closed; open it again", self.path.display()))
+        })
     }
 
     pub(super) fn writer(&self) -> crate::Result<Arc<store::Datastore>> {
         if self.process != std::process::id() {
-            return Err(Error::State(format!(
-                "{}: expected to write from process {}, which opened the store, found its forked child {}; open it again in this process",
-                self.path.display(),
-                self.process,
-                std::process::id()
-            )));
+            return Err(Error::state(
+                Why::Forked,
+                format!(
+                    "{}: expected to write from process {}, which opened the store, found its forked child {}; open it again in this process",
+                    self.path.display(),
+                    self.process,
+                    std::process::id()
+                ),
+            ));
         }
         self.reader()
     }
@@ -99,11 +105,14 @@ impl Datastore {
             let core = store::Datastore::open(&path)?;
             match generation.filter(|&wanted| wanted != core.generation()) {
                 None => Ok(core),
-                Some(wanted) => Err(Error::State(format!(
-                    "{}: expected generation {wanted}, found {}: the store was changed and the old files are gone; open the path for the newest",
-                    path.display(),
-                    core.generation()
-                ))),
+                Some(wanted) => Err(Error::state(
+                    Why::Changed,
+                    format!(
+                        "{}: expected generation {wanted}, found {}: the store was changed and the old files are gone; open the path for the newest",
+                        path.display(),
+                        core.generation()
+                    ),
+                )),
             }
         })?;
         Ok(Datastore::new(core))
@@ -345,7 +354,8 @@ impl Datastore {
     fn info(&self, py: Python<'_>) -> PyResult<String> {
         let core = self.reader()?;
         brief(py, || {
-            serde_json::to_string(&core.info()?).map_err(|e| Error::State(format!("cannot write info as JSON: {e}")))
+            serde_json::to_string(&core.info()?)
+                .map_err(|e| Error::state(Why::Broken, format!("cannot write info as JSON: {e}")))
         })
     }
 

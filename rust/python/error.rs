@@ -1,6 +1,7 @@
 //! The one place where an error of the crate becomes a Python exception.
 
 use crate::Error;
+use crate::error::Why;
 use pyo3::create_exception;
 use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyOSError, PyValueError};
 use pyo3::prelude::*;
@@ -25,12 +26,12 @@ impl From<Error> for PyErr {
         let advice = error.advice();
         match error {
             Error::Argument(_) => PyValueError::new_err(message),
-            Error::State(_) => StoreError::new_err(message),
-            Error::Format { .. } => FormatError::new_err(message),
+            Error::State { why, .. } => store_error(why, message),
+            Error::Format { .. } | Error::Damaged { .. } => FormatError::new_err(message),
             // OSError called with a number chooses its subclass: PermissionError, FileNotFoundError …
             Error::Io { path, action, source } => match errno(&source) {
                 Some(number) => {
-                    let says = format!("{action}: {}{advice}", system_message(&source));
+                    let says = format!("{}: {}{advice}", action.words(), system_message(&source));
                     PyOSError::new_err((number, says, path.into_os_string())) // a str: a Path prints as PosixPath('…')
                 }
                 None => PyOSError::new_err(message),
@@ -38,6 +39,42 @@ impl From<Error> for PyErr {
             Error::Interrupted => PyKeyboardInterrupt::new_err(()),
         }
     }
+}
+
+/// A `StoreError` that says in keywords of Python what to do, and bears what a command line needs to say it in its own:
+/// `why`, a word, and `message`, without the advice.
+fn store_error(why: Why, message: String) -> PyErr {
+    let error = StoreError::new_err(format!("{message}{}", keywords(why)));
+    Python::attach(|py| {
+        let value = error.value(py);
+        // What cannot be told in addition is in the text already.
+        let _ = value.setattr("why", word(why)).and_then(|()| value.setattr("message", message));
+    });
+    error
+}
+
+/// What to do, in keywords of Python.
+fn keywords(why: Why) -> &'static str {
+    match why {
+        Why::KeysNotKept => "; create it with keep_keys=\"float16\" or \"float32\"",
+        Why::NotCalibrated | Why::Outgrown => "; in Python: build(retrain=True)",
+        Why::NoSecondLevel => "; in Python: build(code=None, retrain=True)",
+        Why::Exists => "; in Python: overwrite=True replaces a store",
+        Why::Failed => "; in Python: discard()",
+        _ => "",
+    }
+}
+
+/// `KeysNotKept` → `keys_not_kept`.
+fn word(why: Why) -> String {
+    let mut word = String::new();
+    for (i, c) in format!("{why:?}").chars().enumerate() {
+        if c.is_uppercase() && i > 0 {
+            word.push('_');
+        }
+        word.extend(c.to_lowercase());
+    }
+    word
 }
 
 /// The system's number; for an error that the core made itself, the one that POSIX and Windows' C library agree on.

@@ -3,6 +3,7 @@
 use super::arrays::{KeyArray, ValueArray, ranges};
 use super::call::call;
 use super::datastore::Datastore;
+use crate::error::Why;
 use crate::keys::KeyBlock;
 use crate::search::{Corpus, Pool, Protocol, Request, Truth, search};
 use crate::store::{Encoded, PartDocument};
@@ -26,7 +27,8 @@ pub fn encode_part(
 ) -> PyResult<String> {
     let (core, keys) = (store.get().reader()?, keys.rows()?);
     let encoded = call(py, None, |reporter| core.encode_part(keys, &folder, stem, threads, reporter.cancel()))?;
-    Ok(serde_json::to_string(&encoded).map_err(|e| Error::State(format!("cannot write a part as JSON: {e}")))?)
+    Ok(serde_json::to_string(&encoded)
+        .map_err(|e| Error::state(Why::Broken, format!("cannot write a part as JSON: {e}")))?)
 }
 
 /// Adds documents (name, metadata, number of entries) whose keys were encoded; raw keys where the store keeps them.

@@ -6,6 +6,7 @@ use super::datastore::Datastore;
 use super::options::Code;
 use super::parts::truth;
 use crate::Error;
+use crate::error::Why;
 use crate::index::Params;
 use crate::store::{self, BuildOptions, Encoded, SegmentName, Staged};
 use numpy::PyReadonlyArray2;
@@ -111,7 +112,10 @@ pub fn reindex(
     call(py, progress.as_ref(), |reporter| {
         let held = held.held.lock().unwrap_or_else(PoisonError::into_inner);
         let held = held.as_ref().ok_or_else(|| {
-            Error::State("reindex: expected a lock that is held, found one that was released; hold it again".into())
+            Error::state(
+                Why::Broken,
+                "reindex: expected a lock that is held, found one that was released; hold it again",
+            )
         })?;
         let report = |stage: &str, done: u64, total: u64| reporter.report(stage, done, total);
         let staged = Staged { folder: &folder, codebook: &codebook, lists: &lists };
@@ -120,7 +124,8 @@ pub fn reindex(
 }
 
 fn to_json(value: &impl Serialize) -> PyResult<String> {
-    Ok(serde_json::to_string(value).map_err(|e| Error::State(format!("cannot write a staged file as JSON: {e}")))?)
+    Ok(serde_json::to_string(value)
+        .map_err(|e| Error::state(Why::Broken, format!("cannot write a staged file as JSON: {e}")))?)
 }
 
 fn from_json<T: DeserializeOwned>(what: &str, text: &str) -> PyResult<T> {

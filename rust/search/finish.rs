@@ -8,6 +8,7 @@ use super::select::{self, Nearest};
 use super::sort::sort;
 use super::workspace::Workspace;
 use super::{Found, Rerank, best};
+use crate::error::Why;
 use crate::index::Lists;
 use crate::simd::Kernels;
 use crate::{Error, Metric, Result};
@@ -124,7 +125,10 @@ impl Finish<'_, '_> {
         let mut at = Vec::with_capacity(found.len());
         for f in found.iter() {
             at.push(self.rows.find(f.1).ok_or_else(|| {
-                Error::State(format!("rerank=\"keys\": the raw key of entry {} is missing; verify the store", f.1))
+                Error::state(
+                    Why::Broken,
+                    format!("rerank by keys: the raw key of entry {} is missing; verify the store", f.1),
+                )
             })?);
         }
         self.disk.filter(|_| cold).into_iter().for_each(|disk| self.rows.ask(disk, &at));

@@ -26,7 +26,8 @@ mod tests;
 mod widen;
 mod workspace;
 
-use crate::index::{Codebook, Lists};
+use crate::error::Why;
+use crate::index::{Codebook, FINE, Lists};
 use crate::keys::KeyBlock;
 use crate::simd::{Isa, Kernels};
 use crate::{Error, Metric, Result};
@@ -79,7 +80,7 @@ pub struct Request<'a> {
     pub k: usize,
     /// Lists to scan per query; `None` = as many as `recall` needs.
     pub nprobe: Option<usize>,
-    /// Recall to aim at, above 0 and at most 1, from what was measured at build; `None` = 0.95.
+    /// Recall to aim at, above 0 and at most 1, from what was measured at build; `None` = [`DEFAULT_RECALL`].
     pub recall: Option<f32>,
     /// Candidates to score again; `None` = as many as `recall` needs, with `nprobe` 2 k and at least k + 128.
     pub depth: Option<usize>,
@@ -232,9 +233,11 @@ fn check(corpus: &Corpus, queries: &[f32], request: &Request) -> Result<Kernels>
         return argument("recall and nprobe: expected one of them, found both".into());
     }
     if request.rerank == Rerank::Code && !approximate::has_second(corpus.index.as_ref()) {
-        return Err(Error::State(
-            "rerank=\"code\" needs second-level codes, this store has none; build it with code=None and retrain=True"
-                .into(),
+        return Err(Error::state(
+            Why::NoSecondLevel,
+            format!(
+                "rerank by codes: expected codes of a second level, found a store of one level; leave rerank out, or retrain with the default code, which has two levels above dimension {FINE}, this store's is {d}"
+            ),
         ));
     }
     let given = [
@@ -253,11 +256,11 @@ fn check(corpus: &Corpus, queries: &[f32], request: &Request) -> Result<Kernels>
     let waiting = corpus.unindexed.iter().map(KeyBlock::n).sum::<usize>();
     let raw = corpus.keys.iter().map(KeyBlock::n).sum::<usize>();
     if (request.exact && raw < indexed + waiting) || (request.rerank == Rerank::Keys && raw < indexed) {
-        let what = if request.exact { "exact=True" } else { "rerank=\"keys\"" };
-        return Err(Error::State(format!(
-            "{what} needs the raw keys of all {} entries, {raw} are kept; create the store with keep_keys",
-            indexed + waiting
-        )));
+        let what = if request.exact { "exact search" } else { "rerank by keys" };
+        return Err(Error::state(
+            Why::KeysNotKept,
+            format!("{what}: expected raw keys of all {} entries, found {raw}", indexed + waiting),
+        ));
     }
     match request.isa.map_or(Some(Kernels::best()), Kernels::of) {
         Some(kernels) => Ok(kernels),

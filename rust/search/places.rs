@@ -1,5 +1,6 @@
 //! Places: entries counted in list order through all segments.
 
+use crate::error::Why;
 use crate::index::Lists;
 use crate::simd::LANES;
 use crate::{Error, Result};
@@ -13,9 +14,10 @@ pub fn starts(lists: &[Lists]) -> Result<Vec<u32>> {
         sum += lists.len();
         // The padding of the last block lies behind the last entry.
         if sum > u32::MAX as usize - LANES {
-            return Err(Error::State(format!(
-                "expected less than 2^32 − 16 indexed entries in one store, found {sum}; use several stores"
-            )));
+            return Err(Error::state(
+                Why::Full,
+                format!("expected less than 2^32 − 16 indexed entries in one store, found {sum}; use several stores"),
+            ));
         }
     }
     Ok(starts)

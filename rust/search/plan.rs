@@ -6,6 +6,7 @@
 
 use super::probes::Reach;
 use super::{Request, Rerank};
+use crate::error::Why;
 use crate::index::Codebook;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -103,8 +104,9 @@ fn chosen(codebook: &Codebook, request: &Request) -> Result<Option<Setting>> {
     let rows = codebook.calibration().map_or(&[][..], |c| &c.rows);
     let Some(k) = rows.iter().map(|r| r.k).filter(|&k| k >= request.k).min().or(rows.iter().map(|r| r.k).max()) else {
         return match request.recall {
-            Some(_) => Err(Error::State(
-                "recall: expected a store that was calibrated when it was built, found none; build with retrain=True, or give nprobe".into(),
+            Some(_) => Err(Error::state(
+                Why::NotCalibrated,
+                "recall: expected a store whose recall was measured when it was built, found one that was not; retrain it, or give nprobe",
             )),
             None => Ok(None),
         };
@@ -114,7 +116,7 @@ fn chosen(codebook: &Codebook, request: &Request) -> Result<Option<Setting>> {
     let goal = match request.recall {
         Some(asked) if asked > best => {
             return Err(Error::Argument(format!(
-                "recall: expected at most {best:.3}, what this store's codes reach for k = {k}, found {asked}; use nprobe with rerank=\"keys\", or exact=True"
+                "recall: expected at most {best:.3}, what this store's codes reach for k = {k}, found {asked}; ask for less, or where raw keys are kept rerank by them or search exactly"
             )));
         }
         Some(asked) => safe(asked).min(best),

@@ -3,6 +3,7 @@
 //! After a fork the child has the pool's memory but not its threads. The process id is kept beside the pools; a child
 //! sees that it differs, leaks the dead pools (dropping one would wait for its threads) and makes new ones.
 
+use crate::error::Why;
 use crate::{Error, Result};
 use rayon::ThreadPool;
 use std::collections::HashMap;
@@ -63,7 +64,7 @@ impl Pool {
             .thread_name(|i| format!("knnlm-{i}"))
             .build()
             .map(Arc::new)
-            .map_err(|e| Error::State(format!("cannot start {threads} threads: {e}; ask for fewer")))
+            .map_err(|e| Error::state(Why::Resources, format!("cannot start {threads} threads: {e}; ask for fewer")))
     }
 
     /// Number of threads.

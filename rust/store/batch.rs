@@ -48,7 +48,7 @@ pub(crate) fn check_keys(d: usize, keys: &KeyRows, key_type: KeyType) -> Result<
         && let Some(i) = first(x, |v| v.abs() >= F16_OVERFLOW)
     {
         return Err(Error::Argument(format!(
-            "{}: expected at most 65504 in size (float16), found {}; scale the keys, or create the store with keep_keys=\"float32\". Nothing was added",
+            "{}: expected at most 65504 in size (float16), found {}; scale the keys, or create the store with keep_keys float32. Nothing was added",
             place(i),
             x[i]
         )));

@@ -5,16 +5,18 @@
 
 use super::batch::check_sample;
 use super::calibrate::with_new_index;
-use super::compact::{LISTS_LIMIT, join_small_lists, lists_name, part_name};
+use super::compact::{LISTS_LIMIT, join_small_lists};
 use super::datastore::Datastore;
 use super::drift::{Fit, quantisation_error};
 use super::files::Folder;
+use super::lookup::keys_not_kept;
 use super::manifest::{ListsRecord, Manifest};
 use super::merge::Merge;
+use super::notices::Notices;
 use super::segment::{SegmentFile, SegmentKind, SegmentName};
 use super::segment_writer::SegmentWriter;
 use super::snapshot::Snapshot;
-use super::writer::data_name;
+use crate::error::Why;
 use crate::index::{CodeChoice, Codebook, Lists, Params, Progress, code_kind, merge_lists, train, write_lists};
 use crate::keys::{KeyBlock, KeyRows};
 use crate::search::calibrate::calibrate;
@@ -45,7 +47,8 @@ impl Datastore {
     pub fn build(&self, options: &BuildOptions, progress: Progress, cancel: &AtomicBool) -> Result<()> {
         let pool = Pool::get(options.threads)?;
         self.publish_next(|snapshot| {
-            Build { folder: &self.folder, snapshot, pool: &pool, progress, cancel }.next(options)
+            Build { folder: &self.folder, notices: &self.notices, snapshot, pool: &pool, progress, cancel }
+                .next(options)
         })
     }
 }
@@ -69,16 +72,19 @@ impl Datastore {
         self.publish_next(|snapshot| {
             let mut manifest = snapshot.manifest.clone();
             if manifest.entries > 0 || manifest.codebook.is_some() {
-                return Err(Error::State(format!(
-                    "{}: expected an empty store without an index, found {} entries{}; train first, then add",
-                    self.path().display(),
-                    manifest.entries,
-                    if manifest.codebook.is_some() { " and an index" } else { "" }
-                )));
+                return Err(Error::state(
+                    Why::NotEmpty,
+                    format!(
+                        "{}: expected an empty store without an index, found {} entries{}; train first, then add",
+                        self.path().display(),
+                        manifest.entries,
+                        if manifest.codebook.is_some() { " and an index" } else { "" }
+                    ),
+                ));
             }
             check_sample(manifest.dim, &sample)?;
-            manifest.generation += 1;
-            let name = format!("codebook-{:08}.seg", manifest.generation);
+            manifest = manifest.next(&self.folder)?;
+            let name = SegmentKind::Codebook.file_name(manifest.generation);
             let mut segment = SegmentWriter::create(&self.folder, &name, SegmentKind::Codebook)?;
             let block = KeyBlock { first_id: 0, d: manifest.dim, rows: sample };
             train(&[block], manifest.metric, &options.params, &pool, progress, cancel, &mut segment)?;
@@ -91,6 +97,7 @@ impl Datastore {
 
 struct Build<'b> {
     folder: &'b Folder,
+    notices: &'b Notices,
     snapshot: &'b Snapshot,
     pool: &'b Pool,
     progress: Progress<'b>,
@@ -104,15 +111,13 @@ impl Build<'_> {
         if manifest.live() == 0 {
             return Ok(None);
         }
-        manifest.generation += 1;
+        manifest = manifest.next(self.folder)?;
         let train_anew = manifest.codebook.is_none() || options.retrain;
         if train_anew {
             if !self.snapshot.has_all_keys() {
-                return Err(Error::State(format!(
-                    "build with retrain=True: expected raw keys of all {} entries, found a store that does not keep them; `knnlm build STORE --retrain` (in Python knnlm.retrain.retrain) has the model compute them again; a store of vectors has to be created with keep_keys=\"float16\" or \"float32\"",
-                    manifest.entries
-                )));
+                return Err(keys_not_kept(self.snapshot, "retrain"));
             }
+            self.snapshot.check_keys(&(0..manifest.entries), self.cancel)?;
             manifest.codebook = Some(self.train(&manifest, &options.params)?);
             manifest.lists.clear();
             manifest.fit = None;
@@ -122,6 +127,9 @@ impl Build<'_> {
         let indexed = manifest.indexed();
         if indexed == manifest.entries {
             return Ok(None);
+        }
+        if !train_anew {
+            self.snapshot.check_keys(&(indexed..manifest.entries), self.cancel)?;
         }
         self.write_all_lists(&mut manifest, indexed)?;
         if train_anew {
@@ -137,7 +145,7 @@ impl Build<'_> {
     }
 
     fn train(&self, manifest: &Manifest, params: &Params) -> Result<SegmentName> {
-        let name = format!("codebook-{:08}.seg", manifest.generation);
+        let name = SegmentKind::Codebook.file_name(manifest.generation);
         let mut segment = SegmentWriter::create(self.folder, &name, SegmentKind::Codebook)?;
         let keys = self.snapshot.key_blocks(&(0..manifest.entries))?;
         train(&keys, manifest.metric, params, self.pool, self.progress, self.cancel, &mut segment)?;
@@ -154,7 +162,7 @@ impl Build<'_> {
                 return Ok(());
             }
             Err(Error::Argument(format!(
-                "expected the parameters that the store was built with (nlist {}, code {:?}, seed {}) or retrain=True, found nlist {:?}, code {:?}, seed {:?}",
+                "expected the parameters that the store was built with (nlist {}, code {:?}, seed {}) or retrain, found nlist {:?}, code {:?}, seed {:?}",
                 codebook.nlist(),
                 codebook.kind(),
                 codebook.seed(),
@@ -178,19 +186,21 @@ impl Build<'_> {
     fn write_all_lists(&self, manifest: &mut Manifest, indexed: u64) -> Result<()> {
         let Some(name) = &manifest.codebook else { return Ok(()) };
         let file = SegmentFile::open(self.folder.path(), name, SegmentKind::Codebook)?;
+        file.check_all()?;
         let codebook = Codebook::open(&file, manifest.dim, manifest.metric)?;
         let mut start = indexed;
         while start < manifest.entries {
             let ids = start..manifest.entries.min(start + LISTS_LIMIT);
             let keys = self.snapshot.key_blocks(&ids)?;
-            let name = part_name(&lists_name(manifest.generation), start == indexed, start);
+            let name = SegmentKind::Lists.part_name(manifest.generation, start == indexed, start);
             let context =
                 Context { folder: self.folder, pool: self.pool, progress: self.progress, cancel: self.cancel };
             let encoded = context.write_lists(&codebook, &keys, ids.clone(), &name)?;
             manifest.add_lists(encoded);
             start = ids.end;
         }
-        join_small_lists(self.folder, manifest, self.cancel)
+        self.notices.note(join_small_lists(self.folder, manifest, self.cancel)?);
+        Ok(())
     }
 }
 
@@ -205,7 +215,7 @@ pub(crate) fn drop_keys(
     let Some(first) = manifest.data.iter().position(|d| d.keys.is_some()) else { return Ok(()) };
     let segments = first..manifest.data.len();
     let merge = Merge { folder, snapshot, segments, keys: false, drop_deleted: false, progress, cancel };
-    let record = merge.write(&data_name(manifest.generation))?;
+    let record = merge.write(&SegmentKind::Data.file_name(manifest.generation))?;
     manifest.data.truncate(first);
     manifest.data.push(record);
     Ok(())

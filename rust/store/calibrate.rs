@@ -4,6 +4,7 @@ use super::datastore::Datastore;
 use super::files::Folder;
 use super::manifest::Manifest;
 use super::segment::{SegmentFile, SegmentKind};
+use crate::error::Why;
 use crate::index::{Codebook, Lists, Progress};
 use crate::keys::KeyBlock;
 use crate::search::calibrate::measure_against;
@@ -27,14 +28,14 @@ impl Datastore {
     ) -> Result<()> {
         let pool = Pool::get(threads)?;
         self.publish_next(|snapshot| {
-            let mut manifest = snapshot.manifest.clone();
+            let manifest = snapshot.manifest.next(&self.folder)?;
             if manifest.codebook.is_none() {
-                return Err(Error::State(
-                    "calibrate: expected a store with an index, found none; build it first".into(),
+                return Err(Error::state(
+                    Why::NotBuilt,
+                    "calibrate: expected a store with an index, found none; build it first",
                 ));
             }
             truth.check(manifest.dim)?;
-            manifest.generation += 1;
             let measured = with_new_index(&self.folder, &manifest, Vec::new(), snapshot.deleted.spans(), |corpus| {
                 let shown = |done: u64, total: u64| progress("measure recall", done, total);
                 measure_against(corpus, truth, &pool, &shown, cancel)

@@ -3,14 +3,17 @@
 //! All methods take `&self`. Readers work on a [`Snapshot`], which writers never change; a writer holds the lock of the
 //! folder from its first `add` until `commit` or `discard`.
 
-use super::files::{Disk, Files, Folder, TEMPORARY};
+use super::files::{Disk, Files, Folder};
 use super::lock::{LOCK, Lock, Place};
-use super::manifest::{KeyType, MAX_DIM, Manifest, ValueType, collect};
+use super::manifest::{KeyType, MAX_DIM, Manifest, ValueType, collect, next_generation};
+use super::names::is_temporary;
+use super::notices::Notices;
 use super::snapshot::Snapshot;
 use super::staging::{self, PARTS, RETRAINING};
 use super::values::ValueRows;
 use super::verify::{Problem, verify};
 use super::writer::Writer;
+use crate::error::Why;
 use crate::index::Progress;
 use crate::keys::KeyRows;
 use crate::{Error, Metric, Result};
@@ -53,6 +56,7 @@ pub struct Datastore {
     snapshot: RwLock<Arc<Snapshot>>,
     writing: Mutex<Option<Writing>>,
     held: Mutex<Weak<Lock>>,
+    pub(crate) notices: Notices,
 }
 
 impl Datastore {
@@ -80,24 +84,27 @@ impl Datastore {
         let attributes = parse_attributes(options.attributes.as_deref().unwrap_or("{}"))?;
         let folder = Folder::new(path, files);
         folder.create_dir()?;
-        let foreign = folder.names()?.into_iter().find(|name| name != LOCK && !name.ends_with(TEMPORARY));
+        let foreign = folder.names()?.into_iter().find(|name| name != LOCK && !is_temporary(name));
         if let (None, Some(name)) = (Manifest::newest(&folder)?, foreign) {
-            return Err(Error::State(format!(
-                "{}: expected an empty folder or a store, found {name:?}; choose another folder (other files are never removed)",
-                path.display()
-            )));
+            return Err(Error::state(
+                Why::Exists,
+                format!(
+                    "{}: expected an empty folder or a store, found {name:?}; choose another folder (other files are never removed)",
+                    path.display()
+                ),
+            ));
         }
         let lock = folder.lock()?;
         let newest = Manifest::newest(&folder)?;
         if newest.is_some() && !options.overwrite {
-            return Err(Error::State(format!(
-                "{}: expected no store, found one; open it, or pass overwrite=True to replace it",
-                path.display()
-            )));
+            return Err(Error::state(
+                Why::Exists,
+                format!("{}: expected no store, found one; open it, or overwrite it", path.display()),
+            ));
         }
         lock.check(&folder)?;
         // Replacing a store is a new generation that names none of the old files: as atomic as any other.
-        let generation = newest.map_or(1, |newest| newest + 1);
+        let generation = newest.map_or(Ok(1), |newest| next_generation(&folder, newest))?;
         let manifest = Manifest {
             generation,
             metric: options.metric,
@@ -138,7 +145,13 @@ impl Datastore {
 
     fn of(folder: Folder) -> Result<Datastore> {
         let snapshot = RwLock::new(Arc::new(Snapshot::open(&folder)?));
-        Ok(Datastore { folder, snapshot, writing: Mutex::new(None), held: Mutex::default() })
+        Ok(Datastore {
+            folder,
+            snapshot,
+            writing: Mutex::new(None),
+            held: Mutex::default(),
+            notices: Notices::default(),
+        })
     }
 
     /// The generation that readers see.
@@ -177,11 +190,14 @@ impl Datastore {
             let moved = own.place.is_some_and(|place| Place::at(&self.folder) != Some(place));
             // One store counts its generations up.
             if newest.is_some_and(|newest| moved || newest.generation <= own.manifest.generation) {
-                return Err(Error::State(format!(
-                    "{}: expected generation {} of the store that was opened or a later one, found another store in its place; nothing was written: open it again",
-                    self.path().display(),
-                    own.manifest.generation
-                )));
+                return Err(Error::state(
+                    Why::Replaced,
+                    format!(
+                        "{}: expected generation {} of the store that was opened or a later one, found another store in its place; nothing was written: open it again",
+                        self.path().display(),
+                        own.manifest.generation
+                    ),
+                ));
             }
             self.refresh()?;
         }
@@ -236,8 +252,9 @@ impl Datastore {
         let writing = match &mut *guard {
             Some(writing) => writing,
             none => {
-                let lock = self.begin()?;
-                none.insert(Writing { writer: Writer::start(&self.folder, self.snapshot())?, lock })
+                let (lock, base) = (self.begin()?, self.snapshot());
+                base.check_anew();
+                none.insert(Writing { writer: Writer::start(&self.folder, base, &self.notices)?, lock })
             }
         };
         let outcome = act(&mut writing.writer);
@@ -269,6 +286,12 @@ impl Datastore {
             Err(_) => self.recover(&lock),
         }
         outcome
+    }
+
+    /// What changes since the last call have left as it was, such as damaged lists that they did not join: nothing is lost by
+    /// it, but somebody should see to it.
+    pub fn take_notices(&self) -> Vec<Error> {
+        self.notices.take()
     }
 
     /// Forgets what was added or superseded since the last commit.
@@ -337,8 +360,7 @@ impl Datastore {
     pub fn set_attributes(&self, attributes: &str) -> Result<()> {
         let attributes = parse_attributes(attributes)?;
         self.publish_next(|snapshot| {
-            let mut manifest = snapshot.manifest.clone();
-            manifest.generation += 1;
+            let mut manifest = snapshot.manifest.next(&self.folder)?;
             manifest.attributes = attributes;
             Ok(Some(manifest))
         })

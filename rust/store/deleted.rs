@@ -4,6 +4,7 @@ use super::files::Folder;
 use super::manifest::DeletedRecord;
 use super::segment::{SegmentFile, SegmentKind};
 use super::segment_writer::SegmentWriter;
+use crate::error::RESTORE;
 use crate::search::filter::{contains, id_set};
 use crate::sections::{Element, SectionKind, SectionSource, typed};
 use crate::{Error, Result};
@@ -28,11 +29,13 @@ pub struct Tombstone {
 pub struct Deleted {
     tombstones: Vec<Tombstone>,
     spans: Arc<[Range<u64>]>,
+    /// The file that they were read from.
+    file: Option<SegmentFile>,
 }
 
 impl Default for Deleted {
     fn default() -> Deleted {
-        Deleted { tombstones: Vec::new(), spans: Arc::new([]) }
+        Deleted { tombstones: Vec::new(), spans: Arc::new([]), file: None }
     }
 }
 
@@ -41,21 +44,21 @@ impl Deleted {
     pub fn open(folder: &Folder, record: &DeletedRecord, records: u64, next_id: u64) -> Result<Deleted> {
         let file = SegmentFile::open(folder.path(), &record.name, SegmentKind::Deleted)?;
         let tombstones: &[Tombstone] = typed(&file, SectionKind::Deleted)?;
-        let wrong =
-            |what: String| file.format_error(format!("deleted documents: {what}; restore the file from a copy"));
+        file.check(bytemuck::cast_slice(tombstones))?;
+        let wrong = |what: String| file.format_error(format!("deleted documents: {what}; {RESTORE}"));
         if tombstones.len() as u64 != record.documents {
             return Err(wrong(format!("expected {}, found {}", record.documents, tombstones.len())));
         }
         let deleted = Deleted::of(tombstones.to_vec());
-        match deleted.fault(records, next_id) {
-            Some(fault) => Err(wrong(fault)),
-            None => Ok(deleted),
+        if let Some(fault) = deleted.fault(records, next_id) {
+            return Err(wrong(fault));
         }
+        Ok(Deleted { file: Some(file), ..deleted })
     }
 
     fn of(tombstones: Vec<Tombstone>) -> Deleted {
         let spans = id_set(tombstones.iter().map(|t| t.start..t.end).collect());
-        Deleted { tombstones, spans }
+        Deleted { tombstones, spans, file: None }
     }
 
     /// What is wrong with them in a store of so many document records and ids, if anything.
@@ -84,10 +87,20 @@ impl Deleted {
 
     /// Writes the file of a generation; `entries`: how many deleted entries are still in data segments.
     pub fn write(&self, folder: &Folder, generation: u64, entries: u64) -> Result<DeletedRecord> {
-        let name = format!("deleted-{generation:08}.seg");
+        let name = SegmentKind::Deleted.file_name(generation);
         let mut segment = SegmentWriter::create(folder, &name, SegmentKind::Deleted)?;
         segment.section(SectionKind::Deleted, Element::U64, bytemuck::cast_slice(&self.tombstones))?;
         Ok(DeletedRecord { name: segment.finish()?, documents: self.tombstones.len() as u64, entries })
+    }
+
+    /// All of them, by record.
+    pub fn tombstones(&self) -> &[Tombstone] {
+        &self.tombstones
+    }
+
+    /// The file that they were read from.
+    pub fn file(&self) -> Option<&SegmentFile> {
+        self.file.as_ref()
     }
 
     /// Their ids, ascending and disjoint.

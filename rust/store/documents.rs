@@ -4,9 +4,12 @@
 //! reader takes the latest record of a document.
 
 use super::segment::SegmentFile;
+use crate::error::RESTORE;
 use crate::sections::{SectionKind, SectionSource, typed};
 use crate::{Error, Result};
 use bytemuck::{Pod, Zeroable};
+use std::cmp::Ordering;
+use std::ops::Range;
 
 /// A contiguous range of entries with a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +47,7 @@ pub struct Record {
 /// Flag of a record that has a name.
 pub const NAMED: u32 = 1;
 
-/// The table of one segment, as it lies in the file.
+/// The table of one segment, as it lies in the file. What is read of it is checked against its checksums.
 #[derive(Clone, Copy, Debug)]
 pub struct DocumentTable<'a> {
     file: &'a SegmentFile,
@@ -76,20 +79,23 @@ impl<'a> DocumentTable<'a> {
     }
 
     fn error(&self, i: usize, message: &str) -> Error {
-        self.file
-            .format_error(format!("document record {i} of {}: {message}; restore the file from a copy", self.len()))
+        self.file.format_error(format!("document record {i} of {}: {message}; {RESTORE}", self.len()))
     }
 
     fn record(&self, i: usize) -> Result<&'a Record> {
-        self.records.get(i).ok_or_else(|| self.error(i, "expected a record, found none"))
+        let record = self.records.get(i).ok_or_else(|| self.error(i, "expected a record, found none"))?;
+        self.file.check(bytemuck::bytes_of(record))?;
+        Ok(record)
     }
 
     fn bytes(&self, i: usize, offset: u64, length: u32) -> Result<&'a [u8]> {
         let start = usize::try_from(offset).ok();
         let span = start.and_then(|start| Some(start..start.checked_add(length as usize)?));
-        span.and_then(|span| self.text.get(span)).ok_or_else(|| {
+        let bytes = span.and_then(|span| self.text.get(span)).ok_or_else(|| {
             self.error(i, &format!("expected text within {} bytes, found {length} at {offset}", self.text.len()))
-        })
+        })?;
+        self.file.check(bytes)?;
+        Ok(bytes)
     }
 
     fn name_bytes(&self, i: usize) -> Result<&'a [u8]> {
@@ -99,10 +105,7 @@ impl<'a> DocumentTable<'a> {
 
     /// Record `i`.
     pub fn get(&self, i: usize) -> Result<Document> {
-        let record = self.record(i)?;
-        if record.start > record.end {
-            return Err(self.error(i, &format!("expected start ≤ end, found {} and {}", record.start, record.end)));
-        }
+        let (record, ids) = (self.record(i)?, self.ids(i)?);
         let utf8 = |bytes: &[u8]| {
             std::str::from_utf8(bytes)
                 .map(str::to_owned)
@@ -114,16 +117,31 @@ impl<'a> DocumentTable<'a> {
         let metadata = utf8(self.bytes(i, offset, record.metadata)?)?;
         Ok(Document {
             name: (record.flags & NAMED != 0).then_some(name),
-            start: record.start,
-            end: record.end,
+            start: ids.start,
+            end: ids.end,
             metadata: (record.metadata > 0).then_some(metadata),
         })
+    }
+
+    /// Ids of record `i`.
+    pub fn ids(&self, i: usize) -> Result<Range<u64>> {
+        let record = self.record(i)?;
+        if record.start > record.end {
+            return Err(self.error(i, &format!("expected start ≤ end, found {} and {}", record.start, record.end)));
+        }
+        Ok(record.start..record.end)
+    }
+
+    /// Whether record `i` says nothing but what this version knows.
+    pub fn is_plain(&self, i: usize) -> Result<bool> {
+        let record = self.record(i)?;
+        Ok(record.flags & !NAMED == 0 && record.reserved == 0)
     }
 
     /// The record that an id of this segment lies in.
     pub fn record_of(&self, id: u64) -> Result<usize> {
         // Empty documents share their start with the next one: the last record that starts at or before id holds it.
-        let after = self.records.partition_point(|r| r.start <= id);
+        let after = first(self.records.len(), |i| Ok(self.record(i)?.start > id))?;
         after
             .checked_sub(1)
             .ok_or_else(|| self.error(0, &format!("expected a document that holds id {id}, found none")))
@@ -131,19 +149,27 @@ impl<'a> DocumentTable<'a> {
 
     /// The records of a name; several, if documents of that name were deleted before.
     pub fn find(&self, name: &str) -> Result<&'a [u32]> {
-        let bound = |below: fn(std::cmp::Ordering) -> bool| -> Result<usize> {
-            let (mut low, mut high) = (0, self.names.len());
-            while low < high {
-                let middle = low + (high - low) / 2;
-                if below(self.name_bytes(self.names[middle] as usize)?.cmp(name.as_bytes())) {
-                    low = middle + 1;
-                } else {
-                    high = middle;
-                }
-            }
-            Ok(low)
+        let bound = |reached: fn(Ordering) -> bool| {
+            first(self.names.len(), |i| {
+                self.file.check(bytemuck::bytes_of(&self.names[i]))?;
+                Ok(reached(self.name_bytes(self.names[i] as usize)?.cmp(name.as_bytes())))
+            })
         };
-        let (start, end) = (bound(std::cmp::Ordering::is_lt)?, bound(std::cmp::Ordering::is_le)?);
+        let (start, end) = (bound(Ordering::is_ge)?, bound(Ordering::is_gt)?);
         Ok(self.names.get(start..end).unwrap_or(&[]))
     }
+}
+
+/// The first of `n` numbers that has `reached` what all after it have, else `n`.
+fn first(n: usize, reached: impl Fn(usize) -> Result<bool>) -> Result<usize> {
+    let (mut low, mut high) = (0, n);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if reached(middle)? {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    Ok(low)
 }

@@ -27,8 +27,7 @@ impl Datastore {
                 return Ok(None);
             }
             entries = count(&gone);
-            let mut manifest = snapshot.manifest.clone();
-            manifest.generation += 1;
+            let mut manifest = snapshot.manifest.next(&self.folder)?;
             manifest.deleted = Some(snapshot.bury(&self.folder, gone)?);
             Ok(Some(manifest))
         })?;
@@ -61,6 +60,7 @@ impl Datastore {
         next: impl FnOnce(&Snapshot) -> Result<Option<Manifest>>,
     ) -> Result<()> {
         let snapshot = self.snapshot();
+        snapshot.check_anew();
         let outcome = next(&snapshot).and_then(|manifest| match manifest {
             Some(manifest) => {
                 lock.check(&self.folder)?;
@@ -97,7 +97,7 @@ impl Snapshot {
                 folder.path(),
                 format!("deleted documents: {fault}; a file is damaged, `verify` names it. Nothing was deleted"),
             )),
-            None => deleted.write(folder, self.manifest.generation + 1, entries),
+            None => deleted.write(folder, self.manifest.next(folder)?.generation, entries),
         }
     }
 }

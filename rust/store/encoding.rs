@@ -1,15 +1,15 @@
 //! Entries that are encoded as they are added: their raw keys wait in memory and are never written.
 
 use super::build::{Context, Encoded};
-use super::compact::{LISTS_LIMIT, join_small_lists, lists_name, part_name};
+use super::compact::{LISTS_LIMIT, join_small_lists};
 use super::files::Folder;
 use super::manifest::Manifest;
 use super::segment::{SegmentFile, SegmentKind, SegmentName};
-use crate::Result;
 use crate::index::{Codebook, Lists};
 use crate::keys::{KeyBlock, KeyRows};
 use crate::search::Pool;
 use crate::sections::SectionSource;
+use crate::{Error, Result};
 use half::slice::HalfFloatSliceExt;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -38,7 +38,8 @@ impl Encoding {
     pub(crate) fn start(folder: &Folder, base: &Manifest) -> Result<Option<Encoding>> {
         let Some(name) = base.codebook.as_ref().filter(|_| base.encode) else { return Ok(None) };
         let codebook = SegmentFile::open(folder.path(), name, SegmentKind::Codebook)?;
-        let manifest = Manifest { generation: base.generation + 1, ..base.clone() };
+        codebook.check_all()?;
+        let manifest = base.next(folder)?;
         Ok(Some(Encoding { folder: folder.clone(), codebook, manifest, first_id: base.entries, keys: Vec::new() }))
     }
 
@@ -63,6 +64,13 @@ impl Encoding {
         Ok(())
     }
 
+    /// Name of the next lists file of this generation.
+    fn next_name(&self) -> String {
+        let first = SegmentKind::Lists.file_name(self.manifest.generation);
+        let mine = self.manifest.lists.iter().any(|l| l.name.file == first);
+        SegmentKind::Lists.part_name(self.manifest.generation, !mine, self.first_id)
+    }
+
     fn flush(&mut self) -> Result<()> {
         let d = self.manifest.dim;
         let keys = std::mem::take(&mut self.keys);
@@ -71,13 +79,12 @@ impl Encoding {
             return Ok(());
         }
         let codebook = Codebook::open(&self.codebook, d, self.manifest.metric)?;
-        let name = lists_name(self.manifest.generation);
-        let mine = self.manifest.lists.iter().any(|l| l.name.file == name);
+        let name = self.next_name();
         let (pool, never) = (Pool::get(None)?, AtomicBool::new(false));
         let context = Context { folder: &self.folder, pool: &pool, progress: &|_, _, _| (), cancel: &never };
         let block = KeyBlock { first_id: self.first_id, d, rows: KeyRows::F32(&keys) };
         let ids = self.first_id..self.first_id + n;
-        let encoded = context.write_lists(&codebook, &[block], ids, &part_name(&name, !mine, self.first_id))?;
+        let encoded = context.write_lists(&codebook, &[block], ids, &name)?;
         self.manifest.add_lists(encoded);
         self.first_id += n;
         Ok(())
@@ -100,9 +107,7 @@ impl Encoding {
                 )));
             }
             drop(file); // Windows renames no open file
-            let name = lists_name(self.manifest.generation);
-            let mine = self.manifest.lists.iter().any(|l| l.name.file == name);
-            let name = part_name(&name, !mine, self.first_id);
+            let name = self.next_name();
             self.folder.adopt(&from.join(&part.name.file), &name)?;
             self.first_id += part.entries;
             self.manifest.add_lists(Encoded { name: SegmentName { file: name, ..part.name }, ..part });
@@ -110,12 +115,13 @@ impl Encoding {
         Ok(())
     }
 
-    /// Encodes what waits and hands the lists to the manifest of the next generation.
-    pub(crate) fn finish(mut self, manifest: &mut Manifest) -> Result<()> {
+    /// Encodes what waits and hands the lists to the manifest of the next generation; returns what kept some of them from
+    /// being joined.
+    pub(crate) fn finish(mut self, manifest: &mut Manifest) -> Result<Option<Error>> {
         self.flush()?;
-        join_small_lists(&self.folder, &mut self.manifest, &AtomicBool::new(false))?;
+        let notice = join_small_lists(&self.folder, &mut self.manifest, &AtomicBool::new(false))?;
         manifest.lists = self.manifest.lists;
         manifest.fit = self.manifest.fit;
-        Ok(())
+        Ok(notice)
     }
 }

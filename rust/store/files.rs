@@ -4,7 +4,7 @@
 //! [`Folder`] adds names and error messages; nothing else in this crate changes a file.
 
 use super::lock::{LOCK, Lock};
-use crate::error::FLUSH_FOLDER;
+use crate::error::{Action, Why};
 use crate::{Error, Result};
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
@@ -26,7 +26,7 @@ pub trait NewFile: Send {
 pub trait Files: Send + Sync + std::fmt::Debug {
     /// Creates a folder and its parents; no error if it is there.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
-    /// Creates an empty file, in place of one of the same name.
+    /// Creates an empty file, in place of one of the same name; a link there is replaced, not followed.
     fn create(&self, path: &Path) -> io::Result<Box<dyn NewFile>>;
     /// Renames a file, in place of one that has the new name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
@@ -60,7 +60,15 @@ impl Files for Disk {
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn NewFile>> {
-        Ok(Box::new(File::create(path)?))
+        let new = || File::options().write(true).create_new(true).open(path);
+        let file = match new() {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                std::fs::remove_file(path)?;
+                new()?
+            }
+            other => other?,
+        };
+        Ok(Box::new(file))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -81,7 +89,22 @@ impl Files for Disk {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<File>> {
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file = match std::fs::symlink_metadata(path) {
+            Ok(there) if !there.is_file() => {
+                return Err(io::Error::other("expected a file, found a link, folder or device; remove it"));
+            }
+            Ok(_) => File::options().read(true).write(true).open(path)?,
+            // Made anew where nothing is: a link that was put there meanwhile is not followed.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let made = File::options().read(true).write(true).create_new(true).open(path);
+                let taken = |e: &io::Error| e.kind() == io::ErrorKind::AlreadyExists;
+                match made {
+                    Err(e) if taken(&e) => return self.lock(path), // by a writer that was quicker
+                    other => other?,
+                }
+            }
+            Err(e) => return Err(e),
+        };
         match file.try_lock() {
             Ok(()) => Ok(Some(file)),
             Err(TryLockError::WouldBlock) => Ok(None),
@@ -112,12 +135,12 @@ impl std::fmt::Debug for OutputFile {
 impl OutputFile {
     /// Appends all bytes.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write(bytes).map_err(|e| Error::io(&self.path, "write", e))
+        self.file.write(bytes).map_err(|e| Error::io(&self.path, Action::Write, e))
     }
 
     /// Forces what was written to the disk.
     pub fn sync(&mut self) -> Result<()> {
-        self.file.sync().map_err(|e| Error::io(&self.path, "flush to disk", e))
+        self.file.sync().map_err(|e| Error::io(&self.path, Action::Flush, e))
     }
 
     /// Where it lies.
@@ -144,38 +167,38 @@ impl Folder {
 
     /// Creates the folder; no error if it is there.
     pub fn create_dir(&self) -> Result<()> {
-        self.files.create_dir(&self.path).map_err(|e| Error::io(&self.path, "create folder", e))
+        self.files.create_dir(&self.path).map_err(|e| Error::io(&self.path, Action::CreateFolder, e))
     }
 
     /// Starts the file `name`.
     pub fn create(&self, name: &str) -> Result<OutputFile> {
         let path = self.join(name);
-        let file = self.files.create(&path).map_err(|e| Error::io(&path, "create", e))?;
+        let file = self.files.create(&path).map_err(|e| Error::io(&path, Action::Create, e))?;
         Ok(OutputFile { path, file })
     }
 
     /// Renames a file of the folder.
     pub fn rename(&self, from: &str, to: &str) -> Result<()> {
         let to = self.join(to);
-        self.files.rename(&self.join(from), &to).map_err(|e| Error::io(&to, "rename", e))
+        self.files.rename(&self.join(from), &to).map_err(|e| Error::io(&to, Action::Rename, e))
     }
 
     /// Takes a file of another folder on the same disk, under a name of this one.
     pub fn adopt(&self, from: &Path, to: &str) -> Result<()> {
         let to = self.join(to);
-        self.files.rename(from, &to).map_err(|e| Error::io(&to, "rename", e))
+        self.files.rename(from, &to).map_err(|e| Error::io(&to, Action::Rename, e))
     }
 
     /// Forces the names in the folder to the disk.
     pub fn sync(&self) -> Result<()> {
-        self.files.sync_dir(&self.path).map_err(|e| Error::io(&self.path, FLUSH_FOLDER, e))
+        self.files.sync_dir(&self.path).map_err(|e| Error::io(&self.path, Action::FlushFolder, e))
     }
 
     /// Forces the folder's own name to the disk.
     pub fn sync_parent(&self) -> Result<()> {
-        let absolute = std::path::absolute(&self.path).map_err(|e| Error::io(&self.path, "find parent of", e))?;
+        let absolute = std::path::absolute(&self.path).map_err(|e| Error::io(&self.path, Action::FindParent, e))?;
         match absolute.parent() {
-            Some(parent) => self.files.sync_dir(parent).map_err(|e| Error::io(parent, FLUSH_FOLDER, e)),
+            Some(parent) => self.files.sync_dir(parent).map_err(|e| Error::io(parent, Action::FlushFolder, e)),
             None => Ok(()),
         }
     }
@@ -183,7 +206,7 @@ impl Folder {
     /// Removes a file of the folder.
     pub fn remove(&self, name: &str) -> Result<()> {
         let path = self.join(name);
-        self.files.remove(&path).map_err(|e| Error::io(&path, "remove", e))
+        self.files.remove(&path).map_err(|e| Error::io(&path, Action::Remove, e))
     }
 
     /// Removes a folder of the folder and all in it, one file of it first.
@@ -191,18 +214,18 @@ impl Folder {
         let path = self.join(name);
         let first = path.join(first);
         match self.files.remove(&first) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::io(&first, "remove", e)),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::io(&first, Action::Remove, e)),
             _ => (),
         }
-        self.files.remove_tree(&path).map_err(|e| Error::io(&path, "remove folder (deleted text may be in it)", e))
+        self.files.remove_tree(&path).map_err(|e| Error::io(&path, Action::RemoveFolder, e))
     }
 
     /// Takes the writer's lock.
     pub fn lock(&self) -> Result<Lock> {
         let path = self.join(LOCK);
-        let lock = self.files.lock(&path).map_err(|e| Error::io(&path, "lock the store for writing", e))?;
+        let lock = self.files.lock(&path).map_err(|e| Error::io(&path, Action::Lock, e))?;
         lock.map(Lock::of).ok_or_else(|| {
-            Error::State(format!(
+            Error::state(Why::Locked, format!(
                 "{}: another writer holds this store, expected none; wait until it has committed or closed, then try again (reading and searching need no lock)",
                 self.path.display()
             ))
@@ -211,10 +234,10 @@ impl Folder {
 
     /// Names of the files in the folder that are UTF-8 (ours are ASCII).
     pub fn names(&self) -> Result<Vec<String>> {
-        let entries = std::fs::read_dir(&self.path).map_err(|e| Error::io(&self.path, "list folder", e))?;
+        let entries = std::fs::read_dir(&self.path).map_err(|e| Error::io(&self.path, Action::List, e))?;
         let mut names = Vec::new();
         for entry in entries {
-            let entry = entry.map_err(|e| Error::io(&self.path, "list folder", e))?;
+            let entry = entry.map_err(|e| Error::io(&self.path, Action::List, e))?;
             names.extend(entry.file_name().into_string());
         }
         Ok(names)

@@ -2,7 +2,7 @@
 
 use super::datastore::Datastore;
 use super::drift::Fit;
-use super::manifest::{KeyType, ValueType};
+use super::manifest::{KeyType, Manifest, ValueType};
 use super::segment::SegmentFile;
 use crate::search::Calibration;
 use crate::{Metric, Result};
@@ -144,9 +144,11 @@ impl Datastore {
                 .map(|s| SectionInfo { section: s.name(), bytes: s.span.len() as u64 })
                 .collect(),
         };
-        let data = snapshot.data.iter().map(|s| &s.file);
-        let index_files: Vec<&SegmentFile> = snapshot.codebook.iter().chain(&snapshot.lists).collect();
-        let files: Vec<FileInfo> = data.chain(index_files.iter().copied()).map(describe).collect();
+        let index_bytes: u64 = snapshot.codebook.iter().chain(&snapshot.lists).map(SegmentFile::bytes).sum();
+        let name = Manifest::file_name(manifest.generation);
+        let own = std::fs::metadata(self.folder.join(&name)).map_or(0, |metadata| metadata.len()); // gone: a newer one is there
+        let own = FileInfo { file: name, bytes: own, sections: Vec::new() };
+        let files: Vec<FileInfo> = snapshot.files().map(|(_, file)| describe(file)).chain([own]).collect();
         let bytes: u64 = files.iter().map(|f| f.bytes).sum();
         let per_entry = |bytes: u64| if manifest.live() == 0 { 0.0 } else { bytes as f64 / manifest.live() as f64 };
         let unindexed: u64 = snapshot.corpus()?.unindexed.iter().map(|b| b.bytes()).sum();
@@ -204,7 +206,7 @@ impl Datastore {
             documents: manifest.documents(),
             bytes,
             bytes_per_entry: per_entry(bytes),
-            search_bytes_per_entry: per_entry(index_files.iter().map(|f| f.bytes()).sum::<u64>() + unindexed),
+            search_bytes_per_entry: per_entry(index_bytes + unindexed),
             index,
             files,
             attributes: manifest.attributes.clone(),

@@ -2,6 +2,7 @@
 //! renaming folders, while a lock stays with its file.
 
 use super::files::Folder;
+use crate::error::Why;
 use crate::{Error, Result};
 use std::fs::{File, Metadata};
 
@@ -39,10 +40,13 @@ impl Lock {
         if self.is_of(folder) {
             return Ok(());
         }
-        Err(Error::State(format!(
-            "{}: expected the folder that this writer has locked, found that it was replaced or removed meanwhile; nothing more was written: open the store again, and add again what was not committed",
-            folder.path().display()
-        )))
+        Err(Error::state(
+            Why::Replaced,
+            format!(
+                "{}: expected the folder that this writer has locked, found that it was replaced or removed meanwhile; nothing more was written: open the store again, and add again what was not committed",
+                folder.path().display()
+            ),
+        ))
     }
 }
 

@@ -2,13 +2,15 @@
 
 use super::datastore::Datastore;
 use super::documents::Document;
-use super::snapshot::Snapshot;
+use super::snapshot::{DataSegment, Snapshot};
 use super::values::{Values, ValuesMut};
+use crate::error::Why;
 use crate::search::IdSet;
 use crate::search::filter::id_set;
-use crate::sections::{SectionSource, coalesce};
+use crate::sections::{SectionKind, SectionSource, coalesce};
 use crate::{Error, Result};
 use std::ops::Range;
+use std::sync::atomic::AtomicBool;
 
 /// Values and places of some entries. Ids that do not exist have an all-ones value and no document.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,10 +38,10 @@ impl Datastore {
         self.snapshot().get(ids)
     }
 
-    /// Raw keys of a range of ids as f32, row-major.
+    /// Raw keys of a range of ids as f32, row-major; checked against their checksums.
     ///
     /// # Errors
-    /// `Argument` for a range that does not exist; `State` where raw keys are not kept.
+    /// `Damaged`;     /// `Argument` for a range that does not exist; `State` where raw keys are not kept.
     pub fn keys(&self, ids: Range<u64>) -> Result<Vec<f32>> {
         let snapshot = self.snapshot();
         snapshot.check_range(&ids)?;
@@ -57,6 +59,7 @@ impl Datastore {
                 ids.end - ids.start - found
             )));
         }
+        snapshot.check_keys(&ids, &AtomicBool::new(false))?;
         let mut out = vec![0f32; found as usize * d];
         let mut rows = out.chunks_exact_mut(d);
         for block in &blocks {
@@ -67,10 +70,10 @@ impl Datastore {
         Ok(out)
     }
 
-    /// Values of a range of ids; all ones for those that are deleted.
+    /// Values of a range of ids; all ones for those that are deleted. Checked against their checksums.
     ///
     /// # Errors
-    /// `Argument` for a range that does not exist.
+    /// `Damaged`;     /// `Argument` for a range that does not exist.
     pub fn values(&self, ids: Range<u64>) -> Result<Values> {
         let snapshot = self.snapshot();
         snapshot.check_range(&ids)?;
@@ -79,6 +82,7 @@ impl Datastore {
         for piece in snapshot.pieces(&ids) {
             (next..piece.first_id).for_each(|_| out.push(None));
             next = piece.first_id + piece.rows.len() as u64;
+            piece.segment.check(SectionKind::Values, piece.rows.clone())?;
             out.extend(piece.segment.values()?, piece.rows);
         }
         (next..ids.end).for_each(|_| out.push(None));
@@ -187,7 +191,11 @@ impl Snapshot {
         let mut into = out.as_mut();
         for (i, &id) in ids.iter().enumerate() {
             let known = u64::try_from(id).ok().and_then(|id| self.locate(id));
-            into.set(i, known.map(|(segment, row)| Ok(segment.values()?.get(row))).transpose()?);
+            let value = |(segment, row): (&DataSegment, usize)| {
+                segment.check(SectionKind::Values, row..row + 1)?;
+                Ok(segment.values()?.get(row))
+            };
+            into.set(i, known.map(value).transpose()?);
         }
         Ok(out)
     }
@@ -238,8 +246,11 @@ impl Snapshot {
 
 /// Why raw keys are missing, and what to do.
 pub(crate) fn keys_not_kept(snapshot: &Snapshot, what: &str) -> Error {
-    Error::State(format!(
-        "{what}: expected raw keys of all {} entries, found a store built with keep_keys=None, which dropped them; create it with keep_keys=\"float16\" or \"float32\"",
-        snapshot.manifest.entries
-    ))
+    Error::state(
+        Why::KeysNotKept,
+        format!(
+            "{what}: expected raw keys of all {} entries, found a store that does not keep them",
+            snapshot.manifest.entries
+        ),
+    )
 }

@@ -5,11 +5,16 @@
 
 use super::drift::Fit;
 use super::files::{Folder, TEMPORARY};
-use super::segment::{FORMAT_MAJOR, FORMAT_MINOR, SegmentName, check_version};
+use super::map::open_regular;
+use super::names::is_temporary;
+use super::segment::{FORMAT_MAJOR, FORMAT_MINOR, SegmentKind, SegmentName, check_version};
+use crate::error::{Action, RESTORE, Why};
 use crate::search::Calibration;
 use crate::{Error, Metric, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use std::collections::HashSet;
+use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
@@ -36,6 +41,13 @@ pub enum ValueType {
 
 /// Largest dimension of a key.
 pub const MAX_DIM: usize = 65_536;
+
+/// Entries of a store at most, until deleted ones are compacted away: a search counts them in list order with 32 bits, the
+/// padding of a block behind them.
+pub const MOST_ENTRIES: u64 = u32::MAX as u64 - 16;
+
+/// Bytes of a manifest at most: far more than any has, and no machine's memory.
+const MOST_BYTES: u64 = 1 << 28;
 
 /// A data segment as the manifest knows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -128,6 +140,26 @@ pub struct Manifest {
     pub attributes: Box<RawValue>,
 }
 
+/// A need: some documents are deleted, though their entries are in data and lists segments.
+const DELETED: &str = "deleted";
+/// A need: ids are gone, so that rows are found through runs.
+const GAPS: &str = "gaps";
+
+/// What a reader has to know, whatever else it ignores; absent before format 1.2.
+#[derive(Deserialize)]
+struct Needs {
+    #[serde(default)]
+    needs: Vec<String>,
+}
+
+/// A manifest as it is written.
+#[derive(Serialize)]
+struct Written<'m> {
+    needs: Vec<&'static str>,
+    #[serde(flatten)]
+    manifest: &'m Manifest,
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Envelope {
@@ -178,22 +210,41 @@ impl Manifest {
 
     /// Number of entries that are not deleted.
     pub fn live(&self) -> u64 {
-        let rows = self.data.iter().map(|d| d.entries).fold(0, u64::saturating_add);
-        rows.saturating_sub(self.deleted.as_ref().map_or(0, |d| d.entries))
+        self.rows().saturating_sub(self.deleted.as_ref().map_or(0, |d| d.entries))
     }
 
-    /// Files that this generation consists of, its own included.
-    pub fn files(&self) -> Vec<&str> {
-        let data = self.data.iter().map(|d| d.name.file.as_str());
-        let lists = self.lists.iter().map(|l| l.name.file.as_str());
-        let deleted = self.deleted.iter().map(|d| d.name.file.as_str());
-        data.chain(self.codebook.iter().map(|c| c.file.as_str())).chain(lists).chain(deleted).collect()
+    /// Segment files that this generation consists of, in the order data, codebook, lists, deleted.
+    pub fn segments(&self) -> impl Iterator<Item = (SegmentKind, &SegmentName)> {
+        let data = self.data.iter().map(|d| (SegmentKind::Data, &d.name));
+        let codebook = self.codebook.iter().map(|name| (SegmentKind::Codebook, name));
+        let lists = self.lists.iter().map(|l| (SegmentKind::Lists, &l.name));
+        let deleted = self.deleted.iter().map(|d| (SegmentKind::Deleted, &d.name));
+        data.chain(codebook).chain(lists).chain(deleted)
+    }
+
+    /// Number of entries in data segments, deleted ones included.
+    pub fn rows(&self) -> u64 {
+        self.data.iter().map(|d| d.entries).fold(0, u64::saturating_add)
+    }
+
+    /// The same with the number of the next generation, for a writer to change.
+    ///
+    /// # Errors
+    /// `Format` where there is no further number: no writer gets there, so that the file is forged.
+    pub fn next(&self, folder: &Folder) -> Result<Manifest> {
+        Ok(Manifest { generation: next_generation(folder, self.generation)?, ..self.clone() })
+    }
+
+    /// What a reader has to know to read this generation right.
+    fn needs(&self) -> Vec<&'static str> {
+        let gaps = self.data.iter().any(|d| d.end_id.is_some());
+        [(self.deleted.is_some(), DELETED), (gaps, GAPS)].iter().filter(|need| need.0).map(|need| need.1).collect()
     }
 
     /// Reads and checks the manifest of a generation.
     pub fn read(folder: &Folder, generation: u64) -> Result<Manifest> {
         let path = folder.join(&Manifest::file_name(generation));
-        let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
+        let bytes = read_whole(&path)?;
         let manifest = Manifest::parse(&path, &bytes)?;
         if manifest.generation != generation {
             return Err(Error::format(
@@ -205,8 +256,7 @@ impl Manifest {
     }
 
     fn parse(path: &Path, bytes: &[u8]) -> Result<Manifest> {
-        let damaged =
-            |what: String| Error::format(path, format!("{what}; the file is damaged, restore it from a copy"));
+        let damaged = |what: String| Error::format(path, format!("{what}; the file is damaged, {RESTORE}"));
         let line = bytes
             .iter()
             .position(|&b| b == b'\n')
@@ -234,8 +284,22 @@ impl Manifest {
         if found != envelope.crc32c {
             return Err(damaged(format!("expected CRC32C {}, found {found}", envelope.crc32c)));
         }
-        let manifest: Manifest = serde_json::from_slice(body)
-            .map_err(|e| damaged(format!("expected the fields of format {FORMAT_MAJOR}, found {e}")))?;
+        let fields = |e| damaged(format!("expected the fields of format {FORMAT_MAJOR}, found {e}"));
+        // First what it needs: what a later version writes may not even have the fields that follow.
+        let Needs { needs } = serde_json::from_slice(body).map_err(fields)?;
+        if let Some(unknown) = needs.iter().find(|need| ![DELETED, GAPS].contains(&need.as_str())) {
+            return Err(Error::format(
+                path,
+                format!(
+                    "expected a store that needs nothing but {DELETED:?} and {GAPS:?}, found that its readers need {unknown:?}: written by a newer knnlm; upgrade knnlm to read it"
+                ),
+            ));
+        }
+        let manifest: Manifest = serde_json::from_slice(body).map_err(fields)?;
+        let has_needs = envelope.format >= [1, 2];
+        if let Some(missing) = manifest.needs().into_iter().find(|need| has_needs && !needs.iter().any(|n| n == need)) {
+            return Err(damaged(format!("expected {missing:?} among what its readers need, found {needs:?}")));
+        }
         manifest.check().map_err(damaged)?;
         Ok(manifest)
     }
@@ -243,14 +307,14 @@ impl Manifest {
     /// Writes it under its own number: the moment at which a generation comes to be.
     pub fn publish(&self, folder: &Folder) -> Result<()> {
         let name = Manifest::file_name(self.generation);
-        let broken = |e: serde_json::Error| Error::State(format!("cannot write {name}: {e}"));
+        let broken = |e: serde_json::Error| Error::state(Why::Broken, format!("cannot write {name}: {e}"));
         self.check().map_err(|what| {
             Error::format(
                 folder.path(),
                 format!("{name}: {what}; a file is damaged, `verify` names it. Nothing was changed"),
             )
         })?;
-        let mut body = serde_json::to_vec_pretty(self).map_err(broken)?;
+        let mut body = serde_json::to_vec_pretty(&Written { needs: self.needs(), manifest: self }).map_err(broken)?;
         body.push(b'\n');
         let envelope = Envelope {
             knnlm: "manifest".into(),
@@ -262,8 +326,9 @@ impl Manifest {
         bytes.push(b'\n');
         bytes.extend(body);
         // Nobody could open a generation whose manifest does not read back, and the one before would be collected.
-        Manifest::parse(&folder.join(&name), &bytes)
-            .map_err(|e| Error::State(format!("cannot write what can be read again: {e}. Nothing was changed")))?;
+        Manifest::parse(&folder.join(&name), &bytes).map_err(|e| {
+            Error::state(Why::Broken, format!("cannot write what can be read again: {e}. Nothing was changed"))
+        })?;
         // The segment files must have their names on disk before a manifest that refers to them has one.
         folder.sync()?;
         let temporary = format!("{name}{TEMPORARY}");
@@ -286,11 +351,13 @@ impl Manifest {
         if self.dim == 0 || self.dim > MAX_DIM {
             return Err(format!("expected a dimension from 1 to {MAX_DIM}, found {}", self.dim));
         }
-        for name in self.files() {
-            let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.');
-            if !plain || !name.ends_with(".seg") || name.starts_with('.') {
-                return Err(format!("expected plain names that end in .seg, found {name:?}"));
+        for (kind, name) in self.segments() {
+            if SegmentKind::of_name(&name.file).is_none_or(|found| found.0 != kind) {
+                return Err(format!("expected a name such as {:?}, found {:?}", kind.file_name(1), name.file));
             }
+        }
+        if self.rows() > MOST_ENTRIES {
+            return Err(format!("expected at most {MOST_ENTRIES} entries in data segments, found {}", self.rows()));
         }
         if let Some(fit) = self.fit.filter(|fit| !fit.is_sound()) {
             return Err(format!("expected errors that are finite numbers from 0 on, found {fit:?}"));
@@ -349,10 +416,33 @@ impl Manifest {
     }
 }
 
+/// The number after that of a generation.
+///
+/// # Errors
+/// `Format` where there is none.
+pub(crate) fn next_generation(folder: &Folder, generation: u64) -> Result<u64> {
+    generation.checked_add(1).ok_or_else(|| {
+        Error::format(
+            folder.path(),
+            format!("expected a generation below {generation}, which no writer reaches: a file is forged; nothing was changed"),
+        )
+    })
+}
+
+fn read_whole(path: &Path) -> Result<Vec<u8>> {
+    let (file, bytes) = open_regular(path)?;
+    if bytes > MOST_BYTES {
+        return Err(Error::format(path, format!("expected a manifest of at most {MOST_BYTES} bytes, found {bytes}")));
+    }
+    let mut all = Vec::with_capacity(bytes as usize);
+    file.take(bytes).read_to_end(&mut all).map_err(|e| Error::io(path, Action::Read, e))?;
+    Ok(all)
+}
+
 /// Removes what no reader of the current generation needs: temporary files, older manifests, unnamed segments. Returns the
 /// first failure, which the next writer may leave behind (Windows refuses to remove a mapped file).
 pub fn collect(folder: &Folder, current: &Manifest) -> Option<Error> {
-    let wanted = current.files();
+    let wanted: HashSet<&str> = current.segments().map(|(_, name)| name.file.as_str()).collect();
     let names = folder.names().unwrap_or_default();
     if names.iter().filter_map(|name| Manifest::generation_of(name)).any(|g| g > current.generation) {
         // A newer generation names files that this one does not know: it was published, but could not be opened here.
@@ -361,29 +451,13 @@ pub fn collect(folder: &Folder, current: &Manifest) -> Option<Error> {
     let mut failure = None;
     for name in names {
         let old = Manifest::generation_of(&name).is_some_and(|generation| generation < current.generation);
-        let orphan = is_segment_name(&name) && !wanted.contains(&name.as_str());
-        if old || orphan || is_temporary_name(&name) {
+        let orphan = SegmentKind::of_name(&name).is_some() && !wanted.contains(name.as_str());
+        if old || orphan || is_temporary(&name) {
             failure = failure.or(folder.remove(&name).err());
         }
     }
     failure
 }
-
-fn is_segment_name(name: &str) -> bool {
-    let stem = name.strip_suffix(".seg").unwrap_or("");
-    ["data-", "codebook-", "lists-", "deleted-"].iter().any(|prefix| {
-        stem.strip_prefix(prefix)
-            .is_some_and(|digits| digits.len() >= 8 && digits.bytes().all(|b| b.is_ascii_digit() || b == b'-'))
-    })
-}
-
-fn is_temporary_name(name: &str) -> bool {
-    let stem = name.strip_suffix(TEMPORARY).unwrap_or("");
-    is_segment_name(stem) || Manifest::generation_of(stem).is_some() || SPILL_NAMES.contains(&stem)
-}
-
-/// Stems of the files that hold values and documents until their segment is finished.
-pub(crate) const SPILL_NAMES: [&str; 3] = ["values", "documents", "text"];
 
 #[cfg(test)]
 mod tests {

@@ -8,8 +8,8 @@ use super::segment::SegmentKind;
 use super::segment_writer::SegmentWriter;
 use super::snapshot::{Piece, Snapshot};
 use super::writer::{key_element, value_element};
+use crate::error::Why;
 use crate::index::Progress;
-use crate::keys::KeyRows;
 use crate::sections::{Element, SectionKind, SectionSink};
 use crate::store::values::ValueRows;
 use crate::{Error, Result};
@@ -48,21 +48,21 @@ impl Merge<'_> {
         if let Some(key_type) = key_type {
             self.snapshot.read_keys(true);
             segment.begin_as(SectionKind::Keys, key_element(key_type))?;
-            self.copy("copy raw keys", &pieces, entries, &mut segment, |piece, sink| match piece.keys()? {
-                Some(block) => match block.rows {
-                    KeyRows::F32(x) => sink.write(bytemuck::cast_slice(x)),
-                    KeyRows::F16(x) => sink.write(bytemuck::cast_slice(x)),
-                },
-                None => {
-                    Err(Error::State("expected raw keys in all segments that are joined, found one without".into()))
-                }
+            self.copy(SectionKind::Keys, &pieces, entries, &mut segment, |piece, sink| match piece.keys()? {
+                Some(block) => sink.write(block.rows.as_bytes()),
+                None => Err(Error::state(
+                    Why::Broken,
+                    "expected raw keys in all segments that are joined, found one without",
+                )),
             })?;
             segment.end()?;
         }
         segment.begin_as(SectionKind::Values, value_element(manifest.values))?;
-        self.copy("copy values", &pieces, entries, &mut segment, |piece, sink| match piece.segment.values()? {
-            ValueRows::U32(x) => sink.write(bytemuck::cast_slice(&x[piece.rows.clone()])),
-            ValueRows::U64(x) => sink.write(bytemuck::cast_slice(&x[piece.rows.clone()])),
+        self.copy(SectionKind::Values, &pieces, entries, &mut segment, |piece, sink| {
+            match piece.segment.values()? {
+                ValueRows::U32(x) => sink.write(bytemuck::cast_slice(&x[piece.rows.clone()])),
+                ValueRows::U64(x) => sink.write(bytemuck::cast_slice(&x[piece.rows.clone()])),
+            }
         })?;
         segment.end()?;
         let (documents, continues) = self.documents()?;
@@ -84,14 +84,16 @@ impl Merge<'_> {
         })
     }
 
+    /// Copies the rows of a section, checked before they get new checksums.
     fn copy(
         &self,
-        stage: &str,
+        kind: SectionKind,
         pieces: &[Piece],
         total: u64,
         sink: &mut SegmentWriter,
         put: impl Fn(&Piece, &mut SegmentWriter) -> Result<()>,
     ) -> Result<()> {
+        let stage = if kind == SectionKind::Keys { "copy raw keys" } else { "copy values" };
         let mut done = 0;
         for piece in pieces {
             for start in piece.rows.clone().step_by(ROWS) {
@@ -101,6 +103,7 @@ impl Merge<'_> {
                 let rows = start..piece.rows.end.min(start + ROWS);
                 let first_id = piece.first_id + (start - piece.rows.start) as u64;
                 done += rows.len() as u64;
+                piece.segment.check(kind, rows.clone())?;
                 put(&Piece { segment: piece.segment, first_id, rows }, sink)?;
             }
             (self.progress)(stage, done, total);
@@ -161,7 +164,7 @@ impl Merged {
     fn push(&mut self, table: &DocumentTable, j: usize) -> Result<()> {
         let document = table.get(j)?;
         let number = u32::try_from(self.records.len()).map_err(|_| {
-            Error::State("expected at most 4294967295 documents in one segment; build more often".into())
+            Error::state(Why::Full, "expected at most 4294967295 documents in one segment; build more often")
         })?;
         let name = document.name.as_deref().unwrap_or("");
         let metadata = document.metadata.as_deref().unwrap_or("");

@@ -7,6 +7,7 @@ use super::encoding::batch;
 use super::files::{Disk, Folder};
 use super::values::ValueRows;
 use super::writer::Writer;
+use crate::error::Why;
 use crate::index::Codebook;
 use crate::keys::{KeyBlock, KeyRows};
 use crate::search::Pool;
@@ -39,6 +40,7 @@ impl Datastore {
             return Err(not_encoding());
         };
         check_sample(manifest.dim, &keys)?;
+        file.check_all()?;
         let (d, codebook) = (manifest.dim, Codebook::open(file, manifest.dim, manifest.metric)?);
         let folder = Folder::new(folder, Arc::new(Disk));
         let pool = Pool::get(threads)?;
@@ -125,5 +127,8 @@ impl Writer {
 }
 
 fn not_encoding() -> Error {
-    Error::State("part: expected a store that encodes what is added, found one that does not; train it first".into())
+    Error::state(
+        Why::NotEncoding,
+        "part: expected a store that encodes what is added, found one that does not; train it first",
+    )
 }

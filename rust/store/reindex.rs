@@ -7,7 +7,7 @@
 use super::batch::check_sample;
 use super::build::{BuildOptions, Context, Encoded, drop_keys};
 use super::calibrate::with_new_index;
-use super::compact::{LISTS_LIMIT, lists_name, part_name};
+use super::compact::LISTS_LIMIT;
 use super::datastore::Datastore;
 use super::drift::{Fit, finite};
 use super::files::{Disk, Folder};
@@ -16,6 +16,7 @@ use super::manifest::{ListsRecord, Manifest};
 use super::segment::{SegmentFile, SegmentKind, SegmentName};
 use super::segment_writer::SegmentWriter;
 use super::snapshot::Snapshot;
+use crate::error::Why;
 use crate::index::{Codebook, Lists, Progress, merge_lists, train};
 use crate::keys::{KeyBlock, KeyRows};
 use crate::search::calibrate::measure_against;
@@ -154,18 +155,24 @@ impl Datastore {
         let pool = Pool::get(threads)?;
         let _writing = self.writing();
         if self.held().upgrade().is_none_or(|lock| !Arc::ptr_eq(&lock, &held.lock)) {
-            return Err(Error::State(format!(
-                "{}: expected the lock that this store's `hold` returned, found that of another; hold this one",
-                self.path().display()
-            )));
+            return Err(Error::state(
+                Why::Broken,
+                format!(
+                    "{}: expected the lock that this store's `hold` returned, found that of another; hold this one",
+                    self.path().display()
+                ),
+            ));
         }
         if held.generation != self.generation() {
-            return Err(Error::State(format!(
-                "{}: expected to be at generation {}, which is held, found {}; hold it again and stage anew",
-                self.path().display(),
-                held.generation,
-                self.generation()
-            )));
+            return Err(Error::state(
+                Why::Changed,
+                format!(
+                    "{}: expected to be at generation {}, which is held, found {}; hold it again and stage anew",
+                    self.path().display(),
+                    held.generation,
+                    self.generation()
+                ),
+            ));
         }
         self.publish_locked(&held.lock, |snapshot| {
             Reindex { folder: &self.folder, snapshot, staged, pool: &pool, progress, cancel }.next(truth)
@@ -186,8 +193,7 @@ impl Reindex<'_> {
     /// Writes the files of the next generation.
     fn next(&self, truth: &Truth) -> Result<Option<Manifest>> {
         self.staged.lists.iter().try_for_each(Encoded::check)?;
-        let mut manifest = self.snapshot.manifest.clone();
-        manifest.generation += 1;
+        let mut manifest = self.snapshot.manifest.next(self.folder)?;
         manifest.codebook = Some(self.copy_codebook(manifest.generation)?);
         manifest.lists = self.join(manifest.generation)?;
         manifest.fit = self.fit();
@@ -218,7 +224,7 @@ impl Reindex<'_> {
     fn copy_codebook(&self, generation: u64) -> Result<SegmentName> {
         let file = self.open(self.staged.codebook, SegmentKind::Codebook)?;
         Codebook::open(&file, self.snapshot.manifest.dim, self.snapshot.manifest.metric)?;
-        let name = format!("codebook-{generation:08}.seg");
+        let name = SegmentKind::Codebook.file_name(generation);
         let mut segment = SegmentWriter::create(self.folder, &name, SegmentKind::Codebook)?;
         for section in file.sections().iter().filter(|s| s.number != SectionKind::Checksums as u32) {
             let kind = SectionKind::from_number(section.number).ok_or_else(|| {
@@ -255,7 +261,7 @@ impl Reindex<'_> {
             let count = parts.iter().take_while(|(ids, _)| ids.end - start <= LISTS_LIMIT).count().max(1);
             let (ids, lists): (Vec<Range<u64>>, Vec<Lists>) = parts.drain(..count).unzip();
             let end = ids[ids.len() - 1].end;
-            let name = part_name(&lists_name(generation), records.is_empty(), start);
+            let name = SegmentKind::Lists.part_name(generation, records.is_empty(), start);
             let mut segment = SegmentWriter::create(self.folder, &name, SegmentKind::Lists)?;
             let keep = |id| self.snapshot.locate(id).is_some();
             merge_lists(&codebook, &lists, start, &keep, self.progress, self.cancel, &mut segment)?;

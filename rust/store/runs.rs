@@ -3,6 +3,7 @@
 use super::manifest::DataRecord;
 use super::segment::SegmentFile;
 use crate::Result;
+use crate::error::RESTORE;
 use crate::sections::{SectionKind, SectionSource, typed};
 use bytemuck::{Pod, Zeroable};
 use std::ops::Range;
@@ -32,9 +33,10 @@ impl Runs {
             return Ok(Runs { runs, entries: record.entries });
         }
         let runs = typed(file, SectionKind::Runs)?;
+        file.check(bytemuck::cast_slice(runs))?;
         Runs::of(runs, record.entries, record.ids()).ok_or_else(|| {
             file.format_error(format!(
-                "runs: expected {} rows with ascending ids within {:?}, found others; restore the file from a copy",
+                "runs: expected {} rows with ascending ids within {:?}, found others; {RESTORE}",
                 record.entries,
                 record.ids()
             ))
@@ -53,6 +55,11 @@ impl Runs {
             next = run.id.checked_add(length).filter(|&end| end <= ids.end)?;
         }
         (entries == 0 || !runs.is_empty()).then(|| Runs { runs: runs.to_vec(), entries })
+    }
+
+    /// Number of rows.
+    pub(crate) fn entries(&self) -> usize {
+        self.entries as usize
     }
 
     fn row_end(&self, i: usize) -> u64 {

@@ -2,11 +2,12 @@
 
 use super::datastore::Datastore;
 use super::lookup::keys_not_kept;
+use super::segment::SegmentFile;
 use super::snapshot::{CheckedIndex, Snapshot};
 use super::values::{Values, ValuesMut};
 use crate::index::{Codebook, Lists, reconstruct};
 use crate::search::{Corpus, Disk, HitsMut, Pool, Request, Rerank, has_read, search_into};
-use crate::sections::SectionSource;
+use crate::sections::{SectionKind, SectionSource};
 use crate::{Error, Result};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -121,10 +122,10 @@ impl Snapshot {
         out: NeighboursMut,
     ) -> Result<()> {
         if request.exact && !self.has_all_keys() {
-            return Err(keys_not_kept(self, "exact=True"));
+            return Err(keys_not_kept(self, "exact search"));
         }
         if request.rerank == Rerank::Keys && !self.has_all_keys() {
-            return Err(keys_not_kept(self, "rerank=\"keys\""));
+            return Err(keys_not_kept(self, "rerank by keys"));
         }
         if request.exact || request.rerank == Rerank::Keys {
             self.read_keys(request.exact);
@@ -189,6 +190,7 @@ impl Datastore {
                     snapshot.manifest.entries as i64 - 1
                 )));
             };
+            segment.check(SectionKind::Keys, i..i + 1)?;
             match segment.keys(id, i..i + 1)? {
                 Some(block) => block.read_row(0, row),
                 None => {
@@ -217,6 +219,7 @@ impl Datastore {
 
 impl Snapshot {
     fn decode(&self, ids: &[u64]) -> Result<Vec<f32>> {
+        self.codebook.as_ref().map_or(Ok(()), SegmentFile::check_all)?;
         let decoded = self.with_index(|codebook, lists| reconstruct(codebook, lists, ids))?;
         decoded.ok_or_else(|| keys_not_kept(self, "reconstruct"))
     }

@@ -5,13 +5,15 @@
 //! described byte by byte in `docs/format.md`.
 
 use super::map::map;
+use super::places::places;
+use crate::error::RESTORE;
 use crate::sections::{Element, SectionKind, SectionSource};
 use crate::{Error, Result};
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 #[cfg(target_endian = "big")]
 compile_error!("stores are little-endian and mapped without conversion; big-endian machines are not supported");
@@ -23,7 +25,7 @@ pub(crate) const END_MAGIC: [u8; 8] = *b"\x89KNNEND\n";
 /// Versions that differ here cannot be read.
 pub const FORMAT_MAJOR: u16 = 1;
 /// Versions that differ here can be read; they may hold sections that this program ignores.
-pub const FORMAT_MINOR: u16 = 1;
+pub const FORMAT_MINOR: u16 = 2;
 pub(crate) const HEADER: u64 = 64;
 pub(crate) const TABLE_ENTRY: u64 = 48;
 pub(crate) const FOOTER: u64 = 64;
@@ -107,6 +109,8 @@ pub struct SegmentFile {
     sections: Vec<Section>,
     /// What the system was told last of how raw keys are read.
     keys_in_order: AtomicBool,
+    /// Bits of the MiB that were found sound, in the order of their checksums.
+    sound: Vec<AtomicU64>,
 }
 
 /// Little-endian number at `at`; the caller has checked the length.
@@ -140,7 +144,9 @@ impl SegmentFile {
         file.check_header(kind)?;
         let table = file.check_footer(name)?;
         let sections = file.read_table(table)?;
-        Ok(SegmentFile { path, map, sections, keys_in_order: AtomicBool::new(true) })
+        let checksums = sections.last().map_or(0, |s| s.span.len() / 4); // one more bit than needed does no harm
+        let sound = (0..checksums.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        Ok(SegmentFile { path, map, sections, keys_in_order: AtomicBool::new(true), sound })
     }
 
     /// Its sections in file order.
@@ -189,6 +195,14 @@ impl SegmentFile {
     /// is set.
     pub fn verify(&self, read: &dyn Fn(u64), cancel: &AtomicBool) -> Vec<Damage> {
         let mut damages = Vec::new();
+        let footer = self.map.len() - FOOTER as usize;
+        let entries = self.map[self.table_span()].chunks_exact(TABLE_ENTRY as usize);
+        let reserved =
+            entries.map(|entry| &entry[36..]).chain([&self.map[16..60], &self.map[footer + 24..footer + 52]]);
+        // A later minor version may have given them a meaning.
+        if u16_at(&self.map, 10) <= FORMAT_MINOR && reserved.flatten().any(|&b| b != 0) {
+            damages.push(whole("reserved bytes of header, table and footer must be zero".into()));
+        }
         let mut end = HEADER as usize;
         for section in &self.sections {
             if self.map[end..section.span.start].iter().any(|&b| b != 0) {
@@ -200,7 +214,6 @@ impl SegmentFile {
         if self.map[end..table.start].iter().any(|&b| b != 0) {
             damages.push(whole("padding before the section table must be zero".into()));
         }
-        let checksums = self.find(SectionKind::Checksums).map_or(&[][..], |s| &self.map[s.span.clone()]);
         for section in &self.sections {
             let bytes = &self.map[section.span.clone()];
             if section.number == SectionKind::Checksums as u32 {
@@ -213,23 +226,14 @@ impl SegmentFile {
                 }
                 continue;
             }
-            let first = (section.first_checksum as usize).saturating_mul(4);
-            let count = bytes.len().div_ceil(CHUNK as usize);
-            // `read_table` has checked that these lie in the section.
-            let sums = checksums.get(first..first + 4 * count).unwrap_or(&[]);
-            for (i, (chunk, sum)) in bytes.chunks(CHUNK as usize).zip(sums.chunks_exact(4)).enumerate() {
+            for i in 0..bytes.len().div_ceil(CHUNK as usize) {
                 if cancel.load(Ordering::Relaxed) {
                     return damages;
                 }
-                let (expected, found) = (u32_at(sum, 0), crc32c::crc32c(chunk));
-                if expected != found {
-                    let start = i as u64 * CHUNK;
-                    let message = format!("expected CRC32C {expected:08x}, found {found:08x}");
-                    damages.push(part(section, start..start + chunk.len() as u64, message));
-                }
-                read(chunk.len() as u64);
+                damages.extend(self.chunk_damage(section, i));
+                read(CHUNK.min((bytes.len() - i * CHUNK as usize) as u64));
             }
-            if crc32c::crc32c(sums) != section.crc {
+            if crc32c::crc32c(self.sums(section)) != section.crc {
                 damages.push(part(
                     section,
                     0..bytes.len() as u64,
@@ -238,6 +242,74 @@ impl SegmentFile {
             }
         }
         damages
+    }
+
+    /// Checksums of a section; `read_table` has checked that there are as many as it needs.
+    fn sums(&self, section: &Section) -> &[u8] {
+        let all = self.find(SectionKind::Checksums).map_or(&[][..], |s| &self.map[s.span.clone()]);
+        let first = (section.first_checksum as usize).saturating_mul(4);
+        all.get(first..first + 4 * section.span.len().div_ceil(CHUNK as usize)).unwrap_or(&[])
+    }
+
+    /// What is wrong with MiB number `i` of a section, if anything.
+    fn chunk_damage(&self, section: &Section, i: usize) -> Option<Damage> {
+        let start = i * CHUNK as usize;
+        let chunk = &self.map[section.span.clone()][start..section.span.len().min(start + CHUNK as usize)];
+        let expected = self.sums(section).get(4 * i..4 * i + 4).map(|sum| u32_at(sum, 0));
+        let found = crc32c::crc32c(chunk);
+        (expected != Some(found)).then(|| {
+            let message = format!("expected CRC32C {:08x}, found {found:08x}", expected.unwrap_or(0));
+            part(section, start as u64..(start + chunk.len()) as u64, message)
+        })
+    }
+
+    /// The first damage in some bytes of a section. MiB that were found sound since [`Self::check_anew`] are not read again.
+    pub(crate) fn damage(&self, section: &Section, bytes: Range<usize>) -> Option<Damage> {
+        let chunks = bytes.start / CHUNK as usize..bytes.end.div_ceil(CHUNK as usize);
+        chunks.filter(|_| !bytes.is_empty()).find_map(|i| {
+            let number = section.first_checksum as usize + i;
+            let (word, bit) = (self.sound.get(number / 64), 1u64 << (number % 64));
+            if word.is_some_and(|word| word.load(Ordering::Relaxed) & bit != 0) {
+                return None;
+            }
+            let damage = self.chunk_damage(section, i);
+            if let (None, Some(word)) = (&damage, word) {
+                word.fetch_or(bit, Ordering::Relaxed);
+            }
+            damage
+        })
+    }
+
+    /// Checks all sections.
+    ///
+    /// # Errors
+    /// `Damaged` for the first bytes that are not those that were written.
+    pub(crate) fn check_all(&self) -> Result<()> {
+        let sections = self.sections.iter().filter(|s| s.number != SectionKind::Checksums as u32);
+        for section in sections {
+            self.damage(section, 0..section.span.len()).map_or(Ok(()), |damage| Err(self.damaged(damage, None)))?;
+        }
+        Ok(())
+    }
+
+    /// Forgets what was found sound: what is derived from now on is derived from bytes that are checked from now on.
+    pub(crate) fn check_anew(&self) {
+        self.sound.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    }
+
+    /// An error that tells of damage and of the entries that it touches.
+    pub(crate) fn damaged(&self, damage: Damage, entries: Option<Range<u64>>) -> Error {
+        let section = damage.section.map_or_else(String::new, |section| section.name);
+        let message = format!("{}; {RESTORE}, or compact without the documents that are damaged", damage.message);
+        Error::Damaged { path: self.path.clone(), section, entries, message }
+    }
+
+    /// Section and place in it of mapped bytes; none of others.
+    fn place_of(&self, part: &[u8]) -> Option<(&Section, Range<usize>)> {
+        let start = part.as_ptr().addr().checked_sub(self.map.as_ptr().addr())?;
+        let section = self.sections.iter().find(|s| s.span.contains(&start))?;
+        let at = start - section.span.start;
+        Some((section, at..at + part.len()))
     }
 
     fn table_span(&self) -> Range<usize> {
@@ -266,7 +338,7 @@ impl Layout<'_> {
     }
 
     fn damaged(&self, what: &str) -> Error {
-        self.error(format!("{what}; the file is damaged, restore it from a copy"))
+        self.error(format!("{what}; the file is damaged, {RESTORE}"))
     }
 
     fn check_header(&self, kind: SegmentKind) -> Result<()> {
@@ -412,10 +484,15 @@ impl SectionSource for SegmentFile {
     fn section(&self, kind: SectionKind) -> Result<&[u8]> {
         match self.find(kind) {
             Some(section) => Ok(&self.map[section.span.clone()]),
-            None => {
-                Err(self.format_error(format!("expected a section {kind:?}, found none; restore the file from a copy")))
-            }
+            None => Err(self.format_error(format!("expected a section {kind:?}, found none; {RESTORE}"))),
         }
+    }
+
+    fn check(&self, part: &[u8]) -> Result<()> {
+        let Some((section, bytes)) = self.place_of(part).filter(|_| !part.is_empty()) else { return Ok(()) };
+        let Some(damage) = self.damage(section, bytes) else { return Ok(()) };
+        let entries = damage.section.as_ref().and_then(|section| places(self, section));
+        Err(self.damaged(damage, entries))
     }
 
     fn ask(&self, part: &[u8]) {

@@ -5,17 +5,22 @@ use super::documents::{Document, DocumentTable};
 use super::files::Folder;
 use super::lock::Place;
 use super::manifest::{KeyType, Manifest, ValueType};
+use super::places;
 use super::runs::Runs;
 use super::segment::{SegmentFile, SegmentKind};
 use super::values::ValueRows;
-use crate::error::OPEN_STORE;
+use crate::error::{Action, RESTORE};
 use crate::index::{KeptCodebook, KeptLists};
 use crate::keys::{KeyBlock, KeyRows};
 use crate::search::Calibration;
 use crate::sections::{Element, SectionKind, SectionSource, typed};
 use crate::{Error, Result};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+
+/// Rows that are checked between two looks at `cancel`.
+const CHECKED_ROWS: usize = 1 << 16;
 
 /// A data segment, opened.
 #[derive(Debug)]
@@ -86,7 +91,7 @@ impl Snapshot {
                 Err(e) if e.is_not_found() => {
                     return Err(Error::format(
                         folder.path(),
-                        format!("generation {newest} names a file that is missing ({e}); restore it from a copy"),
+                        format!("generation {newest} names a file that is missing ({e}); {RESTORE}"),
                     ));
                 }
                 other => return other,
@@ -123,9 +128,7 @@ impl Snapshot {
             expect(&file, SectionKind::DocumentText, Element::Bytes, None, 1)?;
             expect(&file, SectionKind::DocumentNames, Element::U32, None, 1)?;
             if DocumentTable::open(&file)?.named() > record.documents as usize {
-                return Err(
-                    file.format_error("expected at most one name per document; restore the file from a copy".into())
-                );
+                return Err(file.format_error("expected at most one name per document; {RESTORE}".into()));
             }
             let first_document = documents - u64::from(record.continues);
             documents = first_document.saturating_add(record.documents);
@@ -189,6 +192,34 @@ impl Snapshot {
                 Piece { segment: piece.segment, first_id: left.start, rows }
             })
         })
+    }
+
+    /// Forgets which bytes were found sound, for who is about to derive something from them.
+    pub(crate) fn check_anew(&self) {
+        self.files().for_each(|(_, file)| file.check_anew());
+    }
+
+    /// Its files, by name.
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&str, &SegmentFile)> {
+        let opened = self.data.iter().map(|data| &data.file).chain(&self.codebook).chain(&self.lists);
+        let opened = opened.chain(self.deleted.file());
+        self.manifest.segments().map(|(_, name)| name.file.as_str()).zip(opened)
+    }
+
+    /// Checks the raw keys of a range of ids, where they are kept.
+    ///
+    /// # Errors
+    /// `Damaged`; `Interrupted` once `cancel` is set.
+    pub(crate) fn check_keys(&self, ids: &Range<u64>, cancel: &AtomicBool) -> Result<()> {
+        for piece in self.pieces(ids) {
+            for start in piece.rows.clone().step_by(CHECKED_ROWS) {
+                if cancel.load(Ordering::Relaxed) {
+                    return Err(Error::Interrupted);
+                }
+                piece.segment.check(SectionKind::Keys, start..piece.rows.end.min(start + CHECKED_ROWS))?;
+            }
+        }
+        Ok(())
     }
 
     /// Raw keys of a range of ids, where they are kept, without those of deleted entries.
@@ -300,6 +331,29 @@ impl DataSegment {
         self.runs.spans(ids).map(|(first_id, rows)| Piece { segment: self, first_id, rows })
     }
 
+    /// Checks a section that has one element, or one key, for each row.
+    ///
+    /// # Errors
+    /// `Damaged`, naming the ids that the damage touches.
+    pub(crate) fn check(&self, kind: SectionKind, rows: Range<usize>) -> Result<()> {
+        let Some(section) = self.file.find(kind).filter(|_| !rows.is_empty()) else { return Ok(()) };
+        let stride = section.span.len() / self.runs.entries().max(1);
+        let Some(damage) = self.file.damage(section, rows.start * stride..rows.end * stride) else { return Ok(()) };
+        let damaged = damage.section.as_ref().and_then(|s| places::rows(&self.file, s, self.runs.entries() as u64));
+        let ids = damaged.and_then(|rows| self.runs.ids_of(rows));
+        Err(self.file.damaged(damage, ids))
+    }
+
+    /// Number of its rows.
+    pub(crate) fn entries(&self) -> usize {
+        self.runs.entries()
+    }
+
+    /// Ids of some rows, and what lies between them.
+    pub(crate) fn ids_of(&self, rows: Range<u64>) -> Option<Range<u64>> {
+        self.runs.ids_of(rows)
+    }
+
     /// Whether it has raw keys.
     pub(crate) fn keeps_keys(&self) -> bool {
         self.keys.is_some()
@@ -320,13 +374,13 @@ impl DataSegment {
 /// Checks type and length of a section: `rows` rows of `width` elements.
 fn expect(file: &SegmentFile, kind: SectionKind, element: Element, rows: Option<u64>, width: u64) -> Result<()> {
     let Some(section) = file.find(kind) else {
-        return Err(file.format_error(format!("expected a section {kind:?}, found none; restore the file from a copy")));
+        return Err(file.format_error(format!("expected a section {kind:?}, found none; {RESTORE}")));
     };
     let bytes = rows.map(|rows| rows.checked_mul(width).and_then(|n| n.checked_mul(element.size() as u64)));
     let fits = bytes.is_none_or(|bytes| bytes == Some(section.span.len() as u64));
     if section.element != element || !fits {
         return Err(file.format_error(format!(
-            "section {kind:?}: expected {rows:?} rows of {width} {element:?}, found {} bytes of {:?}; restore the file from a copy",
+            "section {kind:?}: expected {rows:?} rows of {width} {element:?}, found {} bytes of {:?}; {RESTORE}",
             section.span.len(),
             section.element
         )));
@@ -340,6 +394,6 @@ fn no_store(folder: &Folder) -> Error {
         let message = "expected a knnlm store (a folder with manifest-*.json), found none; check the path, or create a store there";
         Error::format(path, message)
     } else {
-        Error::io(path, OPEN_STORE, std::io::ErrorKind::NotFound.into())
+        Error::io(path, Action::OpenStore, std::io::ErrorKind::NotFound.into())
     }
 }

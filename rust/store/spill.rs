@@ -1,6 +1,7 @@
 //! Bytes waiting for their section: in memory up to a limit, then in a temporary file.
 
 use super::files::{Folder, OutputFile, TEMPORARY};
+use crate::error::Action;
 use crate::sections::SectionSink;
 use crate::{Error, Result};
 use std::fs::File;
@@ -50,7 +51,7 @@ impl Spill {
         if let Some(output) = self.file.take() {
             let path = output.path().to_path_buf();
             drop(output);
-            let read = |e| Error::io(&path, "read", e);
+            let read = |e| Error::io(&path, Action::Read, e);
             let mut file = File::open(&path).map_err(read)?;
             let mut buffer = vec![0; 1 << 20];
             loop {

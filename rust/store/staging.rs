@@ -4,6 +4,7 @@
 use super::datastore::Datastore;
 use super::files::Folder;
 use super::manifest::Manifest;
+use crate::error::Why;
 use crate::{Error, Result};
 
 /// What a re-training stages, `knnlm/retrain.py`: of one generation, without a meaning for any other.
@@ -43,10 +44,13 @@ pub(crate) fn remove(folder: &Folder, names: impl IntoIterator<Item = &'static s
         let path = folder.join(name);
         let Ok(metadata) = std::fs::symlink_metadata(&path) else { continue };
         if metadata.is_symlink() {
-            return Err(Error::State(format!(
-                "{}: expected a folder, found a link: deleted text may be where it points to; remove both and compact (the store itself is written)",
-                path.display()
-            )));
+            return Err(Error::state(
+                Why::Link,
+                format!(
+                    "{}: expected a folder, found a link: deleted text may be where it points to; remove both and compact (the store itself is written)",
+                    path.display()
+                ),
+            ));
         }
         if metadata.is_dir() {
             folder.remove_tree(name, PLAN)?;

@@ -1,6 +1,7 @@
 //! Values: what a store remembers with each key.
 
 use super::manifest::ValueType;
+use crate::error::Why;
 use crate::{Error, Result};
 
 /// Borrowed values, as a caller has them or as they lie in a mapped file.
@@ -102,7 +103,7 @@ impl ValueRows<'_> {
         let found = self.get(row);
         Err(Error::Argument(if found > width {
             format!(
-                "value of row {row}: expected at most {width} (uint32), found {found}; create the store with value_dtype=\"uint64\". Nothing was added"
+                "value of row {row}: expected at most {width} (uint32), found {found}; create the store for uint64 values. Nothing was added"
             )
         } else if found == width {
             format!(
@@ -148,9 +149,10 @@ impl Values {
         });
         match room {
             Some(()) => Ok(values),
-            None => {
-                Err(Error::State(format!("expected memory for {n} values, found too little; ask for fewer at a time")))
-            }
+            None => Err(Error::state(
+                Why::Resources,
+                format!("expected memory for {n} values, found too little; ask for fewer at a time"),
+            )),
         }
     }
 

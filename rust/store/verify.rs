@@ -2,13 +2,14 @@
 
 use super::documents::DocumentTable;
 use super::files::Folder;
-use super::manifest::{DataRecord, Manifest};
+use super::manifest::{DataRecord, Manifest, ValueType};
 use super::places::{places, rows};
 use super::runs::Runs;
 use super::segment::{Damage, DamagedSection, SegmentFile, SegmentKind, SegmentName};
 use super::snapshot::{Piece, Snapshot};
+use super::values::ValueRows;
 use crate::index::Progress;
-use crate::sections::SectionKind;
+use crate::sections::{SectionKind, typed};
 use crate::{Error, Result};
 use std::cell::Cell;
 use std::ops::Range;
@@ -73,18 +74,11 @@ impl<'s> Source<'s> {
     fn open(&self, name: &SegmentName, kind: SegmentKind) -> Result<Opened<'s>> {
         match SegmentFile::open(self.folder.path(), name, kind) {
             Ok(file) => Ok(Opened::Named(Box::new(file))),
-            Err(e) => self.went_on(&e).and_then(|snapshot| snapshot.file(name)).map(Opened::Mapped).ok_or(e),
+            Err(e) => {
+                let mapped = |snapshot: &'s Snapshot| snapshot.files().find(|(own, _)| *own == name.file);
+                self.went_on(&e).and_then(mapped).map(|(_, file)| Opened::Mapped(file)).ok_or(e)
+            }
         }
-    }
-}
-
-impl Snapshot {
-    /// A file of it; that of deleted documents is not kept.
-    fn file(&self, name: &SegmentName) -> Option<&SegmentFile> {
-        let data = self.data.iter().map(|d| &d.file).zip(self.manifest.data.iter().map(|d| &d.name));
-        let lists = self.lists.iter().zip(self.manifest.lists.iter().map(|l| &l.name));
-        let codebook = self.codebook.iter().zip(&self.manifest.codebook);
-        data.chain(lists).chain(codebook).find(|(_, named)| named.file == name.file).map(|(file, _)| file)
     }
 }
 
@@ -97,8 +91,7 @@ pub(crate) fn verify(
     progress: Progress,
     cancel: &AtomicBool,
 ) -> Result<Vec<Problem>> {
-    let files = manifest.data.iter().map(|d| &d.name).chain(manifest.lists.iter().map(|l| &l.name));
-    let total = files.chain(&manifest.codebook).fold(0u64, |sum, name| sum.saturating_add(name.bytes));
+    let total = manifest.segments().fold(0u64, |sum, (_, name)| sum.saturating_add(name.bytes));
     let done = Cell::new(0u64);
     let read = |bytes: u64| {
         done.set(done.get().saturating_add(bytes));
@@ -116,6 +109,7 @@ pub(crate) fn verify(
             message: e.to_string(),
         });
     }
+    let values = |file: &SegmentFile| check_values(file, manifest);
     for data in &manifest.data {
         let entries = |file: &SegmentFile, damaged: &DamagedSection| {
             let per_entry = [SectionKind::Values, SectionKind::Keys].map(|kind| kind as u32);
@@ -125,6 +119,7 @@ pub(crate) fn verify(
         if let Some(file) = check_file(&source, &data.name, SegmentKind::Data, entries, (&read, cancel), &mut problems)?
         {
             check_documents(&file, data, &mut problems);
+            problems.extend(values(&file));
         }
         // Damaged rows are told by their ids.
         let damaged = problems[before..].iter_mut().filter_map(|p| p.entries.clone().map(|rows| (p, rows)));
@@ -139,12 +134,7 @@ pub(crate) fn verify(
     for lists in &manifest.lists {
         check_file(&source, &lists.name, SegmentKind::Lists, places, (&read, cancel), &mut problems)?;
     }
-    // Once it is opened, its content is in memory and was checked: it need not be there any more.
-    let gone = |name: &SegmentName| match SegmentFile::open(folder.path(), name, SegmentKind::Deleted) {
-        Err(e) => source.went_on(&e).is_some(),
-        Ok(_) => false,
-    };
-    if let Some(deleted) = manifest.deleted.as_ref().filter(|deleted| !gone(&deleted.name)) {
+    if let Some(deleted) = &manifest.deleted {
         check_file(&source, &deleted.name, SegmentKind::Deleted, |_, _| None, (&read, cancel), &mut problems)?;
     }
     // Sections that are sound one by one may still not fit together.
@@ -197,6 +187,21 @@ fn check_file<'s>(
     Ok(sound.then_some(file))
 }
 
+/// No value is above the largest that may be added; none is the one that stands for a missing value.
+fn check_values(file: &SegmentFile, manifest: &Manifest) -> Option<Problem> {
+    let rows = match manifest.values {
+        ValueType::Uint32 => ValueRows::U32(typed(file, SectionKind::Values).ok()?),
+        ValueType::Uint64 => ValueRows::U64(typed(file, SectionKind::Values).ok()?),
+    };
+    let error = rows.check(manifest.values, manifest.max_value).err()?;
+    Some(Problem {
+        file: file.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+        section: Some(format!("{:?}", SectionKind::Values)),
+        entries: None,
+        message: error.to_string(),
+    })
+}
+
 /// Records follow each other without gaps, names are found where the records have them.
 fn check_documents(file: &SegmentFile, data: &DataRecord, problems: &mut Vec<Problem>) {
     let problem = |message: String| Problem {
@@ -221,6 +226,11 @@ fn check_documents(file: &SegmentFile, data: &DataRecord, problems: &mut Vec<Pro
             let own = document.start.max(data.first_id)..document.end;
             held += own.end.saturating_sub(own.start);
             next = document.end;
+            if !table.is_plain(i)? {
+                return Ok(Some(format!(
+                    "record {i}: expected no flag but that of a name, and zero in what is reserved"
+                )));
+            }
             if let Some(name) = &document.name
                 && !table.find(name)?.contains(&(i as u32))
             {

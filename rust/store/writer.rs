@@ -10,12 +10,15 @@ use super::documents::{Document, NAMED, Record};
 use super::encoding::Encoding;
 use super::files::Folder;
 use super::lookup::DocumentKey;
-use super::manifest::{DataRecord, KeyType, Manifest, SPILL_NAMES, ValueType};
+use super::manifest::{DataRecord, KeyType, MOST_ENTRIES, Manifest, ValueType};
+use super::names::SPILL_NAMES;
+use super::notices::Notices;
 use super::segment::SegmentKind;
 use super::segment_writer::SegmentWriter;
 use super::snapshot::Snapshot;
 use super::spill::Spill;
 use super::values::ValueRows;
+use crate::error::Why;
 use crate::keys::KeyRows;
 use crate::sections::{Element, SectionKind, SectionSink};
 use crate::{Error, Result};
@@ -33,6 +36,7 @@ const BLOCK: usize = 1 << 16;
 pub struct Writer {
     pub(super) base: Arc<Snapshot>,
     folder: Folder,
+    notices: Notices,
     key_type: KeyType,
     /// The segment, where raw keys are kept or wait for an index.
     segment: Option<Box<SegmentWriter>>,
@@ -57,13 +61,17 @@ pub struct Writer {
 
 impl Writer {
     /// Starts a segment after the entries of `base`.
-    pub fn start(folder: &Folder, base: Arc<Snapshot>) -> Result<Writer> {
+    pub(crate) fn start(folder: &Folder, base: Arc<Snapshot>, notices: &Notices) -> Result<Writer> {
         let manifest = &base.manifest;
         let key_type = manifest.keep_keys.unwrap_or(KeyType::Float32);
         let encoding = Encoding::start(folder, manifest)?.map(Box::new);
         let mut segment = None;
         if encoding.is_none() || manifest.keep_keys.is_some() {
-            let mut data = SegmentWriter::create(folder, &data_name(manifest.generation + 1), SegmentKind::Data)?;
+            let mut data = SegmentWriter::create(
+                folder,
+                &SegmentKind::Data.file_name(manifest.next(folder)?.generation),
+                SegmentKind::Data,
+            )?;
             data.begin_as(SectionKind::Keys, key_element(key_type))?;
             segment = Some(Box::new(data));
         }
@@ -77,6 +85,7 @@ impl Writer {
         let inherited = last.is_some();
         Ok(Writer {
             folder: folder.clone(),
+            notices: notices.clone(),
             key_type,
             segment,
             encoding,
@@ -155,6 +164,8 @@ impl Writer {
         let end = end.ok_or_else(|| {
             Error::Argument(format!("expected at most {} entries, found {n} more than {start}", i64::MAX))
         })?;
+        let rows = self.base.manifest.rows();
+        check_room(rows, self.entries, n)?;
         let new_document = self.check_document(document, metadata)?;
         if n == 0 && document.is_none() {
             return Ok(None);
@@ -331,8 +342,7 @@ impl Writer {
         if !adds && self.superseded.is_empty() {
             return Ok(None);
         }
-        let mut manifest = self.base.manifest.clone();
-        manifest.generation += 1;
+        let mut manifest = self.base.manifest.next(&self.folder)?;
         if !self.superseded.is_empty() {
             let gone = std::mem::take(&mut self.superseded).into_values().collect();
             manifest.deleted = Some(self.base.bury(&self.folder, gone)?);
@@ -348,7 +358,7 @@ impl Writer {
     /// Finishes the segment and names it in the manifest of the next generation.
     fn write_segment(mut self, manifest: &mut Manifest) -> Result<()> {
         if let Some(encoding) = self.encoding {
-            encoding.finish(manifest)?;
+            self.notices.note(encoding.finish(manifest)?);
         }
         let keys = self.segment.is_some().then_some(self.key_type);
         let mut segment = match self.segment {
@@ -356,7 +366,11 @@ impl Writer {
                 segment.end()?;
                 *segment
             }
-            None => SegmentWriter::create(&self.folder, &data_name(manifest.generation), SegmentKind::Data)?,
+            None => SegmentWriter::create(
+                &self.folder,
+                &SegmentKind::Data.file_name(manifest.generation),
+                SegmentKind::Data,
+            )?,
         };
         segment.begin_as(SectionKind::Values, value_element(self.base.manifest.values))?;
         self.values.drain(&mut segment)?;
@@ -412,11 +426,6 @@ fn bytes_of<'k>(keys: &KeyRows<'k>) -> &'k [u8] {
     }
 }
 
-/// Name of the data segment of a generation.
-pub(crate) fn data_name(generation: u64) -> String {
-    format!("data-{generation:08}.seg")
-}
-
 pub(crate) fn key_element(key_type: KeyType) -> Element {
     match key_type {
         KeyType::Float16 => Element::F16,
@@ -431,9 +440,40 @@ pub(crate) fn value_element(value_type: ValueType) -> Element {
     }
 }
 
-fn failed_before(manifest: &Manifest) -> Error {
-    Error::State(format!(
-        "an earlier write failed: what was added after the {} entries of generation {} is lost; free the cause, discard() and add it again",
-        manifest.entries, manifest.generation
+/// Refuses entries beyond what a search can count, before anything of them is computed or written.
+fn check_room(stored: u64, waiting: u64, more: u64) -> Result<()> {
+    let sum = stored.checked_add(waiting).and_then(|sum| sum.checked_add(more));
+    if sum.is_some_and(|sum| sum <= MOST_ENTRIES) {
+        return Ok(());
+    }
+    Err(Error::state(
+        Why::Full,
+        format!(
+            "expected at most {MOST_ENTRIES} entries in one store (2^32 - 17; deleted ones until they are compacted away), found {stored} stored, {waiting} waiting and {more} more; put them into another store and search both. Nothing was added"
+        ),
     ))
+}
+
+fn failed_before(manifest: &Manifest) -> Error {
+    Error::state(
+        Why::Failed,
+        format!(
+            "an earlier write failed: what was added after the {} entries of generation {} is lost; free the cause, discard it and add it again",
+            manifest.entries, manifest.generation
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_search_could_count_is_refused_before_it_is_added() {
+        assert!(check_room(MOST_ENTRIES - 10, 4, 6).is_ok() && check_room(0, 0, MOST_ENTRIES).is_ok());
+        for (stored, waiting, more) in [(MOST_ENTRIES - 10, 4, 7), (0, 0, MOST_ENTRIES + 1), (1, 1, u64::MAX)] {
+            let error = check_room(stored, waiting, more).expect_err("full");
+            assert!(matches!(error, Error::State { why: Why::Full, .. }), "{error}");
+        }
+    }
 }

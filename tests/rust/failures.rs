@@ -96,7 +96,7 @@ fn a_failed_add_is_not_forgotten_until_discarded() {
     assert!(disk.has_failed());
     for refused in [add(&store, 1, Some("b"), None).map(drop), store.commit(), store.set_attributes("{}")] {
         let error = refused.expect_err("not silently lost");
-        assert!(matches!(&error, Error::State(m) if m.contains("discard")), "{error}");
+        assert!(matches!(&error, Error::State { message: m, .. } if m.contains("discard")), "{error}");
     }
     store.discard();
     add(&store, 2_000, Some("a"), None).expect("add again");

@@ -16,6 +16,30 @@ pub fn table(bytes: &[u8]) -> (usize, usize) {
     (u64_at(bytes, footer) as usize, u32_at(bytes, footer + 8) as usize)
 }
 
+/// Makes the checksums of all sections right, as far as the section table can be believed.
+pub fn sum(bytes: &mut [u8]) {
+    const CHECKSUMS: u32 = 255;
+    let (start, count) = table(bytes);
+    let end = bytes.len() - 64;
+    let entries: Vec<usize> = (0..count).map(|i| start.saturating_add(48 * i)).take_while(|e| e + 48 <= end).collect();
+    let span = |bytes: &[u8], entry: usize| {
+        let (offset, length) = (u64_at(bytes, entry + 8) as usize, u64_at(bytes, entry + 16) as usize);
+        offset.checked_add(length).filter(|&end| end <= bytes.len()).map(|end| offset..end)
+    };
+    let Some(&last) = entries.iter().find(|&&entry| u32_at(bytes, entry) == CHECKSUMS) else { return };
+    let Some(sums) = span(bytes, last) else { return };
+    for &entry in entries.iter().filter(|&&entry| entry != last) {
+        let Some(section) = span(bytes, entry) else { continue };
+        let crcs: Vec<u8> = bytes[section].chunks(1 << 20).flat_map(|mib| crc32c::crc32c(mib).to_le_bytes()).collect();
+        let at = (u64_at(bytes, entry + 24) as usize).checked_mul(4).and_then(|at| at.checked_add(sums.start));
+        let Some(at) = at.filter(|at| at.checked_add(crcs.len()).is_some_and(|end| end <= sums.end)) else { continue };
+        bytes[at..at + crcs.len()].copy_from_slice(&crcs);
+        bytes[entry + 32..entry + 36].copy_from_slice(&crc32c::crc32c(&crcs).to_le_bytes());
+    }
+    let crc = crc32c::crc32c(&bytes[sums]);
+    bytes[last + 32..last + 36].copy_from_slice(&crc.to_le_bytes());
+}
+
 /// Writes a segment file so that header, table, footer and manifest agree with it again.
 pub fn seal(folder: &Path, name: &str, bytes: &mut [u8]) {
     let footer = bytes.len() - 64;

@@ -1,6 +1,6 @@
 //! Whatever a store's files say, with checksums that agree: errors or nonsense, never a panic and never a hang.
 
-use crate::forge::{change_manifest, manifest, seal, table, u64_at};
+use crate::forge::{change_manifest, manifest, seal, sum, table, u64_at};
 use crate::store_support::{add, key, options};
 use knnlm::Error;
 use knnlm::search::Request;
@@ -103,6 +103,7 @@ proptest! {
             let n = span.len();
             bytes[span].copy_from_slice(&number.to_le_bytes()[..n]);
         }
+        sum(&mut bytes);
         seal(folder.path(), name, &mut bytes);
         exercise(folder.path());
     }
@@ -175,6 +176,7 @@ fn a_delete_that_a_damaged_document_table_would_break_changes_nothing() {
         let record = [0u64.to_le_bytes(), 150u64.to_le_bytes()].concat();
         let at = bytes.windows(16).position(|window| window == record).expect("the record of document a");
         bytes[at + 8..at + 16].copy_from_slice(&end.to_le_bytes());
+        sum(&mut bytes);
         seal(folder.path(), name, &mut bytes);
         let store = Datastore::open(folder.path()).expect("open");
         let generation = store.generation();

@@ -19,7 +19,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 /// What `Case::write` writes, each with something that the others have not.
-const CASES: [(&str, fn(&Path)); 5] =
+type Case = (&'static str, fn(&Path));
+const CASES: [Case; 5] =
     [("plain", plain), ("second", second), ("flat-ip", flat_ip), ("eight-bits", eight_bits), ("encoded", encoded)];
 
 fn data() -> PathBuf {

@@ -3,10 +3,12 @@
 mod built;
 mod corrupt;
 mod damaged_codes;
+mod derived;
 mod edit;
 mod failing_disk;
 mod failures;
 mod flips;
+mod foreign;
 mod forge;
 mod forged;
 mod golden;

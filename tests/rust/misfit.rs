@@ -1,8 +1,9 @@
 //! Files that are sound one by one, checksums included, and do not fit together: who notices, and what is said.
 
-use crate::forge::{change_manifest, manifest, seal, table, u32_at, u64_at};
+use crate::forge::{change_manifest, manifest, seal, sum, table, u32_at, u64_at};
 use crate::store_support::{add, keeping, key};
 use knnlm::Error;
+use knnlm::error::Why;
 use knnlm::index::Params;
 use knnlm::search::Request;
 use knnlm::sections::SectionKind;
@@ -42,26 +43,13 @@ fn section(bytes: &[u8], kind: SectionKind) -> (usize, usize, usize) {
     (entry, u64_at(bytes, entry + 8) as usize, u64_at(bytes, entry + 16) as usize)
 }
 
-/// Makes the checksums of a section's content right: it is all in one chunk here.
-fn sum(bytes: &mut [u8], kind: SectionKind) {
-    let (entry, offset, length) = section(bytes, kind);
-    let crc = crc32c::crc32c(&bytes[offset..offset + length]).to_le_bytes();
-    let (sums_entry, sums, all) = section(bytes, SectionKind::Checksums);
-    let at = sums + 4 * u64_at(bytes, entry + 24) as usize;
-    bytes[at..at + 4].copy_from_slice(&crc);
-    let outer = crc32c::crc32c(&crc).to_le_bytes();
-    bytes[entry + 32..entry + 36].copy_from_slice(&outer);
-    let outer = crc32c::crc32c(&bytes[sums..sums + all]).to_le_bytes();
-    bytes[sums_entry + 32..sums_entry + 36].copy_from_slice(&outer);
-}
-
 /// Changes the content of a section of a file of the sample: all that any checksum says is right again.
 fn with_section(file: &str, kind: SectionKind, change: impl FnOnce(&mut [u8])) -> TempDir {
     let folder = sample();
     let mut bytes = std::fs::read(folder.path().join(file)).expect("read");
     let (_, offset, length) = section(&bytes, kind);
     change(&mut bytes[offset..offset + length]);
-    sum(&mut bytes, kind);
+    sum(&mut bytes);
     seal(folder.path(), file, &mut bytes);
     folder
 }
@@ -250,7 +238,7 @@ fn what_was_measured_bounds_the_recall_that_can_be_asked() {
         json[at + from.len() - 1] = b'1';
     });
     let ask = |recall| search(folder.path(), &Request { k: 5, recall, ..Request::default() });
-    assert!(matches!(ask(Some(0.5)), Err(Error::State(m)) if m.contains("calibrated")));
+    assert!(matches!(ask(Some(0.5)), Err(Error::State { why: Why::NotCalibrated, .. })));
     assert_eq!(ask(None).expect("not measured").ids[0], 3);
     change_manifest(folder.path(), |body| {
         let row = |k: u64, stop: f64, recall: f64| serde_json::json!({"k": k, "stop": stop, "depth": 1.0, "recall": recall, "scanned": 20.0});

@@ -132,10 +132,10 @@ fn what_is_not_a_part_of_this_store_is_refused() {
     let plain = Datastore::create(unbuilt.path(), &options(DIM)).expect("create");
     let never = AtomicBool::new(false);
     let error = plain.encode_part(KeyRows::F32(&keys(0..5)), folder, "x", None, &never).expect_err("not trained");
-    assert!(matches!(error, Error::State(_)), "{error}");
+    assert!(matches!(error, Error::State { .. }), "{error}");
     let truth = Truth { queries: keys(0..2), own: vec![0..1, 1..2], ids: vec![3, 4], k: 1 };
     let error = plain.calibrate(&truth, None, &|_, _, _| (), &never).expect_err("no index");
-    assert!(matches!(error, Error::State(_)), "{error}");
+    assert!(matches!(error, Error::State { .. }), "{error}");
     let wrong = Truth { queries: keys(0..1), ..truth };
     let error = store.calibrate(&wrong, None, &|_, _, _| (), &never).expect_err("too few queries");
     assert!(matches!(error, Error::Argument(_)), "{error}");

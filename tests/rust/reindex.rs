@@ -3,6 +3,7 @@
 use crate::failing_disk::{FailingDisk, Failure};
 use crate::recording_disk::{Loss, RecordingDisk, after_power_loss};
 use crate::store_support::{add, keeping, key, options};
+use knnlm::error::Why;
 use knnlm::index::Params;
 use knnlm::keys::KeyRows;
 use knnlm::search::{Request, Truth};
@@ -166,7 +167,7 @@ fn training_without_raw_keys_says_who_can() {
     let store = filled(folder.path(), &options(DIM));
     let options = BuildOptions { retrain: true, ..params(6) };
     let error = store.build(&options, &|_, _, _| (), &NEVER).expect_err("no raw keys");
-    assert!(matches!(&error, Error::State(m) if m.contains("knnlm build STORE --retrain")), "{error}");
+    assert!(matches!(&error, Error::State { why: Why::KeysNotKept, .. }), "{error}");
 }
 
 #[test]
@@ -192,7 +193,10 @@ fn only_one_holds_a_store_and_only_at_its_generation() {
     let other = Datastore::open(folder.path()).expect("open");
     let refuses = || {
         for refused in [other.set_attributes("{}"), other.hold().map(drop)] {
-            assert!(matches!(&refused, Err(Error::State(m)) if m.contains("another writer")), "{refused:?}");
+            assert!(
+                matches!(&refused, Err(Error::State { message: m, .. }) if m.contains("another writer")),
+                "{refused:?}"
+            );
         }
     };
     refuses();
@@ -211,7 +215,10 @@ fn only_one_holds_a_store_and_only_at_its_generation() {
     let given = Staged { folder: staging.path(), codebook: &staged.0, lists: &staged.1 };
     let before = files(folder.path());
     let foreign = store.reindex(&held, given, &truth, Some(1), &|_, _, _| (), &NEVER);
-    assert!(matches!(&foreign, Err(Error::State(m)) if m.contains("found that of another")), "{foreign:?}");
+    assert!(
+        matches!(&foreign, Err(Error::State { message: m, .. }) if m.contains("found that of another")),
+        "{foreign:?}"
+    );
     assert!(files(folder.path()) == before);
     drop(held);
     let held = store.hold().expect("hold");
@@ -219,7 +226,7 @@ fn only_one_holds_a_store_and_only_at_its_generation() {
     let given = Staged { folder: staging.path(), codebook: &staged.0, lists: &staged.1 };
     store.reindex(&held, given, &truth, Some(1), &|_, _, _| (), &NEVER).expect("reindex");
     let again = store.reindex(&held, given, &truth, Some(1), &|_, _, _| (), &NEVER);
-    assert!(matches!(&again, Err(Error::State(m)) if m.contains("hold it again")), "{again:?}");
+    assert!(matches!(&again, Err(Error::State { message: m, .. }) if m.contains("hold it again")), "{again:?}");
 }
 
 #[test]
@@ -337,7 +344,7 @@ fn compaction_removes_what_is_staged_of_deleted_text() {
     {
         std::os::unix::fs::symlink(away.path(), folder.path().join("retraining")).expect("link");
         let error = compact(&store).expect_err("a link");
-        assert!(matches!(&error, Error::State(m) if m.contains("found a link")), "{error}");
+        assert!(matches!(&error, Error::State { message: m, .. } if m.contains("found a link")), "{error}");
         assert_eq!(std::fs::read(away.path().join("file")).expect("not followed"), b"of somebody else");
     }
 }

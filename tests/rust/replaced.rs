@@ -57,7 +57,7 @@ const WRITES: [Write; 7] = [
 ];
 
 fn assert_replaced(error: &Error, expected: &str) {
-    assert!(matches!(error, Error::State(m) if m.contains(expected)), "{error}");
+    assert!(matches!(error, Error::State { message: m, .. } if m.contains(expected)), "{error}");
 }
 
 #[test]

@@ -191,7 +191,7 @@ fn a_second_writer_is_refused_until_the_first_has_committed() {
     add(&first, 2, Some("a"), None).expect("add");
     for refused in [add(&second, 1, None, None).map(drop), second.set_attributes("{}")] {
         let error = refused.expect_err("locked");
-        assert!(matches!(&error, Error::State(m) if m.contains("another writer")), "{error}");
+        assert!(matches!(&error, Error::State { message: m, .. } if m.contains("another writer")), "{error}");
     }
     first.commit().expect("commit");
     assert_eq!(second.len(), 0, "readers keep their generation");
@@ -231,12 +231,12 @@ fn create_never_touches_what_is_there() {
     let folder = tempdir().expect("folder");
     std::fs::write(folder.path().join("notes.txt"), "mine").expect("write");
     let error = Datastore::create(folder.path(), &Options { overwrite: true, ..options(2) }).expect_err("foreign");
-    assert!(matches!(&error, Error::State(m) if m.contains("notes.txt")), "{error}");
+    assert!(matches!(&error, Error::State { message: m, .. } if m.contains("notes.txt")), "{error}");
     assert_eq!(names(folder.path()), ["notes.txt"]);
     let store = folder.path().join("store");
     Datastore::create(&store, &options(2)).expect("create");
     let error = Datastore::create(&store, &options(2)).expect_err("exists");
-    assert!(matches!(&error, Error::State(m) if m.contains("overwrite")), "{error}");
+    assert!(matches!(&error, Error::State { message: m, .. } if m.contains("overwrite")), "{error}");
     for wrong in [options(0), options(70_000), Options { max_value: Some(1 << 40), ..options(2) }] {
         assert!(matches!(Datastore::create(&folder.path().join("x"), &wrong), Err(Error::Argument(_))));
     }
