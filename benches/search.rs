@@ -57,6 +57,7 @@ fn searches(c: &mut Criterion) {
         index: Some((book, vec![lists])),
         unindexed: vec![],
         deleted: &[],
+        measured: None,
         disk: None,
     };
     let run = |queries: &[f32], request: &Request| search(&corpus, queries, request, &alone, &never).expect("searches");

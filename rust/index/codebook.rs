@@ -12,7 +12,6 @@ use super::quantiser::Shape;
 use super::rotation::Rotation;
 use super::second;
 use crate::error::RESTORE;
-use crate::search::Calibration;
 use crate::search::sweep::Panels;
 use crate::sections::{SectionKind, SectionSource, typed};
 use crate::simd::{Kernels, TILE_LANES};
@@ -73,7 +72,6 @@ pub struct Codebook<'a> {
     pub(crate) panels: &'a [f32],
     pub(crate) rotation: Arc<Rotation>,
     coarse: Arc<OnceLock<Coarse>>,
-    calibration: Option<Arc<Calibration>>,
 }
 
 impl<'a> Codebook<'a> {
@@ -147,7 +145,7 @@ impl<'a> Codebook<'a> {
             return Err(wrong("norms", "padding of +∞".into(), found.to_string()));
         }
         let KeptCodebook { parameters, rotation, coarse } = kept.clone();
-        Ok(Codebook { parameters, centroids, words, mean, norms, panels, rotation, coarse, calibration: None })
+        Ok(Codebook { parameters, centroids, words, mean, norms, panels, rotation, coarse })
     }
 
     /// What [`Self::view`] needs.
@@ -157,16 +155,6 @@ impl<'a> Codebook<'a> {
             rotation: self.rotation.clone(),
             coarse: self.coarse.clone(),
         }
-    }
-
-    /// The same with what was measured of its lists.
-    pub fn calibrated(self, calibration: Option<Arc<Calibration>>) -> Codebook<'a> {
-        Codebook { calibration, ..self }
-    }
-
-    /// What was measured of its lists.
-    pub fn calibration(&self) -> Option<&Calibration> {
-        self.calibration.as_deref()
     }
 
     /// Dimension of the keys.
@@ -213,6 +201,11 @@ impl<'a> Codebook<'a> {
     /// sampled stored keys of d_k − d_1 among their own neighbours, k = 1024 (or a tenth of a smaller store).
     pub fn default_temperature(&self) -> f32 {
         self.parameters.default_temperature
+    }
+
+    /// Number of keys that it was learnt from.
+    pub fn trained_on(&self) -> u64 {
+        self.parameters.trained_on
     }
 
     /// Seed that it was trained with.

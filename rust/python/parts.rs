@@ -100,7 +100,8 @@ pub fn exact_nearest<'py>(
     let metric: Metric = super::options::metric(metric)?;
     let found = call(py, None, |reporter| {
         let keys = vec![KeyBlock { first_id, d, rows }];
-        let corpus = Corpus { d, metric, keys, index: None, unindexed: Vec::new(), deleted: &[], disk: None };
+        let corpus =
+            Corpus { d, metric, keys, index: None, unindexed: Vec::new(), deleted: &[], measured: None, disk: None };
         let request = Request { k, exact: true, exclude: Some(&exclude), ..Request::default() };
         search(&corpus, queries, &request, &Pool::get(threads)?, reporter.cancel())
     })?;

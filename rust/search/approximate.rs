@@ -4,7 +4,7 @@ use super::disk;
 use super::filter::Filter;
 use super::finish::Finish;
 use super::places::{order, starts};
-use super::plan::{Plan, plan};
+use super::plan::Plan;
 use super::rows::Rows;
 use super::scan::Scan;
 use super::workspace::Loan;
@@ -42,12 +42,13 @@ impl Conditions {
 type Slot<'s> = Mutex<(&'s mut [f32], &'s mut [i64], &'s mut [u64])>;
 
 /// Candidates from the lists, scored again if asked: scores (minimised, +∞ for missing neighbours) and ids (−1), best first,
-/// into `out`. Returns the number of entries in the lists of each query. The answer is the same whatever `conditions` are.
+/// into `out`. Of the request only k and the filters count: how, `plan` says. Returns the number of entries in the lists of each query. The answer is the same whatever `conditions` are.
 #[allow(clippy::too_many_arguments)]
 pub fn approximate(
     corpus: &Corpus,
     queries: &[f32],
     request: &Request,
+    plan: &Plan,
     kernels: &Kernels,
     pool: &Pool,
     cancel: &AtomicBool,
@@ -61,7 +62,7 @@ pub fn approximate(
         return Ok(vec![0; q]);
     };
     let mut scanned = vec![0; q];
-    let Plan { reach, candidates, rerank } = plan(codebook, request)?;
+    let Plan { reach, candidates, rerank } = *plan;
     let (filter, cold) = (request.filter(corpus.deleted), conditions.cold);
     let entries = lists.iter().map(Lists::len).sum::<usize>();
     let starts = starts(lists)?;

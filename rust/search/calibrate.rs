@@ -1,12 +1,12 @@
 //! Measures what recall the settings of an index reach, against the exact scan.
 
-use super::approximate::{Conditions, approximate};
 use super::plan::{Calibration, Setting};
-use super::{Corpus, HitsMut, Pool, Request, Rerank, search};
+use super::trials::{Trial, Trials, front};
+use super::{Corpus, Pool, Request, Rerank, search};
+use crate::index::Lists;
 use crate::keys::KeyBlock;
 use crate::{Error, Result};
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// Stored keys that serve as queries.
@@ -14,19 +14,37 @@ const QUERIES: usize = 256;
 /// Entries before and after a query's own that must not come back either, at most: text near a token repeats it, and what is
 /// found there is found more easily than what a query of another text looks for.
 const NEARBY: u64 = 2048;
-/// Numbers of neighbours that are measured.
-const NEIGHBOURS: [usize; 3] = [8, 64, 1024];
+/// Numbers of neighbours that are measured; a search for others takes what lies between them.
+const NEIGHBOURS: [usize; 4] = [1, 8, 64, 1024];
 /// Settings that are tried; a search may take what lies between them. See [`super::probes::Reach::stop`].
 const STOPS: [f32; 12] = [0.5, 0.65, 0.75, 0.82, 0.88, 0.93, 0.98, 1.03, 1.08, 1.15, 1.25, 1.5];
 
-/// Candidates that are tried for k neighbours, as multiples of k.
+/// Candidates that are tried for k neighbours, as multiples of k, where they are scored again.
 fn depths(k: usize) -> &'static [f32] {
     match k {
-        0..=15 => &[4.0, 8.0, 16.0, 32.0, 64.0],
+        0..=1 => &[16.0, 64.0, 256.0],
+        2..=15 => &[4.0, 8.0, 16.0, 32.0, 64.0],
         16..=255 => &[2.0, 3.0, 5.0, 10.0],
         _ => &[1.0, 1.15, 1.3, 1.5, 1.8, 2.3, 3.2],
     }
 }
+
+/// More candidates, for raw keys only: what coarse codes miss, they find among more. The first that suffices is the last tried.
+fn deeper(k: usize) -> &'static [f32] {
+    match k {
+        0..=1 => &[1000.0, 4000.0],
+        2..=15 => &[200.0, 600.0],
+        16..=255 => &[30.0, 100.0],
+        _ => &[6.0, 12.0],
+    }
+}
+
+/// Recall from which no more candidates are tried.
+const SUFFICIENT: f32 = 0.995;
+/// Candidates of a query that are tried at most.
+const MOST_CANDIDATES: f32 = 32_768.0;
+/// Nanoseconds to score a candidate again by its second-level code.
+const CODE_NANOSECONDS: f32 = 15.0;
 
 /// Queries with their exact neighbours, which recall is counted against.
 #[derive(Clone, Debug, Default)]
@@ -55,8 +73,8 @@ pub struct Protocol {
 impl Protocol {
     /// For `n` entries.
     pub fn of(n: u64) -> Protocol {
-        let neighbours = NEIGHBOURS.iter().copied().filter(|&k| 10 * k as u64 <= n).max().unwrap_or(1);
-        Protocol { queries: QUERIES, neighbours, nearby: NEARBY.min(n / 64) }
+        let neighbours = NEIGHBOURS.iter().copied().filter(|&k| 2 * k as u64 <= n).max();
+        Protocol { queries: QUERIES, neighbours: neighbours.unwrap_or(1), nearby: NEARBY.min(n / 64) }
     }
 
     /// The ids that the query whose entry is `id` leaves out.
@@ -65,43 +83,45 @@ impl Protocol {
     }
 }
 
-/// [`measure_against`] stored keys, their own entries and those nearby left out; the corpus must have all raw keys.
+/// [`measure_against`] stored keys, their own entries and those nearby left out; the corpus must have all raw keys. `keys`:
+/// whether they stay.
 ///
 /// # Errors
 /// As [`search`]; `progress` hears (settings measured, settings).
 pub fn calibrate(
-    corpus: &mut Corpus,
+    corpus: &Corpus,
+    keys: bool,
     pool: &Pool,
     progress: &dyn Fn(u64, u64),
     cancel: &AtomicBool,
 ) -> Result<Calibration> {
-    if corpus.index.is_none() {
+    let n = corpus.keys.iter().map(KeyBlock::n).sum::<usize>();
+    if corpus.index.is_none() || n < 2 {
         return Ok(Calibration::default());
     }
-    let n = corpus.keys.iter().map(KeyBlock::n).sum::<usize>();
     let protocol = Protocol::of(n as u64);
     let (queries, own) = sample(corpus, &protocol);
     let k = protocol.neighbours;
     let request = Request { k, exact: true, exclude: Some(&own), ..Request::default() };
     let ids = search(corpus, &queries, &request, pool, cancel)?.ids;
-    measure_against(corpus, &Truth { queries, own, ids, k }, pool, progress, cancel)
+    measure_against(corpus, &Truth { queries, own, ids, k }, keys, pool, progress, cancel)
 }
 
 /// Measures the index of a corpus, which needs no raw keys; of the settings, those that no cheaper one equals are kept.
+/// `keys`: whether searches will have raw keys to score candidates with.
 ///
 /// # Errors
 /// As [`search`]; `Argument` for exact neighbours that do not fit; `progress` hears (settings measured, settings).
 pub fn measure_against(
-    corpus: &mut Corpus,
+    corpus: &Corpus,
     truth: &Truth,
+    keys: bool,
     pool: &Pool,
     progress: &dyn Fn(u64, u64),
     cancel: &AtomicBool,
 ) -> Result<Calibration> {
-    let Some(coded) = corpus.index.as_ref().map(|(codebook, _)| codebook.second_bits() > 0) else {
-        return Ok(Calibration::default());
-    };
-    let (queries, own, most) = (&truth.queries, &truth.own, truth.k);
+    let Some((codebook, lists)) = &corpus.index else { return Ok(Calibration::default()) };
+    let (own, most) = (&truth.own, truth.k);
     if most == 0 || own.len().checked_mul(most) != Some(truth.ids.len()) {
         return Err(Error::Argument(format!(
             "expected {most} exact neighbours of each of {} queries, found {}",
@@ -109,52 +129,55 @@ pub fn measure_against(
             truth.ids.len()
         )));
     }
-    let tried: Vec<(usize, f32, f32)> = NEIGHBOURS
-        .iter()
-        .filter(|&&k| k <= most)
-        .flat_map(|&k| {
-            let depths = if coded { depths(k) } else { &[1.0] };
-            depths.iter().flat_map(move |&depth| STOPS.iter().map(move |&stop| (k, stop, depth)))
-        })
-        .collect();
-    let mut rows: Vec<Setting> = Vec::with_capacity(tried.len());
-    for (done, &(k, stop, depth)) in tried.iter().enumerate() {
-        progress(done as u64, tried.len() as u64);
-        let setting = Setting { k, stop, depth, recall: 1.0, scanned: 0.0 };
-        let alone = Arc::new(Calibration { queries: 0, rows: vec![setting] });
-        corpus.index = corpus.index.take().map(|(book, lists)| (book.calibrated(Some(alone)), lists));
+    let entries = lists.iter().map(Lists::len).sum::<usize>();
+    let (coded, d) = (codebook.second_bits() > 0, corpus.d as f32);
+    // Small stores scan all lists whatever is asked.
+    let everything = codebook.default_nprobe() == codebook.nlist();
+    let stops = if everything { &STOPS[STOPS.len() - 1..] } else { &STOPS[..] };
+    // Every second will do where little is asked for.
+    let some: Vec<f32> = stops.iter().copied().skip((stops.len() - 1) % 2).step_by(2).collect();
+    let neighbours: Vec<usize> = NEIGHBOURS.into_iter().filter(|&k| k <= most).collect();
+    let again = coded || keys;
+    let steps = neighbours.iter().map(|&k| 1 + if again { depths(k).len() } else { 0 }).sum::<usize>();
+    let mut done = 0;
+    let mut step = || {
+        progress(done as u64, steps as u64);
+        done += 1;
+    };
+    let live = lists.iter().map(|lists| (0..codebook.nlist()).map(|list| lists.live_len(list)).sum::<usize>());
+    let live = live.sum::<usize>() as u64;
+    let mut out = Calibration { queries: own.len(), entries: live, ..Calibration::default() };
+    for &k in &neighbours {
+        let trials = Trials { corpus, truth, k, entries, nlist: codebook.nlist(), everything, pool, cancel };
+        step();
+        let first = if coded { &mut out.first } else { &mut out.rows };
+        let found = trials.closely(Rerank::None, 1.0, if coded { &some } else { stops })?;
+        first.extend(found.into_iter().map(|trial| trial.setting));
         let rerank = if coded { Rerank::Code } else { Rerank::None };
-        // A recall of zero takes the only row there is.
-        let request = Request { k, rerank, recall: Some(f32::MIN_POSITIVE), exclude: Some(own), ..Request::default() };
-        let (recall, scanned) = measure(corpus, queries, &request, &truth.ids, most, pool, cancel)?;
-        rows.push(Setting { recall, scanned, ..setting });
+        for (i, &depth) in depths(k).iter().enumerate().filter(|_| again) {
+            step();
+            let stops = if k == 1 { &some } else { stops };
+            let found =
+                if i == 0 { trials.closely(rerank, depth, stops)? } else { trials.all(rerank, depth, stops)? };
+            out.rows.extend(found.iter().map(|trial| trial.setting).filter(|_| coded));
+            out.keys.extend(found.iter().map(Trial::by_keys).filter(|_| keys));
+        }
+        // As many as there are find everything, where all lists are scanned: that needs no trial.
+        let all = entries.div_ceil(k) as f32;
+        for depth in deeper(k).iter().copied().filter(|&depth| depth < all) {
+            let best = out.keys.iter().filter(|row| row.k == k).map(|row| row.recall).fold(0.0, f32::max);
+            if !keys || best >= SUFFICIENT || depth * k as f32 > MOST_CANDIDATES {
+                break;
+            }
+            out.keys.extend(trials.all(Rerank::None, depth, &some)?.iter().map(Trial::by_keys));
+        }
+        let whole = Setting { k, stop: stops[0], depth: all, recall: 1.0, scanned: entries as f32 };
+        out.keys.extend([whole].into_iter().filter(|_| keys && everything));
     }
-    Ok(Calibration { queries: own.len(), rows: front(rows) })
-}
-
-/// Recall@k and entries scanned per query.
-fn measure(
-    corpus: &Corpus,
-    queries: &[f32],
-    request: &Request,
-    exact: &[i64],
-    most: usize,
-    pool: &Pool,
-    cancel: &AtomicBool,
-) -> Result<(f32, f32)> {
-    let kernels = super::check(corpus, queries, request)?;
-    let (k, q) = (request.k, queries.len() / corpus.d);
-    let (mut distances, mut ids) = (vec![0.0; q * k], vec![0; q * k]);
-    let mut out = HitsMut { distances: &mut distances, ids: &mut ids };
-    let scanned = approximate(corpus, queries, request, &kernels, pool, cancel, &mut out, Conditions::now())?;
-    let mut hits = 0usize;
-    for (found, exact) in ids.chunks_exact(k).zip(exact.chunks_exact(most)) {
-        let mut wanted: Vec<i64> = exact[..k].to_vec();
-        wanted.sort_unstable();
-        hits += found.iter().filter(|&id| wanted.binary_search(id).is_ok()).count();
-    }
-    let scanned = scanned.iter().sum::<u64>() as f32 / q.max(1) as f32;
-    Ok((hits as f32 / (q * k).max(1) as f32, scanned))
+    out.rows = front(out.rows, CODE_NANOSECONDS);
+    out.first = front(out.first, CODE_NANOSECONDS);
+    out.keys = front(out.keys, 20.0 + 0.3 * d);
+    Ok(out)
 }
 
 /// Stored keys at equal distances, and the ids that each leaves out.
@@ -169,16 +192,4 @@ fn sample(corpus: &Corpus, protocol: &Protocol) -> (Vec<f32>, Vec<Range<u64>>) {
         own.push(protocol.own(rows.id(row)));
     }
     (queries, own)
-}
-
-/// For each k, in ascending order of cost, the settings that find more than every cheaper one.
-fn front(mut rows: Vec<Setting>) -> Vec<Setting> {
-    rows.sort_by(|a, b| a.k.cmp(&b.k).then(a.cost().total_cmp(&b.cost())));
-    let mut kept: Vec<Setting> = Vec::new();
-    for row in rows {
-        if kept.last().is_none_or(|last| last.k != row.k || row.recall > last.recall) {
-            kept.push(row);
-        }
-    }
-    kept
 }

@@ -60,6 +60,7 @@ fn a_cold_search_asks_the_disk_for_all_that_it_reads_and_a_warm_one_for_nothing(
         index: Some((Codebook::open(&built.codebook, d, Metric::L2).expect("opens"), open().collect())),
         unindexed: vec![],
         deleted: &[],
+        measured: None,
         disk: None,
     };
     let request = Request { nprobe: Some(2), rerank: Rerank::Code, ..ask(k) };
@@ -69,8 +70,8 @@ fn a_cold_search_asks_the_disk_for_all_that_it_reads_and_a_warm_one_for_nothing(
             let rows = queries.len() / d * k;
             let (mut distances, mut ids) = (vec![0.0; rows], vec![0; rows]);
             let mut out = HitsMut { distances: &mut distances, ids: &mut ids };
-            let never = AtomicBool::new(false);
-            approximate(&corpus, queries, &request, &Kernels::best(), &pool(1), &never, &mut out, conditions)
+            let (never, plan) = (AtomicBool::new(false), super::planned(&corpus, &request).expect("plans"));
+            approximate(&corpus, queries, &request, &plan, &Kernels::best(), &pool(1), &never, &mut out, conditions)
                 .expect("searches");
             ((distances, ids), std::mem::take(&mut *asked.lock().expect("no panic")))
         });
@@ -162,8 +163,8 @@ fn a_cold_search_asks_for_the_raw_keys_that_it_scores_and_a_warm_one_for_none() 
         let conditions = Conditions { cold, ..Conditions::now() };
         let (mut distances, mut ids) = (vec![0.0; q * k], vec![0; q * k]);
         let mut out = HitsMut { distances: &mut distances, ids: &mut ids };
-        let never = AtomicBool::new(false);
-        approximate(&corpus, &keys[..q * d], &request, &Kernels::best(), &pool(1), &never, &mut out, conditions)
+        let (never, plan) = (AtomicBool::new(false), super::planned(&corpus, &request).expect("plans"));
+        approximate(&corpus, &keys[..q * d], &request, &plan, &Kernels::best(), &pool(1), &never, &mut out, conditions)
             .expect("searches");
         ((distances, ids), std::mem::take(&mut *disk.0.lock().expect("no panic")))
     });

@@ -50,6 +50,9 @@ impl Finish<'_, '_> {
         }
         let rows = scores.chunks_exact_mut(self.k).zip(ids.chunks_exact_mut(self.k));
         for (nearest, (scores, ids)) in nearest.iter_mut().zip(rows) {
+            if self.metric == Metric::L2 {
+                nearest.clamp();
+            }
             nearest.narrow(self.k);
             nearest.cut(self.kernels, |p| order(self.lists, self.starts, p));
             self.rank(nearest, (keys, spare), scores, ids)?;

@@ -23,6 +23,7 @@ mod sort;
 pub(crate) mod sweep;
 #[cfg(test)]
 mod tests;
+mod trials;
 mod widen;
 mod workspace;
 
@@ -36,8 +37,11 @@ pub use calibrate::{Protocol, Truth};
 pub use disk::Disk;
 pub(crate) use disk::has_read;
 pub use filter::{Filter, IdSet};
-pub use plan::{Calibration, DEFAULT_RECALL, Setting};
+pub(crate) use plan::most;
+pub use plan::{Calibration, DEFAULT_RECALL, Measured, Setting};
+use plan::{Plan, plan};
 pub use pool::Pool;
+use probes::Reach;
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 
@@ -55,6 +59,8 @@ pub struct Corpus<'a> {
     pub unindexed: Vec<KeyBlock<'a>>,
     /// Ids that are never returned, ascending and disjoint; lists know theirs.
     pub deleted: &'a [Range<u64>],
+    /// What was measured of the index, if it was.
+    pub measured: Option<Measured<'a>>,
     /// Where raw keys are asked of before they are read, if they are mapped.
     pub disk: Option<&'a dyn Disk>,
 }
@@ -158,26 +164,32 @@ pub fn search_into(
         let rows = rows::Rows::new(blocks);
         exact::scan(&kernels, corpus.metric, &rows, d, queries, k, request.filter(corpus.deleted), pool, cancel)
     };
-    let l2 = corpus.metric == Metric::L2;
     if request.exact {
         let rows = out.distances.chunks_exact_mut(k).zip(out.ids.chunks_exact_mut(k));
         exact(&corpus.keys)?.iter().zip(rows).for_each(|(found, (scores, ids))| finish::write(found, scores, ids));
     } else {
-        approximate(corpus, queries, request, &kernels, pool, cancel, &mut out, Conditions::now())?;
-        widen::widen(corpus, queries, request, &kernels, pool, cancel, &mut out)?;
-        if l2 {
-            // An estimate may fall below zero, a distance may not.
-            out.distances.iter_mut().for_each(|score| *score = score.max(0.0));
-        }
+        let plan = planned(corpus, request)?;
+        approximate(corpus, queries, request, &plan, &kernels, pool, cancel, &mut out, Conditions::now())?;
+        widen::widen(corpus, queries, request, &plan, &kernels, pool, cancel, &mut out)?;
         if !corpus.unindexed.is_empty() {
             let rows = out.distances.chunks_exact_mut(k).zip(out.ids.chunks_exact_mut(k));
             exact(&corpus.unindexed)?.into_iter().zip(rows).for_each(|(more, (scores, ids))| join(more, scores, ids));
         }
     }
-    if !l2 {
+    if corpus.metric == Metric::Ip {
         out.distances.iter_mut().for_each(|score| *score = -*score);
     }
     Ok(())
+}
+
+/// How the lists of a corpus are searched for a request; anything for one without lists.
+fn planned(corpus: &Corpus, request: &Request) -> Result<Plan> {
+    let Some((codebook, lists)) = &corpus.index else {
+        let reach = Reach { nprobe: 1, stop: None };
+        return Ok(Plan { reach, candidates: request.k, rerank: Rerank::None });
+    };
+    let raw = corpus.keys.iter().map(KeyBlock::n).sum::<usize>();
+    plan(codebook, corpus.measured, raw >= lists.iter().map(Lists::len).sum::<usize>(), request)
 }
 
 /// Puts further neighbours among sorted ones.
@@ -199,8 +211,8 @@ pub fn entries_scanned(corpus: &Corpus, queries: &[f32], request: &Request) -> R
     let (mut distances, mut ids) = (vec![0.0; n], vec![0; n]);
     let mut out = HitsMut { distances: &mut distances, ids: &mut ids };
     let never = AtomicBool::new(false);
-    let scanned =
-        approximate(corpus, queries, request, &kernels, &Pool::get(Some(1))?, &never, &mut out, Conditions::now())?;
+    let (plan, pool) = (planned(corpus, request)?, Pool::get(Some(1))?);
+    let scanned = approximate(corpus, queries, request, &plan, &kernels, &pool, &never, &mut out, Conditions::now())?;
     Ok(scanned.into_iter().map(|n| n + waiting).collect())
 }
 

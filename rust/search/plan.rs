@@ -2,7 +2,8 @@
 //!
 //! A [`Calibration`] is measured after a build: stored keys serve as queries, their own entries left out, and every setting's
 //! recall is counted against the exact scan. A search takes what lies between the two measured settings, in the order of
-//! their cost, that the goal lies between.
+//! their cost, that the goal lies between. Each way of scoring candidates again has settings of its own: codes find other
+//! neighbours than raw keys among the same candidates.
 
 use super::probes::Reach;
 use super::{Request, Rerank};
@@ -25,16 +26,97 @@ const WORTHLESS: f32 = 0.005;
 pub struct Calibration {
     /// Number of queries that it was measured with.
     pub queries: usize,
-    /// For each k in ascending order of cost.
+    /// Number of entries that there were; 0: not known.
+    #[serde(default)]
+    pub entries: u64,
+    /// With the best that the codes have: for each k in ascending order of cost.
     pub rows: Vec<Setting>,
+    /// The same by codes of the first level alone, where there is a second.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub first: Vec<Setting>,
+    /// The same where candidates are scored again by raw keys, if these are kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<Setting>,
 }
 
 impl Calibration {
     /// Whether all that was measured are finite numbers from 0 on.
     pub(crate) fn is_sound(&self) -> bool {
         let numbers = |row: &Setting| [row.stop, row.depth, row.recall, row.scanned];
-        self.rows.iter().flat_map(numbers).all(|x| x.is_finite() && x >= 0.0)
+        let all = self.rows.iter().chain(&self.first).chain(&self.keys);
+        all.flat_map(numbers).all(|x| x.is_finite() && x >= 0.0)
     }
+
+    /// What was measured with a way of scoring again.
+    fn of(&self, codebook: &Codebook, rerank: Rerank) -> &[Setting] {
+        match rerank {
+            Rerank::Keys => &self.keys,
+            Rerank::None if codebook.second_bits() > 0 => &self.first,
+            _ => &self.rows,
+        }
+    }
+}
+
+/// The most that can be asked of settings: what the best of them finds, less the margin.
+pub(crate) fn most(rows: &[Setting]) -> f32 {
+    ((best(rows) - MARGIN) / (1.0 - MARGIN)).max(0.0)
+}
+
+fn best(rows: &[Setting]) -> f32 {
+    rows.iter().map(|row| row.recall).fold(0.0, f32::max)
+}
+
+/// Settings of the measured numbers of neighbours around one that is asked for, and how far it lies from the first to the
+/// second, by its logarithm: what few neighbours need is many times as many candidates.
+struct Around {
+    below: Vec<Setting>,
+    above: Vec<Setting>,
+    share: f32,
+}
+
+impl Around {
+    fn of(rows: &[Setting], k: usize) -> Around {
+        let all = || rows.iter().map(|row| row.k);
+        let above = all().filter(|&measured| measured >= k).min().or(all().max());
+        let below = all().filter(|&measured| measured <= k).max().or(above);
+        let of = |k: Option<usize>| rows.iter().filter(|row| Some(row.k) == k).copied().collect();
+        let ln = |k: Option<usize>| (k.unwrap_or(1).max(1) as f32).ln();
+        let (from, to) = (ln(below), ln(above));
+        let share = if from < to { (ln(Some(k)) - from) / (to - from) } else { 0.0 };
+        Around { below: of(below), above: of(above), share: share.clamp(0.0, 1.0) }
+    }
+
+    /// The best recall that both have.
+    fn best(&self) -> f32 {
+        best(&self.below).min(best(&self.above))
+    }
+
+    /// The most that can be asked for.
+    fn most(&self) -> f32 {
+        most(&self.below).min(most(&self.above))
+    }
+
+    /// The cheapest setting that reaches a goal.
+    fn reaching(&self, goal: f32) -> Option<Setting> {
+        let (below, above) = (between(&self.below, goal)?, between(&self.above, goal)?);
+        let part = |from: f32, to: f32| from + self.share * (to - from);
+        let depth = below.depth * (above.depth / below.depth.max(f32::MIN_POSITIVE)).powf(self.share);
+        Some(Setting {
+            stop: part(below.stop, above.stop),
+            depth,
+            scanned: part(below.scanned, above.scanned),
+            ..above
+        })
+    }
+}
+
+/// What a search goes by.
+#[derive(Clone, Copy)]
+pub struct Measured<'m> {
+    /// What was measured.
+    pub calibration: &'m Calibration,
+    /// Whether the store has changed so much since that it holds no more.
+    pub outgrown: bool,
 }
 
 /// One measured setting.
@@ -42,7 +124,7 @@ impl Calibration {
 pub struct Setting {
     /// Neighbours asked for.
     pub k: usize,
-    /// See `Reach::stop`.
+    /// See `Reach::stop`; without meaning where searches scan all lists.
     pub stop: f32,
     /// Candidates scored again, as a multiple of k.
     pub depth: f32,
@@ -53,9 +135,10 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// About the nanoseconds that it takes on one core, beside what all settings take.
-    pub fn cost(&self) -> f32 {
-        0.6 * self.scanned + 15.0 * self.depth * self.k as f32
+    /// About the nanoseconds that it takes on one core, beside what all settings take; `again`: those to score a candidate
+    /// again.
+    pub fn cost(&self, again: f32) -> f32 {
+        0.6 * self.scanned + again * self.depth * self.k as f32
     }
 }
 
@@ -70,59 +153,78 @@ pub struct Plan {
     pub rerank: Rerank,
 }
 
-/// Decides for a request.
+/// Decides for a request; `keys`: whether all raw keys are there.
 ///
 /// # Errors
-/// `Argument` for a recall that was not reached when the store was built.
-pub fn plan(codebook: &Codebook, request: &Request) -> Result<Plan> {
-    let rerank = match request.rerank {
-        Rerank::Auto if codebook.second_bits() > 0 => Rerank::Code,
-        Rerank::Auto => Rerank::None,
-        chosen => chosen,
+/// `Argument` for a recall that was not reached when the store was built; `State` where it was not measured.
+pub fn plan(codebook: &Codebook, measured: Option<Measured>, keys: bool, request: &Request) -> Result<Plan> {
+    let codes = if codebook.second_bits() > 0 { Rerank::Code } else { Rerank::None };
+    let mut rerank = if request.rerank == Rerank::Auto { codes } else { request.rerank };
+    let around = |rerank| measured.map(|m| Around::of(m.calibration.of(codebook, rerank), request.k));
+    let most = |rerank| around(rerank).map_or(0.0, |around| around.most());
+    if let Some(asked) = request.recall.filter(|_| keys && request.rerank == Rerank::Auto)
+        && asked > most(codes)
+        && asked <= most(Rerank::Keys)
+    {
+        rerank = Rerank::Keys; // what codes cannot tell apart, raw keys can
+    }
+    let around = around(rerank).filter(|around| !around.below.is_empty());
+    let goal = match (request.recall, &around) {
+        (Some(asked), around) => asked_goal(asked, around.as_ref(), measured, rerank, request.k)?,
+        (None, Some(around)) => safe(DEFAULT_RECALL).min(around.best() - WORTHLESS),
+        (None, None) => 0.0,
     };
+    let setting = around.and_then(|around| around.reaching(goal));
+    // Small stores scan all lists whatever is asked: it takes microseconds.
     let everything = codebook.default_nprobe() == codebook.nlist();
-    let setting = match (request.nprobe, everything) {
-        (None, false) => chosen(codebook, request)?,
-        _ => None,
+    let (nprobe, stop) = match (request.nprobe, setting) {
+        (Some(nprobe), _) => (nprobe, None),
+        (None, Some(setting)) if !everything => (codebook.nlist(), Some(setting.stop)),
+        (None, _) => (codebook.default_nprobe(), None),
     };
-    let nprobe = request.nprobe.unwrap_or(if setting.is_some() { codebook.nlist() } else { codebook.default_nprobe() });
-    let deep = match setting {
-        Some(setting) => (setting.depth * request.k as f32).ceil() as usize,
-        None => request.k.saturating_mul(2).max(request.k.saturating_add(128)),
+    let usual = request.k.saturating_mul(2).max(request.k.saturating_add(128));
+    let deep = setting.map(|setting| (setting.depth * request.k as f32).ceil() as usize);
+    let deep = match deep {
+        Some(deep) if stop.is_some() => deep,
+        // Lists that were chosen otherwise than measured hold as many candidates that raw keys would prefer.
+        Some(deep) if everything || rerank == Rerank::Keys => deep.max(usual),
+        _ => usual,
     };
     let candidates = match rerank {
         Rerank::None | Rerank::Auto => request.k,
         Rerank::Code | Rerank::Keys => request.depth.unwrap_or(deep).max(request.k),
     };
-    let reach = Reach { nprobe: nprobe.min(codebook.nlist()), stop: setting.map(|s| s.stop) };
-    Ok(Plan { reach, candidates, rerank })
+    Ok(Plan { reach: Reach { nprobe: nprobe.min(codebook.nlist()), stop }, candidates, rerank })
 }
 
-/// The cheapest setting that reaches the goal, between two measured ones. If nothing was asked and the codes reach less than
-/// the default, the cheapest that comes near what they can.
-fn chosen(codebook: &Codebook, request: &Request) -> Result<Option<Setting>> {
-    let rows = codebook.calibration().map_or(&[][..], |c| &c.rows);
-    let Some(k) = rows.iter().map(|r| r.k).filter(|&k| k >= request.k).min().or(rows.iter().map(|r| r.k).max()) else {
-        return match request.recall {
-            Some(_) => Err(Error::state(
-                Why::NotCalibrated,
-                "recall: expected a store whose recall was measured when it was built, found one that was not; retrain it, or give nprobe",
-            )),
-            None => Ok(None),
-        };
+/// The measured recall to aim at for one that is asked.
+fn asked_goal(
+    asked: f32,
+    around: Option<&Around>,
+    measured: Option<Measured>,
+    rerank: Rerank,
+    k: usize,
+) -> Result<f32> {
+    let Some(around) = around else {
+        return Err(Error::state(
+            Why::NotCalibrated,
+            "recall: expected a store whose recall was measured when it was built, found one that was not; retrain it, or give nprobe",
+        ));
     };
-    let rows: Vec<Setting> = rows.iter().filter(|r| r.k == k).copied().collect();
-    let best = rows.iter().map(|r| r.recall).fold(0.0, f32::max);
-    let goal = match request.recall {
-        Some(asked) if asked > best => {
-            return Err(Error::Argument(format!(
-                "recall: expected at most {best:.3}, what this store's codes reach for k = {k}, found {asked}; ask for less, or where raw keys are kept rerank by them or search exactly"
-            )));
-        }
-        Some(asked) => safe(asked).min(best),
-        None => safe(DEFAULT_RECALL).min(best - WORTHLESS),
-    };
-    Ok(between(&rows, goal))
+    if measured.is_some_and(|m| m.outgrown) {
+        return Err(Error::state(
+            Why::Outgrown,
+            "recall: expected a store that is about as it was when its recall was measured, found that most of its entries were added since; retrain it, or give nprobe",
+        ));
+    }
+    if asked > around.most() {
+        let what = if rerank == Rerank::Keys { "these candidates" } else { "this store's codes" };
+        return Err(Error::Argument(format!(
+            "recall: expected at most {:.3}, what {what} reach for k = {k}, found {asked}; ask for less, or where raw keys are kept rerank by them or search exactly",
+            around.most()
+        )));
+    }
+    Ok(safe(asked))
 }
 
 /// The measured recall that is wanted so that other queries have this one.
@@ -130,14 +232,20 @@ fn safe(recall: f32) -> f32 {
     recall + MARGIN * (1.0 - recall)
 }
 
-/// What lies between the last row before the goal and the first that reaches it, where the goal does.
+/// What lies between the last row before the goal and the first that reaches it, where the goal does and the rows differ in
+/// one thing: nobody knows what half of each of two changes finds. The best row for a goal that rounding puts above it.
 fn between(rows: &[Setting], goal: f32) -> Option<Setting> {
-    let at = rows.iter().position(|r| r.recall >= goal)?;
+    const ROUNDING: f32 = 1e-6;
+    let at = rows.iter().position(|r| r.recall >= goal - ROUNDING)?;
     let after = rows[at];
-    let Some(before) = at.checked_sub(1).map(|i| rows[i]).filter(|before| before.recall < goal) else {
+    let Some(before) = at
+        .checked_sub(1)
+        .map(|i| rows[i])
+        .filter(|before| before.recall < goal && (before.depth == after.depth || before.stop == after.stop))
+    else {
         return Some(after);
     };
-    let share = (goal - before.recall) / (after.recall - before.recall);
+    let share = ((goal - before.recall) / (after.recall - before.recall)).min(1.0);
     let part = |from: f32, to: f32| from + share * (to - from);
     Some(Setting {
         k: after.k,
@@ -155,12 +263,37 @@ mod tests {
     #[test]
     fn a_goal_between_two_rows_takes_what_lies_between_them() {
         let row = |stop: f32, depth: f32, recall: f32| Setting { k: 8, stop, depth, recall, scanned: 100.0 * stop };
-        let rows = [row(0.5, 1.0, 0.6), row(0.75, 1.0, 0.7), row(1.0, 2.0, 0.9)];
+        let rows = [row(0.5, 1.0, 0.6), row(0.75, 1.0, 0.7), row(1.0, 1.0, 0.9), row(0.9, 2.0, 0.94)];
         assert_eq!(between(&rows, 0.5), Some(rows[0])); // less cannot be had
         assert_eq!(between(&rows, 0.7), Some(rows[1]));
         let found = between(&rows, 0.8).expect("reached");
-        assert!((found.stop - 0.875).abs() < 1e-6 && (found.depth - 1.5).abs() < 1e-6, "{found:?}");
+        assert!((found.stop - 0.875).abs() < 1e-6 && found.depth == 1.0, "{found:?}");
         assert!((found.scanned - 87.5).abs() < 1e-3, "{found:?}");
+        assert_eq!(between(&rows, 0.92), Some(rows[3])); // two things differ
         assert_eq!(between(&rows, 0.95), None);
+    }
+
+    #[test]
+    fn the_most_that_can_be_asked_is_reached_with_its_margin() {
+        for best in [0.1, 0.5, 0.939, 0.97, 1.0] {
+            let row = Setting { k: 8, stop: 1.0, depth: 4.0, recall: best, scanned: 1.0 };
+            let most = most(&[row]);
+            assert!((safe(most) - best).abs() < 1e-6 && (best == 1.0) == (most == 1.0), "{best} {most}");
+            assert_eq!(between(&[row], safe(most)), Some(row));
+        }
+    }
+
+    #[test]
+    fn what_is_asked_between_two_measured_numbers_of_neighbours_needs_what_lies_between() {
+        let row = |k, depth| Setting { k, stop: 1.0, depth, recall: 0.99, scanned: 1.0 };
+        let rows = [row(8, 64.0), row(64, 4.0)];
+        let depth = |k: usize| Around::of(&rows, k).reaching(0.9).expect("reached").depth * k as f32;
+        assert_eq!((depth(8), depth(64), depth(1), depth(100)), (512.0, 256.0, 64.0, 400.0));
+        assert!(
+            (250.0..520.0).contains(&depth(10)) && (250.0..520.0).contains(&depth(40)),
+            "{} {}",
+            depth(10),
+            depth(40)
+        );
     }
 }

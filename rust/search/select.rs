@@ -173,6 +173,19 @@ impl Nearest {
         (&mut self.scores[..self.len], &self.entries[..self.len])
     }
 
+    /// Makes distances of estimates: none is below zero, and one that is no number (of a damaged record) is the furthest.
+    pub fn clamp(&mut self) {
+        for score in &mut self.scores[..self.len] {
+            *score = if *score > 0.0 {
+                *score
+            } else if *score <= 0.0 {
+                0.0
+            } else {
+                f32::INFINITY
+            };
+        }
+    }
+
     /// Replaces every score.
     pub fn rescore(&mut self, score: impl Fn(u32) -> f32) {
         for (s, &entry) in self.scores[..self.len].iter_mut().zip(&self.entries) {

@@ -2,6 +2,8 @@
 
 use super::approximate::{Conditions, approximate};
 use super::filter::size;
+use super::plan::Plan;
+use super::probes::Reach;
 use super::{Corpus, HitsMut, IdSet, Pool, Request};
 use crate::Result;
 use crate::index::Lists;
@@ -11,10 +13,12 @@ use std::sync::atomic::AtomicBool;
 
 /// Scans four times as many lists, again and again, for each query that found fewer than `k` though it may find more.
 /// Only filters of a query itself count: what is deleted must not change how far anybody looks.
+#[allow(clippy::too_many_arguments)]
 pub fn widen(
     corpus: &Corpus,
     queries: &[f32],
     request: &Request,
+    plan: &Plan,
     kernels: &Kernels,
     pool: &Pool,
     cancel: &AtomicBool,
@@ -43,17 +47,12 @@ pub fn widen(
             request.exclude.map(|all| short.iter().map(|&i| all[i].clone()).collect());
         let sets = |all: &[IdSet]| short.iter().map(|&i| all[i].clone()).collect::<Vec<_>>();
         let (allow, deny) = (request.allow.map(sets), request.deny.map(sets));
-        let again = Request {
-            nprobe: Some(nprobe),
-            recall: None,
-            exclude: exclude.as_deref(),
-            allow: allow.as_deref(),
-            deny: deny.as_deref(),
-            ..request.clone()
-        };
+        let again =
+            Request { exclude: exclude.as_deref(), allow: allow.as_deref(), deny: deny.as_deref(), ..request.clone() };
+        let wider = Plan { reach: Reach { nprobe, stop: None }, ..*plan };
         let (mut distances, mut ids) = (vec![0.0; short.len() * k], vec![0; short.len() * k]);
         let mut more = HitsMut { distances: &mut distances, ids: &mut ids };
-        approximate(corpus, &rows, &again, kernels, pool, cancel, &mut more, Conditions::now())?;
+        approximate(corpus, &rows, &again, &wider, kernels, pool, cancel, &mut more, Conditions::now())?;
         for (i, (scores, ids)) in short.into_iter().zip(distances.chunks_exact(k).zip(ids.chunks_exact(k))) {
             found.distances[i * k..(i + 1) * k].copy_from_slice(scores);
             found.ids[i * k..(i + 1) * k].copy_from_slice(ids);

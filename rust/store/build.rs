@@ -132,8 +132,11 @@ impl Build<'_> {
             self.snapshot.check_keys(&(indexed..manifest.entries), self.cancel)?;
         }
         self.write_all_lists(&mut manifest, indexed)?;
-        if train_anew {
+        if train_anew || (self.snapshot.has_all_keys() && manifest.is_measured_long_ago()) {
             manifest.calibration = self.calibrate(&manifest)?;
+        }
+        if !train_anew {
+            self.notices.note(self.outgrown(&manifest)?);
         }
         if manifest.keep_keys.is_none() {
             drop_keys(self.folder, self.snapshot, &mut manifest, self.progress, self.cancel)?;
@@ -142,6 +145,20 @@ impl Build<'_> {
             return Err(Error::Interrupted);
         }
         Ok(Some(manifest))
+    }
+
+    /// Says that a new index is advised, where it was not before.
+    fn outgrown(&self, manifest: &Manifest) -> Result<Option<Error>> {
+        let reasons = |codebook: &Codebook, _: &[Lists]| {
+            let before = &self.snapshot.manifest;
+            let reason = before.retrain_reason(codebook, before.indexed().min(before.live()));
+            Ok(manifest.retrain_reason(codebook, manifest.live()).filter(|_| reason.is_none()))
+        };
+        let reason = self.snapshot.with_index(reasons)?.flatten();
+        let message = |reason| {
+            format!("{}: the store has outgrown its index: {reason}; retrain it", self.folder.path().display())
+        };
+        Ok(reason.map(|reason| Error::state(Why::Outgrown, message(reason))))
     }
 
     fn train(&self, manifest: &Manifest, params: &Params) -> Result<SegmentName> {
@@ -179,7 +196,7 @@ impl Build<'_> {
         let keys = self.snapshot.key_blocks(&(0..manifest.entries))?;
         with_new_index(self.folder, manifest, keys, &[], |corpus| {
             let shown = |done: u64, total: u64| (self.progress)("measure recall", done, total);
-            calibrate(corpus, self.pool, &shown, self.cancel)
+            calibrate(corpus, manifest.keep_keys.is_some(), self.pool, &shown, self.cancel)
         })
     }
 

@@ -15,7 +15,7 @@ use std::sync::atomic::AtomicBool;
 
 impl Datastore {
     /// Measures the recall of the index against exact neighbours of some queries, found elsewhere: a store without raw
-    /// keys cannot find them itself. Nothing happens to a small store, whose searches scan everything.
+    /// keys cannot find them itself.
     ///
     /// # Errors
     /// `State` without an index or for a second writer; `Argument` for a truth that does not fit; `Interrupted`; `Io`.
@@ -38,7 +38,7 @@ impl Datastore {
             truth.check(manifest.dim)?;
             let measured = with_new_index(&self.folder, &manifest, Vec::new(), snapshot.deleted.spans(), |corpus| {
                 let shown = |done: u64, total: u64| progress("measure recall", done, total);
-                measure_against(corpus, truth, &pool, &shown, cancel)
+                measure_against(corpus, truth, manifest.keep_keys.is_some(), &pool, &shown, cancel)
             })?;
             Ok(measured.map(|calibration| Manifest { calibration: Some(calibration), ..manifest }))
         })
@@ -66,28 +66,24 @@ impl Truth {
     }
 }
 
-/// Opens codebook and lists of a manifest that may not be published yet; none for small stores, which scan everything.
+/// Opens codebook and lists of a manifest that may not be published yet.
 pub(crate) fn with_new_index(
     folder: &Folder,
     manifest: &Manifest,
     keys: Vec<KeyBlock>,
     deleted: &[Range<u64>],
-    measure: impl FnOnce(&mut Corpus) -> Result<Calibration>,
+    measure: impl FnOnce(&Corpus) -> Result<Calibration>,
 ) -> Result<Option<Calibration>> {
     let Some(name) = &manifest.codebook else { return Ok(None) };
     let codebook = SegmentFile::open(folder.path(), name, SegmentKind::Codebook)?;
     let opened = manifest.lists.iter().map(|l| SegmentFile::open(folder.path(), &l.name, SegmentKind::Lists));
     let files: Vec<SegmentFile> = opened.collect::<Result<_>>()?;
     let codebook = Codebook::open(&codebook, manifest.dim, manifest.metric)?;
-    if codebook.default_nprobe() == codebook.nlist() {
-        return Ok(None);
-    }
     let pairs = files.iter().zip(&manifest.lists);
     let lists = pairs
         .map(|(file, l)| Ok(Lists::open(file, &codebook, l.first_id, l.entries)?.without(deleted)))
         .collect::<Result<_>>()?;
     let index = Some((codebook, lists));
-    let mut corpus =
-        Corpus { d: manifest.dim, metric: manifest.metric, keys, index, unindexed: Vec::new(), deleted, disk: None };
-    measure(&mut corpus).map(Some)
+    let (d, metric, unindexed) = (manifest.dim, manifest.metric, Vec::new());
+    measure(&Corpus { d, metric, keys, index, unindexed, deleted, measured: None, disk: None }).map(Some)
 }

@@ -1,9 +1,17 @@
-//! How well codes fit: mean quantisation error of what the codebook was learnt from, and of what was added since.
+//! Whether an index still fits what is in its lists: mean quantisation error of what the codebook was learnt from and of what was
+//! added since, and how much was added.
 
+use super::manifest::Manifest;
 use crate::Result;
-use crate::index::{Codebook, Lists, reconstruct};
+use crate::index::{Codebook, Lists, plan, reconstruct};
 use crate::keys::KeyBlock;
+use crate::search::Measured;
 use serde::{Deserialize, Serialize};
+
+/// Growth of the quantisation error above which a new codebook is advised.
+const RETRAIN_ABOVE: f64 = 0.2;
+/// Growth of the number of entries above which it is, if a new one has twice the lists at least.
+const GROWN: u64 = 4;
 
 /// Entries that an error is estimated from.
 const SAMPLE: usize = 1024;
@@ -34,10 +42,50 @@ impl Fit {
         [self.trained_error, self.added_error].iter().all(|error| error.is_finite() && *error >= 0.0)
     }
 
-    /// How much larger the error of what was added is, as a fraction; none if nothing was.
+    /// How much larger the error of what was added is, as a fraction; none if nothing was. Infinite where the codebook was
+    /// learnt from keys that it codes without an error: from one, or from equal ones.
     pub fn drift(&self) -> Option<f64> {
-        let known = self.added > 0 && self.trained_error > 0.0;
-        known.then(|| f64::from(self.added_error) / f64::from(self.trained_error) - 1.0)
+        let (added, trained) = (f64::from(self.added_error), f64::from(self.trained_error));
+        match () {
+            _ if self.added == 0 => None,
+            _ if trained > 0.0 => Some(added / trained - 1.0),
+            _ => Some(if added > 0.0 { f64::INFINITY } else { 0.0 }),
+        }
+    }
+}
+
+impl Manifest {
+    /// What searches go by.
+    pub(crate) fn measured(&self) -> Option<Measured<'_>> {
+        let calibration = self.calibration.as_ref()?;
+        let (live, then) = (self.live(), calibration.entries);
+        let drifted = self.fit.and_then(|fit| fit.drift()).is_some_and(|drift| drift > RETRAIN_ABOVE);
+        let outgrown = then > 0 && live > then.saturating_mul(2) && (drifted || live > then.saturating_mul(GROWN));
+        Some(Measured { calibration, outgrown })
+    }
+
+    /// Whether the recall of the index ought to be measured again, where that can be done.
+    pub(crate) fn is_measured_long_ago(&self) -> bool {
+        self.calibration.as_ref().is_none_or(|calibration| self.live() > calibration.entries.saturating_mul(2))
+    }
+
+    /// Why a new index is advised, if it is, for a number of entries.
+    pub(crate) fn retrain_reason(&self, codebook: &Codebook, live: u64) -> Option<String> {
+        let drift = self.fit.and_then(|fit| fit.drift()).filter(|&drift| drift > RETRAIN_ABOVE);
+        if let Some(drift) = drift {
+            let than = "larger than of what they were learnt from";
+            return Some(match drift.is_finite() {
+                true => format!("the error of codes of what was added is {:.0} % {than}", 100.0 * drift),
+                false => "codes were learnt from one key, or from equal ones, and do not fit what was added".into(),
+            });
+        }
+        // Few lists that somebody chose for what was there are no reason, nor is a small sample that many were learnt from.
+        let lists = codebook.nlist();
+        let now = plan(live as usize, codebook.d(), None).0;
+        let grown = live > GROWN.saturating_mul(codebook.trained_on()) && now >= 2 * lists;
+        grown.then(|| {
+            format!("it was built for fewer entries than the {live} there are: it has {lists} lists, a new one {now}")
+        })
     }
 }
 

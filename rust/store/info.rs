@@ -4,13 +4,10 @@ use super::datastore::Datastore;
 use super::drift::Fit;
 use super::manifest::{KeyType, Manifest, ValueType};
 use super::segment::SegmentFile;
-use crate::search::Calibration;
+use crate::search::{Calibration, Setting, most};
 use crate::{Metric, Result};
 use serde::Serialize;
 use serde_json::value::RawValue;
-
-/// Growth of the quantisation error above which a new codebook is advised.
-const RETRAIN_ABOVE: f64 = 0.2;
 
 /// Sizes, parameters and statistics of a store.
 #[derive(Clone, Debug, Serialize)]
@@ -83,10 +80,13 @@ pub struct IndexInfo {
     pub fit: Option<Fit>,
     /// For each k, the best recall that was measured, and the number of queries; none where it was not.
     pub calibration: Vec<CalibrationInfo>,
-    /// By how much the mean quantisation error of what was added is larger, as a fraction.
+    /// By how much the mean quantisation error of what was added is larger, as a fraction; none where nothing was added, or
+    /// the error was none before.
     pub drift: Option<f64>,
-    /// Whether it is so much larger that a new codebook is worth its time.
+    /// Whether the store has outgrown its index, by that error or by its size, so that a new one is worth its time.
     pub retrain_advised: bool,
+    /// Why.
+    pub retrain_reason: Option<String>,
     /// Number of lists segments; each costs a search some time.
     pub lists_segments: usize,
     /// Shortest list.
@@ -104,8 +104,10 @@ pub struct IndexInfo {
 pub struct CalibrationInfo {
     /// Neighbours asked for.
     pub k: usize,
-    /// The most that `search(recall=…)` can ask for.
+    /// The most that a search can ask for.
     pub best_recall: f32,
+    /// The same by raw keys, where they are kept.
+    pub best_recall_by_keys: Option<f32>,
     /// Queries that it was measured with.
     pub queries: usize,
 }
@@ -164,6 +166,7 @@ impl Datastore {
                 histogram.resize(histogram.len().max(class + 1), 0);
                 histogram[class] += 1;
             }
+            let reason = manifest.retrain_reason(codebook, manifest.live());
             Ok(IndexInfo {
                 nlist: codebook.nlist(),
                 m: if codebook.kind().levels { codebook.d() } else { codebook.m() },
@@ -175,8 +178,9 @@ impl Datastore {
                 seed: codebook.seed(),
                 fit: manifest.fit,
                 calibration: manifest.calibration.as_ref().map(calibration).unwrap_or_default(),
-                drift,
-                retrain_advised: drift.is_some_and(|drift| drift > RETRAIN_ABOVE),
+                drift: drift.filter(|drift| drift.is_finite()),
+                retrain_advised: reason.is_some(),
+                retrain_reason: reason,
                 lists_segments: lists.len(),
                 shortest_list: lengths.iter().copied().min().unwrap_or(0),
                 mean_list: lengths.iter().sum::<u64>() as f64 / lengths.len().max(1) as f64,
@@ -215,12 +219,14 @@ impl Datastore {
 }
 
 fn calibration(measured: &Calibration) -> Vec<CalibrationInfo> {
-    let mut best: Vec<CalibrationInfo> = Vec::new();
-    for row in &measured.rows {
-        match best.iter_mut().find(|b| b.k == row.k) {
-            Some(b) => b.best_recall = b.best_recall.max(row.recall),
-            None => best.push(CalibrationInfo { k: row.k, best_recall: row.recall, queries: measured.queries }),
-        }
-    }
-    best
+    let of = |rows: &[Setting], k: usize| rows.iter().filter(|row| row.k == k).copied().collect::<Vec<_>>();
+    let mut neighbours: Vec<usize> = measured.rows.iter().map(|row| row.k).collect();
+    neighbours.dedup();
+    let describe = |k: usize| CalibrationInfo {
+        k,
+        best_recall: most(&of(&measured.rows, k)),
+        best_recall_by_keys: Some(of(&measured.keys, k)).filter(|rows| !rows.is_empty()).map(|rows| most(&rows)),
+        queries: measured.queries,
+    };
+    neighbours.into_iter().map(describe).collect()
 }

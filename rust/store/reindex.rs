@@ -317,7 +317,7 @@ impl Reindex<'_> {
         truth.check(manifest.dim)?;
         with_new_index(self.folder, manifest, Vec::new(), self.snapshot.deleted.spans(), |corpus| {
             let shown = |done: u64, total: u64| (self.progress)("measure recall", done, total);
-            measure_against(corpus, truth, self.pool, &shown, self.cancel)
+            measure_against(corpus, truth, manifest.keep_keys.is_some(), self.pool, &shown, self.cancel)
         })
     }
 }

@@ -9,7 +9,6 @@ use crate::index::{Codebook, Lists, reconstruct};
 use crate::search::{Corpus, Disk, HitsMut, Pool, Request, Rerank, has_read, search_into};
 use crate::sections::{SectionKind, SectionSource};
 use crate::{Error, Result};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// Neighbours of `q` queries, `q * k` each, best first. Missing: id −1, value all ones, distance +∞ (ip: −∞).
@@ -37,7 +36,7 @@ impl Snapshot {
     fn index(&self) -> Result<Option<(Codebook<'_>, Vec<Lists<'_>>)>> {
         let Some(file) = &self.codebook else { return Ok(None) };
         if let Some(checked) = self.checked.get() {
-            let codebook = Codebook::view(file, &checked.codebook)?.calibrated(checked.calibration.clone());
+            let codebook = Codebook::view(file, &checked.codebook)?;
             let pairs = self.lists.iter().zip(&checked.lists);
             return Ok(Some((codebook, pairs.map(|(file, kept)| Lists::view(file, kept)).collect::<Result<_>>()?)));
         }
@@ -47,12 +46,7 @@ impl Snapshot {
             let opened = Lists::open(file, &codebook, record.first_id, record.entries)?;
             lists.push(opened.without(self.deleted.spans()));
         }
-        let checked = CheckedIndex {
-            codebook: codebook.keep(),
-            lists: lists.iter().map(Lists::keep).collect(),
-            calibration: self.manifest.calibration.clone().map(Arc::new),
-        };
-        let codebook = codebook.calibrated(checked.calibration.clone());
+        let checked = CheckedIndex { codebook: codebook.keep(), lists: lists.iter().map(Lists::keep).collect() };
         let _ = self.checked.set(checked); // another thread may have been quicker with the same
         Ok(Some((codebook, lists)))
     }
@@ -77,6 +71,7 @@ impl Snapshot {
             index: self.index()?,
             unindexed: self.stored_key_blocks(&(self.manifest.indexed()..entries))?,
             deleted: self.deleted.spans(),
+            measured: self.manifest.measured(),
             disk: Some(self),
         })
     }
@@ -127,7 +122,8 @@ impl Snapshot {
         if request.rerank == Rerank::Keys && !self.has_all_keys() {
             return Err(keys_not_kept(self, "rerank by keys"));
         }
-        if request.exact || request.rerank == Rerank::Keys {
+        // An asked recall may need raw keys, too.
+        if request.exact || request.rerank == Rerank::Keys || request.recall.is_some() {
             self.read_keys(request.exact);
         }
         let hits = HitsMut { distances: &mut *out.distances, ids: &mut *out.ids };

@@ -12,12 +12,11 @@ use super::values::ValueRows;
 use crate::error::{Action, RESTORE};
 use crate::index::{KeptCodebook, KeptLists};
 use crate::keys::{KeyBlock, KeyRows};
-use crate::search::Calibration;
 use crate::sections::{Element, SectionKind, SectionSource, typed};
 use crate::{Error, Result};
 use std::ops::Range;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 
 /// Rows that are checked between two looks at `cancel`.
 const CHECKED_ROWS: usize = 1 << 16;
@@ -62,7 +61,6 @@ pub struct Snapshot {
 pub(crate) struct CheckedIndex {
     pub(crate) codebook: KeptCodebook,
     pub(crate) lists: Vec<KeptLists>,
-    pub(crate) calibration: Option<Arc<Calibration>>,
 }
 
 impl std::fmt::Debug for CheckedIndex {

@@ -52,7 +52,8 @@ fn links_pipes_and_devices_are_refused_and_not_waited_for() {
         std::fs::write(&elsewhere, &whole).expect("write");
         let pipe =
             |path: &Path| assert!(std::process::Command::new("mkfifo").arg(path).status().expect("mkfifo").success());
-        let makers: [(&dyn Fn(&Path), &str); 4] = [
+        type Maker<'m> = (&'m dyn Fn(&Path), &'static str);
+        let makers: [Maker; 4] = [
             (&|path| symlink(&elsewhere, path).expect("link"), "found a link"),
             (&|path| symlink("/dev/zero", path).expect("link"), "found a link"),
             (&pipe, "found a pipe"),

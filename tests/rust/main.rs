@@ -16,6 +16,7 @@ mod lists_file;
 mod lookup;
 mod misfit;
 mod never_held;
+mod outgrown;
 mod parts;
 mod power_loss;
 #[cfg(target_os = "linux")]

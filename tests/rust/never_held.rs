@@ -137,7 +137,9 @@ impl Kind {
                 for nprobe in [None, Some(1), Some(3), Some(20)] {
                     all.push(Request { k, nprobe, rerank, ..Request::default() });
                 }
-                all.push(Request { k, recall: Some(0.05), rerank, ..Request::default() });
+                if self.life != Life::Trained || self.measured {
+                    all.push(Request { k, recall: Some(0.05), rerank, ..Request::default() });
+                }
             }
         }
         if self.keep.is_some() {

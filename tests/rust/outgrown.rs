@@ -1,0 +1,86 @@
+//! A store that has outgrown its index says so, by the error of its codes and by its size.
+
+use crate::store_support::{add, keeping, key, options};
+use knnlm::error::Why;
+use knnlm::keys::KeyRows;
+use knnlm::search::Request;
+use knnlm::store::{BuildOptions, Datastore, IndexInfo, KeyType, ValueRows};
+use knnlm::{Error, Result};
+use std::sync::atomic::AtomicBool;
+use tempfile::tempdir;
+
+static NEVER: AtomicBool = AtomicBool::new(false);
+const DIM: usize = 16;
+
+fn build(store: &Datastore, retrain: bool) -> Result<()> {
+    let options = BuildOptions { retrain, threads: Some(1), ..BuildOptions::default() };
+    store.build(&options, &|_, _, _| (), &NEVER)
+}
+
+fn index(store: &Datastore) -> IndexInfo {
+    store.info().expect("info").index.expect("built")
+}
+
+fn ask(store: &Datastore, recall: f32) -> Result<()> {
+    let request = Request { k: 1, recall: Some(recall), ..Request::default() };
+    store.search(&key(DIM, 5), &request, Some(1), &NEVER).map(drop)
+}
+
+#[test]
+fn codes_learnt_from_one_key_or_from_equal_keys_fit_nothing() {
+    for equal in [1, 40] {
+        let folder = tempdir().expect("folder");
+        let store = Datastore::create(folder.path(), &keeping(DIM, KeyType::Float32)).expect("create");
+        let (keys, values) = (key(DIM, 7).repeat(equal), vec![1; equal]);
+        store.add(KeyRows::F32(&keys), ValueRows::U32(&values), Some("first"), None).expect("add");
+        build(&store, false).expect("build");
+        assert_eq!((index(&store).retrain_advised, store.take_notices().len()), (false, 0));
+        add(&store, 600, Some("rest"), None).expect("add");
+        build(&store, false).expect("build");
+        let found = index(&store);
+        let reason = found.retrain_reason.expect("advised");
+        assert!(
+            found.retrain_advised && found.drift.is_none() && reason.contains("from one key, or from equal"),
+            "{reason}"
+        );
+        let notices = store.take_notices();
+        assert!(matches!(&notices[..], [Error::State { why: Why::Outgrown, .. }]), "{notices:?}");
+        // Raw keys are there: what its searches reach was measured again.
+        assert_eq!(index(&store).calibration.iter().map(|c| c.k).collect::<Vec<_>>(), [1, 8, 64]);
+        build(&store, true).expect("retrain");
+        assert_eq!((index(&store).retrain_advised, index(&store).retrain_reason), (false, None));
+    }
+}
+
+#[test]
+fn many_more_entries_than_a_store_was_built_for_are_a_reason_too() {
+    let folder = tempdir().expect("folder");
+    let store = Datastore::create(folder.path(), &options(DIM)).expect("create");
+    add(&store, 500, Some("first"), None).expect("add");
+    build(&store, false).expect("build");
+    ask(&store, 0.1).expect("measured");
+    add(&store, 1400, Some("second"), None).expect("add");
+    build(&store, false).expect("build");
+    assert!(!index(&store).retrain_advised && store.take_notices().is_empty(), "one list is right for as many");
+    ask(&store, 0.1).expect("not so many more");
+    add(&store, 1000, Some("third"), None).expect("add");
+    build(&store, false).expect("build");
+    let found = index(&store);
+    let reason = found.retrain_reason.expect("advised");
+    assert!(found.drift.expect("known") < 0.2 && reason.contains("it has 1 lists, a new one 46"), "{reason}");
+    assert_eq!(store.take_notices().len(), 1);
+    // Without raw keys nobody can measure again: a recall is not promised.
+    let error = ask(&store, 0.1).expect_err("measured on a sixth of the entries");
+    assert!(matches!(&error, Error::State { why: Why::Outgrown, .. }), "{error}");
+    store.search(&key(DIM, 5), &Request { k: 1, ..Request::default() }, Some(1), &NEVER).expect("searching goes on");
+}
+
+#[test]
+fn few_lists_that_were_asked_for_are_no_reason() {
+    let folder = tempdir().expect("folder");
+    let store = Datastore::create(folder.path(), &options(DIM)).expect("create");
+    add(&store, 3000, Some("first"), None).expect("add");
+    let params = knnlm::index::Params { nlist: Some(2), ..Default::default() };
+    store.build(&BuildOptions { params, ..BuildOptions::default() }, &|_, _, _| (), &NEVER).expect("build");
+    assert!(!index(&store).retrain_advised);
+}
