@@ -92,7 +92,7 @@ fn scans(c: &mut Criterion) {
     }
 }
 
-/// Elements: pairs of a code and a query. One query and four at once, codes of 48 bytes; `roofline` has their bounds.
+/// Elements: pairs of a code and a query. One query and a group at once, codes of 48 bytes; `roofline` has their bounds.
 fn groups(c: &mut Criterion) {
     let mut rng = ChaCha8Rng::seed_from_u64(11);
     let tables: Vec<u8> = (0..GROUP * 96 * 16).map(|_| (rng.next_u32() % 128) as u8).collect();
@@ -114,14 +114,14 @@ fn groups(c: &mut Criterion) {
         (found, scores[..found].to_vec(), entries[..found].to_vec())
     };
     compare(c, "scan4 48 bytes", Throughput::Elements((BLOCKS * LANES) as u64), one, |a, b| a == b);
-    let four = |k: Kernels| {
+    let group = |k: Kernels| {
         let mut rooms = vec![(vec![0f32; BLOCKS * LANES], vec![0u32; BLOCKS * LANES]); GROUP];
         let mut out = rooms.iter_mut().map(|(s, e)| (&mut s[..], &mut e[..]));
-        let out: [_; GROUP] = std::array::from_fn(|_| out.next().expect("four"));
+        let out: [_; GROUP] = std::array::from_fn(|_| out.next().expect("one each"));
         let found = k.scan4_group(&blocks, &std::array::from_fn(query), 0, out);
         (found, rooms)
     };
-    compare(c, "scan4_group 48 bytes", Throughput::Elements((GROUP * BLOCKS * LANES) as u64), four, |a, b| a == b);
+    compare(c, "scan4_group 48 bytes", Throughput::Elements((GROUP * BLOCKS * LANES) as u64), group, |a, b| a == b);
 }
 
 /// Elements: multiply-adds (coarse step), records (second level).

@@ -33,6 +33,11 @@ impl<T: Pod> Aligned<T> {
         out
     }
 
+    /// Bytes that it holds on to.
+    pub fn capacity(&self) -> usize {
+        self.lines.capacity() * LINE
+    }
+
     /// Changes the length; what is added is zero, memory is kept.
     pub fn resize(&mut self, len: usize) {
         let old = self.len.min(len);

@@ -21,6 +21,11 @@ pub fn padded(d: usize) -> usize {
 }
 
 impl ByteRows {
+    /// Bytes that it holds on to.
+    pub fn capacity(&self) -> usize {
+        self.numbers.capacity() + 4 * (self.scales.capacity() + self.sums.capacity())
+    }
+
     /// Empties it for rows of dimension `d`; keeps its memory.
     pub fn reset(&mut self, d: usize) {
         self.width = padded(d);

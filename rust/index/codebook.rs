@@ -16,8 +16,9 @@ use crate::search::sweep::Panels;
 use crate::sections::{SectionKind, SectionSource, typed};
 use crate::simd::{Kernels, TILE_LANES};
 use crate::{Metric, Result};
+use once_cell::race::OnceBox;
 use serde::{Deserialize, Serialize};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 /// Greatest dimension of a key.
 pub const MOST_DIMENSIONS: usize = 1 << 16;
@@ -59,7 +60,7 @@ pub struct Parameters {
 pub struct KeptCodebook {
     parameters: Arc<Parameters>,
     rotation: Arc<Rotation>,
-    coarse: Arc<OnceLock<Coarse>>,
+    coarse: Arc<OnceBox<Coarse>>,
 }
 
 /// A trained codebook: views of the sections of its segment file.
@@ -71,7 +72,7 @@ pub struct Codebook<'a> {
     pub(crate) norms: &'a [f32],
     pub(crate) panels: &'a [f32],
     pub(crate) rotation: Arc<Rotation>,
-    coarse: Arc<OnceLock<Coarse>>,
+    coarse: Arc<OnceBox<Coarse>>,
 }
 
 impl<'a> Codebook<'a> {
@@ -240,9 +241,10 @@ impl<'a> Codebook<'a> {
         Panels { d: self.d(), data: self.panels, offsets: self.norms, scale }
     }
 
-    /// Centroids for the coarse step, packed when first asked for.
+    /// Centroids for the coarse step, packed when first asked for. Threads that ask at once pack them each, and the first
+    /// is kept: none waits for another, which a forked child would do for ever.
     pub(crate) fn coarse(&self, kernels: &Kernels) -> &Coarse {
-        self.coarse.get_or_init(|| Coarse::new(kernels, self))
+        self.coarse.get_or_init(|| Box::new(Coarse::new(kernels, self)))
     }
 
     /// Bytes of a second-level record; none if entries have none.

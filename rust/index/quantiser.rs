@@ -128,6 +128,11 @@ pub struct Tables {
 }
 
 impl Tables {
+    /// Bytes that they hold on to.
+    pub fn capacity(&self) -> usize {
+        4 * self.floats.capacity() + self.bytes.capacity()
+    }
+
     /// Tables for a rotated, padded query; `products` is scratch.
     pub fn fill(&mut self, kernels: &Kernels, shape: Shape, words: &[f32], query: &[f32], products: &mut Vec<f32>) {
         let c = shape.words();

@@ -4,7 +4,7 @@
 //! Python for signals (only the main thread gets any) and to hand on progress; so callbacks run on the caller's thread
 //! and the core needs to know nothing of Python but a flag.
 
-use crate::Result;
+use crate::{Error, Result};
 use pyo3::prelude::*;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -75,9 +75,20 @@ pub fn call<T: Send>(
             worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     });
-    match raised {
-        Some(exception) => Err(exception),
-        None => Ok(outcome?),
+    match (raised, outcome) {
+        (None, outcome) => Ok(outcome?),
+        (Some(exception), Err(Error::Interrupted)) => Err(exception),
+        // What went wrong meanwhile is not hidden by it.
+        (Some(exception), Err(error)) => {
+            exception.set_cause(py, Some(error.into()));
+            Err(exception)
+        }
+        // Too late to stop: whoever tries again should know.
+        (Some(exception), Ok(_)) => {
+            let note = "the call had ended by then: what it was to do is done";
+            let _ = exception.value(py).call_method1("add_note", (note,)); // from Python 3.11 on
+            Err(exception)
+        }
     }
 }
 

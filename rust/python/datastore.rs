@@ -24,6 +24,9 @@ type ValuesOut<'py> = Bound<'py, PyAny>;
 /// Distances, values, ids; documents and positions if asked for.
 type Found<'py> = (Floats<'py>, ValuesOut<'py>, Integers<'py>, Option<(Integers<'py>, Integers<'py>)>);
 
+/// Name, first id, id after the last and damaged sections of a document.
+type Lost = (Option<String>, u64, u64, Vec<String>);
+
 /// Searches that are expected to end sooner stay on the caller's thread: starting another costs as much as they do.
 const BRIEF_SECONDS: f64 = 0.05;
 /// Numbers that `add` takes on the caller's thread: 64 MiB of float32.
@@ -96,13 +99,20 @@ impl Datastore {
     }
 
     #[staticmethod]
-    #[pyo3(signature = (path, *, verify = false, generation = None))]
-    fn open(py: Python<'_>, path: PathBuf, verify: bool, generation: Option<u64>) -> PyResult<Datastore> {
+    #[pyo3(signature = (path, *, verify = false, generation = None, resident = false))]
+    fn open(
+        py: Python<'_>,
+        path: PathBuf,
+        verify: bool,
+        generation: Option<u64>,
+        resident: bool,
+    ) -> PyResult<Datastore> {
         let core = call(py, None, |reporter| {
             if verify {
                 refuse_damaged(&path, reporter.cancel())?;
             }
-            let core = store::Datastore::open(&path)?;
+            let open = if resident { store::Datastore::open_resident } else { store::Datastore::open };
+            let core = open(&path)?;
             match generation.filter(|&wanted| wanted != core.generation()) {
                 None => Ok(core),
                 Some(wanted) => Err(Error::state(
@@ -235,6 +245,32 @@ impl Datastore {
         })
     }
 
+    /// Names (None: without one, or it cannot be read), first ids, ids after the last and damaged sections of what `salvage`
+    /// would drop.
+    #[pyo3(signature = (progress = None))]
+    fn damaged(&self, py: Python<'_>, progress: Option<Py<PyAny>>) -> PyResult<Vec<Lost>> {
+        let core = self.reader()?;
+        call(py, progress.as_ref(), |reporter| {
+            let report = |stage: &str, done: u64, total: u64| reporter.report(stage, done, total);
+            Ok(core.damaged(&report, reporter.cancel())?.into_iter().map(lost).collect())
+        })
+    }
+
+    /// Compacts without what is damaged; returns what `damaged` tells.
+    #[pyo3(signature = (progress = None))]
+    fn salvage(&self, py: Python<'_>, progress: Option<Py<PyAny>>) -> PyResult<Vec<Lost>> {
+        let core = self.writer()?;
+        call(py, progress.as_ref(), |reporter| {
+            let report = |stage: &str, done: u64, total: u64| reporter.report(stage, done, total);
+            Ok(core.salvage(&report, reporter.cancel())?.into_iter().map(lost).collect())
+        })
+    }
+
+    /// What changes have left as it was since the last call.
+    fn notices(&self) -> PyResult<Vec<String>> {
+        Ok(self.reader()?.take_notices().iter().map(ToString::to_string).collect())
+    }
+
     fn set_attributes(&self, py: Python<'_>, attributes: String) -> PyResult<()> {
         let core = self.writer()?;
         call(py, None, |_| core.set_attributes(&attributes))
@@ -347,6 +383,14 @@ impl Datastore {
         Ok((document.name, document.start, document.end, document.metadata))
     }
 
+    /// First ids and ids after the last of all documents.
+    fn document_spans<'py>(&self, py: Python<'py>) -> PyResult<(Integers<'py>, Integers<'py>)> {
+        let core = self.reader()?;
+        let (starts, stops) = brief(py, || core.document_spans())?;
+        let array = |ids: Vec<u64>| ids.into_iter().map(|id| id as i64).collect::<Vec<i64>>().into_pyarray(py);
+        Ok((array(starts), array(stops)))
+    }
+
     fn find_document(&self, name: &str) -> PyResult<Option<u64>> {
         Ok(self.reader()?.find_document(name)?)
     }
@@ -425,9 +469,18 @@ impl Datastore {
     }
 
     #[getter]
+    fn resident(&self) -> PyResult<bool> {
+        Ok(self.reader()?.is_resident())
+    }
+
+    #[getter]
     fn closed(&self) -> bool {
         self.reader().is_err()
     }
+}
+
+fn lost(lost: store::Lost) -> Lost {
+    (lost.name, lost.ids.start, lost.ids.end, lost.damaged)
 }
 
 fn lines(problems: Vec<store::Problem>) -> Vec<String> {

@@ -1,23 +1,24 @@
 //! Approximate search: candidates from the lists, scored again with second-level codes or raw keys.
 
-use super::disk;
+use super::disk::{self, Meter};
 use super::filter::Filter;
 use super::finish::Finish;
 use super::places::{order, starts};
 use super::plan::Plan;
+use super::probes::LEAST_KEPT;
 use super::rows::Rows;
 use super::scan::Scan;
 use super::workspace::Loan;
 use super::{Corpus, HitsMut, Pool, Request};
+use crate::Result;
 use crate::index::{Codebook, Lists};
 use crate::simd::Kernels;
-use crate::{Error, Result};
-use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, PoisonError};
 
 /// Queries that share the codes of a list, at most.
 const QUERY_TILE: usize = 2048;
-/// Bytes of a tile's candidates, at most.
+/// Bytes of a tile's candidates and lists, at most.
 const TILE_BYTES: usize = 96 << 20;
 
 /// What does not change an answer, only how fast it comes.
@@ -73,7 +74,10 @@ pub fn approximate(
         * (reach.nprobe as f64 / codebook.nlist() as f64).min(if reach.stop.is_some() { 0.05 } else { 1.0 });
     let nanoseconds = q as f64 * (probed + (codebook.nlist() * d) as f64 / 100.0 + 20.0 * candidates as f64);
     let threads = if nanoseconds < conditions.nanoseconds { 1 } else { pool.threads() };
-    let tile = (TILE_BYTES / (20 * candidates.max(1))).clamp(64, QUERY_TILE).min(q.div_ceil(threads));
+    // A query holds its candidates, and its near lists twice over as lists and as probes, of both rounds.
+    let near = if reach.stop.is_some() { codebook.nlist() / 32 } else { reach.nprobe } + LEAST_KEPT;
+    let held = candidates.max(1).saturating_mul(20).saturating_add(near.min(codebook.nlist()) * 32);
+    let tile = (TILE_BYTES / held).clamp(64, QUERY_TILE).min(q.div_ceil(threads));
     let tiles = q.div_ceil(tile);
     // Few queries and much to scan: the threads share the lists of a query.
     let parts = if tiles < threads && probed * tile as f64 > conditions.entries { threads / tiles } else { 1 };
@@ -92,13 +96,13 @@ pub fn approximate(
         .map(|((scores, ids), scanned)| Mutex::new((scores, ids, scanned)))
         .collect();
     let finished = |t: usize, loan: &mut Loan| -> Result<()> {
-        let Ok(mut slot) = slots[t].lock() else { return Err(Error::Interrupted) };
+        let mut slot = slots[t].lock().unwrap_or_else(PoisonError::into_inner);
         let (scores, ids, scanned) = &mut *slot;
         scanned.copy_from_slice(&loan.entries[..scanned.len()]);
         finish.run(&queries[t * tile * d..q.min((t + 1) * tile) * d], loan, scores, ids)
     };
     let tasks = pool.map(tiles * parts, |task| -> Result<Option<Loan>> {
-        let mut loan = Loan::take();
+        let (_meter, mut loan) = (Meter::start(), Loan::take());
         scan(filter, task / parts, task % parts, &mut loan)?;
         if parts > 1 {
             return Ok(Some(loan));

@@ -5,6 +5,7 @@
 //! of the k-th score is kept and scored again directly, Σ(q−x)² in f32; those scores decide. So the outcome is that
 //! of the direct scan, which few queries use at once.
 
+use super::disk::Meter;
 use super::filter::Filter;
 use super::rows::Rows;
 use super::select::Nearest;
@@ -54,6 +55,7 @@ pub fn scan(
         if threads == 1 { 1 } else { 2 * threads }.div_ceil(tiles).min(n.div_ceil(4096)).max(n.div_ceil(MOST_ROWS));
     let tasks = pool.map(tiles * parts, |task| {
         let (t, part) = (task / parts, task % parts);
+        let _meter = Meter::start();
         let span = t * tile..q.min((t + 1) * tile);
         let job = Job {
             kernels,

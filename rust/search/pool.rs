@@ -1,13 +1,17 @@
 //! Threads of our own: a rayon pool that is created when first needed and survives `fork`.
 //!
-//! After a fork the child has the pool's memory but not its threads. The process id is kept beside the pools; a child
-//! sees that it differs, leaks the dead pools (dropping one would wait for its threads) and makes new ones.
+//! After a fork the child has the pools' memory but not their threads, and a lock that another thread held stays taken. So
+//! pools and their lock belong to a process; a child finds those of another, leaks them (dropping a pool would wait for
+//! its threads) and makes its own. Callers of one process wait for each other while a pool starts.
 
 use crate::error::Why;
 use crate::{Error, Result};
+use arc_swap::ArcSwapOption;
 use rayon::ThreadPool;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Pools that are kept, at most: of the numbers of threads that were asked for last.
+const KEPT: usize = 8;
 
 /// A number of threads to work with. Cheap to clone.
 #[derive(Clone)]
@@ -16,15 +20,28 @@ pub struct Pool {
     pool: Option<Arc<ThreadPool>>,
 }
 
-#[derive(Default)]
-struct Cache {
-    pid: u32,
-    pools: HashMap<usize, Arc<ThreadPool>>,
+/// The pools of a process, by their number of threads; those used last are the last.
+struct Pools {
+    process: u32,
+    pools: Mutex<Vec<(usize, Arc<ThreadPool>)>>,
 }
 
-fn cache() -> &'static Mutex<Cache> {
-    static CACHE: OnceLock<Mutex<Cache>> = OnceLock::new();
-    CACHE.get_or_init(Mutex::default)
+static POOLS: ArcSwapOption<Pools> = ArcSwapOption::const_empty();
+
+/// Those of this process.
+fn pools() -> Arc<Pools> {
+    let process = std::process::id();
+    loop {
+        let there = POOLS.load();
+        if let Some(own) = there.as_ref().filter(|pools| pools.process == process) {
+            return own.clone();
+        }
+        let own = Arc::new(Pools { process, pools: Mutex::default() });
+        let before = POOLS.compare_and_swap(&there, Some(own));
+        if before.as_ref().map(Arc::as_ptr) == there.as_ref().map(Arc::as_ptr) {
+            std::mem::forget(before.clone());
+        }
+    }
 }
 
 impl Pool {
@@ -38,23 +55,16 @@ impl Pool {
         if threads == 1 {
             return Ok(Pool { threads, pool: None });
         }
-        // A lock that was held while the process forked stays locked in the child: do without the cache then.
-        let Ok(mut cache) = cache().try_lock() else {
-            return Ok(Pool { threads, pool: Some(Self::start(threads)?) });
+        let shared = pools();
+        let mut pools = shared.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let pool = match pools.iter().position(|(n, _)| *n == threads) {
+            Some(at) => pools.remove(at).1,
+            None => Self::start(threads)?,
         };
-        let pid = std::process::id();
-        if cache.pid != pid {
-            std::mem::forget(std::mem::take(&mut cache.pools));
-            cache.pid = pid;
-        }
-        let pool = match cache.pools.get(&threads) {
-            Some(pool) => pool.clone(),
-            None => {
-                let pool = Self::start(threads)?;
-                cache.pools.insert(threads, pool.clone());
-                pool
-            }
-        };
+        pools.push((threads, pool.clone()));
+        let unused = (pools.len() > KEPT).then(|| pools.remove(0));
+        drop(pools);
+        drop(unused); // its threads end once nobody uses them
         Ok(Pool { threads, pool: Some(pool) })
     }
 
@@ -98,5 +108,36 @@ mod tests {
     #[test]
     fn zero_threads_is_an_error() {
         assert!(matches!(Pool::get(Some(0)), Err(Error::Argument(_))));
+    }
+
+    /// Threads of this process that are ours.
+    #[cfg(target_os = "linux")]
+    fn own_threads() -> usize {
+        let tasks = std::fs::read_dir("/proc/self/task").expect("tasks").map(|task| task.expect("task").path());
+        let name = |task: std::path::PathBuf| std::fs::read_to_string(task.join("comm")).unwrap_or_default();
+        tasks.map(name).filter(|name| name.starts_with("knnlm-")).count()
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn callers_that_overlap_share_one_pool_and_few_are_kept() {
+        const THREADS: usize = 37; // a number that no other test asks for
+        let (before, barrier) = (own_threads(), std::sync::Barrier::new(24));
+        let pools: Vec<Pool> = std::thread::scope(|scope| {
+            let get = || {
+                barrier.wait();
+                Pool::get(Some(THREADS)).expect("threads start")
+            };
+            let all: Vec<_> = (0..24).map(|_| scope.spawn(get)).collect();
+            all.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        });
+        let first = pools[0].pool.as_ref().expect("a pool");
+        assert!(pools.iter().all(|pool| pool.pool.as_ref().is_some_and(|pool| Arc::ptr_eq(pool, first))));
+        // Other tests start and end pools meanwhile, none as large as a second one of these.
+        assert!(own_threads() < before + 2 * THREADS, "{} after {before}", own_threads());
+        let shared = super::pools();
+        (40..40 + KEPT).for_each(|threads| drop(Pool::get(Some(threads)).expect("threads start")));
+        let kept = shared.pools.lock().expect("no panic");
+        assert!(kept.len() <= KEPT && kept.iter().all(|(threads, _)| *threads != THREADS));
     }
 }

@@ -10,7 +10,7 @@ const FIRST: usize = 2;
 /// And at least so many.
 const LEAST_FIRST: usize = 512;
 /// Lists that are kept of a query at least, beyond `nprobe`, if there are so many.
-const LEAST_KEPT: usize = 192;
+pub const LEAST_KEPT: usize = 192;
 
 /// How far a query looks.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -2,7 +2,7 @@
 //!
 //! Each query takes its nearest lists first: that gives it a limit, and, if the search stops by distance, the lists that are
 //! still worth scanning. Both rounds run list by list, so that the codes of a list serve several queries from the cache
-//! and four at a time in registers. What a query scans depends on the query alone. One look-up table per query serves every
+//! and up to six at a time in registers. What a query scans depends on the query alone. One look-up table per query serves every
 //! list; what differs per list and entry is in `base`, A, B.
 
 use super::disk::Ahead;
@@ -219,7 +219,7 @@ impl Scan<'_, '_> {
                         &[a, b, c, d] => self.scan_group(lists, start, [a, b, c, d], queries, nearest),
                         &[a, b, c, d, e] => self.scan_group(lists, start, [a, b, c, d, e], queries, nearest),
                         &[a, b, c, d, e, f] => self.scan_group(lists, start, [a, b, c, d, e, f], queries, nearest),
-                        other => debug_assert!(other.is_empty()),
+                        other => other.iter().for_each(|&p| self.scan_list(lists, start, p, queries, nearest)),
                     }
                 }
             }
@@ -268,8 +268,11 @@ impl Scan<'_, '_> {
         let (blocks, first) = lists.list(group[0].list as usize);
         let mut first = start + first;
         let numbers: [usize; N] = std::array::from_fn(|i| group[i].query as usize);
-        // The queries of a list differ.
-        let Ok(mut parts) = nearest.get_disjoint_mut(numbers) else { return };
+        let Ok(mut parts) = nearest.get_disjoint_mut(numbers) else {
+            // The queries of a list differ. If ever they did not, each would be scanned for by itself, and nothing lost.
+            debug_assert!(false, "two probes of one query in a group: {numbers:?}");
+            return group.iter().for_each(|&probe| self.scan_list(lists, start, probe, queries, nearest));
+        };
         for blocks in blocks.chunks(CALL_BLOCKS * self.codebook.block_bytes()) {
             let n = blocks.len() / self.codebook.block_bytes() * LANES;
             let mut before = [0; N];

@@ -8,10 +8,11 @@ use std::sync::Mutex;
 
 /// Workspaces that are kept, at most.
 const KEPT: usize = 16;
-/// A workspace of more bytes is not kept.
-const MOST_BYTES: usize = 128 << 20;
+/// Bytes that all of them hold, at most; a workspace that goes beyond is not kept.
+const MOST_BYTES: usize = 256 << 20;
 
-static STORE: Mutex<Vec<Workspace>> = Mutex::new(Vec::new());
+/// Those that are kept, with the bytes of each.
+static STORE: Mutex<Vec<(usize, Workspace)>> = Mutex::new(Vec::new());
 
 /// Buffers for a tile of queries. What they hold has no meaning to the next task.
 #[derive(Default)]
@@ -42,6 +43,8 @@ pub struct Workspace {
     pub choice: Choice,
     /// Scratch of the final order.
     pub keys: [Vec<u64>; 2],
+    /// Bytes that candidates and tables of a query held, at most.
+    largest: usize,
 }
 
 /// The lists that lie near each query, by number, one query after the other.
@@ -81,10 +84,28 @@ pub struct Choice {
 }
 
 impl Workspace {
-    fn capacity(&self) -> usize {
-        4 * self.scores.capacity()
-            + 8 * self.near.scores.capacity()
-            + self.nearest.iter().map(Nearest::capacity).sum::<usize>()
+    /// Bytes that it holds on to, at most: what the queries of the last task hold is looked at, what others held before is
+    /// remembered.
+    fn capacity(&mut self) -> usize {
+        fn of<T>(vec: &Vec<T>) -> usize {
+            vec.capacity() * size_of::<T>()
+        }
+        let used = self.near.shifts.len().min(self.nearest.len()).min(self.tables.len());
+        let pairs = self.nearest[..used].iter().zip(&self.tables[..used]);
+        let most = pairs.map(|(nearest, tables)| nearest.capacity() + tables.capacity()).max().unwrap_or(0);
+        self.largest = self.largest.max(most);
+        let Workspace { centred, rotated, bytes, tables, scores, near, products, nearest, entries, .. } = self;
+        let Workspace { rounds, cursors, choice, keys, .. } = self;
+        let floats = [centred, rotated, scores, products, &near.scores, &near.limits, &near.shifts, &choice.lows];
+        let numbers = [&near.lists, cursors, &choice.found, &choice.ignored, &choice.nearest, &choice.done];
+        let probes = rounds.iter().chain([&choice.sorted]).map(of).sum::<usize>();
+        let ends = of(&near.ends) + of(&choice.ends) + of(&choice.counts) + of(entries);
+        let each = nearest.len().max(tables.len()) * self.largest + of(nearest) + of(tables);
+        floats.map(of).iter().chain(&numbers.map(of)).chain(&keys.each_ref().map(of)).sum::<usize>()
+            + probes
+            + ends
+            + each
+            + bytes.capacity()
     }
 }
 
@@ -95,7 +116,8 @@ impl Loan {
     /// One that was used before, or a new one.
     pub fn take() -> Loan {
         // A lock that was held while the process forked stays locked in the child: do without then.
-        Loan(STORE.try_lock().ok().and_then(|mut store| store.pop()).unwrap_or_default())
+        let kept = STORE.try_lock().ok().and_then(|mut store| store.pop());
+        Loan(kept.map_or_else(Workspace::default, |(_, workspace)| workspace))
     }
 }
 
@@ -115,13 +137,34 @@ impl std::ops::DerefMut for Loan {
 
 impl Drop for Loan {
     fn drop(&mut self) {
-        if self.0.capacity() > MOST_BYTES {
-            return;
-        }
+        let own = self.0.capacity();
         if let Ok(mut store) = STORE.try_lock()
             && store.len() < KEPT
+            && store.iter().map(|(bytes, _)| bytes).sum::<usize>() + own <= MOST_BYTES
         {
-            store.push(std::mem::take(&mut self.0));
+            store.push((own, std::mem::take(&mut self.0)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_bounded_in_all() {
+        // Vectors of a task that looked into many lists for many queries.
+        let large = || {
+            let mut loan = Loan::take();
+            loan.near.lists = Vec::with_capacity(MOST_BYTES / 16);
+            loan.rounds[0] = Vec::with_capacity(MOST_BYTES / 4 / size_of::<Probe>());
+            assert!(loan.0.capacity() >= MOST_BYTES / 2 - 64);
+            loan
+        };
+        let all: Vec<Loan> = (0..5).map(|_| large()).collect();
+        drop(all);
+        let store = STORE.lock().expect("no panic");
+        assert!(store.iter().map(|(bytes, _)| bytes).sum::<usize>() <= MOST_BYTES && store.len() <= KEPT);
+        assert!(store.iter().filter(|(_, kept)| kept.near.lists.capacity() >= MOST_BYTES / 16).count() <= 2);
     }
 }

@@ -61,7 +61,7 @@ impl Datastore {
     }
 
     fn rewrite(&self, next: impl FnOnce(&Snapshot) -> Result<Option<Manifest>>) -> Result<()> {
-        let mut guard = self.writing();
+        let mut guard = self.writing()?;
         self.commit_held(&mut guard)?;
         let lock = self.begin()?;
         let before = self.generation();

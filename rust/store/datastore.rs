@@ -8,7 +8,7 @@ use super::lock::{LOCK, Lock, Place};
 use super::manifest::{KeyType, MAX_DIM, Manifest, ValueType, collect, next_generation};
 use super::names::is_temporary;
 use super::notices::Notices;
-use super::snapshot::Snapshot;
+use super::snapshot::{Loaded, Snapshot};
 use super::staging::{self, PARTS, RETRAINING};
 use super::values::ValueRows;
 use super::verify::{Problem, verify};
@@ -17,11 +17,12 @@ use crate::error::Why;
 use crate::index::Progress;
 use crate::keys::KeyRows;
 use crate::{Error, Metric, Result};
+use arc_swap::ArcSwap;
 use serde_json::value::RawValue;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// What a store is created with.
 #[derive(Clone, Debug)]
@@ -53,7 +54,11 @@ pub(crate) struct Writing {
 #[derive(Debug)]
 pub struct Datastore {
     pub(crate) folder: Folder,
-    snapshot: RwLock<Arc<Snapshot>>,
+    snapshot: ArcSwap<Snapshot>,
+    /// Whether segment files are read into memory instead of mapped.
+    resident: bool,
+    /// The process that opened it. A forked child may read, but what is being written belongs to its parent.
+    process: u32,
     writing: Mutex<Option<Writing>>,
     held: Mutex<Weak<Lock>>,
     pub(crate) notices: Notices,
@@ -127,7 +132,7 @@ impl Datastore {
         let _ = collect(&folder, &manifest);
         staging::remove(&folder, [RETRAINING, PARTS])?; // of the store that was
         drop(lock);
-        Datastore::of(folder)
+        Datastore::of(folder, false)
     }
 
     /// Opens a store; reads nothing that grows with the number of entries.
@@ -138,16 +143,28 @@ impl Datastore {
         Datastore::open_through(path, Arc::new(Disk))
     }
 
-    /// [`Self::open`] through another file layer.
-    pub fn open_through(path: &Path, files: Arc<dyn Files>) -> Result<Datastore> {
-        Datastore::of(Folder::new(path, files))
+    /// Opens a store and reads all of it into memory of its own, checked on the way: no page is taken out of memory while it
+    /// is not used, no other process can change or truncate what is searched, and the system may back it with huge pages.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; `Damaged` for bytes that are not those that were written; `State` without so much memory.
+    pub fn open_resident(path: &Path) -> Result<Datastore> {
+        Datastore::of(Folder::new(path, Arc::new(Disk)), true)
     }
 
-    fn of(folder: Folder) -> Result<Datastore> {
-        let snapshot = RwLock::new(Arc::new(Snapshot::open(&folder)?));
+    /// [`Self::open`] through another file layer.
+    pub fn open_through(path: &Path, files: Arc<dyn Files>) -> Result<Datastore> {
+        Datastore::of(Folder::new(path, files), false)
+    }
+
+    fn of(folder: Folder, resident: bool) -> Result<Datastore> {
+        let loaded = resident.then_some(Loaded { before: None });
+        let snapshot = ArcSwap::from_pointee(Snapshot::open_as(&folder, loaded)?);
         Ok(Datastore {
             folder,
             snapshot,
+            resident,
+            process: std::process::id(),
             writing: Mutex::new(None),
             held: Mutex::default(),
             notices: Notices::default(),
@@ -156,18 +173,42 @@ impl Datastore {
 
     /// The generation that readers see.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.snapshot.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.snapshot.load_full()
+    }
+
+    /// Whether it was read into memory.
+    pub fn is_resident(&self) -> bool {
+        self.resident
     }
 
     /// Switches to the newest generation on disk.
     pub fn refresh(&self) -> Result<()> {
-        let snapshot = Arc::new(Snapshot::open(&self.folder)?);
-        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
+        let before = self.snapshot();
+        let loaded = self.resident.then_some(Loaded { before: Some(&before) });
+        self.snapshot.store(Arc::new(Snapshot::open_as(&self.folder, loaded)?));
         Ok(())
     }
 
-    pub(crate) fn writing(&self) -> MutexGuard<'_, Option<Writing>> {
-        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Refuses to write in a forked child: locks may be held by threads that it does not have, and the writer's lock is the
+    /// parent's.
+    fn check_process(&self) -> Result<()> {
+        let own = std::process::id();
+        if self.process == own {
+            return Ok(());
+        }
+        Err(Error::state(
+            Why::Forked,
+            format!(
+                "{}: expected to write from process {}, which opened the store, found its forked child {own}; open it again in this process",
+                self.path().display(),
+                self.process
+            ),
+        ))
+    }
+
+    pub(crate) fn writing(&self) -> Result<MutexGuard<'_, Option<Writing>>> {
+        self.check_process()?;
+        Ok(self.writing.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The lock that [`Self::hold`] took with this object, as long as it is held.
@@ -223,9 +264,12 @@ impl Datastore {
 
     /// After a manifest was published: switches to it and removes what it does not name.
     pub(crate) fn switch(&self, manifest: Manifest) -> Result<()> {
-        let snapshot = Arc::new(Snapshot::of(&self.folder, manifest)?);
+        let before = self.snapshot();
+        let loaded = self.resident.then_some(Loaded { before: Some(&before) });
+        let snapshot = Arc::new(Snapshot::of_as(&self.folder, manifest, loaded)?);
+        self.snapshot.store(snapshot.clone());
+        drop(before); // Windows removes no file that is mapped
         let _ = collect(&self.folder, &snapshot.manifest);
-        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
         Ok(())
     }
 
@@ -247,7 +291,7 @@ impl Datastore {
 
     /// Does something with the writer, which is started, and takes the lock, if there is none.
     pub(crate) fn write<T>(&self, act: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
-        let mut guard = self.writing();
+        let mut guard = self.writing()?;
         let fresh = guard.is_none();
         let writing = match &mut *guard {
             Some(writing) => writing,
@@ -269,7 +313,7 @@ impl Datastore {
     /// # Errors
     /// `Io`, after which the store is as at the last commit; `State` if an `add` had failed.
     pub fn commit(&self) -> Result<()> {
-        self.commit_held(&mut self.writing())
+        self.commit_held(&mut *self.writing()?)
     }
 
     pub(crate) fn commit_held(&self, guard: &mut Option<Writing>) -> Result<()> {
@@ -296,7 +340,9 @@ impl Datastore {
 
     /// Forgets what was added or superseded since the last commit.
     pub fn discard(&self) {
-        self.abandon(&mut self.writing());
+        if let Ok(mut guard) = self.writing() {
+            self.abandon(&mut guard); // what a forked child did not begin is not its to give up
+        }
     }
 
     fn abandon(&self, guard: &mut Option<Writing>) {
@@ -308,7 +354,7 @@ impl Datastore {
 
     /// Entries added since the last commit.
     pub fn pending(&self) -> u64 {
-        self.writing().as_ref().map_or(0, |w| w.writer.pending())
+        self.writing().ok().and_then(|guard| guard.as_ref().map(|w| w.writer.pending())).unwrap_or(0)
     }
 
     /// Entries that are committed and not deleted.

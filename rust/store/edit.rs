@@ -47,7 +47,7 @@ impl Datastore {
     /// Commits what was added, takes the lock and publishes the manifest that `next` makes of the newest generation; none
     /// = nothing to do. Whatever fails, the store is at one generation or the other, and this object with it.
     pub(crate) fn publish_next(&self, next: impl FnOnce(&Snapshot) -> Result<Option<Manifest>>) -> Result<()> {
-        let mut guard = self.writing();
+        let mut guard = self.writing()?;
         self.commit_held(&mut guard)?;
         let lock = self.begin()?;
         self.publish_locked(&lock, next)

@@ -146,7 +146,7 @@ impl Datastore {
                 .map(|s| SectionInfo { section: s.name(), bytes: s.span.len() as u64 })
                 .collect(),
         };
-        let index_bytes: u64 = snapshot.codebook.iter().chain(&snapshot.lists).map(SegmentFile::bytes).sum();
+        let index_bytes: u64 = snapshot.codebook.iter().chain(&snapshot.lists).map(|file| file.bytes()).sum();
         let name = Manifest::file_name(manifest.generation);
         let own = std::fs::metadata(self.folder.join(&name)).map_or(0, |metadata| metadata.len()); // gone: a newer one is there
         let own = FileInfo { file: name, bytes: own, sections: Vec::new() };

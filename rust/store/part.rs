@@ -36,7 +36,7 @@ impl Datastore {
     ) -> Result<Vec<Encoded>> {
         let snapshot = self.snapshot();
         let manifest = &snapshot.manifest;
-        let Some(file) = snapshot.codebook.as_ref().filter(|_| manifest.encode) else {
+        let Some(file) = snapshot.codebook.as_deref().filter(|_| manifest.encode) else {
             return Err(not_encoding());
         };
         check_sample(manifest.dim, &keys)?;

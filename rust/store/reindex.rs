@@ -52,7 +52,7 @@ impl Datastore {
     /// # Errors
     /// `State` if another writer holds the store; `Io`.
     pub fn hold(&self) -> Result<Held> {
-        let mut guard = self.writing();
+        let mut guard = self.writing()?;
         self.commit_held(&mut guard)?;
         let lock = self.begin()?;
         *self.held() = Arc::downgrade(&lock);
@@ -153,7 +153,7 @@ impl Datastore {
         cancel: &AtomicBool,
     ) -> Result<()> {
         let pool = Pool::get(threads)?;
-        let _writing = self.writing();
+        let _writing = self.writing()?;
         if self.held().upgrade().is_none_or(|lock| !Arc::ptr_eq(&lock, &held.lock)) {
             return Err(Error::state(
                 Why::Broken,

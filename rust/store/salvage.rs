@@ -161,7 +161,7 @@ impl Salvage {
         }
         if is(SectionKind::DocumentText) {
             // Of a record that can be read only the text is in doubt.
-            let records: &[Record] = typed(&segment.file, SectionKind::Documents)?;
+            let records: &[Record] = typed(&*segment.file, SectionKind::Documents)?;
             for (i, record) in records.iter().enumerate() {
                 let end = record.text.saturating_add(u64::from(record.name) + u64::from(record.metadata));
                 if record.text < section.bytes.end && section.bytes.start < end {
@@ -223,7 +223,7 @@ impl Salvage {
 
     /// Lists segments of a manifest in the making: those that raw keys are there for are encoded anew.
     pub(crate) fn encode_lists(&self, snapshot: &Snapshot, manifest: &mut Manifest, context: &Context) -> Result<()> {
-        let Some(file) = snapshot.codebook.as_ref().filter(|_| self.lists.iter().any(|lists| lists.encode)) else {
+        let Some(file) = snapshot.codebook.as_deref().filter(|_| self.lists.iter().any(|lists| lists.encode)) else {
             return Ok(());
         };
         file.check_all()?;

@@ -34,20 +34,20 @@ pub struct NeighboursMut<'n> {
 
 impl Snapshot {
     fn index(&self) -> Result<Option<(Codebook<'_>, Vec<Lists<'_>>)>> {
-        let Some(file) = &self.codebook else { return Ok(None) };
+        let Some(file) = self.codebook.as_deref() else { return Ok(None) };
         if let Some(checked) = self.checked.get() {
             let codebook = Codebook::view(file, &checked.codebook)?;
             let pairs = self.lists.iter().zip(&checked.lists);
-            return Ok(Some((codebook, pairs.map(|(file, kept)| Lists::view(file, kept)).collect::<Result<_>>()?)));
+            return Ok(Some((codebook, pairs.map(|(file, kept)| Lists::view(&**file, kept)).collect::<Result<_>>()?)));
         }
         let codebook = Codebook::open(file, self.manifest.dim, self.manifest.metric)?;
         let mut lists = Vec::with_capacity(self.lists.len());
         for (file, record) in self.lists.iter().zip(&self.manifest.lists) {
-            let opened = Lists::open(file, &codebook, record.first_id, record.entries)?;
+            let opened = Lists::open(&**file, &codebook, record.first_id, record.entries)?;
             lists.push(opened.without(self.deleted.spans()));
         }
         let checked = CheckedIndex { codebook: codebook.keep(), lists: lists.iter().map(Lists::keep).collect() };
-        let _ = self.checked.set(checked); // another thread may have been quicker with the same
+        let _ = self.checked.set(Box::new(checked)); // another thread may have been quicker with the same
         Ok(Some((codebook, lists)))
     }
 
@@ -93,10 +93,10 @@ impl Snapshot {
         threads: Option<usize>,
         cancel: &AtomicBool,
     ) -> Result<Neighbours> {
-        let n = queries.len() / self.manifest.dim.max(1) * request.k;
-        if n > isize::MAX as usize / 16 {
+        let n = (queries.len() / self.manifest.dim.max(1)).checked_mul(request.k);
+        let Some(n) = n.filter(|&n| n <= isize::MAX as usize / 16) else {
             return Err(Error::Argument(format!("k must be at least 1 and fit memory, found {}", request.k)));
-        }
+        };
         let (mut distances, mut ids) = (vec![0.0; n], vec![0; n]);
         let mut values = Values::zeros(self.manifest.values, n);
         let out = NeighboursMut { distances: &mut distances, values: values.as_mut(), ids: &mut ids };
@@ -215,7 +215,7 @@ impl Datastore {
 
 impl Snapshot {
     fn decode(&self, ids: &[u64]) -> Result<Vec<f32>> {
-        self.codebook.as_ref().map_or(Ok(()), SegmentFile::check_all)?;
+        self.codebook.as_deref().map_or(Ok(()), SegmentFile::check_all)?;
         let decoded = self.with_index(|codebook, lists| reconstruct(codebook, lists, ids))?;
         decoded.ok_or_else(|| keys_not_kept(self, "reconstruct"))
     }

@@ -4,7 +4,7 @@
 //! where the one before it ends); sections are not read. [`SegmentFile::verify`] reads every byte. The layout is
 //! described byte by byte in `docs/format.md`.
 
-use super::map::map;
+use super::map::{load, map};
 use super::places::places;
 use crate::error::RESTORE;
 use crate::sections::{Element, SectionKind, SectionSource};
@@ -109,6 +109,8 @@ pub struct SegmentFile {
     sections: Vec<Section>,
     /// What the system was told last of how raw keys are read.
     keys_in_order: AtomicBool,
+    /// Whether it lies in memory of this process, not in a mapped file.
+    resident: bool,
     /// Bits of the MiB that were found sound, in the order of their checksums.
     sound: Vec<AtomicU64>,
 }
@@ -140,13 +142,29 @@ impl SegmentFile {
     pub fn open(folder: &Path, name: &SegmentName, kind: SegmentKind) -> Result<SegmentFile> {
         let path = folder.join(&name.file);
         let map = map(&path, Some(name.bytes), HEADER + FOOTER)?;
+        SegmentFile::of(path, map, false, name, kind)
+    }
+
+    /// Reads the file that a manifest names into memory, and checks every byte.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; `Damaged`; `State` without so much memory.
+    pub fn load(folder: &Path, name: &SegmentName, kind: SegmentKind) -> Result<SegmentFile> {
+        let path = folder.join(&name.file);
+        let memory = load(&path, name.bytes)?;
+        let file = SegmentFile::of(path, memory, true, name, kind)?;
+        file.check_all()?;
+        Ok(file)
+    }
+
+    fn of(path: PathBuf, map: Mmap, resident: bool, name: &SegmentName, kind: SegmentKind) -> Result<SegmentFile> {
         let file = Layout { path: &path, bytes: &map };
         file.check_header(kind)?;
         let table = file.check_footer(name)?;
         let sections = file.read_table(table)?;
         let checksums = sections.last().map_or(0, |s| s.span.len() / 4); // one more bit than needed does no harm
         let sound = (0..checksums.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        Ok(SegmentFile { path, map, sections, keys_in_order: AtomicBool::new(true), sound })
+        Ok(SegmentFile { path, map, sections, keys_in_order: AtomicBool::new(true), resident, sound })
     }
 
     /// Its sections in file order.
@@ -169,11 +187,19 @@ impl SegmentFile {
     /// Advice that is not taken changes no result. Elsewhere nobody knows when to ask (`search/disk.rs`).
     #[cfg_attr(not(target_os = "linux"), expect(unused_variables, reason = "nothing to say there"))]
     fn read_ahead(&self, sections: impl IntoIterator<Item = SectionKind>, ahead: bool) {
+        if self.resident {
+            return; // nothing to read, and advice would part huge pages
+        }
         #[cfg(target_os = "linux")]
         for section in sections.into_iter().filter_map(|kind| self.find(kind)) {
             let advice = if ahead { memmap2::Advice::Normal } else { memmap2::Advice::Random };
             let _ = self.map.advise_range(advice, section.span.start, section.span.len());
         }
+    }
+
+    /// Whether it was read into memory.
+    pub fn is_resident(&self) -> bool {
+        self.resident
     }
 
     /// Where it lies.
@@ -495,10 +521,11 @@ impl SectionSource for SegmentFile {
         Err(self.damaged(damage, entries))
     }
 
+    #[cfg_attr(not(unix), expect(unused_variables, reason = "nothing to ask there"))]
     fn ask(&self, part: &[u8]) {
         // Advice that is not taken changes no result.
         #[cfg(unix)]
-        if let Some(at) = part.as_ptr().addr().checked_sub(self.map.as_ptr().addr())
+        if let Some(at) = part.as_ptr().addr().checked_sub(self.map.as_ptr().addr()).filter(|_| !self.resident)
             && at + part.len() <= self.map.len()
         {
             // One request is cut where the disk's own reading ahead ends.

@@ -5,8 +5,9 @@ use super::segment::{
     ALIGNMENT, CHUNK, END_MAGIC, FOOTER, FORMAT_MAJOR, FORMAT_MINOR, HEADER, MAGIC, SegmentKind, SegmentName,
     TABLE_ENTRY,
 };
-use crate::Result;
+use crate::error::Why;
 use crate::sections::{Element, SectionKind, SectionSink};
+use crate::{Error, Result};
 
 /// A segment file under its temporary name. Dropping it leaves that for the next writer to remove.
 #[derive(Debug)]
@@ -56,7 +57,9 @@ impl SegmentWriter {
 
     /// Starts a section whose element type is not the usual one of its kind.
     pub fn begin_as(&mut self, kind: SectionKind, element: Element) -> Result<()> {
-        assert!(self.current.is_none(), "section {kind:?} starts before {:?} has ended", self.current);
+        if let Some(open) = &self.current {
+            return Err(out_of_order(format!("section {:?} is still open; end it before {kind:?}", open.kind)));
+        }
         self.pad()?;
         self.current = Some(Open { kind, element, offset: self.written, first_checksum: self.checksums.len() / 4 });
         Ok(())
@@ -71,7 +74,9 @@ impl SegmentWriter {
 
     /// Writes checksums, table and footer, forces the file to the disk and gives it its name.
     pub fn finish(mut self) -> Result<SegmentName> {
-        assert!(self.current.is_none(), "{}: finished inside section {:?}", self.name, self.current);
+        if let Some(open) = &self.current {
+            return Err(out_of_order(format!("{}: finished inside section {:?}; end it first", self.name, open.kind)));
+        }
         if !self.checksums.is_empty() {
             self.pad()?;
             let checksums = std::mem::take(&mut self.checksums);
@@ -146,7 +151,9 @@ impl SectionSink for SegmentWriter {
     }
 
     fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
-        assert!(self.current.is_some(), "{}: bytes outside a section", self.name);
+        if self.current.is_none() {
+            return Err(out_of_order("write outside a section; begin one first".into()));
+        }
         while !bytes.is_empty() {
             let room = CHUNK as usize - self.chunk.len();
             let (head, tail) = bytes.split_at(room.min(bytes.len()));
@@ -160,16 +167,22 @@ impl SectionSink for SegmentWriter {
     }
 
     fn end(&mut self) -> Result<()> {
+        let Some(open) = self.current.take() else {
+            return Err(out_of_order("end outside a section; begin one first".into()));
+        };
         if !self.chunk.is_empty() {
             self.put_chunk()?;
         }
-        if let Some(open) = self.current.take() {
-            let length = self.written - open.offset;
-            let crc = crc32c::crc32c(&self.checksums[open.first_checksum * 4..]);
-            self.table_entry(open.kind, open.element, open.offset, length, open.first_checksum as u64, crc);
-        }
+        let length = self.written - open.offset;
+        let crc = crc32c::crc32c(&self.checksums[open.first_checksum * 4..]);
+        self.table_entry(open.kind, open.element, open.offset, length, open.first_checksum as u64, crc);
         Ok(())
     }
+}
+
+/// As sections in memory say it (`index/memory.rs`).
+fn out_of_order(message: String) -> Error {
+    Error::state(Why::Broken, message)
 }
 
 #[cfg(test)]
@@ -184,6 +197,22 @@ mod tests {
 
     fn bytes(seed: u64, length: usize) -> Vec<u8> {
         (0..length as u64).map(|i| (i.wrapping_add(seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
+    }
+
+    #[test]
+    fn calls_out_of_order_are_errors() {
+        let folder = tempfile::tempdir().expect("folder");
+        let folder = Folder::new(folder.path(), Arc::new(Disk));
+        let mut writer = SegmentWriter::create(&folder, "lists-00000001.seg", SegmentKind::Lists).expect("create");
+        let refused = |outcome: Result<()>, words: &str| {
+            let error = outcome.expect_err("out of order");
+            assert!(matches!(&error, Error::State { why: Why::Broken, message } if message.contains(words)), "{error}");
+        };
+        refused(writer.write(b"x"), "outside a section");
+        refused(writer.end(), "outside a section");
+        writer.begin(SectionKind::Codes).expect("begin");
+        refused(writer.begin(SectionKind::ListIds), "Codes is still open");
+        refused(writer.finish().map(drop), "finished inside section Codes");
     }
 
     proptest! {

@@ -7,15 +7,16 @@ use super::lock::Place;
 use super::manifest::{KeyType, Manifest, ValueType};
 use super::places;
 use super::runs::Runs;
-use super::segment::{SegmentFile, SegmentKind};
+use super::segment::{SegmentFile, SegmentKind, SegmentName};
 use super::values::ValueRows;
 use crate::error::{Action, RESTORE};
 use crate::index::{KeptCodebook, KeptLists};
 use crate::keys::{KeyBlock, KeyRows};
 use crate::sections::{Element, SectionKind, SectionSource, typed};
 use crate::{Error, Result};
+use once_cell::race::OnceBox;
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Rows that are checked between two looks at `cancel`.
@@ -24,7 +25,7 @@ const CHECKED_ROWS: usize = 1 << 16;
 /// A data segment, opened.
 #[derive(Debug)]
 pub struct DataSegment {
-    pub(crate) file: SegmentFile,
+    pub(crate) file: Arc<SegmentFile>,
     pub(crate) ids: Range<u64>,
     runs: Runs,
     keys: Option<KeyType>,
@@ -32,6 +33,12 @@ pub struct DataSegment {
     dim: usize,
     /// Index of its first document in the whole store.
     pub(crate) first_document: u64,
+}
+
+/// That files are read into memory, but for those that a snapshot has read already: files never change.
+#[derive(Clone, Copy)]
+pub(crate) struct Loaded<'s> {
+    pub(crate) before: Option<&'s Snapshot>,
 }
 
 /// Rows of a data segment whose ids follow each other.
@@ -48,11 +55,11 @@ pub struct Snapshot {
     /// What it consists of.
     pub manifest: Manifest,
     pub(crate) data: Vec<DataSegment>,
-    pub(crate) codebook: Option<SegmentFile>,
-    pub(crate) lists: Vec<SegmentFile>,
+    pub(crate) codebook: Option<Arc<SegmentFile>>,
+    pub(crate) lists: Vec<Arc<SegmentFile>>,
     pub(crate) deleted: Deleted,
     /// Codebook and lists once they were checked: a search opens neither again.
-    pub(crate) checked: OnceLock<CheckedIndex>,
+    pub(crate) checked: OnceBox<CheckedIndex>,
     /// Which folder it was opened in.
     pub(crate) place: Option<Place>,
 }
@@ -75,6 +82,11 @@ impl Snapshot {
     /// # Errors
     /// `State` if there is no store; `Format` for damaged files; `Io` for what the system refuses.
     pub fn open(folder: &Folder) -> Result<Snapshot> {
+        Snapshot::open_as(folder, None)
+    }
+
+    /// [`Self::open`], read into memory if `loaded`.
+    pub(crate) fn open_as(folder: &Folder, loaded: Option<Loaded>) -> Result<Snapshot> {
         let mut seen = None;
         loop {
             let newest = match Manifest::newest(folder) {
@@ -83,7 +95,7 @@ impl Snapshot {
                 Err(e) if e.is_not_found() => return Err(no_store(folder)),
                 Err(e) => return Err(e),
             };
-            match Manifest::read(folder, newest).and_then(|manifest| Snapshot::of(folder, manifest)) {
+            match Manifest::read(folder, newest).and_then(|manifest| Snapshot::of_as(folder, manifest, loaded)) {
                 // A writer may have published and collected between our two looks: try again while there is news.
                 Err(e) if e.is_not_found() && seen != Some(newest) => seen = Some(newest),
                 Err(e) if e.is_not_found() => {
@@ -99,11 +111,23 @@ impl Snapshot {
 
     /// Opens the files that a manifest names and checks their sections against it.
     pub fn of(folder: &Folder, manifest: Manifest) -> Result<Snapshot> {
+        Snapshot::of_as(folder, manifest, None)
+    }
+
+    /// [`Self::of`], read into memory if `loaded`.
+    pub(crate) fn of_as(folder: &Folder, manifest: Manifest, loaded: Option<Loaded>) -> Result<Snapshot> {
         let place = Place::at(folder);
+        let open = |name: &SegmentName, kind: SegmentKind| match loaded {
+            None => SegmentFile::open(folder.path(), name, kind).map(Arc::new),
+            Some(loaded) => match loaded.before.and_then(|before| before.loaded(name)) {
+                Some(file) => Ok(file),
+                None => SegmentFile::load(folder.path(), name, kind).map(Arc::new),
+            },
+        };
         let mut data: Vec<DataSegment> = Vec::with_capacity(manifest.data.len());
         let mut documents = 0;
         for record in &manifest.data {
-            let file = SegmentFile::open(folder.path(), &record.name, SegmentKind::Data)?;
+            let file = open(&record.name, SegmentKind::Data)?;
             let value_element = match manifest.values {
                 ValueType::Uint32 => Element::U32,
                 ValueType::Uint64 => Element::U64,
@@ -141,22 +165,14 @@ impl Snapshot {
                 first_document,
             });
         }
-        let codebook = manifest
-            .codebook
-            .as_ref()
-            .map(|name| SegmentFile::open(folder.path(), name, SegmentKind::Codebook))
-            .transpose()?;
-        let lists = manifest
-            .lists
-            .iter()
-            .map(|l| SegmentFile::open(folder.path(), &l.name, SegmentKind::Lists))
-            .collect::<Result<Vec<_>>>()?;
-        lists.iter().for_each(SegmentFile::read_in_no_order);
+        let codebook = manifest.codebook.as_ref().map(|name| open(name, SegmentKind::Codebook)).transpose()?;
+        let lists = manifest.lists.iter().map(|l| open(&l.name, SegmentKind::Lists)).collect::<Result<Vec<_>>>()?;
+        lists.iter().for_each(|lists| lists.read_in_no_order());
         let deleted = match &manifest.deleted {
             Some(record) => Deleted::open(folder, record, manifest.records(), manifest.entries)?,
             None => Deleted::default(),
         };
-        Ok(Snapshot { manifest, data, codebook, lists, deleted, checked: OnceLock::new(), place })
+        Ok(Snapshot { manifest, data, codebook, lists, deleted, checked: OnceBox::new(), place })
     }
 
     /// Segment and row of an entry; none if there is no such entry or it is deleted.
@@ -200,8 +216,15 @@ impl Snapshot {
     /// Its files, by name.
     pub(crate) fn files(&self) -> impl Iterator<Item = (&str, &SegmentFile)> {
         let opened = self.data.iter().map(|data| &data.file).chain(&self.codebook).chain(&self.lists);
-        let opened = opened.chain(self.deleted.file());
+        let opened = opened.map(|file| &**file).chain(self.deleted.file());
         self.manifest.segments().map(|(_, name)| name.file.as_str()).zip(opened)
+    }
+
+    /// The file of a name that it has read into memory.
+    fn loaded(&self, name: &SegmentName) -> Option<Arc<SegmentFile>> {
+        let opened = self.data.iter().map(|data| &data.file).chain(&self.codebook).chain(&self.lists);
+        let mut named = self.manifest.segments().map(|(_, name)| name).zip(opened);
+        named.find(|(own, file)| *own == name && file.is_resident()).map(|(_, file)| file.clone())
     }
 
     /// Checks the raw keys of a range of ids, where they are kept.
@@ -309,8 +332,8 @@ impl DataSegment {
     /// All its values.
     pub(crate) fn values(&self) -> Result<ValueRows<'_>> {
         Ok(match self.values {
-            ValueType::Uint32 => ValueRows::U32(typed(&self.file, SectionKind::Values)?),
-            ValueType::Uint64 => ValueRows::U64(typed(&self.file, SectionKind::Values)?),
+            ValueType::Uint32 => ValueRows::U32(typed(&*self.file, SectionKind::Values)?),
+            ValueType::Uint64 => ValueRows::U64(typed(&*self.file, SectionKind::Values)?),
         })
     }
 
@@ -362,8 +385,8 @@ impl DataSegment {
         let span = rows.start * self.dim..rows.end * self.dim;
         let keys = match self.keys {
             None => return Ok(None),
-            Some(KeyType::Float16) => KeyRows::F16(&typed(&self.file, SectionKind::Keys)?[span]),
-            Some(KeyType::Float32) => KeyRows::F32(&typed(&self.file, SectionKind::Keys)?[span]),
+            Some(KeyType::Float16) => KeyRows::F16(&typed(&*self.file, SectionKind::Keys)?[span]),
+            Some(KeyType::Float32) => KeyRows::F32(&typed(&*self.file, SectionKind::Keys)?[span]),
         };
         Ok(Some(KeyBlock { first_id, d: self.dim, rows: keys }))
     }

@@ -253,7 +253,7 @@ fn check_documents(file: &SegmentFile, data: &DataRecord, problems: &mut Vec<Pro
 /// Every entry that is not deleted is in exactly one list; nothing is in a list that has no entry.
 fn check_lists(snapshot: &Snapshot, problems: &mut Vec<Problem>) -> Result<()> {
     for (file, record) in snapshot.lists.iter().zip(&snapshot.manifest.lists) {
-        let ids: &[u32] = crate::sections::typed(file, SectionKind::ListIds)?;
+        let ids: &[u32] = crate::sections::typed(&**file, SectionKind::ListIds)?;
         let mut seen = vec![0u64; (record.entries as usize).div_ceil(64)];
         let bit = |id: u64| (id as usize / 64, 1u64 << (id % 64));
         let mut found = 0u64;

@@ -80,3 +80,33 @@ fn values_of_either_width_go_into_a_store_of_the_other() {
     assert_eq!(store.values(2..4).expect("values"), Values::U32(vec![7, 8]));
     assert!(ValueRows::U32(&[]).is_empty() && !ValueRows::U64(&[1]).is_empty());
 }
+
+#[test]
+fn spans_are_those_of_the_documents() {
+    let agree = |store: &Datastore| {
+        let documents: Vec<_> = (0..store.documents()).map(|i| store.document(i).expect("document")).collect();
+        let (starts, ends) = store.document_spans().expect("spans");
+        assert_eq!(starts, documents.iter().map(|d| d.start).collect::<Vec<_>>());
+        assert_eq!(ends, documents.iter().map(|d| d.end).collect::<Vec<_>>());
+        documents.len()
+    };
+    let (_folder, store) = sample();
+    assert_eq!(agree(&store), 2);
+    // Documents that go on in further segments, empty ones, one without a name; compacted, and deleted again.
+    let folder = tempdir().expect("folder");
+    crate::flips::every_kind(folder.path());
+    let store = Datastore::open(folder.path()).expect("open");
+    agree(&store);
+    for i in 0..4 {
+        add(&store, 5 * (i % 3), Some("goes on"), None).expect("add");
+        store.commit().expect("commit");
+        agree(&store);
+    }
+    add(&store, 0, Some("empty"), None).expect("add");
+    add(&store, 3, Some("last"), None).expect("add");
+    store.commit().expect("commit");
+    store.delete(&[DocumentKey::Name("document 9".into()), DocumentKey::Name("goes on".into())]).expect("delete");
+    let before = agree(&store);
+    store.compact(&|_, _, _| (), &std::sync::atomic::AtomicBool::new(false)).expect("compact");
+    assert_eq!(agree(&store), before);
+}

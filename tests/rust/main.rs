@@ -25,6 +25,7 @@ mod read_only;
 mod recording_disk;
 mod reindex;
 mod replaced;
+mod resident;
 mod store;
 mod store_support;
 mod supersede;
