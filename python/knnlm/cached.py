@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from knnlm.identity import temperature_of
 from knnlm.interpolate import log_p_of_matches
+from knnlm.own_files import check_readable, replacing_path
 
 ROWS = 4096
 """Rows that are worked on at a time, so that temporaries stay small beside the cache."""
@@ -140,13 +141,15 @@ class Cached:
                 arrays.update({f"features.{name}": np.ascontiguousarray(a) for name, a in value.items()})
             elif value is not None:
                 plain[f.name] = value
-        save_file(arrays, str(path), metadata={"format": FORMAT, "plain": json.dumps(plain, sort_keys=True)})
+        with replacing_path(Path(path)) as partial:
+            save_file(arrays, partial, metadata={"format": FORMAT, "plain": json.dumps(plain, sort_keys=True)})
 
     @classmethod
     def load(cls, path: str | Path) -> Cached:
         """Read what `save` wrote; raises ValueError for anything else."""
         from safetensors import SafetensorError, safe_open
 
+        check_readable(Path(path))
         try:
             with safe_open(str(path), framework="numpy") as f:
                 metadata = f.metadata() or {}

@@ -8,7 +8,6 @@ in its header the JSON state: one file, replaced by one rename, so a kill never 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from knnlm.own_files import check_readable, replacing_path, write_text
 from knnlm.tokens import Tokenizer
 from knnlm.transformer import TransformerConfig, TransformerLM
 
@@ -26,14 +26,8 @@ CONFIG_FILE, WEIGHTS_FILE, STATE_FILE = "config.json", "model.safetensors", "tra
 
 
 def _save_atomically(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(tensors, temporary, metadata)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing_path(path) as partial:
+        save_file(tensors, partial, metadata)
 
 
 def _weights(model: TransformerLM) -> dict[str, torch.Tensor]:
@@ -63,9 +57,7 @@ def save_model(folder: str | Path, model: TransformerLM, tokenizer: Tokenizer) -
     folder.mkdir(parents=True, exist_ok=True)
     config = {"model_type": MODEL_TYPE, **asdict(model.config)}
     for name, text in ((CONFIG_FILE, json.dumps(config, indent=1)), ("tokenizer.json", tokenizer.to_json())):
-        temporary = folder / f".{name}.{os.getpid()}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(folder / name)
+        write_text(folder / name, text)
     _save_atomically(_weights(model), folder / WEIGHTS_FILE, {"format": "pt"})
 
 
@@ -90,6 +82,7 @@ def read_model(folder: str | Path) -> TransformerLM:
     if config is None:
         raise ValueError(f"expected a {CONFIG_FILE} with model_type {MODEL_TYPE} in {folder}, found none")
     model = TransformerLM(config)
+    check_readable(folder / WEIGHTS_FILE)
     with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
         _copy_weights(model, {name: file.get_tensor(name) for name in file.keys()}, folder / WEIGHTS_FILE)  # noqa: SIM118
     return model.eval()
@@ -110,6 +103,7 @@ def save_state(folder: Path, model: TransformerLM, optimizer: torch.optim.Optimi
 def load_state(folder: Path, model: TransformerLM, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Put a saved state back into ``model``, ``optimizer`` and torch's generators; returns the JSON state."""
     path = folder / STATE_FILE
+    check_readable(path)
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         if "state" not in metadata:

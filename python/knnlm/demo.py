@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -33,6 +32,7 @@ from knnlm.inspection import TokenRow, explain, rows
 from knnlm.models import LoadedModel, load_model, pick_device
 from knnlm.ngram import KneserNey
 from knnlm.overlap import overlap_13gram
+from knnlm.own_files import is_folder, remove, remove_tree, write_text
 from knnlm.perplexity import Evaluation, neighbours_of, score
 from knnlm.progress import Progress
 from knnlm.report import write
@@ -93,8 +93,11 @@ def run(out: Path, settings: DemoSettings, progress: Progress) -> DemoResult:
     """
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
+    for part in ("model", "store-docstrings", "store-reference"):
+        if not is_folder(out / part):  # a link would have it made elsewhere
+            remove(out / part)
     # Written first: after a Ctrl-C too, the folder is known to be a demo's, so that --overwrite may clear it.
-    (out / "demo.json").write_text(json.dumps(asdict(settings), indent=1), encoding="utf-8")
+    write_text(out / "demo.json", json.dumps(asdict(settings), indent=1))
     progress("read", 0, 2)
     corpus = docstrings()
     progress("read", 1, 2)
@@ -135,7 +138,7 @@ def run(out: Path, settings: DemoSettings, progress: Progress) -> DemoResult:
         validation_curve=curve,
     )
     write(as_report(result), out / "report.html")
-    (out / "result.json").write_text(json.dumps(result.as_json(), indent=1, ensure_ascii=False), encoding="utf-8")
+    write_text(out / "result.json", json.dumps(result.as_json(), indent=1, ensure_ascii=False))
     return result
 
 
@@ -264,7 +267,7 @@ def _fill(parts: _Parts, name: str, documents: Sequence[Document], path: Path, s
     except BaseException:  # Ctrl-C above all: half a store is worth nothing
         store.discard()
         store.close()
-        shutil.rmtree(path, ignore_errors=True)
+        remove_tree(path)
         raise
     return store
 

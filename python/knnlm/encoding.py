@@ -30,8 +30,8 @@ from knnlm import _core
 from knnlm.datastore import Datastore
 from knnlm.identity import KeySpec, Loaded
 from knnlm.keys import iterate_as
+from knnlm.own_files import remove, written
 from knnlm.parts import Part
-from knnlm.staging import written
 from knnlm.truth import Found, Truth
 
 BLOCK_NUMBERS = 1 << 26
@@ -242,7 +242,7 @@ def _told(folder: Path, part: Part) -> Found:
     """What a worker found for a part; its file goes."""
     with np.load(folder / _found_name(part), allow_pickle=False) as saved:
         found = saved["distances"], saved["ids"]
-    (folder / _found_name(part)).unlink()
+    remove(folder / _found_name(part))
     return found
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from knnlm.datastore import Datastore
 from knnlm.identity import KeySpec, Loaded, Settings, check, key_spec
 from knnlm.interpolate import sparse_p_knn
+from knnlm.own_files import replacing, replacing_path
 from knnlm.stored_texts import search_without, stored_texts
 
 ROWS = 1 << 14
@@ -108,10 +109,8 @@ def targets(
 def write_parquet(path: str | Path, batches: Iterable[dict[str, Any]]) -> int:
     """Write batches of `targets` as Parquet, one row a token; return the number of rows. The file appears whole."""
     pa, parquet = _arrow("pyarrow"), _arrow("pyarrow.parquet")
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
     writer, rows = None, 0
-    try:
+    with replacing(Path(path)) as file:
         for batch in batches:
             n = len(batch["token"])
             offsets = pa.array(batch["offsets"], pa.int64())
@@ -128,17 +127,12 @@ def write_parquet(path: str | Path, batches: Iterable[dict[str, Any]]) -> int:
                     k = batch[name].shape[1]
                     columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(batch[name].reshape(-1)), k)
             table = pa.table(columns)
-            writer = writer or parquet.ParquetWriter(partial, table.schema, compression="zstd")
+            writer = writer or parquet.ParquetWriter(file, table.schema, compression="zstd")
             writer.write_table(table)
             rows += n
         if writer is None:
             raise ValueError("expected text with at least one token, found none")
         writer.close()
-        partial.rename(path)
-    finally:
-        if writer is not None:
-            writer.close()
-        partial.unlink(missing_ok=True)
     return rows
 
 
@@ -170,12 +164,8 @@ def write_safetensors(path: str | Path, batches: Iterable[dict[str, Any]]) -> in
         raise ValueError("expected text with at least one token, found none")
     tensors = {name: np.ascontiguousarray(np.concatenate(parts)) for name, parts in columns.items()}
     tensors |= {"offsets": np.concatenate(offsets), "document": np.concatenate(documents)}
-    partial = Path(path).with_name(f".{Path(path).name}.partial")
-    try:
+    with replacing_path(Path(path)) as partial:
         save_file(tensors, partial, metadata={"documents": json.dumps(names, ensure_ascii=False)})
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return len(tensors["token"])
 
 
@@ -196,29 +186,23 @@ def write_arrow(path: str | Path, store: Datastore, *, keys: bool = True, progre
         fields.append(("key", pa.list_(pa.float32(), store.dim)))
     facts = {"attributes": store.attributes, "metric": store.metric, "keys": "raw" if raw else "decoded"}
     schema = pa.schema(fields, metadata={"knnlm": json.dumps(facts)})
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
     rows = 0
-    try:
-        with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-            for document in store.documents():
-                for start in range(document.start, document.stop, ROWS):
-                    stop = min(document.stop, start + ROWS)
-                    ids = np.arange(start, stop)
-                    columns = [
-                        pa.array(ids),
-                        pa.array(store.values(start, stop)),
-                        pa.array([document.name] * len(ids), pa.string()),
-                        pa.array(ids - document.start),
-                    ]
-                    if keys:
-                        flat = pa.array(store.reconstruct(ids).reshape(-1))
-                        columns.append(pa.FixedSizeListArray.from_arrays(flat, store.dim))
-                    writer.write_batch(pa.record_batch(columns, schema=schema))
-                    rows += len(ids)
-                    if progress is not None:
-                        progress("export", rows, len(store))
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(Path(path)) as file, pa.ipc.new_file(file, schema) as writer:
+        for document in store.documents():
+            for start in range(document.start, document.stop, ROWS):
+                stop = min(document.stop, start + ROWS)
+                ids = np.arange(start, stop)
+                columns = [
+                    pa.array(ids),
+                    pa.array(store.values(start, stop)),
+                    pa.array([document.name] * len(ids), pa.string()),
+                    pa.array(ids - document.start),
+                ]
+                if keys:
+                    flat = pa.array(store.reconstruct(ids).reshape(-1))
+                    columns.append(pa.FixedSizeListArray.from_arrays(flat, store.dim))
+                writer.write_batch(pa.record_batch(columns, schema=schema))
+                rows += len(ids)
+                if progress is not None:
+                    progress("export", rows, len(store))
     return rows

@@ -14,8 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-import shutil
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -33,6 +31,7 @@ from knnlm.datastore import Datastore
 from knnlm.encoding import Encoded, Encoder, encoded
 from knnlm.identity import KeySpec, Loaded
 from knnlm.keys import TokenDocument, arithmetic
+from knnlm.own_files import STORE, is_folder, make_folder, remove, remove_tree
 from knnlm.parts import PART_TOKENS, Part, Placed, parts_of, placed, sample_keys
 from knnlm.truth import Truth
 
@@ -41,11 +40,6 @@ TRAINED = 2
 
 PARTS = "parts"
 """Folder in the store, while it is built, for what no manifest names: parts that wait for their turn, and the truth."""
-
-OURS = re.compile(
-    r"lock|(manifest-\d+\.json|(data|codebook|lists|deleted)-[\d-]+\.seg)(\.tmp)?|(values|documents|text)\.tmp"
-)
-"""Names of the files of a store."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -135,8 +129,8 @@ def build_in_one_pass(
             assert store is not None
         sampled = 0
         if not store.is_built:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
+            remove_tree(folder)
+            make_folder(folder)
             wanted = _core.plan_index(total, dim, nlist)[1]
             report("sample", 0, 0)
             sample, ids = sample_keys(loaded, text, keys, min(wanted, total), total, seed, **options)
@@ -146,12 +140,12 @@ def build_in_one_pass(
             del sample
         # Compaction and calibration are generations after the last part.
         resumed = done = min(store.generation - TRAINED, count)
-        truth = Truth.load(folder, done)
+        truth = Truth.load(folder, done) if is_folder(folder) else None
         if truth is None and done < count:
             raise ValueError(f"{path}: expected {folder} of an interrupted build, found none; remove the store")
         if truth is not None:
             for leftover in (file for kind in ("lists", "keys", "found") for file in list(folder.glob(f"{kind}-*"))):
-                leftover.unlink()
+                remove(leftover)
             encoder = Encoder(loaded, keys, store, folder, truth, threads, options, keeps=keep_keys)
             waiting = islice(parts_of(text(), part_tokens), done, None)
             with encoded(encoder, waiting, workers, load) as ready:
@@ -170,7 +164,7 @@ def build_in_one_pass(
             store.compact(progress=progress)
             if not store.info()["calibration"]:
                 _core.calibrate(store._core, truth.queries, truth.own, truth.ids, threads=threads, progress=progress)
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_tree(folder)
     return OnePassResult(total, done, resumed, sampled, time.perf_counter() - started)
 
 
@@ -203,7 +197,7 @@ def _refuse_to_clear(store: Datastore, path: Path, text: str) -> None:
     if store.is_built:
         same = store.attributes.get("one_pass", {}).get("text") == text
         other = "this text with another model or settings" if same else "another text"
-        found = f"an unfinished build of {other}" if (path / PARTS).is_dir() else f"a finished store of {other}"
+        found = f"an unfinished build of {other}" if is_folder(path / PARTS) else f"a finished store of {other}"
         raise ValueError(
             f"{expected}{found}: put back what it was made of and the same command goes on with it, or remove the "
             f"folder {path} to begin anew"
@@ -214,17 +208,17 @@ def _refuse_to_clear(store: Datastore, path: Path, text: str) -> None:
             "place, or remove it"
         )
     begun = [PARTS] if "one_pass" in store.attributes else []
-    foreign = sorted(file.name for file in path.iterdir() if not (file.name in begun or OURS.fullmatch(file.name)))
+    foreign = sorted(file.name for file in path.iterdir() if not (file.name in begun or STORE.fullmatch(file.name)))
     if foreign:
         raise ValueError(f"{expected}an empty one beside {', '.join(foreign[:4])}; move what is of no store away")
 
 
 def _clear(path: Path) -> None:
     """Remove all of an empty store but its lock, which is held; the manifest at last."""
-    shutil.rmtree(path / PARTS, ignore_errors=True)
+    remove_tree(path / PARTS)
     for file in sorted(path.iterdir(), key=lambda file: file.name.startswith("manifest-")):
         if file.name != "lock":
-            file.unlink()
+            remove(file)
 
 
 def _commit(store: Datastore, folder: Path, part: Part, codes: Encoded) -> None:
@@ -238,4 +232,4 @@ def _commit(store: Datastore, folder: Path, part: Part, codes: Encoded) -> None:
     store._core.commit()
     if codes.raw is not None:
         del keys  # Windows removes no mapped file
-        (folder / codes.raw).unlink()
+        remove(folder / codes.raw)

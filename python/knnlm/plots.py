@@ -14,6 +14,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from knnlm.own_files import replacing, write_text
+
 
 @dataclass(frozen=True)
 class _Palette:
@@ -137,9 +139,10 @@ def save(plot: Plot, path: Path) -> None:
     """Writes the plot to `path`: SVG or PNG (150 dpi, white ground) by the name's ending."""
     figure = _draw(plot, _PAPER)
     if path.suffix == ".svg":
-        path.write_text(_svg(figure), encoding="utf-8")
+        write_text(path, _svg(figure))
     else:
-        figure.savefig(path, dpi=150, facecolor="white")
+        with replacing(path) as file:
+            figure.savefig(file, format=path.suffix[1:] or "png", dpi=150, facecolor="white")
 
 
 def _svg(figure: Figure) -> str:

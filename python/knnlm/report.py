@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from knnlm.inspection import NeighbourRow, TokenRow
+from knnlm.own_files import write_text
 from knnlm.plots import Plot, as_svg
 
 __all__ = ["Case", "Check", "NeighbourRow", "Report", "Row", "TokenRow", "render", "token_page", "write"]
@@ -76,7 +77,7 @@ def render(report: Report) -> str:
 
 def write(report: Report, path: Path) -> Path:
     """Renders the report to `path` and returns it."""
-    path.write_text(render(report), encoding="utf-8")
+    write_text(path, render(report))
     return path
 
 

@@ -26,6 +26,7 @@ from knnlm.datastore import Datastore, FormatError, StoreError
 from knnlm.encoding import Encoder, encoded
 from knnlm.identity import KeySpec, Loaded, check, key_spec
 from knnlm.keys import TokenDocument, arithmetic
+from knnlm.own_files import is_file, remove
 from knnlm.parts import PART_TOKENS, Placed, parts_of, sample_keys
 from knnlm.staging import PLAN, Staging
 from knnlm.truth import Truth
@@ -185,7 +186,7 @@ class _Retraining:
             records = []
         for path in (*self.folder.glob("lists-*"), *self.folder.glob("found-*")):
             if not any(path.name == files["file"] for record in records for files in record):
-                path.unlink()
+                remove(path)
         total = len(self.store)
         codebook = json.dumps(self.staging.read(LEARNT)["codebook"])
         encoder = Encoder(
@@ -232,7 +233,7 @@ class _Retraining:
         if found != before:
             return bool(found == {**before, PUBLISHED: now})
         staged, published = self.folder / CODEBOOK, Path(self.store.path) / f"codebook-{now:08}.seg"
-        return staged.is_file() and published.is_file() and filecmp.cmp(staged, published, shallow=False)
+        return is_file(staged) and published.is_file() and filecmp.cmp(staged, published, shallow=False)
 
     def _learn(self, progress: Progress | None, options: dict[str, Any]) -> tuple[Truth, int]:
         """Stage a codebook and the queries of the truth, both from a sample of the keys."""

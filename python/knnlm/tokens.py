@@ -23,6 +23,8 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
+from knnlm.own_files import write_text
+
 Ids = npt.NDArray[np.uint32]
 
 FILE_NAME = "tokenizer.json"
@@ -144,7 +146,7 @@ class Tokenizer(ABC):
     def save(self, path: str | Path) -> None:
         """Write one JSON file; a folder gets a ``tokenizer.json``."""
         path = Path(path)
-        (path / FILE_NAME if path.is_dir() else path).write_text(self.to_json(), encoding="utf-8")
+        write_text(path / FILE_NAME if path.is_dir() else path, self.to_json())
 
     @property
     def fingerprint(self) -> str:

@@ -29,6 +29,7 @@ from knnlm.checkpoint import STATE_FILE, load_state, save_model, save_state
 from knnlm.cross_entropy import IGNORE, cross_entropy, sampled_cross_entropy
 from knnlm.documents import Document
 from knnlm.muon import Muon
+from knnlm.own_files import write_text
 from knnlm.tokens import Tokenizer
 from knnlm.transformer import TransformerLM
 
@@ -281,9 +282,7 @@ class _Run:
             result.best = perplexity
             save_model(self.out_dir, self.model, self.tokenizer)
         self.last_valid = self.seconds
-        (self.out_dir / "curve.json").write_text(
-            json.dumps({"config": asdict(self.config), **asdict(result)}, indent=1)
-        )
+        write_text(self.out_dir / "curve.json", json.dumps({"config": asdict(self.config), **asdict(result)}, indent=1))
         if self.on_valid is not None:
             self.on_valid(result.curve[-1])
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnlm import _core
-from knnlm.staging import write_for_good
+from knnlm.own_files import read, remove, write_for_good
 
 Found = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Distances and ids of the nearest, (q, k) each."""
@@ -86,17 +86,17 @@ class Truth:
     def load(cls, folder: Path, parts: int) -> Truth | None:
         """Read what `save` wrote; None if it is not there."""
         try:
-            saved = np.load(_path(folder, parts), allow_pickle=False)
+            file = read(_path(folder, parts))
         except FileNotFoundError:
             return None
-        with saved:
+        with file, np.load(file, allow_pickle=False) as saved:
             arrays = {name: saved[name] for name in ("queries", "own", "distances", "ids")}
             return cls(saved["metric"].tobytes().decode(), **arrays)
 
     @staticmethod
     def forget(folder: Path, parts: int) -> None:
         """Remove the state after so many parts."""
-        _path(folder, parts).unlink(missing_ok=True)
+        remove(_path(folder, parts))
 
 
 def spread_ids(store: Any, count: int) -> NDArray[np.int64]:

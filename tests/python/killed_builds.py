@@ -33,7 +33,7 @@ CONTEXT = multiprocessing.get_context("spawn" if sys.platform == "win32" else "f
 if sys.platform != "win32":  # imports are most of a short run: they are done once, in the process that forks the others
     CONTEXT.set_forkserver_preload(["knnlm.one_pass", "knnlm.retrain", "knnlm.models", "knnlm.train", "knnlm.cli"])
 
-GIVEN = "given.tmp"
+GIVEN = "documents.tmp"
 """Marks a store that was there before a build with --overwrite; nothing removes it but its end."""
 
 

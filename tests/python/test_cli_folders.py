@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from cli_corpus import run, run_json
 
-from knnlm.cli import folders
+from knnlm import own_files
 from knnlm.cli.folders import leftovers, missing, whole_folder
 
 TRAIN = ("--vocab-size", 300, "--d-model", 16, "--layers", 1, "--heads", 2, "--context", 32, "--batch-tokens", 256,
@@ -82,7 +82,7 @@ def test_leftovers_of_a_kill_are_removed_and_a_moved_store_is_named_and_put_back
     out = tmp_path / "out"
     process = dead_process()
     kept = [tmp_path / ".out.elsewhere.1.partial", tmp_path / ".output.partial"]
-    partial, moved = (tmp_path / f".out.{folders._host()}.{process}.{kind}" for kind in ("partial", "old"))
+    partial, moved = (tmp_path / f".out.{own_files._host()}.{process}.{kind}" for kind in ("partial", "old"))
     for folder in (*kept, partial, moved):
         folder.mkdir()
     (moved / "manifest-1.json").write_text("former")

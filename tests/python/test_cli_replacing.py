@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from cli_corpus import run, run_json, sentence
 
-from knnlm import one_pass
+from knnlm import one_pass, own_files
 from knnlm.cli import folders, replacing, train
 from knnlm.cli.folders import take_place, whole_folder
 from knnlm.datastore import Datastore, StoreError
@@ -123,7 +123,7 @@ def test_what_is_kept_takes_no_name_that_is_there_and_is_no_leftover(
         with pytest.raises(click.UsageError, match="move that away"):
             take_place(folder(tmp_path / "new"), tmp_path / "out", overwrite=False)
     assert names(tmp_path) == ["out", "out.whole", "out.whole-2"]
-    monkeypatch.setattr(folders, "_runs", lambda process: False)
+    monkeypatch.setattr(own_files, "_runs", lambda process: False)
     assert folders.leftovers(tmp_path / "out") == []
 
 
@@ -287,6 +287,6 @@ def kill_in(monkeypatch: pytest.MonkeyPatch, moment: str, *command: Any) -> None
 
     with monkeypatch.context() as patched:
         patched.setattr(folders, moment, killed)
-        patched.setattr(folders.os, "getpid", lambda: 2**22 + 1)  # more than Linux gives
+        patched.setattr(own_files.os, "getpid", lambda: 2**22 + 1)  # more than Linux gives
         with pytest.raises(KilledError):
             run(*command)

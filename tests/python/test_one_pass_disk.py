@@ -17,6 +17,7 @@ from knnlm import Datastore
 from knnlm.dumping import dump
 from knnlm.identity import KeySpec
 from knnlm.keys import TokenDocument
+from knnlm.own_files import create
 from knnlm.truth import Truth
 
 
@@ -78,12 +79,12 @@ class Full:
 def test_a_full_disk_is_an_error_that_names_the_file_and_the_build_goes_on_later(loaded, tmp_path, monkeypatch, name):
     kept = {"keys": KeySpec(window=24, key_dtype="float16").resolved(loaded.context), "keep_keys": True}
 
-    def full(path, mode):
-        file = open(path, mode)  # noqa: SIM115
-        return Full(file) if Path(path).name == name else file
+    def full(path):
+        file = create(path)
+        return Full(file) if path.name == name else file
 
     with monkeypatch.context() as patched:
-        patched.setattr("knnlm.staging.open", full, raising=False)
+        patched.setattr("knnlm.own_files.create", full)
         with pytest.raises(OSError, match="No space left") as caught:
             build(tmp_path / "store", loaded, **kept)
     assert (caught.value.errno, Path(caught.value.filename).name) == (errno.ENOSPC, name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import sys
 import traceback
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,8 @@ import click
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+
+from knnlm.own_files import MODEL, STORE
 
 INTERRUPTED = 130
 
@@ -72,6 +73,8 @@ TO_DO = {
     errno.EACCES: "expected permission: change the rights, or choose another path",
     errno.EROFS: "expected a disk that can be written: mount it for writing, or choose a path on another one",
     errno.ENOSPC: "free space and do it again",
+    errno.EDQUOT: "free space that your quota counts, and do it again",
+    errno.EFBIG: "expected that files may be as large: choose another disk, or raise the limit (ulimit -f)",
 }
 
 
@@ -175,14 +178,8 @@ def duration(seconds: float) -> str:
 
 def refuse_existing(path: Path, overwrite: bool, what: str = "output") -> None:
     """Raises a usage error if `path` is there and `--overwrite` is not given."""
-    if path.exists() and not overwrite:
+    if os.path.lexists(path) and not overwrite:
         raise click.UsageError(f"{what} {path} exists already: choose another name or add --overwrite")
-
-
-OURS = re.compile(
-    r"manifest-\d+\.json|(data|codebook|lists|deleted)-[\d-]+\.seg|lock|.*\.tmp"  # a store
-    r"|config\.json|curve\.json|tokenizer\.json|(model|training)\.safetensors"  # a model
-)
 
 
 def refuse_foreign(folder: Path, inputs: Iterable[Path | str] = ()) -> None:
@@ -195,7 +192,7 @@ def refuse_foreign(folder: Path, inputs: Iterable[Path | str] = ()) -> None:
             f"go up (cd {folder.resolve().parent}) and give {folder.resolve().name} there, or choose another name"
         )
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.is_dir() or not OURS.fullmatch(path.name):
+        if path.is_dir() or not (STORE.fullmatch(path.name) or MODEL.fullmatch(path.name)):
             raise click.UsageError(
                 f"{folder} holds {path.name}, which is not of a store or model: --overwrite would lose it; "
                 "move it away or choose another name"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import click
 from knnlm.cli.console import Command, duration, note, print_json, refuse_foreign, terminal
 from knnlm.cli.options import as_json, device, seed, threads
 from knnlm.cli.out_folder import OutFolder
+from knnlm.own_files import is_file, remove_tree
 
 PARTS = ("model", "store-docstrings", "store-reference")  # folders of a demo
 MARK = "demo.json"  # says that a demo made the folder
@@ -70,8 +70,7 @@ def command(
     if threads is not None:
         torch.set_num_threads(threads)
     for part in PARTS:
-        if (out / part).exists():
-            shutil.rmtree(out / part)
+        remove_tree(out / part)
     settings = replace(
         DemoSettings(),
         seconds=seconds,
@@ -94,7 +93,7 @@ def command(
 def _refuse_other_output(out: Path) -> None:
     """Raises a usage error if running in `out` would remove what no demo wrote."""
     there = [part for part in PARTS if (out / part).exists()]
-    if there and not (out / MARK).is_file():
+    if there and not is_file(out / MARK):
         raise click.UsageError(
             f"{out} holds {', '.join(there)} but no {MARK}, so no demo wrote it: choose another name for --out"
         )

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
-import platform
-import re
 import shlex
-import shutil
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +12,7 @@ import click
 
 from knnlm.cli.console import note, refuse_existing, refuse_foreign, warn
 from knnlm.cli.replacing import REPLACED, kept_from_writers, rename_to_free, swap
-from knnlm.staging import force, sync
+from knnlm.own_files import force, is_file, is_folder, leftovers, remove, remove_tree, sibling, sync
 
 
 @contextmanager
@@ -31,12 +26,12 @@ def whole_folder(out: Path, overwrite: bool, inputs: Iterable[Path | str] = ()) 
     refuse_existing(out, overwrite)
     refuse_foreign(out, inputs)
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = _sibling(out, "partial")
+    partial = sibling(out, "partial")
+    remove_tree(partial)  # nobody else has this name
     try:
         yield partial
     except BaseException:
-        if partial.exists():
-            shutil.rmtree(partial)
+        remove_tree(partial)
         raise
     take_place(partial, out, overwrite)
 
@@ -65,11 +60,14 @@ def take_place(new: Path, out: Path, overwrite: bool, found_again: bool = False)
             )
         with kept_from_writers(out):
             refuse_foreign(out)
-            former = swap(new, out, _sibling(out, "old"))
+            aside = sibling(out, "old")
+            if not is_folder(aside):
+                remove(aside)
+            former = swap(new, out, aside)
             sync(out.parent)
-            _remove(former.rename(_sibling(out, "partial")))
+            _remove(_aside(former, out))
     except (click.UsageError, StoreError, OSError):
-        if new.is_dir() and not (new / REPLACED).exists():  # it has not changed places with the old one
+        if is_folder(new) and not is_file(new / REPLACED):  # it has not changed places with the old one
             kept = new if found_again else _kept(new, out)
             do = "the same command, run again, puts it in place"
             if not found_again:
@@ -78,26 +76,15 @@ def take_place(new: Path, out: Path, overwrite: bool, found_again: bool = False)
         raise
 
 
-def leftovers(out: Path) -> list[Path]:
-    """Folders that commands which no longer run left beside `out`: half-written ones, or the former `out` itself."""
-    pattern = re.compile(re.escape(f".{out.name}.{_host()}.") + r"(\d+)\.(partial|old)")
-    parent = out.parent
-    if not parent.is_dir():
-        return []
-    named = ((path, pattern.fullmatch(path.name)) for path in sorted(parent.iterdir()))
-    return [path for path, match in named if match is not None and path.is_dir() and not _runs(int(match[1]))]
-
-
 def clear_leftovers(out: Path, new: Path | None = None) -> None:
     """Removes `leftovers` and says so; a former `out` goes back to its place if that is empty.
 
     new: where something that is to become `out` is made; a former `out` that is there instead is removed too.
     """
-    if new is not None and (new / REPLACED).exists():
-        new.rename(_sibling(out, "partial"))
-        _remove(_sibling(out, "partial"))
+    if new is not None and is_folder(new) and is_file(new / REPLACED):
+        _remove(_aside(new, out))
     for path in leftovers(out):
-        if path.suffix == ".old" and not out.exists():
+        if path.suffix == ".old" and is_folder(path) and not out.exists():
             path.rename(out)
             note(f"{out} is back: a command that was killed had moved it to {path.name}")
             continue
@@ -107,7 +94,7 @@ def clear_leftovers(out: Path, new: Path | None = None) -> None:
 
 def missing(path: Path) -> str:
     """What is known of a store that is not there: the end of an error message, with what to do."""
-    moved = [found for found in leftovers(path) if found.suffix == ".old"]
+    moved = [found for found in leftovers(path) if found.suffix == ".old" and is_folder(found)]
     if moved:
         return f"a command that was killed had moved it to {moved[0]}: rename that folder back"
     return "make one with knnlm build"
@@ -119,34 +106,19 @@ def _kept(new: Path, out: Path) -> Path:
     return next(kept for kept in map(out.with_name, names) if rename_to_free(new, kept))
 
 
+def _aside(path: Path, out: Path) -> Path:
+    """Moves a folder that is to go where `leftovers` finds it if this process is killed."""
+    aside = sibling(out, "partial")
+    if path != aside:
+        remove_tree(aside)
+    return path.rename(aside)
+
+
 def _remove(path: Path) -> bool:
-    """Removes a folder that nobody needs; False with a warning if that cannot be."""
+    """Removes what nobody needs; False with a warning if that cannot be."""
     try:
-        shutil.rmtree(path)
+        remove_tree(path)
     except OSError as error:
         warn(f"{path}, which nothing needs any more, cannot be removed: {error.strerror or error}")
         return False
-    return True
-
-
-def _sibling(out: Path, kind: str) -> Path:
-    return out.with_name(f".{out.name}.{_host()}.{os.getpid()}.{kind}")
-
-
-def _host() -> str:
-    """This machine in a file name: on a shared disk, a process of another one may still run."""
-    return re.sub(r"[^\w-]", "-", platform.node()) or "host"
-
-
-def _runs(process: int) -> bool:
-    if process == os.getpid():
-        return True
-    if sys.platform == "win32":  # os.kill would end the process there
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it is somebody else's
-        return True
     return True

@@ -111,11 +111,12 @@ def command(
     elif html is None:
         terminal().print(to_table(shown))
     if html is not None:
+        from knnlm.own_files import write_text
         from knnlm.report import token_page
 
         facts = {
             "store": str(store),
             "settings": f"λ {settings.lambda_:.3f}, T {settings.temperature:.4g}, k {settings.k}",
         }
-        html.write_text(token_page(f"Neighbours in {store.name}", facts, shown), encoding="utf-8")
+        write_text(html, token_page(f"Neighbours in {store.name}", facts, shown))
         note(f"{html}: {len(shown)} tokens with their neighbours")

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from knnlm.cli.console import note, refuse_existing, refuse_foreign
 from knnlm.cli.folders import clear_leftovers, take_place
 from knnlm.cli.work import attributes_of, check_lists, count_tokens, key_width, load
@@ -56,6 +58,8 @@ def build_from_text(
     from knnlm.one_pass import build_in_one_pass
 
     partial = building(out)
+    if partial.is_symlink():
+        raise click.UsageError(f"{partial} is a link: expected an interrupted build, or nothing; remove it")
     clear_leftovers(out, partial)
     refuse_existing(out, overwrite)
     refuse_foreign(out, (*texts.sources, model))

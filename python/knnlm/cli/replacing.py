@@ -9,8 +9,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-from knnlm.staging import sync
+from knnlm.own_files import create, remove, sync
 
 if sys.platform != "win32":
     import fcntl
@@ -33,7 +34,7 @@ def kept_from_writers(out: Path) -> Iterator[None]:
     if sys.platform == "win32" or not any(out.glob("manifest-*.json")):
         yield
         return
-    with (out / "lock").open("ab") as lock:
+    with _lock_file(out / "lock") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -46,6 +47,18 @@ def kept_from_writers(out: Path) -> Iterator[None]:
                 "committed or closed, then try again (reading and searching need no lock)"
             )
         yield
+
+
+def _lock_file(path: Path) -> BinaryIO:
+    """The file that a writer locks; raises StoreError for a link, which leads to no lock of ours."""
+    from knnlm.datastore import StoreError
+
+    try:
+        return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "rb")
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise StoreError(f"{path}: expected the lock of a store, found a link; remove it") from error
+        raise
 
 
 def rename_to_free(new: Path, out: Path) -> bool:
@@ -66,7 +79,7 @@ def rename_to_free(new: Path, out: Path) -> bool:
 def swap(new: Path, out: Path, aside: Path) -> Path:
     """Puts `new` at `out`; returns where the former `out` is: at `new`, or `aside` where names cannot be swapped."""
     mark = out / REPLACED
-    mark.touch()
+    create(mark).close()
     sync(out)
     try:
         if _rename_by(_RENAME_EXCHANGE, new, out):
@@ -78,7 +91,7 @@ def swap(new: Path, out: Path, aside: Path) -> Path:
             aside.rename(out)
             raise
     except BaseException:
-        mark.unlink(missing_ok=True)
+        remove(mark)
         raise
     return aside
 

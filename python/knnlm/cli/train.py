@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +15,7 @@ import click
 from knnlm.cli.console import Command, duration, note, print_json, refuse_foreign
 from knnlm.cli.folders import clear_leftovers, take_place
 from knnlm.cli.options import Reading, Texts, as_json, device, out, overwrite, seed, text_options, threads
+from knnlm.own_files import remove_tree
 
 if TYPE_CHECKING:
     from knnlm.documents import Document
@@ -194,19 +194,23 @@ def _place(out: Path, overwrite: bool, resume: bool) -> Iterator[Path]:
             note(f"{new} holds an interrupted training that is to replace {out}: --overwrite --resume goes on")
         yield out
         return
+    if new.is_symlink():
+        raise click.UsageError(
+            f"{new} is a link: expected an earlier training that was to replace {out}, or nothing; remove it"
+        )
     if resume and not (new / STATE_FILE).is_file():
         yield out
         return
     if not resume and new.exists():
         refuse_foreign(new)
-        shutil.rmtree(new)
+        remove_tree(new)
         note(f"removed {new}, an earlier training that was to replace {out}")
     try:
         yield new
         take_place(new, out, overwrite)
     finally:
         if new.exists() and not (new / STATE_FILE).is_file():
-            shutil.rmtree(new)
+            remove_tree(new)
 
 
 def stopped(result: TrainResult, place: Path, out: Path) -> str:
