@@ -13,7 +13,7 @@ from knnlm import Datastore
 from knnlm.dumping import dump
 from knnlm.exporting import targets, write_arrow, write_parquet, write_safetensors
 from knnlm.identity import KeySpec, Settings, describe
-from knnlm.importing import import_faiss, import_memmaps
+from knnlm.importing import import_memmaps
 from knnlm.interpolate import log_p_knn
 from knnlm.keys import iterate
 
@@ -86,23 +86,109 @@ def test_npy_files_say_their_shape(tmp_path):
     assert import_memmaps(tmp_path / "store", tmp_path / "k.npy", tmp_path / "v.npy").entries == 500
 
 
-@pytest.mark.parametrize("factory", ["Flat", "IVF8,Flat", "OPQ8_16,IVF4,PQ8x4"])
-def test_faiss_index_gives_its_vectors(tmp_path, factory):
-    faiss = pytest.importorskip("faiss")
-    rng = np.random.default_rng(1)
-    keys = rng.standard_normal((600, D)).astype(np.float32)
-    values = rng.integers(0, 50000, 600).astype(np.int64)
-    index = faiss.index_factory(D, factory)
-    index.train(keys)
-    index.add(keys)
-    faiss.write_index(index, str(tmp_path / "knn.index"))
+def test_header_and_raw_file_go_together(tmp_path):
+    keys, values, a, b = raw(tmp_path, name="{what}.bin")
+    np.save(tmp_path / "k.npy", keys)
     np.save(tmp_path / "v.npy", values)
-    found = import_faiss(tmp_path / "store", tmp_path / "knn.index", tmp_path / "v.npy", keep_keys="float32")
-    assert (found.entries, found.lossy) == (600, "PQ" in factory)
+    pairs = [(tmp_path / "k.npy", b, {}), (a, tmp_path / "v.npy", {"dim": D})]
+    for number, (one, other, given) in enumerate(pairs):
+        assert import_memmaps(tmp_path / str(number), one, other, **given).entries == 500
+        with Datastore.open(tmp_path / str(number)) as store:
+            np.testing.assert_array_equal(store.keys(0, 500), keys.astype(np.float32))
+            np.testing.assert_array_equal(store.values(0, 500), values)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"dim": 8}, r"k\.npy: expected keys of shape \(n, 8\), as was given, found \(500, 16\) in its header"),
+        ({"key_dtype": "float32"}, r"k\.npy: expected float32, as was given, found float16 in its header"),
+        ({"value_dtype": "int64"}, r"v\.npy: expected int64, as was given, found int32 in its header"),
+    ],
+)
+def test_what_is_given_and_differs_from_the_header_is_refused(tmp_path, given, text):
+    keys, values, *_ = raw(tmp_path)
+    np.save(tmp_path / "k.npy", keys)
+    np.save(tmp_path / "v.npy", values)
+    with pytest.raises(ValueError, match=text):
+        import_memmaps(tmp_path / "store", tmp_path / "k.npy", tmp_path / "v.npy", **given)
+    assert not (tmp_path / "store").exists()
+
+
+def test_files_that_are_no_arrays_are_refused_by_name(tmp_path):
+    keys, values, *_ = raw(tmp_path)
+    np.save(tmp_path / "k.npy", keys)
+    np.save(tmp_path / "v.npy", values)
+    cut = tmp_path / "cut.npy"
+    cut.write_bytes((tmp_path / "k.npy").read_bytes()[:1000])
+    np.save(tmp_path / "objects.npy", np.array([1, "a"], object), allow_pickle=True)
+    np.save(tmp_path / "text.npy", np.array(["a", "b"]))
+    np.savez(tmp_path / "zipped.npz", keys)
+    (tmp_path / "empty.npy").touch()
+    for name, text in [
+        ("cut", "whole .npy file of numbers"),
+        ("objects", "whole .npy file of numbers"),
+        ("text", "expected numbers, found dtype <U1"),
+        ("empty", "found an empty file"),
+        ("zipped", "found a zip archive"),
+    ]:
+        path = next(tmp_path.glob(f"{name}.*"))
+        with pytest.raises(ValueError, match=text) as caught:
+            import_memmaps(tmp_path / "store", path, tmp_path / "v.npy")
+        assert str(path) in str(caught.value)
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("name", ["dstore_x_100_0_keys.npy", "dstore_x_0_16_keys.npy"])
+def test_a_name_that_says_nothing_is_refused(tmp_path, name):
+    for file in (name, name.replace("keys", "vals")):
+        np.zeros(100, np.float32).tofile(tmp_path / file)
+    with pytest.raises(ValueError, match=r"1 or more entries of a dimension of 1 or more.* rename it, and give dim"):
+        import_memmaps(tmp_path / "store", tmp_path / name, tmp_path / name.replace("keys", "vals"))
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.int64])
+def test_labels_that_are_to_be_ignored_are_explained_and_left_out_if_asked(tmp_path, kind):
+    keys, values, a, b = raw(tmp_path, value=kind)
+    values[[44, 300]] = -100
+    values.tofile(b)
+    with pytest.raises(
+        ValueError, match=r"value 44: .*found -100, and 1 more below 0; -100 is PyTorch's mark .*ignore=-100"
+    ):
+        import_memmaps(tmp_path / "store", a, b)
+    found = import_memmaps(tmp_path / "store", a, b, ignore=-100)
+    assert (found.entries, found.ignored) == (498, 2)
+    kept = np.delete(np.arange(500), [44, 300])
     with Datastore.open(tmp_path / "store") as store:
-        np.testing.assert_array_equal(store.values(0, 600), values)
-        error = np.abs(store.keys(0, 600) - keys).mean()
-        assert error < (0.7 if found.lossy else 1e-6)
+        np.testing.assert_array_equal(store.keys(0, 498), keys[kept].astype(np.float32))
+        np.testing.assert_array_equal(store.values(0, 498), values[kept])
+    values[7] = -5
+    values.tofile(b)
+    with pytest.raises(ValueError, match="value 7: expected 0 or more, found -5: tokens are never negative"):
+        import_memmaps(tmp_path / "other", a, b, ignore=-100)
+
+
+def test_a_file_read_as_another_type_is_refused_by_row_and_type(tmp_path):
+    _, _, a, b = raw(tmp_path, n=400, dtype=np.float32, name="{what}.bin")
+    with pytest.raises(
+        ValueError, match=r"row \d+: expected finite numbers, found \S+; it was read as float16 of dimension 32"
+    ):
+        import_memmaps(tmp_path / "store", a, b, dim=2 * D, key_dtype="float16")
+    assert not (tmp_path / "store").exists()
+    keys = np.ones((70_000, 4), np.float32)
+    keys[66_000, 1] = np.nan
+    np.save(tmp_path / "k.npy", keys)
+    np.save(tmp_path / "v.npy", np.arange(70_000))
+    with pytest.raises(ValueError, match="row 66000: expected finite numbers, found nan"):
+        import_memmaps(tmp_path / "store", tmp_path / "k.npy", tmp_path / "v.npy")
+    assert not (tmp_path / "store").exists()
+    (tmp_path / "store").mkdir()
+    with pytest.raises(ValueError, match="row 66000"):
+        import_memmaps(tmp_path / "store", tmp_path / "k.npy", tmp_path / "v.npy")
+    assert list((tmp_path / "store").iterdir()) == []
+    np.zeros(400 * D, np.float32).tofile(a)
+    with pytest.raises(ValueError, match="found 400 rows of zeros only"):
+        import_memmaps(tmp_path / "store", a, b, dim=D, key_dtype="float32")
 
 
 @pytest.fixture(scope="module")
