@@ -5,24 +5,55 @@ from __future__ import annotations
 import json
 import operator
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+MOST_THREADS = 4096
+"""As of the core."""
+
+STRANGE = ("bfloat16", "float8", "float6", "float4")
+"""Beginnings of the names of floats that NumPy has not; float32 holds each of their numbers exactly."""
+
 
 def to_numpy(x: Any) -> NDArray[Any]:
-    """View or copy `x` (array, torch tensor, nested list) as a NumPy array; bfloat16 becomes float32."""
+    """View or copy `x` (array, torch tensor, nested list) as a NumPy array; bfloat16 and shorter floats become float32.
+
+    Raises:
+        ValueError: a tensor that is not dense, or has no data.
+    """
     torch = sys.modules.get("torch")  # whoever holds a tensor has imported it
     if torch is not None and isinstance(x, torch.Tensor):
-        x = x.detach()
-        if x.dtype == torch.bfloat16:
-            x = x.float()  # NumPy has no bfloat16; float32 holds each of them exactly
-        return np.asarray(x.cpu().numpy())
-    array = np.asarray(x)
-    # bfloat16 of ml_dtypes, without importing it; names are slow to make, so others are not asked for theirs
-    strange = array.dtype.kind == "V" and array.dtype.name == "bfloat16"
+        return _of_tensor(x, torch)
+    try:
+        array = np.asarray(x)
+    except ValueError as error:
+        raise ValueError(f"expected an array, or lists of one length: {error}") from error
+    # those of ml_dtypes, without importing it; names are slow to make, so others are not asked for theirs
+    strange = array.dtype.kind == "V" and array.dtype.name.startswith(STRANGE)
     return array.astype(np.float32) if strange else array
+
+
+def _of_tensor(x: Any, torch: Any) -> NDArray[Any]:
+    try:
+        x = x.detach().resolve_conj().resolve_neg()
+        if x.is_floating_point() and x.dtype not in (torch.float16, torch.float32, torch.float64):
+            x = x.float()
+        return np.asarray(x.cpu().numpy())
+    except (RuntimeError, TypeError) as error:  # NotImplementedError among them
+        kind = "nested" if getattr(x, "is_nested", False) else str(x.layout).removeprefix("torch.")
+        raise ValueError(
+            f"expected a dense tensor with data, found a {kind} one of {x.dtype} on {x.device}, which NumPy cannot "
+            "hold: give a dense one (to_dense(), dequantize()) of a float or integer type"
+        ) from error
+
+
+def _fit(array: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    """As the core reads arrays: C-contiguous, of this type in the machine's byte order, and aligned."""
+    array = np.ascontiguousarray(array, dtype=dtype)
+    return array if array.flags.aligned else array.copy()
 
 
 def to_floats(x: Any, what: str, dim: int) -> NDArray[np.float16] | NDArray[np.float32]:
@@ -39,9 +70,12 @@ def to_floats(x: Any, what: str, dim: int) -> NDArray[np.float16] | NDArray[np.f
     if array.ndim == 0 or array.shape[-1] != dim:
         raise ValueError(f"{what} must have shape (..., {dim}), the dimension of the store, found {array.shape}")
     if array.dtype not in (np.float16, np.float32):
+        given = array
         with np.errstate(over="ignore"):  # an overflow becomes Inf, which the core refuses with its position
-            array = array.astype(np.float32)
-    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
+            array = given.astype(np.float32)
+        if array.size and not array.flat[0] and not array.any() and given.any():
+            raise ValueError(f"{what}: expected numbers that float32 holds, found only smaller ones; multiply them")
+    return _fit(array, array.dtype.newbyteorder("="))
 
 
 def to_json(x: Any, what: str) -> str:
@@ -68,15 +102,18 @@ def to_integers(x: Any, what: str, dtype: Any, low: int, high: int, hint: str) -
     array = to_numpy(x)
     if array.size == 0:
         return np.empty(array.shape, dtype)
-    if array.dtype == object and all(isinstance(v, int) for v in array.flat):
-        pass  # Python integers beyond 64 bits: refused below, with their position
+    if array.dtype.kind == "f" and isinstance(x, (list, tuple)):
+        exact = np.array(x, dtype=object)  # NumPy makes floats of small and very large integers beside each other
+        array = exact if all(isinstance(v, (int, np.integer)) for v in exact.flat) else array
+    if array.dtype == object and all(isinstance(v, (int, np.integer)) for v in array.flat):
+        pass  # Python integers beyond 64 bits: refused below, with their position, if they are out of range
     elif array.dtype.kind not in "iu":
         raise ValueError(f"{what} must be integers, found dtype {array.dtype}; convert them to int64")
     if int(array.min()) < low or int(array.max()) > high:
         position = int(np.argmax((array < low).reshape(-1) | (array > high).reshape(-1)))
         found = int(array.reshape(-1)[position])
         raise ValueError(f"{what} must be from {low} to {high}, found {found} at position {position}; {hint}")
-    return np.ascontiguousarray(array, dtype=dtype)
+    return _fit(array, dtype)
 
 
 def to_integer(x: Any, what: str, low: int, high: int) -> int:
@@ -93,6 +130,18 @@ def to_integer(x: Any, what: str, low: int, high: int) -> int:
 def to_optional(x: Any, what: str) -> int | None:
     """Check an integer argument of 1 or more that may be left out."""
     return None if x is None else to_integer(x, what, 1, 2**32)
+
+
+def to_threads(x: Any) -> int | None:
+    """Check a number of threads that may be left out."""
+    return None if x is None else to_integer(x, "threads", 1, MOST_THREADS)
+
+
+def one_of(x: Any, what: str, allowed: Sequence[str | None]) -> Any:
+    """Check an argument that is one of a few words, or None where that is among them."""
+    if (x is None or isinstance(x, str)) and x in allowed:
+        return x
+    raise ValueError(f"{what} must be one of {', '.join(map(repr, allowed))}, found {x!r}")
 
 
 def widened(columns: NDArray[Any], k: int, missing: float) -> NDArray[Any]:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from knnlm.memory import refuse_answer
 from knnlm.neighbours import METRICS, MISSING, Neighbours, missing_value
 
 Floats = NDArray[np.float64]
@@ -79,6 +80,7 @@ class ContinuousCache:
         if q.ndim < 1 or q.shape[-1] != self.dim:
             raise ValueError(f"queries: expected shape (..., {self.dim}), found {q.shape}")
         lead, n = q.shape[:-1], len(self)
+        refuse_answer(int(np.prod(lead, dtype=np.int64)), k, n, 4 + 4 + 8)
         scores = _scores(q.reshape(-1, self.dim), self._keys, self.metric)  # (q, n)
         ids = np.arange(self._next - n, self._next)
         if exclude is not None:

@@ -10,16 +10,17 @@ import operator
 import os
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from knnlm import _core
 from knnlm._core import FormatError, StoreError
-from knnlm.arrays import to_floats, to_integer, to_integers, to_json, to_optional
+from knnlm.arrays import one_of, to_floats, to_integer, to_integers, to_json, to_optional, to_threads
 from knnlm.entries import DocumentInfo, Documents, Entries, document_lists
 from knnlm.reading import Reader
 
@@ -83,9 +84,9 @@ class Datastore(Reader):
         core = _core.Datastore.create(
             os.fsdecode(path),
             dim=to_integer(dim, "dim", 1, 65536),
-            metric=metric,
-            keep_keys=keep_keys,
-            value_dtype=value_dtype,
+            metric=one_of(metric, "metric", ("l2", "ip")),
+            keep_keys=one_of(keep_keys, "keep_keys", ("float16", "float32", None)),
+            value_dtype=one_of(value_dtype, "value_dtype", ("uint32", "uint64")),
             max_value=None if max_value is None else to_integer(max_value, "max_value", 0, 2**64 - 1),
             attributes=to_json(attributes or {}, "attributes"),
             overwrite=overwrite,
@@ -134,7 +135,8 @@ class Datastore(Reader):
         """Append entries; they are searchable, and on disk for good, from the next `commit` on.
 
         Args:
-            keys: `(n, dim)` floats (NumPy, torch or lists; float32, float16, bfloat16), finite.
+            keys: `(n, dim)` floats (NumPy, torch or lists; float32, float16, bfloat16), finite. Squared distances are
+                float32, where differences below about 1e-19 square to 0: keys of such a scale have to be scaled up.
             values: `(n,)` integers, 0 or more.
             document: name of the document that the entries belong to; the name of the document being written
                 extends it, another begins a new one.
@@ -144,13 +146,17 @@ class Datastore(Reader):
             Ids of the entries.
 
         Raises:
-            ValueError: wrong dimension, lengths that differ, NaN or Inf, a value out of range; nothing is added then.
+            ValueError: wrong dimension, lengths that differ, NaN or Inf, keys that are all too small for squared
+                distances, a value out of range; nothing is added then.
             StoreError: another process is writing.
         """
         rows = to_floats(keys, "keys", self.dim)
         rows = rows[None] if rows.ndim == 1 else rows  # (n, d)
         if rows.ndim != 2:
             raise ValueError(f"keys must have shape (n, {self.dim}), found {rows.shape}")
+        _refuse_vanishing(rows, self.metric, "keys")
+        if document is not None and not isinstance(document, str):
+            raise ValueError(f"document must be a name (str) or None, found {document!r}")
         kind = self._core.value_dtype
         hint = f"the store's values are {kind}, whose largest number means missing"
         limit = int(np.iinfo(kind).max) - 1
@@ -214,7 +220,7 @@ class Datastore(Reader):
                 nlist=to_optional(nlist, "nlist"),
                 code=_code(code),
                 retrain=retrain,
-                threads=to_optional(threads, "threads"),
+                threads=to_threads(threads),
                 progress=progress,
             )
 
@@ -245,6 +251,7 @@ class Datastore(Reader):
         rows = to_floats(sample, "sample", self.dim)
         if rows.ndim != 2:
             raise ValueError(f"sample must have shape (n, {self.dim}), found {rows.shape}")
+        _refuse_vanishing(rows, self.metric, "sample")
         self._publish()
         with self._lock:
             self._core.train(
@@ -253,7 +260,7 @@ class Datastore(Reader):
                 seed=to_integer(seed, "seed", 0, 2**64 - 1),
                 nlist=to_optional(nlist, "nlist"),
                 code=_code(code),
-                threads=to_optional(threads, "threads"),
+                threads=to_threads(threads),
                 progress=progress,
             )
 
@@ -351,11 +358,38 @@ def _reopen(path: str, generation: int) -> Datastore:
 
 def _code(code: Literal["small", "flat"] | tuple[int, int] | None) -> str | tuple[int, int] | None:
     """Check a choice of code: a preset, or parts and bits of any integer type."""
-    return code if code is None or isinstance(code, str) else (operator.index(code[0]), operator.index(code[1]))
+    if code is None or isinstance(code, str):
+        return code
+    try:
+        m, bits = code
+        return operator.index(m), operator.index(bits)
+    except (TypeError, ValueError):
+        raise ValueError(f"code must be 'small', 'flat', (m, bits) or None, found {code!r}") from None
+
+
+VANISHING = 2.0**-63
+"""The square of what is smaller is no normal float32."""
+
+
+def _refuse_vanishing(rows: NDArray[Any], metric: str, what: str) -> None:
+    """Raise ValueError for keys whose squared distances would all be 0, or nearly."""
+    if metric != "l2" or rows.dtype != np.float32 or not len(rows) or np.abs(rows[0]).max() >= VANISHING:
+        return  # one that is large enough: what is small beside it is near 0, and found there
+    largest = float(np.abs(rows).max())
+    if 0 < largest < VANISHING:
+        raise ValueError(
+            f"{what}: expected numbers whose squares float32 holds, found none above {largest:.3g}: every squared "
+            "distance would be 0; multiply keys and queries by one power of two"
+        )
 
 
 def _documents_given(documents: str | int | Sequence[str | int]) -> list[int | str]:
     """Check documents by name or index, one or several."""
-    given = [documents] if isinstance(documents, (str, int, np.integer)) else list(documents)
+    if isinstance(documents, (str, int, np.integer)):
+        given = [documents]
+    elif isinstance(documents, Iterable):
+        given = list(documents)
+    else:
+        raise ValueError(f"documents must be names or indices, one or several, found {documents!r}")
     found = document_lists(given, "documents", 0)
     return [key for keys in found[0] for key in keys] if found else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -84,6 +84,8 @@ def document_lists(
         return None
     if isinstance(documents, (str, bytes)):
         raise ValueError(f"{what}: expected a list of documents, found one string: write [{documents!r}]")
+    if not isinstance(documents, Iterable):
+        raise ValueError(f"{what}: expected a list of documents, found {documents!r}: write [{documents!r}]")
     given = list(documents)
     per_query = [isinstance(item, (list, tuple, set, frozenset, np.ndarray)) for item in given]
     if not any(per_query):

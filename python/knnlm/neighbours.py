@@ -9,6 +9,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from knnlm.arrays import to_integer, to_integers
+from knnlm.memory import refuse_answer
+
 METRICS = ("l2", "ip")
 MISSING = -1
 """The id of a slot that holds no neighbour."""
@@ -205,12 +208,14 @@ class StoreUnion:
         threads: int | None = None,
     ) -> Neighbours:
         """Search every store and merge by (distance, store, id)."""
-        parts = []
-        offsets = self.offsets
+        k, parts, offsets = to_integer(k, "k", 1, 2**32), [], self.offsets
+        refuse_answer(int(np.prod(np.shape(queries)[:-1], dtype=np.int64)), k, len(self), 4 + 8 + 8 + 8)
+        ranges = None if exclude is None else to_integers(exclude, "exclude", np.int64, 0, 2**63 - 1, "give ids")
         for store, start, end in zip(self.stores, offsets[:-1], offsets[1:], strict=True):
-            own = None if exclude is None else np.clip(np.asarray(exclude, np.int64) - start, 0, end - start)
+            own = None if ranges is None else np.clip(ranges - start, 0, end - start)
+            most = min(k, max(1, len(store)))  # what cannot be there is added by the merge
             parts.append(
-                store.search(queries, k, nprobe=nprobe, rerank=rerank, exact=exact, exclude=own, threads=threads)
+                store.search(queries, most, nprobe=nprobe, rerank=rerank, exact=exact, exclude=own, threads=threads)
             )
         merged, stores = merge(parts, k)
         ids = np.where(merged.found, merged.ids + offsets[stores], MISSING)

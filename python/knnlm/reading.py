@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from knnlm import _core
 from knnlm._core import StoreError
-from knnlm.arrays import to_floats, to_integer, to_integers, to_optional, widened
+from knnlm.arrays import one_of, to_floats, to_integer, to_integers, to_optional, to_threads, widened
 from knnlm.entries import DocumentInfo, Documents, Entries, document_lists
+from knnlm.memory import refuse_answer
 from knnlm.neighbours import Neighbours
 from knnlm.truth import around, spread_ids
 
@@ -54,7 +55,8 @@ class Reader:
 
         Args:
             queries: `(..., dim)` finite floats.
-            k: neighbours per query, 1 or more; where the store has fewer, the rest is missing.
+            k: neighbours per query, 1 or more; where the store has fewer, the rest is missing, and the answer as large
+                as if it were there.
             nprobe: lists to scan; more is slower and finds more. By default as many as `recall` needs.
             recall: share of the true neighbours to find, above 0 and at most 1, from what `build` measured; 0.97, or
                 what its codes can reach, if neither this nor `nprobe` is given. Small stores are scanned as a whole.
@@ -74,7 +76,8 @@ class Reader:
             looks into more lists than `nprobe`.
 
         Raises:
-            ValueError: wrong dimension, NaN or Inf, k < 1, a document that is not there.
+            ValueError: wrong dimension, NaN or Inf, k < 1, an answer that memory cannot hold, a document that is not
+                there.
             StoreError: raw keys are needed and not kept.
         """
         array = to_floats(queries, "queries", self.dim)
@@ -90,20 +93,22 @@ class Reader:
                 found = ranges[int(np.argmax(ranges[:, 0] > ranges[:, 1]))].tolist()
                 raise ValueError(f"exclude must have start <= stop in each range, found {found}")
         count = to_integer(k, "k", 1, 2**32)
-        present = min(count, max(len(self), 1))  # the core makes room for k: what cannot be there is added below
+        n = len(self)
+        present = min(count, max(n, 1))  # the core makes room for k: what cannot be there is added below
+        refuse_answer(len(rows), count, n, 4 + 8 + 8 * (3 if return_documents else 1))
         distances, values, ids, places = self._core.search(
             rows,
             present,
             nprobe=to_optional(nprobe, "nprobe"),
-            recall=None if recall is None else float(recall),
+            recall=_share(recall),
             depth=to_optional(depth, "depth"),
-            rerank=rerank,
-            exact=exact,
+            rerank=one_of(rerank, "rerank", ("none", "code", "keys", None)),
+            exact=_flag(exact, "exact"),
             exclude=ranges,
             allow=document_lists(allow, "allow", len(rows)),
             deny=document_lists(deny, "deny", len(rows)),
-            places=return_documents,
-            threads=to_optional(threads, "threads"),
+            places=_flag(return_documents, "return_documents"),
+            threads=to_threads(threads),
         )
         shape = (*lead, present)
         distances, values, ids = distances.reshape(shape), values.reshape(shape), ids.reshape(shape)
@@ -331,3 +336,17 @@ class Reader:
         n = self.next_id
         first = to_integer(start, "start", 0, n)
         return first, to_integer(stop, "stop", first, n)
+
+
+def _share(recall: Any) -> float | None:
+    """Check a number from 0 to 1 that may be left out; the core knows its limits."""
+    try:
+        return None if recall is None else float(recall)
+    except (TypeError, ValueError):
+        raise ValueError(f"recall must be above 0 and at most 1, found {recall!r}") from None
+
+
+def _flag(x: Any, what: str) -> bool:
+    if isinstance(x, (bool, np.bool_)):
+        return bool(x)
+    raise ValueError(f"{what} must be True or False, found {x!r}")

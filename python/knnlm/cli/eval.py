@@ -91,6 +91,7 @@ def command(
                 "knnlm tune STORE TEXT --cache finds weights beside the store"
             )
         loaded = load_for(opened, model, device, threads)
+        mixing = mixing.within(opened)
         settings = settings_of(opened, **mixing.given())
         note_defaults(opened, settings, **mixing.given())
         cached, settings = scored_by(

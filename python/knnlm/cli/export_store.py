@@ -77,6 +77,7 @@ def command(
         if text:
             loaded = load_for(opened, model, device, threads)
             texts = Texts(text, reading)
+            mixing = mixing.within(opened)
             settings = settings_of(opened, **mixing.given(), threads=threads)
             batches = targets(
                 loaded,

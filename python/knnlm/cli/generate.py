@@ -62,6 +62,7 @@ def command(
         prompt = sys.stdin.read().rstrip("\n")
     with open_store(store) as opened:
         loaded = load_for(opened, model, device, threads)
+        mixing = mixing.within(opened)
         lm = KNNLM(loaded, None if without_store else opened, **mixing.given(), threads=threads)
         if not without_store:
             note_defaults(opened, lm.settings, **mixing.given())

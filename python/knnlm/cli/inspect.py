@@ -77,6 +77,7 @@ def command(
     shown = []
     with Progress(json=as_json) as progress, open_store(store) as opened:
         loaded = load_for(opened, model, device, threads)
+        mixing = mixing.within(opened)
         lm = KNNLM(loaded, opened, **mixing.given(), threads=threads)
         note_defaults(opened, lm.settings, **mixing.given())
         documents: Iterable[Any] = [Text("string", string)] if string is not None else texts

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from knnlm.cli.console import report_reading
+from knnlm.cli.console import note, report_reading
 from knnlm.cli.out_folder import OutFolder
 from knnlm.documents import SPLIT_PATTERNS
 from knnlm.identity import AUTOCAST, REPRESENTATIONS
 
 if TYPE_CHECKING:
+    from knnlm.datastore import Datastore
     from knnlm.documents import Document
     from knnlm.keys import TokenDocument
     from knnlm.progress import Progress
@@ -99,6 +100,14 @@ class Mixing:
     def given(self) -> dict[str, Any]:
         """Every field, by name."""
         return asdict(self)
+
+    def within(self, store: Datastore) -> Mixing:
+        """With no more neighbours than the store has entries, which is said: more of them change no answer."""
+        most = max(1, len(store))
+        if self.k is None or self.k <= most:
+            return self
+        note(f"--k {self.k:,}: {store.path} has {most:,} entries, all of which are taken")
+        return replace(self, k=most)
 
 
 def text_options(command: F) -> F:
