@@ -73,6 +73,11 @@ class Entries:
         return known[inverse].reshape(self.documents.shape)
 
 
+def spans_of(store: Any) -> NDArray[np.int64]:
+    """Half-open ranges of ids of a store's documents, (D, 2) in corpus order."""
+    return np.array([(info.start, info.stop) for info in store.documents()], np.int64).reshape(-1, 2)
+
+
 def document_lists(
     documents: Sequence[Any] | None, what: str, queries: int
 ) -> tuple[list[list[int | str]], list[int]] | None:

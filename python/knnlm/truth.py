@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnlm import _core
+from knnlm.entries import spans_of
 from knnlm.own_files import read, remove, write_for_good
 
 Found = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -106,7 +107,7 @@ def spread_ids(store: Any, count: int) -> NDArray[np.int64]:
 
 def ids_at(store: Any, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
     """Ids of the entries at `ranks` (r,), each at least 0 and below `len(store)`, among those that are there."""
-    spans = np.array([(info.start, info.stop) for info in store.documents()], np.int64).reshape(-1, 2)
+    spans = spans_of(store)
     ends = np.cumsum(spans[:, 1] - spans[:, 0])  # entries up to the end of each document
     at = np.searchsorted(ends, ranks, side="right")
     return np.asarray(spans[at, 1] - (ends[at] - ranks))
