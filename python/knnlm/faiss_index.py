@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnlm.faiss_process import IDS, INDEX, OPEN, READ, REFUSED, ROWS, receive, send
+from knnlm.vector_files import check_regular
 
 MOST_DIM = 1 << 16
 """Length of a key at most, as of a store."""
@@ -158,6 +159,7 @@ def start(printed: IO[bytes]) -> subprocess.Popen[bytes]:
 
 def _check_kind(path: str) -> None:
     """Refuse by its first bytes what FAISS would call unknown."""
+    check_regular(path)
     with open(path, "rb") as file:
         mark = file.read(4)
     if not mark:

@@ -33,9 +33,18 @@ class GrowingArray:
         if self._file is None and self._bytes > self._limit:
             self._file = tempfile.TemporaryFile(prefix="knnlm-")  # noqa: SIM115
         if self._file is not None:
-            for part in self._parts:
-                np.ascontiguousarray(part).tofile(self._file)
+            for part in (part for part in self._parts if part.nbytes):
+                self._write(part)
             self._parts = [rows[:0]]
+
+    def _write(self, part: NDArray[Any]) -> None:
+        assert self._file is not None
+        try:
+            self._file.write(np.ascontiguousarray(part).data.cast("B"))
+            self._file.flush()
+        except OSError as error:
+            says = f"{error.strerror}; expected room for a temporary file: set TMPDIR to a folder on a larger disk"
+            raise OSError(error.errno, says, tempfile.gettempdir()) from error
 
     def finish(self) -> NDArray[Any]:
         """The rows (n, ...), once; raises ValueError if there was none."""

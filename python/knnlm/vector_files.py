@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -109,8 +110,16 @@ def _named(keys: Path) -> tuple[int, int] | None:
     return size, dim
 
 
+def check_regular(path: str | Path) -> None:
+    """Raise ValueError for a pipe or a device, whose bytes come only once or never end."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # of a folder, opening it says what it is
+        raise ValueError(f"{path}: expected a file, found a pipe or a device; save what it gives in a file")
+
+
 def _headed(path: str | Path, dtype: str | None) -> NDArray[Any] | None:
     """The array of an .npy file, None for a file without its header."""
+    check_regular(path)
     with open(path, "rb") as file:
         magic = file.read(6)
     if not magic:

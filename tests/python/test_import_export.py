@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from knnlm import Datastore
 from knnlm.dumping import dump
 from knnlm.exporting import targets, write_arrow, write_parquet, write_safetensors
 from knnlm.identity import KeySpec, Settings, describe
-from knnlm.importing import import_memmaps
+from knnlm.importing import import_faiss, import_memmaps
 from knnlm.interpolate import log_p_knn
 from knnlm.keys import iterate
 
@@ -137,6 +138,21 @@ def test_files_that_are_no_arrays_are_refused_by_name(tmp_path):
             import_memmaps(tmp_path / "store", path, tmp_path / "v.npy")
         assert str(path) in str(caught.value)
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such files there")
+def test_pipes_and_devices_are_no_files(tmp_path):
+    _, _, a, b = raw(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name in ("pipe", "zero"):
+        for given in ((tmp_path / name, b), (a, tmp_path / name)):
+            with pytest.raises(ValueError, match=f"{name}: expected a file, found a pipe or a device"):
+                import_memmaps(tmp_path / "store", *given)
+        with pytest.raises(ValueError, match=f"{name}: expected a file, found a pipe or a device"):
+            import_faiss(tmp_path / "store", tmp_path / name, b)
+    with pytest.raises(IsADirectoryError):
+        import_memmaps(tmp_path / "store", tmp_path, b)
 
 
 @pytest.mark.parametrize("name", ["dstore_x_100_0_keys.npy", "dstore_x_0_16_keys.npy"])

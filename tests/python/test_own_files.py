@@ -31,6 +31,7 @@ from knnlm.own_files import create, leftovers, read, remove_tree, replacing, rep
 from knnlm.perplexity import neighbours_of
 from knnlm.plots import save, tuning_plot
 from knnlm.retrain import RETRAINING, retrain
+from knnlm.spill import GrowingArray
 from knnlm.tokens import Tokenizer
 
 resource: Any = pytest.importorskip("resource")
@@ -238,6 +239,22 @@ def test_the_export_command_names_the_output_on_a_full_disk(store: Path, texts: 
         assert f"{tmp_path / name}: {too_large}" in said
         assert not (tmp_path / name).exists()
     signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_for_temporary_files_names_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    rows = GrowingArray(limit=100)
+    rows.append(np.zeros((0, 3)))
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limit[1]))
+    try:
+        with pytest.raises(OSError, match="set TMPDIR to a folder on a larger disk") as caught:
+            rows.append(np.ones((1000, 3)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path))
 
 
 def test_a_model_that_may_not_be_read_is_not_called_missing() -> None:
