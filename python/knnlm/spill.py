@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from typing import IO, Any
 
 import numpy as np
@@ -43,6 +44,8 @@ class GrowingArray:
             self._file.write(np.ascontiguousarray(part).data.cast("B"))
             self._file.flush()
         except OSError as error:
+            with suppress(OSError):  # what it has not written yet it tries again
+                self._file.close()
             says = f"{error.strerror}; expected room for a temporary file: set TMPDIR to a folder on a larger disk"
             raise OSError(error.errno, says, tempfile.gettempdir()) from error
 
