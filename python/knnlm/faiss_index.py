@@ -22,6 +22,9 @@ from knnlm.vector_files import check_regular
 MOST_DIM = 1 << 16
 """Length of a key at most, as of a store."""
 
+MOST_JSON = 1 << 20
+"""Bytes of what the process says of an index or an error."""
+
 SAID = 2000
 """Characters of what FAISS printed before it died that are looked at for the reason."""
 
@@ -106,7 +109,7 @@ class FaissIndex:
 
     def _receive(self, expected: bytes, length: int | None = None) -> bytearray:
         try:
-            kind, content = receive(self._answers)
+            kind, content = receive(self._answers, max(MOST_JSON, length or 0))
         except EOFError:
             self._died()
         if kind == REFUSED:
@@ -116,6 +119,7 @@ class FaissIndex:
         return content
 
     def _refused(self, why: str, text: str) -> NoReturn:
+        text = _printable(text)
         if why == "import":
             raise ImportError("importing a FAISS index needs FAISS: pip install faiss-cpu")
         if why == "refused":
@@ -128,6 +132,7 @@ class FaissIndex:
         raise FaissError(f"{self.path}: expected a FAISS index that is whole, found that FAISS refuses it: {text}")
 
     def _died(self) -> NoReturn:
+        self._process.kill()  # where it has not ended by itself, it talks nonsense
         code = self._process.wait()
         how = f"ended with code {code}"
         if code < 0:
@@ -139,7 +144,7 @@ class FaissIndex:
                 "was imported"
             )
         self._printed.seek(max(0, self._printed.seek(0, os.SEEK_END) - SAID))
-        printed = " ".join(self._printed.read().decode(errors="replace").split())
+        printed = _printable(" ".join(self._printed.read().decode(errors="replace").split()))
         raise FaissError(
             f"{self.path}: the process that reads it for FAISS {how}, as it does over a damaged file or an index that "
             f"gives no vectors; nothing was imported" + (f"; it said: … {printed[-300:]}" if printed else "")
@@ -155,6 +160,11 @@ def start(printed: IO[bytes]) -> subprocess.Popen[bytes]:
         stderr=printed,
         bufsize=-1,
     )
+
+
+def _printable(text: str) -> str:
+    """Foreign text without what would change a terminal."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def _check_kind(path: str) -> None:

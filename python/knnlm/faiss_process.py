@@ -54,9 +54,11 @@ class Vectors(NamedTuple):
     kind: str
 
 
-def receive(stream: IO[bytes]) -> tuple[bytes, bytearray]:
-    """The next frame; raises EOFError where it ends early."""
+def receive(stream: IO[bytes], most: int | None = None) -> tuple[bytes, bytearray]:
+    """The next frame; raises EOFError where it ends early, or is of more than `most` bytes."""
     kind, length = HEAD.unpack(_exactly(stream, HEAD.size))
+    if most is not None and length > most:
+        raise EOFError
     return kind, _exactly(stream, length)
 
 

@@ -262,6 +262,7 @@ def test_files_that_are_no_index_are_refused_in_words(tmp_path: Path) -> None:
     for content, error, text in [
         (b"", ValueError, "found an empty file"),
         (b"\x93NUMPY garbage", FaissError, "FAISS refuses it: Index type"),
+        (b"I\x1b[m" + bytes(100), FaissError, r"FAISS refuses it: Index type .*I\\x1b\[m"),
         (b"IxFx" + bytes(100), FaissError, "a FAISS index that is whole, found that FAISS refuses it: Index type"),
         (whole[:2000], FaissError, "a FAISS index that is whole"),
     ]:
@@ -306,6 +307,24 @@ def test_the_death_of_the_process_is_an_error_and_leaves_nothing(
     assert started[-1].poll() is not None
     said = run("import", tmp_path / "knn.index", values, "--faiss", "--out", tmp_path / "store", code=1).stderr
     assert by in said
+    assert names(tmp_path) == ["knn.index", "values.npy"]
+
+
+@pytest.mark.started
+@pytest.mark.parametrize("answer", ["b'I' + (2**60).to_bytes(8, 'little')", "b'V' + bytes(8)", "b'I' + bytes(4)"])
+def test_an_answer_that_makes_no_sense_is_an_error(
+    answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(index_of("Flat", vectors(N)), tmp_path / "knn.index")
+    code = f"import os, sys; sys.stdin.buffer.read(1); os.write(1, {answer}); os._exit(0)"
+
+    def start(printed):
+        pipe = subprocess.PIPE
+        return subprocess.Popen([sys.executable, "-I", "-c", code], stdin=pipe, stdout=pipe, stderr=printed)
+
+    monkeypatch.setattr(faiss_index, "start", start)
+    with pytest.raises(FaissError, match=r"the process that reads it for FAISS|an answer of"):
+        import_faiss(tmp_path / "store", tmp_path / "knn.index", values_file(tmp_path, np.arange(N)))
     assert names(tmp_path) == ["knn.index", "values.npy"]
 
 
