@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import operator
 import sys
 from collections.abc import Sequence
@@ -76,21 +75,6 @@ def to_floats(x: Any, what: str, dim: int) -> NDArray[np.float16] | NDArray[np.f
         if array.size and not array.flat[0] and not array.any() and given.any():
             raise ValueError(f"{what}: expected numbers that float32 holds, found only smaller ones; multiply them")
     return _fit(array, array.dtype.newbyteorder("="))
-
-
-def to_json(x: Any, what: str) -> str:
-    """Return `x` as canonical JSON text.
-
-    Raises:
-        ValueError: something that JSON does not have.
-    """
-    try:
-        return json.dumps(x, sort_keys=True)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{what} must be JSON: dictionaries with str keys, lists, str, numbers, bool and None; {error}; "
-            "nothing was changed"
-        ) from None
 
 
 def to_integers(x: Any, what: str, dtype: Any, low: int, high: int, hint: str) -> NDArray[Any]:

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from knnlm import _core
 from knnlm._core import FormatError, StoreError
-from knnlm.arrays import one_of, to_floats, to_integer, to_integers, to_json, to_optional, to_threads
+from knnlm.arrays import one_of, to_floats, to_integer, to_integers, to_optional, to_threads
 from knnlm.entries import DocumentInfo, Documents, Entries, document_lists
+from knnlm.json_text import to_json
 from knnlm.reading import Reader
 
 __all__ = ["Datastore", "DocumentInfo", "Documents", "Entries", "FormatError", "StoreError"]

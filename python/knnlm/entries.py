@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
+
+from knnlm.json_text import from_json
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Documents(Sequence[DocumentInfo]):
         if not 0 <= position < self._n:
             raise IndexError(f"document {index} of a store with {self._n} documents")
         name, start, stop, metadata = self._read(position)
-        return DocumentInfo(name, start, stop, None if metadata is None else json.loads(metadata))
+        facts = None if metadata is None else from_json(metadata, f"metadata of the document {name!r}")
+        return DocumentInfo(name, start, stop, facts)
 
     def __iter__(self) -> Iterator[DocumentInfo]:
         return (self[i] for i in range(self._n))

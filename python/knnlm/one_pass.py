@@ -26,10 +26,10 @@ from typing import Any, Literal
 import numpy as np
 
 from knnlm import _core
-from knnlm.arrays import to_json
 from knnlm.datastore import Datastore
 from knnlm.encoding import Encoded, Encoder, encoded
 from knnlm.identity import KeySpec, Loaded
+from knnlm.json_text import to_json
 from knnlm.keys import TokenDocument, arithmetic
 from knnlm.own_files import STORE, is_folder, make_folder, remove, remove_tree
 from knnlm.parts import PART_TOKENS, Part, Placed, parts_of, placed, sample_keys

@@ -5,7 +5,6 @@ What was added before is published first, so that it is found. Needs no torch.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from knnlm import _core
 from knnlm._core import StoreError
 from knnlm.arrays import one_of, to_floats, to_integer, to_integers, to_optional, to_threads, widened
 from knnlm.entries import DocumentInfo, Documents, Entries, document_lists
+from knnlm.json_text import from_json
 from knnlm.memory import refuse_answer
 from knnlm.neighbours import Neighbours
 from knnlm.truth import around, spread_ids
@@ -246,8 +246,7 @@ class Reader:
     @property
     def attributes(self) -> dict[str, Any]:
         """JSON that the store remembers for its caller; change it with `set_attributes`."""
-        loaded: dict[str, Any] = json.loads(self._core.attributes)
-        return loaded
+        return from_json(self._core.attributes, f"{self.path}: attributes")
 
     def info(self) -> dict[str, Any]:
         """Return what the store is, as JSON.
@@ -261,7 +260,7 @@ class Reader:
         best recall that was measured).
         """
         self._publish()
-        facts: dict[str, Any] = json.loads(self._core.info())
+        facts = from_json(self._core.info(), f"{self.path}: attributes and facts")
         index = facts.pop("index") or {}
         facts["n"] = facts.pop("entries")
         names = {"m": "m", "bits": "bits", "bytes": "code_bytes", "second_bits": "second_bits"}

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from knnlm import _core
-from knnlm.arrays import to_json
 from knnlm.datastore import Datastore, FormatError, StoreError
 from knnlm.encoding import Encoder, encoded
 from knnlm.identity import KeySpec, Loaded, check, key_spec
+from knnlm.json_text import to_json
 from knnlm.keys import TokenDocument, arithmetic
 from knnlm.own_files import is_file, remove
 from knnlm.parts import PART_TOKENS, Placed, parts_of, sample_keys

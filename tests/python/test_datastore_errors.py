@@ -71,9 +71,9 @@ def test_add_refuses_and_adds_nothing(path, keys, values, message):
 @pytest.mark.parametrize("metadata", [{1: {2}}, {"a": object()}, {"a": 1, 2: 3}, {"a": np.float32(1)}])
 def test_metadata_must_be_json(path, metadata):
     with Datastore.open(path) as store:
-        with pytest.raises(ValueError, match=r"metadata must be JSON.*nothing was changed"):
+        with pytest.raises(ValueError, match=r"^metadata.*: expected JSON.*nothing was changed"):
             store.add(ONE, [1], document="bad", metadata=metadata)
-        with pytest.raises(ValueError, match="attributes must be JSON"):
+        with pytest.raises(ValueError, match=r"^attributes.*: expected JSON"):
             store.set_attributes(metadata)
         assert len(store) == 500
 
