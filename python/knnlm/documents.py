@@ -1,23 +1,30 @@
 """Files, folders, globs, JSONL and Hugging Face data sets in, documents out.
 
 A source is read lazily and in a fixed order. What cannot be read as text is skipped and said so in a `ReadReport`;
-what was changed on the way (bytes that are no UTF-8, a byte-order mark, CRLF) is noted there. Names are relative to the
-source that was given, so a store says nothing about the machine it was made on. Next: `tokens.py` turns text to ids.
+what was changed on the way (bytes that are no UTF-8, a byte-order mark, CRLF, numbers that JSON does not have) is noted
+there: whatever the bytes, reading goes on. Names are relative to the source that was given, so a store says nothing
+about the machine it was made on. Next: `tokens.py` turns text to ids.
 """
 
 from __future__ import annotations
 
-import gzip
 import importlib
-import json
+import io
+import os
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
-from knnlm.sources import files_of, origin_of, size_of
+from knnlm.decoding import EMPTY, decode_text, lines_of, read_whole, too_large
+from knnlm.rows import Rows
+from knnlm.sources import files_of, opened, origin_of, size_of
+from knnlm.terminal import printable
+from knnlm.unpacking import Gunzip
 
 SPLIT_PATTERNS = {
     # a level-1 title alone between two lines of one blank; formulas also begin with " = "
@@ -28,8 +35,11 @@ SPLIT_PATTERNS = {
 }
 """Ready patterns for ``split_pattern``, by name."""
 
+MAX_DOCUMENT_BYTES = 2**30
+"""The most for one document, unpacked, unless asked for more: some megabytes of gzip can hold more than any memory."""
+
 _JSONL = (".jsonl", ".ndjson")
-EMPTY = "empty"  # why a document without text is left out
+_NO_JSON = 1000  # lines at the beginning of a file: if none of them holds an object, it is no JSONL
 _LISTED = 20  # lines of one kind in a report
 
 
@@ -56,6 +66,16 @@ class ReadReport:
     notes: list[tuple[str, str]] = field(default_factory=list)  # name, what was changed
     position: float = 0.0  # bytes on disk that are read, of `size`
     size: int = 0  # bytes on disk of all sources; 0 where a data set of unknown size is among them
+    _again: Counter[tuple[str, str]] = field(
+        default_factory=Counter, init=False, repr=False
+    )  # of notes, by file and text
+
+    def note(self, name: str, changed: str) -> None:
+        """Note a change; the same one in another row of a file only counts."""
+        key = (_file_of(name), changed)
+        self._again[key] += 1
+        if self._again[key] == 1:
+            self.notes.append((name, changed))
 
     @property
     def share(self) -> float:
@@ -72,11 +92,19 @@ class ReadReport:
             return lambda name: True
         return lambda name: name in skipped or any(name[: cut.start()] in skipped for cut in re.finditer("[#/]", name))
 
+    def noted(self) -> list[tuple[str, str]]:
+        """Name and what was changed, with the number of other rows of the file where it was the same."""
+        more = {key: count - 1 for key, count in self._again.items() if count > 1}
+        return [
+            (name, f"{what} (and in {more[file, what]:,} other rows)" if (file, what) in more else what)
+            for name, what, file in ((name, what, _file_of(name)) for name, what in self.notes)
+        ]
+
     def lines(self) -> list[str]:
         """The report for people: one line of totals, then the first of each kind."""
         out = [f"read {self.documents:,} documents, {self.bytes:,} bytes of text"]
-        for kind, entries in (("skipped", self.skipped), ("note", self.notes)):
-            out += [f"{kind}: {name}: {reason}" for name, reason in entries[:_LISTED]]
+        for kind, entries in (("skipped", self.skipped), ("note", self.noted())):
+            out += [printable(f"{kind}: {name}: {reason}") for name, reason in entries[:_LISTED]]
             if len(entries) > _LISTED:
                 out.append(f"{kind}: and {len(entries) - _LISTED:,} more")
         return out
@@ -88,39 +116,52 @@ def read_documents(
     text_field: str = "text",
     split_pattern: str | None = None,
     split: str = "train",
+    follow_links: bool = False,
+    max_document_bytes: int = MAX_DOCUMENT_BYTES,
     report: ReadReport | None = None,
 ) -> Iterator[Document]:
     """Read all documents of ``sources``, in order; inside a folder or glob in order of path.
 
     A source, read once however often it is given, is a file, a folder (searched through, hidden files left out), a
     glob, or ``hf:NAME[:config]`` for a Hugging Face data set (a hub name or a local folder), of which ``split`` is
-    read. ``.gz`` is unpacked. ``.jsonl`` and ``.ndjson`` hold one object a line, with the text in ``text_field`` and
-    the other fields as metadata. Any other file is one document; with ``split_pattern`` (a key of `SPLIT_PATTERNS` or a
-    regular expression) every line that matches starts a new one. Raises FileNotFoundError for a source that is not
-    there, ValueError for a bad pattern or a missing column, ImportError where a data set is asked for without the
-    package that reads it. Anything else is skipped and reported.
+    read. A file of several sources belongs to the first. Links in a folder or glob are followed to files of the same
+    source only, unless ``follow_links``. ``.gz`` is unpacked. ``.jsonl`` and ``.ndjson`` hold one object a line, with
+    the text in ``text_field`` and the other fields as metadata. Any other file is one document; with ``split_pattern``
+    (a key of `SPLIT_PATTERNS` or a regular expression) every line that matches starts a new one. A file, line or row of
+    more than ``max_document_bytes`` (unpacked) is skipped.
+
+    Raises FileNotFoundError for a source that is not there, ValueError for a pipe or device, a bad pattern, one that
+    matches the empty text, or a missing column, ImportError where a data set is asked for without the package that
+    reads it. Anything else is skipped and reported.
     """
     report = ReadReport() if report is None else report
+    if max_document_bytes < 1:
+        raise ValueError(f"max_document_bytes: expected 1 or more, found {max_document_bytes}")
     pattern = None if split_pattern is None else _compile(split_pattern)
     names = _Names()
     if isinstance(sources, (str, Path)):
         raise TypeError(f"expected a list of sources, found one: {sources!r}")
     origins = {origin_of(source, split): source for source in sources}  # each once
     # All are listed first: one that is not there is an error before hours of work, and the size is known.
-    listed = [None if str(source).startswith("hf:") else files_of(source) for source in origins.values()]
+    listed = [None if str(one).startswith("hf:") else files_of(one, follow_links) for one in origins.values()]
+    taken: dict[Path, str] = {}
+    for listing, source in zip(listed, origins.values(), strict=True):
+        if listing is not None:
+            listing.without(taken, str(source))
+            report.skipped += listing.unlisted
+            report.notes += listing.notes
     if None not in listed:
         report.size = sum(size_of(path) for one in listed if one is not None for path, _ in one.files)
-    report.skipped += [folder for one in listed if one is not None for folder in one.unlisted]
     for (origin, source), listing in zip(origins.items(), listed, strict=True):
         if listing is None:
-            found = _read_data_set(str(source)[3:], text_field, split, _Names(), report)
+            found = _read_data_set(str(source)[3:], text_field, split, max_document_bytes, report)
         else:
-            found = _read_paths(listing.files, text_field, pattern, _Names(), report)
+            found = _read_paths(listing.files, text_field, pattern, max_document_bytes, report)
         files: dict[str, str] = {}  # by their names in this source: names among all that are read
         for document in found:
             report.documents += 1
-            report.bytes += len(document.text.encode("utf-8", "surrogatepass"))
-            file = re.sub(r"#\d+$", "", document.name)
+            report.bytes += len(document.text.encode())
+            file = _file_of(document.name)
             if file not in files:
                 files[file] = names.take(file)
             yield replace(document, name=files[file] + document.name[len(file) :], place=(origin, document.name))
@@ -129,40 +170,18 @@ def read_documents(
 def split_text(text: str, pattern: str | re.Pattern[str]) -> list[str]:
     """Cut ``text`` in front of every line that matches; joined, the parts are the text.
 
-    White space in front of the first match belongs to the first part.
+    A match belongs to the line of its first character that is no line end. A part without any text belongs to the one
+    before it, at the beginning to the first.
     """
-    found = _compile(pattern).finditer(text) if isinstance(pattern, str) else pattern.finditer(text)
-    starts = [match.start() for match in found]
-    if not starts or text[: starts[0]].strip():
-        starts.insert(0, 0)
-    starts[0] = 0
-    return [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True) if a < b]
-
-
-def decode_text(data: bytes) -> tuple[str | None, list[str]]:
-    """Text of a file's bytes and what was done to get it; None with the reason where it is no text."""
-    notes = []
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        text = data.decode("utf-16", "replace")
-        notes.append("UTF-16 with a byte-order mark, converted")
-    else:
-        if b"\0" in data:
-            return None, ["binary (it has a zero byte)"]
-        if data.startswith(b"\xef\xbb\xbf"):
-            data = data[3:]
-            notes.append("byte-order mark removed")
-        try:
-            text = data.decode("utf-8")
-        except UnicodeDecodeError:
-            text = data.decode("utf-8", "replace")
-            count = text.count("\ufffd") - data.count(b"\xef\xbf\xbd")
-            notes.append(f"{count:,} invalid UTF-8 sequences replaced by U+FFFD")
-    if "\r\n" in text:
-        notes.append(f"{text.count(chr(13) + chr(10)):,} CRLF line ends turned into LF")
-        text = text.replace("\r\n", "\n")
-    if not text.strip():
-        return None, [EMPTY]
-    return text, notes
+    found = (_compile(pattern) if isinstance(pattern, str) else pattern).finditer(text)
+    firsts = (match.end() - len(match[0].lstrip("\n")) for match in found)
+    starts = list(dict.fromkeys(text.rfind("\n", 0, first) + 1 for first in firsts))  # of lines
+    ends = [*starts, len(text)][1:]
+    filled = [start for start, end in zip(starts, ends, strict=True) if _SHOWN.search(text, start, end)]
+    if filled and not _SHOWN.search(text, 0, filled[0]):
+        filled[0] = 0
+    cuts = [0, *(start for start in filled if start), len(text)]
+    return [text[a:b] for a, b in pairwise(cuts) if a < b]
 
 
 class _Names:
@@ -181,110 +200,133 @@ class _Names:
         return base
 
 
+_SHOWN = re.compile(r"\S")
+
+
 def _compile(pattern: str) -> re.Pattern[str]:
     try:
-        return re.compile(SPLIT_PATTERNS.get(pattern, pattern), re.MULTILINE)
-    except re.error as error:
+        compiled = re.compile(SPLIT_PATTERNS.get(pattern, pattern), re.MULTILINE)
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(
             f"expected a regular expression or one of {', '.join(SPLIT_PATTERNS)} to split documents, "
             f"found {pattern!r}: {error}"
         ) from error
+    if compiled.match(""):
+        raise ValueError(
+            f"expected a regular expression of what is in the first line of a document, found {pattern!r}, which "
+            "matches where there is nothing: every line would be a document"
+        )
+    return compiled
+
+
+def _file_of(name: str) -> str:
+    """The name of the file that a document was read from: its own without the number of a row or part."""
+    return re.sub(r"#\d+$", "", name)
 
 
 def _read_paths(
     paths: Iterable[tuple[Path, str]],
     text_field: str,
     pattern: re.Pattern[str] | None,
-    names: _Names,
+    most: int,
     report: ReadReport,
 ) -> Iterator[Document]:
+    names = _Names()
     for path, relative in paths:
         name = names.take(relative)
         before, size = report.position, size_of(path)
-        suffix = Path(path.stem if path.suffix == ".gz" else path.name).suffix
+        shown = Path(relative.lower())  # of a link, that has the name
+        packed = shown.suffix == ".gz"
+        suffix = Path(shown.stem).suffix if packed else shown.suffix
         try:
-            with path.open("rb") as raw, _unpacked(raw, path) as file:
+            with os.fdopen(opened(path), "rb") as raw:
+                unpacked = Gunzip(raw) if packed else None
+                file: Any = raw if unpacked is None else io.BufferedReader(unpacked)
                 if suffix in _JSONL:
-                    for document in _read_lines(file, name, text_field, report):
+                    for document in _read_lines(file, name, text_field, most, report):
                         report.position = before + min(size, raw.tell())
                         yield document
                 else:
-                    data = file.read()
                     done = 0
-                    for document in _read_text(data, name, pattern, report):
+                    for document in _read_text(file, name, pattern, most, report):
                         done += len(document.text)  # in characters: near enough for a bar
-                        report.position = before + size * min(1.0, done / len(data))
+                        report.position = before + size * min(1.0, done / max(1, size))
                         yield document
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                if unpacked is not None and unpacked.trailing:
+                    report.note(name, f"{unpacked.trailing:,} bytes after the end of the gzip data left out")
+        except (EOFError, zlib.error) as error:
             report.skipped.append((name, f"damaged gzip data: {error}"))
         except OSError as error:  # no permission, a device, gone since it was listed
             report.skipped.append((name, f"cannot be read: {error.strerror or error}"))
         report.position = before + size
 
 
-def _unpacked(raw: BinaryIO, path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.GzipFile(fileobj=raw, mode="rb")) if path.suffix == ".gz" else raw
-
-
-def _read_text(data: bytes, name: str, pattern: re.Pattern[str] | None, report: ReadReport) -> Iterator[Document]:
-    text, notes = decode_text(data)
+def _read_text(
+    file: BinaryIO, name: str, pattern: re.Pattern[str] | None, most: int, report: ReadReport
+) -> Iterator[Document]:
+    data = read_whole(file, most)
+    text, notes = (None, [too_large(most)]) if data is None else decode_text(data)
+    del data
     if text is None:
         report.skipped.append((name, notes[0]))
         return
-    report.notes += [(name, note) for note in notes]
+    for note in notes:
+        report.note(name, note)
     if pattern is None:
         yield Document(name, text)
         return
-    for number, part in enumerate(split_text(text, pattern), 1):
+    parts = split_text(text, pattern)
+    if len(parts) == 1 and not pattern.search(text):
+        report.note(name, "no line matches --split-documents: read as one document")
+    for number, part in enumerate(parts, 1):
         title = next((line.strip() for line in part.split("\n", 8) if line.strip()), "")
         yield Document(f"{name}#{number}", part, {"title": title[:200]})
 
 
-def _read_lines(file: BinaryIO, name: str, text_field: str, report: ReadReport) -> Iterator[Document]:
-    empty = True
-    for number, raw in enumerate(file, 1):
-        if not raw.strip():
+def _read_lines(
+    file: io.BufferedReader, name: str, text_field: str, most: int, report: ReadReport
+) -> Iterator[Document]:
+    rows = Rows(text_field, most)
+    empty, objects = True, 0
+    bad: list[tuple[str, str]] = []  # before the first object
+    for number, line, reason in lines_of(file, most):
+        if line is not None and not line.strip():
             continue
         empty = False
         line_name = f"{name}#{number}"
-        try:
-            row = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except (ValueError, RecursionError) as error:
-            report.skipped.append((line_name, f"no JSON: {str(error)[:200]}"))
+        row = reason if line is None else rows.parsed(line)
+        objects += not isinstance(row, str)
+        if not objects:
+            bad.append((line_name, str(row)))
+            if len(bad) == _NO_JSON:
+                report.skipped.append((name, f"no JSON object in its first {len(bad):,} lines; the first: {bad[0][1]}"))
+                return
             continue
-        document = _from_row(row, line_name, text_field)
-        if isinstance(document, str):
-            report.skipped.append((line_name, document))
-        else:
+        report.skipped += bad
+        bad = []
+        if isinstance(row, str):
+            report.skipped.append((line_name, row))
+            continue
+        document = _from_row(rows, row, line_name, report)
+        if document is not None:
             yield document
+    report.skipped += bad
     if empty:
         report.skipped.append((name, EMPTY))
 
 
-def _from_row(row: Any, name: str, text_field: str) -> Document | str:
-    """A document from one JSON object, or the reason why it is none."""
-    if not isinstance(row, dict):
-        return f"expected an object, found {type(row).__name__}"
-    text = row.get(text_field)
-    if not isinstance(text, str):
-        found = f"{type(text).__name__}" if text_field in row else f"only {', '.join(map(str, list(row)[:8]))}"
-        return f"expected text in the field {text_field!r}, found {found}"
-    text = text.encode("utf-8", "replace").decode("utf-8")  # JSON can hold lone surrogates, which no tokenizer takes
-    if not text.strip():
-        return EMPTY
-    rest = {key: value for key, value in row.items() if key != text_field and _is_json(value)}
-    return Document(name, text, rest or None)
+def _from_row(rows: Rows, row: Any, name: str, report: ReadReport) -> Document | None:
+    """A document from one row; what was changed in it, or why it is none, is reported."""
+    found = rows.read(row)
+    if isinstance(found, str):
+        report.skipped.append((name, found))
+        return None
+    for note in found.notes:
+        report.note(name, note)
+    return Document(name, found.text, found.metadata)
 
 
-def _is_json(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(_is_json(item) for item in value)
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_json(item) for key, item in value.items())
-    return value is None or isinstance(value, (str, int, float, bool))
-
-
-def _read_data_set(name: str, text_field: str, split: str, names: _Names, report: ReadReport) -> Iterator[Document]:
+def _read_data_set(name: str, text_field: str, split: str, most: int, report: ReadReport) -> Iterator[Document]:
     try:
         datasets: Any = importlib.import_module("datasets")
     except ImportError as error:
@@ -304,10 +346,18 @@ def _read_data_set(name: str, text_field: str, split: str, names: _Names, report
     if columns is not None and text_field not in columns:
         raise ValueError(f"expected the column {text_field!r} in hf:{name}, found {', '.join(columns)}")
     shown = folder.resolve().name if folder.exists() else where
-    base = names.take(f"{shown}/{config}/{split}" if config else f"{shown}/{split}")
-    for number, row in enumerate(rows, 1):
-        document = _from_row(row, f"{base}#{number}", text_field)
-        if isinstance(document, str):
-            report.skipped.append((f"{base}#{number}", document))
-        else:
+    base = _Names().take(f"{shown}/{config}/{split}" if config else f"{shown}/{split}")
+    reader, waiting = Rows(text_field, most), enumerate(rows, 1)
+    number = 0
+    while True:
+        try:
+            number, row = next(waiting)
+        except StopIteration:
+            return
+        except Exception as error:  # a broken file of the set, a column that cannot be decoded, the network
+            why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            report.skipped.append((base, f"cannot be read beyond row {number:,}: {why}"))
+            return
+        document = _from_row(reader, row, f"{base}#{number}", report)
+        if document is not None:
             yield document

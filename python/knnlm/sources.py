@@ -1,73 +1,92 @@
-"""Sources: the files behind a file, a folder or a glob, in fixed order, and the folders that could not be listed."""
+"""Sources: the files behind a file, a folder or a glob, in fixed order, each once, and what was left out.
+
+A link within a folder or a glob may lead anywhere: it is followed to files of the same source only, unless asked for
+more. Files of the kernel (/proc, /sys), devices, pipes and sockets are never read.
+"""
 
 from __future__ import annotations
 
-import glob
+import errno
+import fnmatch
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
-LINK = "is a link to a folder, which is not followed; give the folder that it leads to as a source of its own"
+LINK = "is a link to a folder, which is not followed (--follow-links)"
+LINK_OUT = "is a link out of this source, which is not followed (--follow-links)"
+NOWHERE = "is a link that leads nowhere"
+NO_FILE = "is no file: a device, a pipe or a socket"
+KERNEL = "is not read: it belongs to the kernel's /proc or /sys"
 _GLOB = re.compile(r"[*?\[]")
 
 
 @dataclass
 class Listing:
-    """What is at a source: files with their names relative to it, sorted by these, and what nobody could look into."""
+    """What is at a source: files with their names relative to it, sorted by these, and what nobody could look into.
+
+    The paths are those of the files themselves, with no link in them.
+    """
 
     files: list[tuple[Path, str]] = field(default_factory=list)
     unlisted: list[tuple[str, str]] = field(default_factory=list)  # name, of a folder with "/" at its end, and reason
+    notes: list[tuple[str, str]] = field(default_factory=list)  # name of what is another file or folder of the source
 
-    def refuse(self, folder: str, error: OSError) -> None:
-        """Note a folder, by its name relative to the source ("." is the source), that cannot be listed."""
-        self.leave_out(folder, f"cannot be listed: {error.strerror or error}")
-
-    def leave_out(self, folder: str, reason: str) -> None:
-        """Note a folder that was not looked into."""
-        self.unlisted.append((f"{folder}/", reason))
-
-    def take(self, files: Iterable[tuple[Path, str]]) -> None:
-        """Note files; one that cannot be read as one, or whose name is no text, is left out."""
-        for file, name in files:
-            if not _may_be_file(file):
-                self.unlisted.append((name, "is no file: a device, a pipe or a socket"))
-            elif not _is_text(name):
-                shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-                self.unlisted.append((shown, "has a name that is not UTF-8: rename it"))
-            else:
-                self.files.append((file, name))
+    def without(self, taken: dict[Path, str], source: str) -> None:
+        """Leave out files that an earlier source has, and note those of this one: path to what was given."""
+        there = [(path, name) for path, name in self.files if path in taken]
+        if there:
+            path, name = there[0]
+            others = f"{len(there):,} of its files, such as {name}, are in {taken[path]} as well"
+            self.notes.append((source, f"{others}: each is read once"))
+            self.files = [item for item in self.files if item[0] not in taken]
+        taken.update((path, source) for path, _ in self.files)
 
 
-def files_of(source: str | Path) -> Listing:
-    """The files of a source.
+def files_of(source: str | Path, follow_links: bool = False) -> Listing:
+    """The files of a source; a link that is itself the source is followed.
 
     Raises:
         FileNotFoundError: nothing is there, or nothing matches a glob all of whose folders can be listed.
+        ValueError: it is a pipe, a device, or a part of the kernel.
     """
     path = Path(source)
-    if path.is_dir():
-        found = _in_folder(path)
-    elif path.is_file():
-        found = Listing([(path, path.name)])
+    if path.exists():
+        kind, real = path.stat(), Path(os.path.realpath(path))
+        if not (stat.S_ISREG(kind.st_mode) or stat.S_ISDIR(kind.st_mode)):
+            raise ValueError(
+                f"expected a file or a folder, found a pipe or a device at {source}: text is read more than once, so "
+                "write it to a file first"
+            )
+        if _of_kernel(real, kind):
+            raise ValueError(f"expected text, found {source}, which belongs to the kernel's /proc or /sys")
+        search = _Search(real if stat.S_ISDIR(kind.st_mode) else real.parent, follow_links)
+        if stat.S_ISDIR(kind.st_mode):
+            search.run(("**",))
+        else:
+            search.take(real, path.name)
     elif _GLOB.search(str(source)):
-        found = _matching(path)
-        if not (found.files or found.unlisted):
+        base = Path(*_before_wildcards(path))
+        search = _Search(Path(os.path.realpath(base)), follow_links)
+        search.run(path.parts[len(base.parts) :])
+        if not (search.files or search.links or search.unlisted):
             raise FileNotFoundError(f"expected files that match {source}, found none")
     else:
         raise FileNotFoundError(f"expected a file, folder, glob or hf:NAME, found nothing at {source}")
-    found.files.sort(key=lambda item: item[1])
-    return found
+    return search.listing()
 
 
 def origin_of(source: str | Path, split: str) -> str:
     """One name for a source, the same wherever it is asked from; `split` is that of data sets."""
     if str(source).startswith("hf:"):
         where, colon, config = str(source)[3:].partition(":")
-        return f"hf:{Path(where).resolve() if Path(where).exists() else where}{colon}{config} {split}"
-    return str(Path(source).resolve()) if Path(source).exists() else os.path.abspath(source)
+        name = f"hf:{Path(where).resolve() if Path(where).exists() else where}{colon}{config} {split}"
+    else:
+        name = str(Path(source).resolve()) if Path(source).exists() else os.path.abspath(source)
+    return os.fsencode(name).decode("utf-8", "backslashreplace")  # a path may hold bytes that are no text
 
 
 def size_of(path: Path) -> int:
@@ -78,64 +97,155 @@ def size_of(path: Path) -> int:
         return 0
 
 
-def _in_folder(path: Path) -> Listing:
-    """All files under a folder; hidden ones are left out, and links to folders, which could lead in a circle."""
-    found = Listing()
+def opened(path: Path) -> int:
+    """A file of a `Listing` opened for reading: the descriptor.
 
-    def refused(error: OSError) -> None:
-        found.refuse(Path(error.filename).relative_to(path).as_posix(), error)
-
-    for folder, inner, files in os.walk(path, onerror=refused):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        for link in (link for name in inner if (link := Path(folder) / name).is_symlink()):
-            found.leave_out(link.relative_to(path).as_posix(), LINK)
-        visible = (Path(folder) / name for name in files if not name.startswith("."))
-        found.take((file, file.relative_to(path).as_posix()) for file in visible)
-    return found
-
-
-def _matching(pattern: Path) -> Listing:
-    """The files that match a glob, named from its last folder without a wildcard.
-
-    `glob` is silent about what it cannot list, so that the folders it looked into are listed once more.
+    Raises:
+        OSError: it cannot be opened, or is a link, a pipe or a device by now.
     """
-    found = Listing()
-    base = Path(*_before_wildcards(pattern))
-    for folder in _searched(pattern, base):
+    flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, os.O_RDONLY | flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"expected a file, found something else at {path}")
+    return descriptor
+
+
+class _Search:
+    """Goes through the folders of a source, by the parts of a glob; names are relative to the source."""
+
+    def __init__(self, root: Path, follow_links: bool) -> None:
+        self.files: dict[str, Path] = {}
+        self.links: dict[str, Path] = {}  # to files, by name: where they lead
+        self.unlisted: dict[str, str] = {}
+        self._notes: dict[str, str] = {}
+        self._root, self._follow = root, follow_links
+        self._waiting: list[_Place] = []
+        self._linked: list[_Place] = []  # looked into at last, so that a folder is found by its own name
+
+    def run(self, parts: tuple[str, ...]) -> None:
+        """Take the files below the root that match the parts; `**` is any folders, at the end any files as well."""
+        self._waiting.append((self._root, "", parts))
+        done: dict[tuple[Path, tuple[str, ...]], str] = {}
+        while self._waiting or self._linked:
+            linked = not self._waiting
+            path, name, parts = (self._linked if linked else self._waiting).pop()
+            if (path, parts) not in done:
+                done[path, parts] = name
+                self._match(path, name, parts)
+            elif linked:
+                self._notes[name] = f"is a link to the folder {done[path, parts] or '.'}, which is read once"
+
+    def take(self, path: Path, name: str, linked: bool = False) -> None:
+        """Take a file, unless a link led out of the source or its name is no text."""
+        text = _text(name)
+        if text is None:
+            self._leave_out(name, "has a name that is not UTF-8: rename it")
+        elif not linked:
+            self.files[text] = path
+        elif self._follow or self._root in path.parents:
+            self.links[text] = path
+        else:
+            self._leave_out(name, LINK_OUT)
+
+    def listing(self) -> Listing:
+        """What was found, each file once: a link to one that is there is noted only."""
+        held = {path: name for name, path in self.files.items()}
+        for name, path in sorted(self.links.items()):
+            if path in held:
+                self._notes[name] = f"is a link to {held[path]}, which is read once"
+            else:
+                held[path] = name
+        files = sorted(held.items(), key=lambda item: item[1])
+        return Listing(files, list(self.unlisted.items()), list(self._notes.items()))
+
+    def _match(self, path: Path, name: str, parts: tuple[str, ...]) -> None:
+        part, rest = parts[0], parts[1:]
+        if part != "**" and not _GLOB.search(part):
+            place = Path(os.path.normpath(path / part))  # it may be ".."
+            if os.path.lexists(place):
+                self._look(place, _joined(name, part), rest, take=not rest)
+            return
+        if part == "**" and rest:
+            self._waiting.append((path, name, rest))
+        for entry in self._entries(path, name):
+            hidden = entry.startswith(".") and not part.startswith(".")
+            if not hidden and (part == "**" or fnmatch.fnmatch(entry, part)):
+                deeper = parts if part == "**" else rest
+                self._look(path / entry, _joined(name, entry), deeper, take=not rest)
+
+    def _entries(self, path: Path, name: str) -> list[str]:
         try:
-            os.scandir(folder).close()
+            with os.scandir(path) as entries:
+                return sorted(entry.name for entry in entries)
         except (FileNotFoundError, NotADirectoryError):
-            continue  # nothing to look into
+            return []  # gone meanwhile, or nothing to look into
         except OSError as error:
-            found.refuse(folder.relative_to(base).as_posix(), error)
-    matches = (Path(name) for name in glob.glob(str(pattern), recursive=True))
-    found.take((file, file.relative_to(base).as_posix()) for file in matches if not file.is_dir())
-    return found
+            self._leave_out(f"{name or '.'}/", f"cannot be listed: {error.strerror or error}")
+            return []
+
+    def _look(self, path: Path, name: str, deeper: tuple[str, ...], take: bool) -> None:
+        """Take what is at a path if it is a file and `take`; a folder is looked into if there is a part for it."""
+        try:
+            kind = path.lstat()
+            linked = stat.S_ISLNK(kind.st_mode)
+            if linked:
+                kind, path = path.stat(), Path(os.path.realpath(path))
+        except OSError as error:
+            if take:
+                gone = isinstance(error, FileNotFoundError) or error.errno == errno.ELOOP
+                self._leave_out(name, NOWHERE if gone else f"cannot be read: {error.strerror or error}")
+            return
+        if stat.S_ISDIR(kind.st_mode):
+            if not deeper:
+                return
+            if _of_kernel(path, kind):
+                self._leave_out(f"{name}/", KERNEL)
+            elif linked and not self._follow:
+                self._leave_out(f"{name}/", LINK)
+            else:
+                (self._linked if linked else self._waiting).append((path, name, deeper))
+        elif not take:
+            return
+        elif _of_kernel(path, kind):
+            self._leave_out(name, KERNEL)
+        elif not stat.S_ISREG(kind.st_mode):
+            self._leave_out(name, NO_FILE)
+        else:
+            self.take(path, name, linked)
+
+    def _leave_out(self, name: str, reason: str) -> None:
+        self.unlisted[name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")] = reason
 
 
-def _searched(pattern: Path, base: Path) -> list[Path]:
-    """The folders that a glob looks into, each once: those that match its first parts, from `base` on."""
-    parts = pattern.parts
-    ends = range(len(base.parts) + 1, len(parts) + (parts[-1] == "**"))
-    matches = (glob.glob(os.path.join(*parts[:end], ""), recursive=True) for end in ends)
-    return list(dict.fromkeys([base, *(Path(name) for names in matches for name in sorted(names))]))
+_Place = tuple[Path, str, tuple[str, ...]]
+"""A folder to look into: its path, its name in the source, and the parts of the glob that are left."""
 
 
-def _may_be_file(path: Path) -> bool:
-    """Whether it is a file, or something that cannot be looked at, which whoever opens it will report."""
+def _joined(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def _of_kernel(path: Path, kind: os.stat_result) -> bool:
+    return kind.st_dev in _kernel_devices() or (path.parts[:1] == ("/",) and path.parts[1:2] in (("proc",), ("sys",)))
+
+
+@lru_cache(maxsize=1)
+def _kernel_devices() -> frozenset[int]:
+    """The devices of /proc and /sys, wherever they are mounted as well; none where they are plain folders."""
+    devices = set()
+    for folder in ("/proc", "/sys"):
+        if os.path.ismount(folder):
+            devices.add(os.stat(folder).st_dev)
+    return frozenset(devices)
+
+
+def _text(name: str) -> str | None:
+    """A file name as text: that of the system may be bytes that are none, which come as lone surrogates."""
     try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except OSError:
-        return True
-
-
-def _is_text(name: str) -> bool:
-    """Whether it can be written as UTF-8: bytes of a name that are none come as lone surrogates."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        return os.fsencode(name).decode("utf-8")
+    except UnicodeError:
+        return None
 
 
 def _before_wildcards(path: Path) -> Iterator[str]:

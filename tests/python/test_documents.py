@@ -6,8 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from knnlm.documents import SPLIT_PATTERNS, ReadReport, decode_text, read_documents, split_text
+from knnlm.decoding import decode_text
+from knnlm.documents import SPLIT_PATTERNS, ReadReport, read_documents, split_text
+from knnlm.sources import NOWHERE
 
 
 def read(*sources, **options):
@@ -106,8 +110,7 @@ def test_unreadable_file_is_reported(tmp_path):
     (tmp_path / "ok.txt").write_text("text")
     documents, report = read(tmp_path)
     assert [d.name for d in documents] == ["ok.txt"]
-    assert report.skipped[0][0] == "loop.txt"
-    assert "cannot be read" in report.skipped[0][1]
+    assert report.skipped == [("loop.txt", NOWHERE)]
 
 
 def test_jsonl_takes_the_field_keeps_the_rest_and_reports_bad_lines(tmp_path):
@@ -125,7 +128,7 @@ def test_jsonl_takes_the_field_keeps_the_rest_and_reports_bad_lines(tmp_path):
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
     (tmp_path / "empty.jsonl").write_text("\n\n")
     documents, report = read(tmp_path, text_field="body")
-    assert [(d.name, d.text) for d in documents] == [("a.jsonl.gz#1", "one"), ("a.jsonl.gz#8", "lone ? surrogate")]
+    assert [(d.name, d.text) for d in documents] == [("a.jsonl.gz#1", "one"), ("a.jsonl.gz#8", "lone \ufffd surrogate")]
     assert documents[0].metadata == {"id": 7, "tags": ["a", None]}
     names = [name for name, _ in report.skipped]
     assert names == [*(f"a.jsonl.gz#{i}" for i in (3, 4, 5, 6, 7, 9)), "empty.jsonl"]
@@ -151,6 +154,54 @@ def test_split_keeps_every_character_and_gives_titles(tmp_path):
 def test_split_keeps_text_before_the_first_match_as_a_document():
     assert split_text("preface\n# a\nx\n# b\n", r"^# ") == ["preface\n", "# a\nx\n", "# b\n"]
     assert split_text("no match", r"^# ") == ["no match"]
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern", "parts"),
+    [
+        (
+            "Intro\nSee Chapter 2 here\nChapter 1\nbody\n",
+            "Chapter",
+            ["Intro\n", "See Chapter 2 here\n", "Chapter 1\nbody\n"],
+        ),
+        ("one\ntwo\n\nthree", ".+", ["one\n", "two\n\n", "three"]),
+        ("a b\nc\nd b b\n", r"\bb", ["a b\nc\n", "d b b\n"]),
+        ("one\n\ntwo\n\n\n\nthree\n", r"\n\n", ["one\n\n", "two\n\n\n\n", "three\n"]),
+        ("pre\n\nChapter 1\nx\n\nChapter 2\n", r"\n\nChapter", ["pre\n\n", "Chapter 1\nx\n\n", "Chapter 2\n"]),
+        ("x\nhead\nof two lines\ny\n", r"head\nof", ["x\n", "head\nof two lines\ny\n"]),
+        (" \n \nhead\nx\n", "^head", [" \n \nhead\nx\n"]),
+        ("head\n \nhead\n\n", "^head|^ $", ["head\n \n", "head\n\n"]),
+        ("x\nhead", "(?=head)", ["x\n", "head"]),
+        ("nothing\nhere", "head", ["nothing\nhere"]),
+        ("\n\n", r"\n", ["\n\n"]),
+    ],
+)
+def test_a_document_begins_with_a_whole_line(text, pattern, parts):
+    assert split_text(text, pattern) == parts
+
+
+@given(st.text("ab \n", max_size=40), st.sampled_from(["a", "b$", "^a", "a\n", "\n", r"\s", "a.*b", "(?=b)", "[^a]"]))
+@settings(deadline=None)
+def test_parts_joined_are_the_text_and_begin_at_lines(text, pattern):
+    parts = split_text(text, pattern)
+    assert "".join(parts) == text
+    assert all(part.endswith("\n") for part in parts[:-1])
+    assert len(parts) < 2 or all(part.strip() for part in parts)
+
+
+@pytest.mark.parametrize("pattern", ["x*", ".*", "", "^", "$", "a?", r"\s*", "(x|)"])
+def test_a_pattern_that_matches_nothing_at_all_is_refused(tmp_path, pattern):
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(ValueError, match="matches where there is nothing"):
+        read(tmp_path, split_pattern=pattern)
+
+
+def test_a_file_without_a_matching_line_is_one_document_and_that_is_said(tmp_path):
+    (tmp_path / "a.txt").write_text("# one\ntext\n")
+    (tmp_path / "b.txt").write_text("text\n")
+    documents, report = read(tmp_path, split_pattern="markdown")
+    assert [d.name for d in documents] == ["a.txt#1", "b.txt#1"]
+    assert report.notes == [("b.txt", "no line matches --split-documents: read as one document")]
 
 
 def test_wikitext_pattern_takes_titles_and_leaves_formulas():

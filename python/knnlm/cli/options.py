@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import wraps
@@ -11,7 +12,7 @@ import click
 
 from knnlm.cli.console import note, report_reading
 from knnlm.cli.out_folder import OutFolder
-from knnlm.documents import SPLIT_PATTERNS
+from knnlm.documents import MAX_DOCUMENT_BYTES, SPLIT_PATTERNS
 from knnlm.identity import AUTOCAST, REPRESENTATIONS
 
 if TYPE_CHECKING:
@@ -37,6 +38,19 @@ class KeyName(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gener
         if value in REPRESENTATIONS or (str(value).startswith("module:") and str(value) != "module:"):
             return str(value)
         self.fail(f"expected one of {', '.join(REPRESENTATIONS)} or module:NAME, found {value!r}", param, ctx)
+
+
+class Words(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """Text for a model or a name of a document; in an ASCII locale its bytes come as lone surrogates."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse bytes that are no UTF-8."""
+        try:
+            return os.fsencode(str(value)).decode("utf-8")
+        except UnicodeError:
+            self.fail(f"expected text in UTF-8, found {str(value)!r}", param, ctx)
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else.")
@@ -84,6 +98,8 @@ class Reading:
     split_documents: str | None = None
     split: str = "train"
     max_documents: int | None = None
+    max_document_bytes: int = MAX_DOCUMENT_BYTES
+    follow_links: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,6 +156,15 @@ def _text_options(command: F, documents: str) -> F:
                 "--max-documents",
                 type=click.IntRange(min=1),
                 help=f"Read at most this many documents.  [default: {documents}]",
+            ),
+            click.option(
+                "--max-document-bytes",
+                type=click.IntRange(min=1),
+                default=MAX_DOCUMENT_BYTES,
+                help="Skip a file, line or row of more bytes, unpacked; each is held in memory.  [default: 1 GiB]",
+            ),
+            click.option(
+                "--follow-links", is_flag=True, help="Read what links in a folder or glob lead to outside of it, too."
             ),
         ),
     )
@@ -269,6 +294,8 @@ class Texts:
             text_field=self.reading.text_field,
             split_pattern=self.reading.split_documents,
             split=self.reading.split,
+            follow_links=self.reading.follow_links,
+            max_document_bytes=self.reading.max_document_bytes,
             report=self.report,
         )
         for count, document in enumerate(documents, start=1):
@@ -283,13 +310,14 @@ class Texts:
 
     def read(self, progress: Progress | None = None) -> list[Document]:
         """All documents at once; raises ValueError if there are none."""
-        task = None if progress is None else progress.track("read", unit="bytes")
-        documents = []
+        return list(self if progress is None else self.shown(progress))
+
+    def shown(self, progress: Progress) -> Iterator[Document]:
+        """The documents, while a bar shows how much is read."""
+        task = progress.track("read", unit="bytes")
         for document in self:
-            documents.append(document)
-            if task is not None:
-                task.update(int(self.report.position), self.report.size)
-        return documents
+            yield document
+            task.update(int(self.report.position), self.report.size)
 
     def tokenised(self, tokenizer: Any) -> Iterator[TokenDocument]:
         """The documents with their tokens, one after the other: nothing is tokenised twice, nothing is kept."""
@@ -324,5 +352,5 @@ class Texts:
             "documents": self.report.documents,
             "bytes": self.report.bytes,
             "skipped": [list(pair) for pair in self.report.skipped],
-            "notes": [list(pair) for pair in self.report.notes],
+            "notes": [list(pair) for pair in self.report.noted()],
         }
