@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from knnlm.identity import KeySpec, Loaded, Settings, check, key_spec
 from knnlm.interpolate import knn_weights, log_p_knn, mix
 from knnlm.neighbours import Neighbours, Searchable
+from knnlm.terminal import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -308,13 +309,13 @@ def to_table(shown: Iterable[TokenRow], width: int | None = None, neighbours: in
 def _cell(text: str, style: str = "") -> Any:
     from rich.text import Text
 
-    return Text(text, style, no_wrap=True, overflow="ellipsis")
+    return Text(printable(text), style, no_wrap=True, overflow="ellipsis")
 
 
 def _marked(row: TokenRow | NeighbourRow, width: int, style: str) -> Any:
     from rich.text import Text
 
-    token = _one_line(row.token) if row.token.strip() else row.token.replace("\n", "⏎").replace(" ", "␣")
+    token = _one_line(row.token if row.token.strip() else row.token.replace(" ", "␣"))
     before, after = _one_line(row.before), _one_line(row.after)
     before = "…" + before[1 - width :] if len(before) > width else before
     after = after[: width // 3 - 1] + "…" if len(after) > width // 3 else after
@@ -322,4 +323,4 @@ def _marked(row: TokenRow | NeighbourRow, width: int, style: str) -> Any:
 
 
 def _one_line(text: str) -> str:
-    return "".join(c if c.isprintable() else "⏎" if c == "\n" else " " for c in text)
+    return printable(text.replace("\n", "⏎").replace("\t", " ").replace("\r", " "))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+
+from knnlm.terminal import printable, say
 
 PLAIN_SECONDS = 10.0  # between lines where stderr is no terminal
 SHORTEST_SECONDS = 1.0  # a stage that took less leaves no line there
@@ -56,9 +57,9 @@ class Progress:
     def say(self, text: str) -> None:
         """A line above the bars, or in the log; nothing where output is for a machine."""
         if self._bars is not None:
-            self._bars.console.print(text, markup=False, highlight=False)
+            self._bars.console.print(printable(text), markup=False, highlight=False)
         elif not self.silent:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
     def track(self, stage: str, total: int | None = None, unit: str = "") -> Task:
         """The bar of one stage; call ``advance`` or ``update`` on it. A stage named before goes on."""
@@ -115,7 +116,7 @@ class Task:
             return
         self._printed, self._last_line = self.done, self._updated
         left = (self.total - self.done) / max(self.rate(), 1e-9) if self.total > self.done else 0.0
-        print(f"{self.stage}: {self.amount()}" + (f", {left:,.0f} s left" if left else ""), file=sys.stderr, flush=True)
+        say(f"{self.stage}: {self.amount()}" + (f", {left:,.0f} s left" if left else ""))
 
     def last_line(self) -> None:
         """The same at the end of a stage, if it took long enough to be told."""

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from knnlm.inspection import NeighbourRow, TokenRow
 from knnlm.own_files import write_text
 from knnlm.plots import Plot, as_svg
+from knnlm.terminal import printable
 
 __all__ = ["Case", "Check", "NeighbourRow", "Report", "Row", "TokenRow", "render", "token_page", "write"]
 
@@ -94,11 +95,19 @@ def environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_shown,
     )
     made.filters.update(
         number=number, percent=percent, change=change, share=share, visible=visible, opening=opening, svg=_svg
     )
     return made
+
+
+def _shown(value: object) -> object:
+    """Text of others without what a page, or a terminal that it is copied to, would obey: ESC, U+202E and the like."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return printable(value, keep="\n\t\r")
 
 
 def number(value: float | None) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any, cast
 
 import click
+
+from knnlm.cli import streams
 
 _COMMANDS = {
     "demo": "train, adapt and report on text that every CPython carries",
@@ -53,15 +54,18 @@ class _Commands(click.Group):
         given = list(sys.argv[1:] if args is None else args)
         if not standalone_mode:
             return super().main(args=given, standalone_mode=False, **extra)
+        streams.prepare()
         try:
-            code = super().main(args=given, standalone_mode=False, **extra)
+            with streams.plain_warnings():
+                code = super().main(args=given, standalone_mode=False, **extra)
         except click.ClickException as error:
-            if "--json" in given:
-                click.echo(json.dumps({"error": error.format_message()}, ensure_ascii=False))
-            error.show()
+            streams.show_usage(error, "--json" in given)
             sys.exit(error.exit_code)
         except click.Abort:
             sys.exit(130)
+        except OSError as error:  # of printing a help text
+            streams.give_up_on(error)
+            sys.exit(1)
         sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -8,15 +8,17 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 import numpy as np
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 from knnlm.own_files import MODEL, STORE
+from knnlm.terminal import give_up, printable, printable_json
 
 INTERRUPTED = 130
 
@@ -44,8 +46,14 @@ class Command(click.Command):
             raise
         except Exception as error:
             if debug:
-                traceback.print_exc()
+                _show_traceback(error)
             _end(ctx, _one_line(error), 1)
+
+
+def _show_traceback(error: Exception) -> None:
+    for part in traceback.format_exception(error):  # code of ours, or a message in however many lines
+        for line in part.splitlines() if part.startswith(("  File ", "Traceback", "\n")) else (part.rstrip("\n"),):
+            note(line)
 
 
 class ProblemsError(Exception):
@@ -75,6 +83,7 @@ TO_DO = {
     errno.ENOSPC: "free space and do it again",
     errno.EDQUOT: "free space that your quota counts, and do it again",
     errno.EFBIG: "expected that files may be as large: choose another disk, or raise the limit (ulimit -f)",
+    errno.EBADF: "expected it open",
 }
 
 
@@ -87,19 +96,44 @@ def refused(error: OSError) -> str:
 
 def _end(ctx: click.Context, message: str, code: int) -> NoReturn:
     if ctx.params.get("as_json"):
-        click.echo(json.dumps({"error": message}, ensure_ascii=False))
-    click.echo(f"knnlm {ctx.info_name}: {message}", err=True)
+        with suppress(OSError):  # standard output is what failed: it is said on standard error
+            write_out(printable_json(json.dumps({"error": message}, ensure_ascii=False)) + "\n")
+    note(f"knnlm {ctx.info_name}: {message}")
     ctx.exit(code)
+
+
+def write_out(text: str) -> None:
+    """Text on standard output, as it is.
+
+    Raises:
+        OSError: it is closed or full; the command has failed then, whatever else it did.
+    """
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard output")
+    try:
+        click.echo(text, nl=False, color=True)  # nothing is taken out for a file
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        give_up(sys.stdout)
+        raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 def note(message: str) -> None:
     """One line for the person, on standard error."""
-    click.echo(message, err=True)
+    _to_stderr("", message)
 
 
 def warn(message: str) -> None:
     """One line that should not be missed, on standard error."""
-    click.echo(click.style("warning: ", fg="yellow", bold=True) + message, err=True)
+    _to_stderr(click.style("warning: ", fg="yellow", bold=True), message)
+
+
+def _to_stderr(mark: str, message: str) -> None:
+    try:
+        click.echo(mark + printable(message), err=True)
+    except OSError:  # full: nobody can be told
+        give_up(sys.stderr)
 
 
 def report_reading(lines: Iterable[str]) -> None:
@@ -110,7 +144,7 @@ def report_reading(lines: Iterable[str]) -> None:
 
 def print_json(result: Mapping[str, Any]) -> None:
     """The result for machines: one JSON object on standard output; not-finite numbers as strings."""
-    click.echo(json.dumps(plain(result), indent=2, ensure_ascii=False, allow_nan=False))
+    write_out(printable_json(json.dumps(plain(result), indent=2, ensure_ascii=False, allow_nan=False)) + "\n")
 
 
 def plain(value: Any) -> Any:
@@ -131,13 +165,18 @@ def plain(value: Any) -> Any:
 def table(title: str | None, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     """A table on standard output; columns after the first are aligned to the right."""
     drawn = Table(
-        title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0)
+        title=None if title is None else printable(title),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        padding=(0, 2, 0, 0),
     )
     for index, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if index == 0 else "right", no_wrap=index > 0)
+        drawn.add_column(printable(column), justify="left" if index == 0 else "right", no_wrap=index > 0)
     for row in rows:
-        drawn.add_row(*row)
-    terminal().print(drawn)
+        drawn.add_row(*map(printable, row))
+    show(drawn)
 
 
 def facts(pairs: Mapping[str, str]) -> None:
@@ -146,14 +185,20 @@ def facts(pairs: Mapping[str, str]) -> None:
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column()
     for name, value in pairs.items():
-        grid.add_row(name, value)
-    terminal().print(grid)
+        grid.add_row(printable(name), printable(value))
+    show(grid)
 
 
-def terminal() -> Console:
-    """Standard output for tables; as wide as the terminal, 120 columns where there is none."""
-    width = None if sys.stdout.isatty() else 120
-    return Console(width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
+def show(drawn: RenderableType) -> None:
+    """A table or the like on standard output; as wide as the terminal, 120 columns where there is none.
+
+    Its texts are to be `printable`.
+    """
+    styled = sys.stdout is not None and sys.stdout.isatty()
+    console = Console(width=None if styled else 120, highlight=False, markup=False, emoji=False, soft_wrap=False)
+    with console.capture() as drawing:
+        console.print(drawn)
+    write_out(drawing.get())
 
 
 def size(count: float) -> str:

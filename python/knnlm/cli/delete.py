@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from knnlm.cli.console import Command, note, print_json
-from knnlm.cli.options import as_json
+from knnlm.cli.options import Words, as_json
 from knnlm.cli.work import open_store
 
 
 @click.command("delete", cls=Command)
 @click.argument("store", type=click.Path(path_type=Path))
-@click.argument("document", nargs=-1, required=True)
+@click.argument("document", nargs=-1, required=True, type=Words())
 @click.option("--compact", is_flag=True, help="Remove their bytes from the disk as well, now.")
 @as_json
 def command(store: Path, document: tuple[str, ...], compact: bool, as_json: bool) -> None:

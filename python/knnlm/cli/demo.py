@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from knnlm.cli.console import Command, duration, note, print_json, refuse_foreign, terminal
+from knnlm.cli.console import Command, duration, note, print_json, refuse_foreign, show
 from knnlm.cli.options import as_json, device, seed, threads
 from knnlm.cli.out_folder import OutFolder
 from knnlm.own_files import is_file, remove_tree
@@ -86,8 +86,9 @@ def command(
     if as_json:
         print_json(result.as_json())
         return
-    terminal().print(as_terminal(result))
-    note(f"\n{duration(result.seconds)} in all")
+    show(as_terminal(result))
+    note("")
+    note(f"{duration(result.seconds)} in all")
 
 
 def _refuse_other_output(out: Path) -> None:

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import click
 
-from knnlm.cli.console import Command, print_json
-from knnlm.cli.options import Mixing, as_json, device, mixing_options, model, seed, threads
+from knnlm.cli.console import Command, print_json, write_out
+from knnlm.cli.options import Mixing, Words, as_json, device, mixing_options, model, seed, threads
 from knnlm.cli.work import load_for, note_defaults, open_store
+from knnlm.terminal import printable
 
 
 @click.command("generate", cls=Command)
 @click.argument("store", type=click.Path(path_type=Path))
-@click.option("--prompt", help="Text to continue.  [default: standard input]")
+@click.option("--prompt", type=Words(), help="Text to continue.  [default: standard input]")
 @model
 @mixing_options
 @click.option("--max-tokens", type=click.IntRange(min=1), default=100, show_default=True, help="Tokens to generate.")
@@ -57,9 +58,9 @@ def command(
     from knnlm.knn_lm import KNNLM
 
     if prompt is None:
-        if sys.stdin.isatty():
+        if sys.stdin is not None and sys.stdin.isatty():
             raise click.UsageError("expected a prompt: --prompt TEXT, or text on standard input")
-        prompt = sys.stdin.read().rstrip("\n")
+        prompt = _standard_input().rstrip("\n")
     with open_store(store) as opened:
         loaded = load_for(opened, model, device, threads)
         mixing = mixing.within(opened)
@@ -68,16 +69,29 @@ def command(
             note_defaults(opened, lm.settings, **mixing.given())
         pieces = []
         if not as_json:
-            click.echo(prompt, nl=False)
+            write_out(_shown(prompt))
         for piece in lm.stream(
             prompt, max_tokens=max_tokens, temperature=sampling_temperature, top_k=top_k, top_p=top_p, seed=seed
         ):
             pieces.append(piece)
             if not as_json:
-                click.echo(piece, nl=False)
-                sys.stdout.flush()
+                write_out(_shown(piece))
     if as_json:
         settings = None if without_store else lm.settings.to_dict()
         print_json({"prompt": prompt, "text": "".join(pieces), "settings": settings, "seed": seed})
         return
-    click.echo()
+    write_out("\n")
+
+
+def _standard_input() -> str:
+    if sys.stdin is None:
+        raise click.UsageError("expected a prompt: --prompt TEXT, or text on standard input, found that closed")
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"standard input: expected text in UTF-8, found {error}") from error
+
+
+def _shown(text: str) -> str:
+    """What goes out: a terminal is steered by nothing that a model writes; a file or a pipe gets the text as it is."""
+    return printable(text, keep="\n\t") if sys.stdout is not None and sys.stdout.isatty() else text

@@ -9,11 +9,12 @@ from typing import Any
 
 import click
 
-from knnlm.cli.console import Command, note, print_json, refuse_existing, terminal
+from knnlm.cli.console import Command, note, print_json, refuse_existing, show
 from knnlm.cli.options import (
     Mixing,
     Reading,
     Texts,
+    Words,
     as_json,
     device,
     mixing_options,
@@ -28,7 +29,7 @@ from knnlm.cli.work import load_for, note_defaults, open_store
 @click.command("inspect", cls=Command)
 @click.argument("store", type=click.Path(path_type=Path))
 @click.argument("text", nargs=-1)
-@click.option("--string", help="Inspect this text instead of files.")
+@click.option("--string", type=Words(), help="Inspect this text instead of files.")
 @model
 @mixing_options
 @click.option("--neighbours", type=click.IntRange(min=1), default=5, show_default=True, help="Shown for each token.")
@@ -110,7 +111,7 @@ def command(
             }
         )
     elif html is None:
-        terminal().print(to_table(shown))
+        show(to_table(shown))
     if html is not None:
         from knnlm.own_files import write_text
         from knnlm.report import token_page

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from knnlm.cli.console import Command, ProblemsError, duration, note, print_json
+from knnlm.cli.console import Command, ProblemsError, duration, note, print_json, write_out
 from knnlm.cli.options import as_json
+from knnlm.terminal import printable
 
 
 @click.command("verify", cls=Command)
@@ -39,7 +40,7 @@ def command(store: Path, as_json: bool) -> None:
             raise click.exceptions.Exit(1)
         return
     for problem in problems:
-        click.echo(problem)
+        write_out(printable(problem) + "\n")
     if problems:
         raise ProblemsError(f"{len(problems)} problem{'s' if len(problems) > 1 else ''} found in {store}")
     note(f"{store}: sound, every byte read in {duration(seconds)}")
