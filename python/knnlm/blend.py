@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from knnlm.attributes import check_attributes
 from knnlm.identity import DEFAULT_LAMBDA
 from knnlm.mixture import fit_weights
 from knnlm.ngram import KneserNey
@@ -57,7 +58,8 @@ def blend_name(cache: bool, ngram: bool) -> str:
 
 
 def saved_blends(store: Any) -> dict[str, Any]:
-    """Blends that `tune` saved in a store, by name."""
+    """Blends that `tune` saved in a store, by name; ValueError for attributes that knnlm did not write."""
+    check_attributes(store)
     return ((getattr(store, "attributes", None) or {}).get("tuned") or {}).get("blends") or {}
 
 

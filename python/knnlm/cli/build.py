@@ -257,7 +257,7 @@ def _refuse_useless(store: Datastore, retrain: bool, nlist: int | None, metric: 
 def _build(store: Datastore, options: dict[str, Any], preset: str | None, progress: Any) -> dict[str, Any]:
     from knnlm.index_progress import index_progress
 
-    before = store.attributes.get("tuned") or {}
+    before = _tuned_of(store)
     started = time.perf_counter()
     store.build(progress=index_progress(progress, "index"), **options)
     seconds = time.perf_counter() - started
@@ -266,7 +266,15 @@ def _build(store: Datastore, options: dict[str, Any], preset: str | None, progre
 
 def _tuned(path: Path) -> Mapping[str, Any]:
     with open_store(path) as store:
-        return store.attributes.get("tuned") or {}
+        return _tuned_of(store)
+
+
+def _tuned_of(store: Datastore) -> Mapping[str, Any]:
+    """What was tuned for a store, nothing where somebody else wrote its attributes."""
+    from knnlm.attributes import attribute_problems
+
+    attributes = store.attributes
+    return {} if attribute_problems(attributes) else attributes.get("tuned") or {}
 
 
 def _settle(store: Datastore, before: Mapping[str, Any], preset: str | None, retrain: bool) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from knnlm.cli.console import Command, facts, print_json, size, table
+from knnlm.attributes import attribute_problems
+from knnlm.cli.console import Command, facts, print_json, size, table, write_out
 from knnlm.cli.options import as_json
 from knnlm.cli.retrain import advice
 from knnlm.cli.work import open_store
@@ -29,7 +30,7 @@ def command(store: Path, as_json: bool) -> None:
         print_json(info)
         return
     facts(_pairs(info))
-    click.echo()
+    write_out("\n")
     n = max(1, int(info["n"]))
     rows = [[name, size(count), f"{count / n:.2f}"] for name, count in info["sections"].items()]
     rows.append(["all files", size(info["bytes"]), f"{info['bytes_per_entry']:.2f}"])
@@ -38,6 +39,7 @@ def command(store: Path, as_json: bool) -> None:
 
 def _pairs(info: dict[str, Any]) -> dict[str, str]:
     attributes = info.get("attributes") or {}
+    problems = attribute_problems(attributes)
     pairs = {
         "store": f"{info['path']}, generation {info['generation']}, format {info['format']}",
         "entries": f"{info['n']:,} in {info['documents']:,} documents",
@@ -67,6 +69,9 @@ def _pairs(info: dict[str, Any]) -> dict[str, str]:
             pairs["drift"] = f"{100 * info['drift']:+.0f} % quantisation error of what was added later{more}"
     else:
         pairs["index"] = "none: every search scans all keys; knnlm build makes one"
+    if problems:
+        attributes = {}
+        pairs["attributes"] = f"not those that knnlm writes, and not shown: {'; '.join(problems)}"
     if "model" in attributes:
         pairs["model"] = f"{attributes['model'].get('name')} ({attributes['model'].get('fingerprint', '')[:12]}…)"
         pairs["key"] = (
@@ -84,7 +89,7 @@ def _pairs(info: dict[str, Any]) -> dict[str, str]:
         )
         origin = f"preset {tuned['preset']}" if "preset" in tuned else "tuned"
         pairs["settings"] = f"{used} ({origin})"
-        if "lm_perplexity" in tuned:
+        if all(tuned.get(name) is not None for name in ("tokens", "perplexity", "lm_perplexity")):
             pairs["tuned on"] = (
                 f"{tuned['tokens']:,} tokens: perplexity {tuned['perplexity']:.2f}, "
                 f"the model alone {tuned['lm_perplexity']:.2f}"

@@ -28,12 +28,21 @@ def is_store(path: Path) -> bool:
 
 
 def open_store(path: Path) -> Datastore:
-    """The store at `path`; raises FileNotFoundError with what to do where there is none."""
+    """The store at `path`; raises FileNotFoundError with what to do where there is none.
+
+    Raises ValueError for attributes that nobody can read: now, and not after the work of a command.
+    """
     from knnlm.datastore import Datastore
 
     if not path.exists():
         raise FileNotFoundError(f"expected a store at {path}, found nothing there: {missing(path)}")
-    return Datastore.open(path)
+    store = Datastore.open(path)
+    try:
+        _ = store.attributes
+    except ValueError:
+        store.close()
+        raise
+    return store
 
 
 def load(name: str, device: str | None, threads: int | None) -> LoadedModel:
@@ -55,9 +64,12 @@ def load_for(store: Datastore, name: str | None, device: str | None, threads: in
     Raises:
         click.UsageError: none is given and none is remembered, or it is gone.
         IdentityError: the model, tokenizer or representation is another.
+        ValueError: the store's attributes are not what knnlm writes.
     """
+    from knnlm.attributes import check_attributes
     from knnlm.identity import check
 
+    check_attributes(store)
     if name is None:
         remembered = store.attributes.get("model") or {}
         name = remembered.get("source")

@@ -1,0 +1,84 @@
+"""attributes.py: a store whose attributes somebody else wrote ends commands with a line that says what is odd."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_corpus import run, run_json
+
+from knnlm.attributes import attribute_problems
+from knnlm.datastore import Datastore
+
+ODD = {
+    "list": ("[1, 2]", "attributes: expected an object, found list"),
+    "text": ('"x"', "attributes: expected an object, found str"),
+    "deep": ('{"a": ' + "[" * 5000 + "]" * 5000 + "}", "expected JSON of at most 100 levels"),
+    "digits": ('{"a": ' + "9" * 100_000 + "}", "digits"),
+    "model": ('{"model": [1]}', "attributes.model: expected an object, found a list"),
+    "name": ('{"model": {"name": [1], "fingerprint": 7}}', "attributes.model.name: expected text, found a list"),
+    "tokenizer": ('{"tokenizer": "x"}', "attributes.tokenizer: expected an object, found text"),
+    "tuned": ('{"tuned": 5}', "attributes.tuned: expected an object, found an integer"),
+    "lambda": ('{"tuned": {"lambda_": "x"}}', "attributes.tuned.lambda_: expected a number, found text"),
+    "k": ('{"tuned": {"k": true}}', "attributes.tuned.k: expected an integer, found true or false"),
+    "exact": ('{"tuned": {"exact": 1}}', "attributes.tuned.exact: expected true or false, found an integer"),
+    "layer": ('{"representation": "ffn-input", "layer": {}}', "attributes.layer: expected an integer, found an object"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_attributes_are_said_by_info_and_by_what_uses_them(name: str, model: Path, tmp_path: Path) -> None:
+    text, message = ODD[name]
+    path = tmp_path / "store"
+    with Datastore.create(path, dim=16, keep_keys="float16") as store:
+        store.add(np.ones((3, 16)), [1, 2, 3], "d")
+        store.commit()
+        store._core.set_attributes(text)
+    unreadable = name in ("list", "text", "deep", "digits")
+    shown = run("info", path, code=int(unreadable))
+    assert message in " ".join(shown.output.split())
+    for command in ("inspect", "generate", "eval"):
+        arguments = {"inspect": ["--string", "x"], "generate": ["--prompt", "x"], "eval": [path, "--cache"]}[command]
+        result = run(command, path, *arguments, "--model", model, code=1)
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr
+        assert "--debug" not in result.stderr
+    assert run_json("verify", path)["sound"]
+    if unreadable:
+        assert message in run_json("delete", path, "d", code=1)["error"]
+    else:
+        assert run_json("info", path)["n"] == 3
+        assert run_json("delete", path, "d")["entries"] == 3
+    with Datastore.open(path) as store:
+        assert len(store) == (3 if unreadable else 0)
+
+
+def test_attributes_of_ones_own_are_left_alone(tmp_path: Path) -> None:
+    own = {"experiment": [1, {"a": None}], "window": None, "tuned": {"lambda_": 1, "k": None}}
+    assert attribute_problems(own) == []
+    with Datastore.create(tmp_path / "store", dim=2, attributes=own):
+        pass
+    assert run_json("info", tmp_path / "store")["attributes"] == own
+    run("info", tmp_path / "store")
+
+
+def test_those_of_a_tuned_store_are_sound(texts: Path, store: Path) -> None:
+    run("tune", store, texts / "valid.txt", "--k", 8, "--cache", "--no-plots", "--threads", 1)
+    attributes = run_json("info", store)["attributes"]
+    assert attribute_problems(attributes) == []
+    assert attributes["tuned"]["blends"]
+    run("build", store, "--retrain", "--preset", "paper", "--code", "16,8", "--nlist", 4, "--threads", 1)
+    assert attribute_problems(run_json("info", store)["attributes"]) == []
+
+
+def test_metadata_of_others_is_an_error_that_names_the_document(texts: Path, store: Path, tmp_path: Path) -> None:
+    for text in ("[1]", '{"a": ' + "9" * 10_000 + "}"):
+        path = Path(shutil.copytree(store, tmp_path / str(len(text))))
+        with Datastore.open(path) as opened:
+            opened._core.add(np.ones((1, opened.dim), np.float32), np.ones(1, np.uint32), "odd", text)
+            opened._core.commit()
+        for command in (("add", path, texts / "books"), ("inspect", path, "--string", "the")):
+            result = run(*command, code=1)
+            assert "metadata of the document 'odd'" in result.stderr
