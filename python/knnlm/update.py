@@ -56,10 +56,13 @@ def content_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def stamp(document: Document) -> Document:
-    """The document with hash, origin and name there in its metadata; fields of its own with these names get a "_"."""
+def stamp(document: Document, known: str | None = None) -> Document:
+    """The document with hash, origin and name there in its metadata; fields of its own with these names get a "_".
+
+    known: the hash of its text, where the text itself is not at hand.
+    """
     facts = {f"{name}_" if name in OURS else name: value for name, value in _facts(document).items()}
-    facts[HASH] = content_hash(document.text)
+    facts[HASH] = content_hash(document.text) if known is None else known
     if document.place is not None:
         facts[ORIGIN], name = document.place
         if name != document.name:
@@ -75,50 +78,78 @@ def plan(
     *,
     unread: Callable[[str], bool] = lambda name: False,
     limited: bool = False,
+    texts: bool = True,
 ) -> Plan:
     """Compare documents with those that a store holds of the same origins, by name.
 
     A document is removed if the store has it from one of `origins` and it is not there any more. One that the store
     holds from another origin is neither changed nor removed: if the text is the same it is there already, if not the
-    new one gets a name of its own, "name (2)". One whose origin is not known is taken for the first of its name.
+    new one gets a name of its own, "name (2)". One whose origin is not known is taken for the first of its name. A file
+    of several of `origins` may be known from another of them than the one that shows it now.
 
     store: a `Datastore`. documents: what is at `origins` (`sources.origin_of`) now, as `read_documents` gives it.
     tokenizer: tells whether a document that a store holds without a hash is the same, by its tokens; without one it
     counts as changed. unread: tells of a name at its origin whether reading it failed (`ReadReport.unread`), asked
     after the last document: what the store has of it stays as it is. limited: the documents are not all there are, so
-    that nothing counts as removed.
+    that nothing counts as removed. texts: whether what is new or changed keeps its text in the plan; else it is "".
     """
     held, out = _Held(store, origins, tokenizer), Plan()
     seen: set[tuple[str | None, str]] = set()
-    new, differ = [], []
+    new: list[tuple[Document, str]] = []
+    differ: list[tuple[Document, str, str, str]] = []
     for document in documents:
         origin, name = document.place or (None, document.name)
         seen.add((origin, name))
         known = content_hash(document.text)
+        kept = document if texts else replace(document, text="")
         info = held.ours.get((origin, name)) or held.unknown.pop(name, None)
         if info is not None:
             if held.same(info, document, known):
                 out.unchanged += 1
             else:
-                differ.append((document, name, str(info.name)))
+                differ.append((kept, known, name, str(info.name)))
             continue
         copy = next((info for info in held.others.get(name, ()) if held.same(info, document, known)), None)
         if copy is None:
-            new.append(document)
+            new.append((kept, known))
         else:
             out.unchanged += 1
             where = str(_facts(copy)[ORIGIN])
             out.elsewhere[where] = out.elsewhere.get(where, 0) + 1
-    for document, name, stored in differ:
+    for document, known, name, stored in differ:
         if unread(name):
             out.unread.append(stored)
         else:
-            out.changed.append(stamp(replace(document, name=stored)))
-    for key, info in held.ours.items():
-        if key not in seen:
+            out.changed.append(stamp(replace(document, name=stored), known))
+    left = {key: info for key, info in held.ours.items() if key not in seen}
+    new, again = _known_from_another(new, left)
+    out.unchanged += len(again)
+    for key, info in left.items():
+        if key not in again:
             (out.unread if limited or unread(key[1]) else out.removed).append(str(info.name))
-    out.new = [stamp(document) for document in _names_of_their_own(new, held.names, {name for _, name in seen})]
+    named = _names_of_their_own([document for document, _ in new], held.names, {name for _, name in seen})
+    out.new = [stamp(document, known) for document, (_, known) in zip(named, new, strict=True)]
     return out
+
+
+def _known_from_another(
+    new: list[tuple[Document, str]], left: dict[tuple[str | None, str], Any]
+) -> tuple[list[tuple[Document, str]], set[tuple[str | None, str]]]:
+    """What is new after all, and the keys of `left` that are the rest: the same file and text from another origin."""
+    waiting: dict[tuple[str, str], list[tuple[str | None, str]]] = {}
+    for key, info in left.items():
+        waiting.setdefault((str(_facts(info).get(HASH)), key[1].rpartition("/")[2]), []).append(key)
+    out, again = [], set()
+    for document, known in new:
+        origin, name = document.place or (None, document.name)
+        keys = waiting.get((known, name.rpartition("/")[2]), [])
+        same = next((key for key in keys if key[0] != origin), None)
+        if same is None:
+            out.append((document, known))
+        else:
+            keys.remove(same)
+            again.add(same)
+    return out, again
 
 
 class _Held:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -89,6 +91,88 @@ def test_delete_replace_compact(texts: Path, model: Path, tmp_path: Path) -> Non
     assert not any(b"0.txt" in path.read_bytes() for path in store.iterdir())
     assert "on disk until" not in run("info", store).stdout
     assert run_json("verify", store)["sound"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("latin.txt", "caf\xe9 the store keeps a key\n".encode("latin-1"), "1 invalid UTF-8 sequences"),
+        ("wide.txt", "caf\ufffd the store keeps a key\n".encode("utf-16"), "UTF-16 with a byte-order mark"),
+        ("lines.txt", "caf\ufffd the store keeps a key\r\n".encode(), "1 CRLF line ends"),
+        (
+            "packed.txt.gz",
+            gzip.compress("caf\ufffd the store keeps a key\n".encode()) + b"junk",
+            "4 bytes after the end",
+        ),
+        ("row.jsonl", b'{"text": "caf\\ud83d the store keeps a key\\n", "n": NaN}\n', "1 lone surrogates"),
+    ],
+)
+def test_replace_reads_a_file_as_build_does_and_says_what_it_changed(
+    store: Path, tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "plain.txt").write_text("caf\ufffd the store keeps a key\n")
+    run("replace", store, "0.txt", tmp_path / "plain.txt", "--threads", 1)
+    expected = dict(snapshot(store))["0.txt"]
+    result = run("replace", store, "0.txt", tmp_path / name, "--threads", 1)
+    assert said in result.stderr
+    assert dict(snapshot(store))["0.txt"] == expected
+    with Datastore.open(store) as opened:
+        facts = opened.documents()[opened.find_document("0.txt") or 0].metadata or {}
+    assert facts["sha256"] == update.content_hash("caf\ufffd the store keeps a key\n")
+    assert facts["origin"].endswith("books")
+    found = run_json("replace", store, "0.txt", tmp_path / name, "--threads", 1)
+    assert any(said in note for _, note in found["read"]["notes"])
+
+
+def test_replace_takes_the_row_that_the_document_is(texts: Path, model: Path, tmp_path: Path) -> None:
+    rows, store = tmp_path / "rows.jsonl", tmp_path / "store"
+    rows.write_text("".join(json.dumps({"body": sentence(i, 40), "n": i, "sha256": "own"}) + "\n" for i in range(3)))
+    run("build", rows, "--model", model, "--out", store, "--text-field", "body", "--threads", 1)
+    rows.write_text("".join(json.dumps({"body": sentence(9 + i, 50), "n": 10 + i}) + "\n" for i in range(3)))
+    replace = ("replace", store, "rows.jsonl#2", rows, "--threads", 1)
+    assert "expected text in the field 'text'" in run(*replace, code=1).stderr
+    run(*replace, "--text-field", "body")
+    with Datastore.open(store) as opened:
+        facts = [d.metadata or {} for d in opened.documents()]
+    assert [(f["n"], f["sha256_"]) for f in facts] == [(0, "own"), (2, "own"), (11, "own")]
+    assert facts[2]["sha256"] == update.content_hash(sentence(10, 50))
+    (tmp_path / "two.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    refused = run("replace", store, "rows.jsonl#3", tmp_path / "two.jsonl", code=1).stderr
+    assert "expected one text for 'rows.jsonl#3'" in refused
+    (tmp_path / "bad.bin").write_bytes(b"\0\1")
+    assert "binary" in run("replace", store, "rows.jsonl#3", tmp_path / "bad.bin", code=1).stderr
+
+
+def test_add_reads_again_what_it_adds_and_holds_no_text(
+    texts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes, store = built_from_a_copy(texts, model, tmp_path)
+    run_json("add", store, notes, "--threads", 1)
+    (notes / "new.txt").write_text(sentence(50, 60))
+    (notes / "0.txt").write_text(sentence(51, 60))
+    before = snapshot(store)
+    original = update.plan
+    held: list[str] = []
+
+    def planned(*given: Any, **options: Any) -> Any:
+        work = original(*given, **options)
+        held.extend(document.text for document in work.to_add)
+        if change:
+            (notes / "new.txt").write_text(sentence(52, 60))
+        return work
+
+    monkeypatch.setattr(update, "plan", planned)
+    change = True
+    said = run_json("add", store, notes, "--threads", 1, code=1)["error"]
+    assert "found 1 documents changed or gone meanwhile, such as 'new.txt'" in said
+    assert snapshot(store) == before
+    change = False
+    assert run_json("add", store, notes, "--threads", 1)["added"] == 1
+    assert held == [""] * 4
+    fresh = run_json("build", notes, "--model", model, "--out", tmp_path / "fresh", "--threads", 1)
+    assert dict(snapshot(store)) == dict(snapshot(tmp_path / "fresh"))
+    assert fresh["entries"] == run_json("info", store)["n"]
 
 
 def built_from_a_copy(texts: Path, model: Path, tmp_path: Path) -> tuple[Path, Path]:

@@ -236,7 +236,7 @@ def test_each_source_is_followed_by_itself(store, notes, tmp_path):
     (more / "z.txt").write_text("the last")
     update(store, notes, more, notes / "b.txt")
     assert names(store) == [
-        "a.txt", "a.txt (2)", "b.txt", "b.txt (2)", "sub/a.txt", "sub/deep/c.txt", "subject.txt", "z.txt"
+        "a.txt", "a.txt (2)", "b.txt", "sub/a.txt", "sub/deep/c.txt", "subject.txt", "z.txt"
     ]  # fmt: skip
     (notes / "a.txt").write_text("changed")
     (notes / "subject.txt").unlink()
@@ -247,7 +247,7 @@ def test_each_source_is_followed_by_itself(store, notes, tmp_path):
     assert (work.removed, counts(work)) == (["a.txt (2)"], {"removed": 1, "unchanged": 1})
     assert counts(update(store, notes, more)) == {"unchanged": 5}
     (notes / "b.txt").write_text("changed, too")
-    assert update(store, notes / "b.txt").to_delete == ["b.txt (2)"]
+    assert update(store, notes / "b.txt").renamed == [("b.txt", "b.txt (2)")]
     assert update(store, notes).to_delete == ["b.txt"]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ from knnlm.cli.work import load_for, open_store
 
 if TYPE_CHECKING:
     from knnlm.datastore import Datastore
+    from knnlm.documents import Document
     from knnlm.update import Plan
 
 
@@ -65,19 +68,20 @@ def command(
     from knnlm.update import HASH, plan
 
     texts = Texts(text, reading, nothing="; knnlm delete removes what the store has of it")
+    unread = functools.cache(lambda: texts.report.unread())  # asked once all is read
     started = time.perf_counter()
     with Progress(json=as_json) as progress, open_store(store) as opened:
         planned = opened.generation
-        documents = texts.read(progress)
         hashed = all((info.metadata or {}).get(HASH) for info in opened.documents())
         loaded = None if hashed else load_for(opened, model, device, threads)
         work = plan(
             opened,
-            documents,
+            texts.shown(progress),
             [origin_of(source, reading.split) for source in text],
             None if loaded is None else loaded.tokenizer,
-            unread=texts.report.unread(),
+            unread=lambda name: unread()(name),
             limited=reading.max_documents is not None,
+            texts=False,
         )
         if keep_removed:
             work.removed.clear()
@@ -92,7 +96,7 @@ def command(
                 with _as_planned(opened, planned):
                     written = dump(
                         loaded,
-                        work.to_add,
+                        _texts_of(work, texts, store),
                         opened,
                         keys=key_spec(opened) or KeySpec(),
                         batch_tokens=batch_tokens,
@@ -134,6 +138,25 @@ def command(
         note(
             f"what was added since the index was learnt fits its codes {100 * info['drift']:.0f} % worse: "
             + advice(info)
+        )
+
+
+def _texts_of(work: Plan, texts: Iterable[Document], store: Path) -> Iterator[Document]:
+    """The documents of a plan with their texts, which are read again: they need not fit into memory together."""
+    from knnlm.datastore import StoreError
+    from knnlm.update import HASH, content_hash
+
+    waiting = {document.place: document for document in work.to_add}
+    for document in texts if waiting else ():
+        planned = waiting.get(document.place)
+        if planned is not None and (planned.metadata or {})[HASH] == content_hash(document.text):
+            del waiting[document.place]
+            yield replace(planned, text=document.text)
+    if waiting:
+        raise StoreError(
+            f"{store}: expected the text as it was when this began, found {len(waiting):,} documents changed or gone "
+            f"meanwhile, such as {next(iter(waiting.values())).name!r}; nothing of this was committed: run knnlm add "
+            "again"
         )
 
 
