@@ -2,8 +2,9 @@ r"""Text to token ids and back: byte-level BPE, white-space words, or any Huggin
 
 Word level is the protocol of WikiText: split at white space, every "\n" is the token ``<eos>``, whatever is not in the
 vocabulary is ``<unk>``; ids are in order of frequency. Byte-level BPE loses nothing. Long texts are encoded in pieces,
-cut where the pre-tokenizer splits anyway, so the ids are those of the whole text. The text of a document is data: a
-special token written in it is encoded as the characters that it is. Next: `keys.py` feeds the ids to the model.
+cut where the pre-tokenizer splits anyway (`pieces.py`), so the ids are those of the whole text. The text of a document
+is data: a special token written in it is encoded as the characters that it is. Next: `keys.py` feeds the ids to the
+model.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ import numpy.typing as npt
 import tokenizers
 
 from knnlm.own_files import write_text
+from knnlm.pieces import LONGEST_WHOLE, PIECE, Cutting, cutting, pieces
 
 Ids = npt.NDArray[np.uint32]
 
 FILE_NAME = "tokenizer.json"
 WORDS_FORMAT = "knnlm-words-1"
-PIECE = 1 << 16  # characters encoded at once
-LONGEST_PIECE = 1 << 20  # a longer run without white space is cut hard: memory stays bounded
+AT_ONCE = 1 << 22  # bytes of UTF-8 encoded at once, in parallel; a byte takes some 0.1 kB meanwhile
 END_OF_TEXT = (
     "<|endoftext|>",
     "<eos>",
@@ -42,8 +43,6 @@ END_OF_TEXT = (
     "[SEP]",
     "[EOS]",
 )
-_BEFORE_SPACE = re.compile(r"(?<=\S)\s")
-_BETWEEN_WORDS = re.compile(r"(?<=[^\W\d_]) (?=[^\W\d_])")  # GPT-4's rule also glues line ends to marks before them
 _WORD = re.compile(r"\n|[^\S\n]*(\S+)")
 
 
@@ -54,23 +53,6 @@ def count_words(text: str) -> int:
     word models are compared on the same count (WikiText-2 test: 245,569).
     """
     return len(text.split()) + text.count("\n")
-
-
-def pieces(
-    text: str, cut: re.Pattern[str] = _BEFORE_SPACE, length: int = PIECE, longest: int = LONGEST_PIECE
-) -> Iterator[str]:
-    """Cut ``text`` where ``cut`` matches into pieces of about ``length`` characters; joined they are the text.
-
-    Where nothing matches the piece ends after ``longest`` characters: a line without white space is cut inside a word.
-    """
-    start = 0
-    while len(text) - start > length:
-        found = cut.search(text, start + length, min(start + longest, len(text)))
-        stop = found.start() if found else min(start + longest, len(text))
-        yield text[start:stop]
-        start = stop
-    if start < len(text):
-        yield text[start:]
 
 
 class Tokenizer(ABC):
@@ -261,7 +243,6 @@ class BackendTokenizer(Tokenizer):
             )
         self.bos_id = bos_id
         backend.encode_special_tokens = True
-        self._cut = _safe_cut(json.loads(backend.to_str()))
 
     @property
     def vocab_size(self) -> int:
@@ -277,11 +258,25 @@ class BackendTokenizer(Tokenizer):
         """SHA-256 of the canonical JSON."""
         return super().fingerprint
 
+    @cached_property
+    def _cutting(self) -> Cutting:
+        return cutting(self._backend)
+
     def _encodings(self, text: str, *, fast: bool) -> Iterator[tuple[str, Any]]:
-        parts = iter([text] if text else []) if self._cut is None else pieces(text, self._cut)
-        encode = self._backend.encode_batch_fast if fast else self._backend.encode_batch
-        while batch := list(islice(parts, 64)):
+        backend = self._backend
+        for batch in _batches(self._pieces(text)):
+            encode = backend.encode_batch_fast if fast else backend.encode_batch
             yield from zip(batch, encode(batch, add_special_tokens=False), strict=True)
+            if len(text) > PIECE:
+                backend = self._cutting.rest
+
+    def _pieces(self, text: str) -> Iterator[str]:
+        if len(text) <= PIECE:
+            return iter([text] if text else [])
+        if self._cutting.places is not None:
+            return pieces(text, self._cutting.places, PIECE)
+        most = LONGEST_WHOLE * len(text) // len(text.encode())
+        return pieces(text, None, most, most)
 
     def encode(self, text: str) -> Ids:
         """Ids of ``text``, ``(L,)`` uint32; pieces of a long text are encoded in parallel."""
@@ -314,19 +309,19 @@ class BackendTokenizer(Tokenizer):
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _safe_cut(tokenizer: dict[str, Any]) -> re.Pattern[str] | None:
-    """Where a text may be cut without changing its ids; None where that is not known to be safe."""
-    normalizer, pre = tokenizer.get("normalizer"), tokenizer.get("pre_tokenizer") or {}
-    if any(" " in token.get("content", "") for token in tokenizer.get("added_tokens", [])):
-        return None
-    if normalizer is not None and normalizer.get("type") != "NFC":
-        return None
-    steps = pre.get("pretokenizers", [pre])
-    if not steps or steps[-1].get("type") != "ByteLevel" or steps[-1].get("add_prefix_space"):
-        return None
-    if len(steps) == 1:
-        return _BEFORE_SPACE if steps[0].get("use_regex", True) else None
-    return _BETWEEN_WORDS if all(step.get("type") in ("Split", "Digits") for step in steps[:-1]) else None
+def _batches(parts: Iterable[str]) -> Iterator[list[str]]:
+    """Parts in lists of at most `AT_ONCE` bytes or one part, the first alone, which tokenizers may treat otherwise."""
+    batch: list[str] = []
+    size = AT_ONCE
+    for part in parts:
+        own = len(part.encode())
+        if batch and size + own > AT_ONCE:
+            yield batch
+            batch, size = [], 0
+        batch.append(part)
+        size += own
+    if batch:
+        yield batch
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -9,7 +9,8 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knnlm.tokens import BackendTokenizer, Tokenizer, count_words, pieces
+from knnlm.pieces import pieces
+from knnlm.tokens import BackendTokenizer, Tokenizer, count_words
 
 TEXT = (
     " = Title = \n \n The cat sat on the mat , the cat <unk> . \n 3 @.@ 5 cats don't naïvely \t run — 日本語\n\n\nend"
@@ -206,7 +207,7 @@ def test_a_long_text_has_the_ids_of_the_text_encoded_at_once(kind):
         )
         whole = backend.encode(text).ids
         tokenizer = BackendTokenizer(backend)
-        assert tokenizer._cut is not None
+        assert tokenizer._cutting.places is not None
     assert np.array_equal(tokenizer.encode(text), whole)
     ids, offsets = tokenizer.encode_with_offsets(text)
     assert np.array_equal(ids, whole)
@@ -220,14 +221,6 @@ def test_tokenizers_that_cannot_be_cut_are_not_cut(tmp_path):
     tokenizer = BackendTokenizer(backend)
     text = "a b " * 40_000
     assert np.array_equal(tokenizer.encode(text), backend.encode(text).ids)
-
-
-@given(st.text(max_size=300), st.integers(1, 20), st.integers(20, 60))
-@settings(deadline=None, max_examples=50)
-def test_pieces_joined_are_the_text(text, length, longest):
-    found = list(pieces(text, length=length, longest=longest))
-    assert "".join(found) == text
-    assert all(0 < len(piece) <= longest for piece in found)
 
 
 def test_a_line_without_white_space_is_encoded_in_bounded_pieces(bpe):
