@@ -66,9 +66,7 @@ class ReadReport:
     notes: list[tuple[str, str]] = field(default_factory=list)  # name, what was changed
     position: float = 0.0  # bytes on disk that are read, of `size`
     size: int = 0  # bytes on disk of all sources; 0 where a data set of unknown size is among them
-    _again: Counter[tuple[str, str]] = field(
-        default_factory=Counter, init=False, repr=False
-    )  # of notes, by file and text
+    _again: Counter[tuple[str, str]] = field(default_factory=Counter, init=False, repr=False)  # by file and note
 
     def note(self, name: str, changed: str) -> None:
         """Note a change; the same one in another row of a file only counts."""

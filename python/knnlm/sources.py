@@ -51,8 +51,10 @@ def files_of(source: str | Path, follow_links: bool = False) -> Listing:
 
     Raises:
         FileNotFoundError: nothing is there, or nothing matches a glob all of whose folders can be listed.
-        ValueError: it is a pipe, a device, or a part of the kernel.
+        ValueError: it is a pipe, a device, a part of the kernel, or an empty name.
     """
+    if not str(source):  # the current folder for Path: what a variable of a shell that is not set becomes
+        raise ValueError("expected a file, folder, glob or hf:NAME, found an empty name")
     path = Path(source)
     if path.exists():
         kind, real = path.stat(), Path(os.path.realpath(path))

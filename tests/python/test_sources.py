@@ -183,3 +183,10 @@ def _in_ascii(scandir):
                 yield type("Entry", (), {"name": entry.name.encode().decode("ascii", "surrogateescape")})
 
     return Entries
+
+
+def test_an_empty_name_is_not_the_current_folder(books, monkeypatch):
+    monkeypatch.chdir(books)
+    assert sorted(read(".")[0]) == ALL
+    with pytest.raises(ValueError, match="found an empty name"):
+        read("")
