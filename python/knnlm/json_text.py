@@ -62,7 +62,9 @@ def from_json(text: str, what: str) -> dict[str, Any]:
     """
     try:
         found = json.loads(text)
-    except RecursionError:
+        if text.count("[") + text.count("{") > DEEPEST:
+            mended(found, "")
+    except (RecursionError, TooDeepError):
         raise ValueError(f"{what}: expected JSON of at most {DEEPEST} levels, found more") from None
     except ValueError as error:
         raise ValueError(f"{what}: expected JSON, found {error}") from None

@@ -40,7 +40,7 @@ class Listing:
         there = [(path, name) for path, name in self.files if path in taken]
         if there:
             path, name = there[0]
-            others = f"{len(there):,} of its files, such as {name}, are in {taken[path]} as well"
+            others = f"of its files {len(there):,}, such as {name}, are also part of {taken[path]}"
             self.notes.append((source, f"{others}: each is read once"))
             self.files = [item for item in self.files if item[0] not in taken]
         taken.update((path, source) for path, _ in self.files)

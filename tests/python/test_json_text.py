@@ -69,6 +69,7 @@ def test_what_json_does_not_have_is_refused_by_its_place(name, tmp_path):
         ("[1]", "expected an object, found list"),
         ("{", "expected JSON, found"),
         ('{"a": ' + "[" * 100_000, "at most 100 levels"),
+        ('{"a": ' + "[" * 300 + "]" * 300 + "}", "at most 100 levels"),
         ('{"a": ' + "9" * 100_000 + "}", "digits"),
     ],
 )

@@ -82,8 +82,8 @@ def test_a_file_of_several_sources_is_read_once_and_that_is_said(books, monkeypa
     found, report = read("books", "books/0.txt", "books/*.txt", "secret")
     assert found == {name: f"text of books/{name}" for name in ALL} | {"key.txt": "text of secret/key.txt"}
     assert report.notes == [
-        ("books/0.txt", "1 of its files, such as 0.txt, are in books as well: each is read once"),
-        ("books/*.txt", "2 of its files, such as 0.txt, are in books as well: each is read once"),
+        ("books/0.txt", "of its files 1, such as 0.txt, are also part of books: each is read once"),
+        ("books/*.txt", "of its files 2, such as 0.txt, are also part of books: each is read once"),
     ]
     assert report.size == sum(len(text) for text in found.values())
 
