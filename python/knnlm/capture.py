@@ -218,14 +218,14 @@ class Capture:
                 self._paused = False
         return x.reshape(self._batch, -1, x.shape[-1])  # (B, T, d); OPT's feed-forward reads (B T, d)
 
-    def run(self, model: nn.Module, input_ids: Tensor) -> None:
+    def run(self, model: nn.Module, input_ids: Tensor, **options: Any) -> None:
         """Run the model only until every key is there: the head, half the work of a small model, is left out.
 
-        input_ids: (B, T) int64. Read `keys` or `by_name` afterwards.
+        input_ids: (B, T) int64. options: of the model's forward. Read `keys` or `by_name` afterwards.
         """
         self._stop = True
         try:
-            model(input_ids)
+            model(input_ids, **options)
         except _AllCapturedError:
             pass
         finally:

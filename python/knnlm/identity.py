@@ -17,6 +17,9 @@ DEFAULT_LAMBDA = 0.25
 
 DEFAULT_K = 1024
 
+DEFAULT_WINDOW = 2048
+"""Longest window unless one is asked for, in tokens; models read up to millions, at a price that grows with it."""
+
 REPRESENTATIONS = (
     "ffn-input",
     "ffn-input-pre-norm",
@@ -84,8 +87,10 @@ class KeySpec:
             raise ValueError(f"autocast: expected one of {AUTOCAST}, found {self.autocast!r}")
 
     def resolved(self, model_context: int) -> KeySpec:
-        """The same with window (default: the model's context) and context (default: half the window) filled in."""
-        window = model_context if self.window is None else self.window
+        """The same with window (default: the model's context, up to `DEFAULT_WINDOW`) and context (default: half the
+        window) filled in.
+        """
+        window = min(model_context, DEFAULT_WINDOW) if self.window is None else self.window
         return replace(self, window=window, context=window // 2 if self.context is None else self.context)
 
 

@@ -178,6 +178,14 @@ class TransformerLM(nn.Module):
                 residual = name.endswith(("attention.out.weight", "ffn.down.weight"))
                 nn.init.normal_(parameter, std=0.02 / (2 * config.n_layers) ** 0.5 if residual else 0.02)
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The embedding, by the name that Hugging Face models give it."""
+        return self.embedding
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The output embedding, likewise; its output is the logits, nothing follows."""
+        return self.lm_head
+
     def hidden(self, input_ids: torch.Tensor, cache: KVCache | None = None) -> torch.Tensor:
         """Input of ``lm_head``: the final normalised states, ``(B, T, d)``."""
         start = 0 if cache is None else len(cache)

@@ -11,7 +11,7 @@ from knnlm.capture import REPRESENTATIONS, Capture
 from knnlm.datastore import Datastore
 from knnlm.dumping import dump
 from knnlm.identity import IdentityError, KeySpec, describe
-from knnlm.keys import LOGIT_ROWS, TokenDocument, iterate, target_log_p
+from knnlm.keys import TokenDocument, iterate
 from knnlm.reference import BruteForceStore
 from knnlm.windows import plan
 
@@ -80,17 +80,6 @@ def test_logits_of_context_are_not_computed():
     log_p, keys = one_token_at_a_time(loaded, loaded.tokenizer.encode(text), 24, 12)
     np.testing.assert_allclose(chunk.log_p, log_p, atol=2e-5)
     np.testing.assert_allclose(chunk.key, keys, atol=2e-5)
-
-
-def test_features_and_large_vocabularies():
-    torch.manual_seed(0)
-    logits = 5 * torch.randn(2 * LOGIT_ROWS + 3, 11)
-    targets = torch.randint(0, 11, (len(logits),))
-    log_p, extra = target_log_p(logits, targets, ("entropy", "max"))
-    full = logits.double().log_softmax(-1)
-    np.testing.assert_allclose(log_p, full.gather(1, targets[:, None])[:, 0], atol=1e-5)
-    np.testing.assert_allclose(extra["max"], full.amax(-1), atol=1e-5)
-    np.testing.assert_allclose(extra["entropy"], -(full.exp() * full).sum(-1), atol=1e-5)
 
 
 def test_bfloat16_is_close():

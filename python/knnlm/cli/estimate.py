@@ -144,7 +144,7 @@ def _sample_keys(
     assert spec.window is not None  # it is resolved
     with closing(chunks(spec.window)) as first:
         next(first, None)
-    batch = batch_size(loaded, spec.window) if batch_tokens is None else batch_tokens
+    batch = batch_size(spec.window) if batch_tokens is None else batch_tokens
     if (time.perf_counter() - began) / max(1, passed) * batch > SAMPLE_SECONDS:
         batch = spec.window
     started, passed = time.perf_counter(), 0

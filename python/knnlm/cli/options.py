@@ -141,7 +141,9 @@ def window_options(command: F) -> F:
     for option in reversed(
         (
             click.option(
-                "--window", type=click.IntRange(min=1), help="Tokens fed at once.  [default: the model's most]"
+                "--window",
+                type=click.IntRange(min=1),
+                help="Tokens fed at once.  [default: what the model reads, up to 2048]",
             ),
             click.option(
                 "--context",
@@ -149,7 +151,9 @@ def window_options(command: F) -> F:
                 help="Earlier tokens that each scored token sees at least.  [default: half the window]",
             ),
             click.option(
-                "--batch-tokens", type=click.IntRange(min=1), help="Tokens fed at a time.  [default: by the vocabulary]"
+                "--batch-tokens",
+                type=click.IntRange(min=1),
+                help="Tokens fed at a time.  [default: 4096, or a window if that is longer]",
             ),
         )
     ):
