@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from knnlm.identity import REPRESENTATIONS as REPRESENTATIONS
+from knnlm.modules import name_of, output_embedding, unwrapped
 
 CaptureName = tuple[str, int]
 """(representation, layer); a negative layer counts from the last one."""
 
-_FFN = ("ffn", "mlp", "feed_forward", "block_sparse_moe", "fc1")
+_FFN = ("ffn", "mlp", "feed_forward", "block_sparse_moe", "fc1", "mlp_block")
 _ATTENTION = ("attention", "attn", "self_attn", "self_attention", "mixer")
 
 
@@ -33,6 +34,20 @@ def blocks_of(model: nn.Module) -> nn.ModuleList:
         f"{type(model).__name__}: no list of decoder blocks with one of the feed-forward attributes {_FFN} was found; "
         "choose a module by name with representation='module:NAME' (its input becomes the key)"
     )
+
+
+def fallback(model: nn.Module) -> str | None:
+    """Name of the output embedding, whose input is the key of a model without blocks as `blocks_of` knows them.
+
+    None where there are such blocks, or where the model does not name its output embedding.
+    """
+    model = unwrapped(model)
+    try:
+        blocks_of(model)
+    except ValueError:
+        head = output_embedding(model)
+        return None if head is None else name_of(model, head)
+    return None
 
 
 def _find_ffn(block: nn.Module) -> nn.Module | None:

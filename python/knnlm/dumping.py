@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from knnlm.identity import KeySpec, Loaded, check, describe, key_spec
+from knnlm.identity import KeySpec, Loaded, check, describe, key_spec, resolve
 from knnlm.keys import Progress, arithmetic, iterate_as
 
 
@@ -50,7 +50,7 @@ def dump(
         ValueError: a key that is not finite, or a window that the model cannot read; what `store.add` refuses.
     """
     check(store, loaded, keys)
-    spec = (keys or key_spec(store) or KeySpec()).resolved(loaded.context)
+    spec = resolve(loaded, keys, store)
     dtype = arithmetic(store, spec, dtype)
     started = time.perf_counter()
     tokens = documents_seen = 0
@@ -88,7 +88,7 @@ def dump(
     if callable(commit):
         commit()
     if unclaimed and tokens:
-        store.set_attributes({**describe(loaded, spec), **store.attributes})
+        store.set_attributes({**describe(loaded, spec, store=getattr(store, "path", None)), **store.attributes})
     return DumpResult(tokens, documents_seen, offered.count - documents_seen, time.perf_counter() - started)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from knnlm.capture import Capture, CaptureName
 from knnlm.head import LOGITS, ChunkedHead, chunked_head, target_log_p
 from knnlm.identity import Loaded
-from knnlm.modules import token_limit
+from knnlm.modules import autocast, device_of, eager, is_compiled, token_limit, unwrapped
 from knnlm.windows import Window
 
 
@@ -75,18 +75,18 @@ class Job:
         return self.window.score_from - self.window.start
 
 
-def check_tokens(tokenizer: Any, document: Any, tokens: NDArray[Any], limit: int) -> None:
-    """Raise ValueError where a document has a token that a model of `limit` tokens does not have."""
+def check_tokens(tokenizer: Any, where: str, tokens: NDArray[Any], limit: int) -> None:
+    """Raise ValueError where a text, called `where`, has a token that a model of `limit` tokens does not have."""
     if not len(tokens) or int(tokens.max()) < limit:
         return
     token = int(tokens[int(np.argmax(tokens >= limit))])
     known = token < int(tokenizer.vocab_size)
     named = f"{token} ({tokenizer.token_text(token)!r})" if known else str(token)
     raise ValueError(
-        f"document {document.name!r}: token {named} is outside the model's vocabulary of {limit:,}: "
+        f"{where}: token {named} is outside the model's vocabulary of {limit:,}: "
         + (
-            "the tokenizer has tokens that the model was not given an embedding for; leave this document out, or take "
-            "the model that belongs to the tokenizer"
+            "the tokenizer has tokens that the model was not given an embedding for; leave this text out, or take the "
+            "model that belongs to the tokenizer"
             if known
             else "use the model's own tokenizer"
         )
@@ -107,8 +107,8 @@ class Runner:
         tolerant: bool,
     ) -> None:
         self.scores, self.tolerant = scores, tolerant
-        self.model, self.tokenizer = loaded.model, loaded.tokenizer
-        self.device = next(self.model.parameters()).device
+        self.model, self.tokenizer = unwrapped(loaded.model), loaded.tokenizer
+        self.device, self.compiled = device_of(self.model), is_compiled(self.model)
         self.bos = int(loaded.tokenizer.bos_id)
         self.captures, self.features, self.dtype = list(captures), tuple(features), dtype
         self.key_dtype = torch.float16 if key_dtype == "float16" else torch.float32
@@ -187,8 +187,10 @@ class Runner:
                 self._tried, self._chunked = True, chunked_head(self.model)
         return self._chunked
 
-    def _arithmetic(self) -> Any:
-        return nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
+    @contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        with eager(self.compiled), autocast(self.device, self.dtype):
+            yield
 
     @torch.inference_mode()
     def _batch(self, batch: list[Job], longest: int) -> None:

@@ -15,9 +15,11 @@ from numpy.typing import ArrayLike, NDArray
 from knnlm.blend import Blend
 from knnlm.cache import ContinuousCache, theta_of
 from knnlm.capture import Capture
+from knnlm.forward import check_tokens
 from knnlm.identity import KeySpec, Loaded, Settings, check, key_spec, settings_of
 from knnlm.interpolate import mix_full
 from knnlm.mixture import mix_log_p
+from knnlm.modules import token_limit, unwrapped
 from knnlm.neighbours import Neighbours, Searchable
 from knnlm.windows import check_window, plan
 
@@ -181,6 +183,8 @@ def generate(
     vocabulary = int(loaded.tokenizer.vocab_size)
     if any(not 0 <= token < vocabulary for token in tokens):
         raise ValueError(f"prompt: expected token ids from 0 to {vocabulary - 1}; use the model's own tokenizer")
+    limit = token_limit(unwrapped(loaded.model))
+    check_tokens(loaded.tokenizer, "prompt", np.array(tokens, np.int64), vocabulary if limit is None else limit)
     spec = keys or KeySpec()
     if store is not None:
         check(store, loaded, keys)

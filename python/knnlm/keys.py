@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from knnlm.capture import CaptureName
 from knnlm.forward import Chunk, Job, NotFiniteError, Runner, check_tokens
 from knnlm.identity import IdentityError, KeySpec, Loaded
-from knnlm.modules import token_limit
+from knnlm.modules import token_limit, unwrapped
 from knnlm.windows import check_window, plan
 
 BATCH_TOKENS = 4096
@@ -157,11 +157,11 @@ def document_tokens(loaded: Loaded, document: Any) -> NDArray[np.uint32]:
 
 
 def _jobs(loaded: Loaded, documents: Iterable[Any], window: int, context: int) -> Iterator[Job]:
-    limit = token_limit(loaded.model)
+    limit = token_limit(unwrapped(loaded.model))
     for index, document in enumerate(documents):
         tokens = document_tokens(loaded, document)
         if limit is not None:
-            check_tokens(loaded.tokenizer, document, tokens, limit)
+            check_tokens(loaded.tokenizer, f"document {document.name!r}", tokens, limit)
         windows = plan(len(tokens), window, context)
         for w in windows:
             yield Job(document, index, tokens, w, w is windows[-1])

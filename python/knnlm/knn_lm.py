@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from knnlm.blend import blend_of, untuned_cache
 from knnlm.cached import Evaluation
-from knnlm.identity import KeySpec, Loaded, check, key_spec, settings_of
+from knnlm.identity import KeySpec, Loaded, check, key_spec, resolve, settings_of
 from knnlm.inspection import Explanation, explain
 from knnlm.neighbours import Searchable
 
@@ -69,13 +69,15 @@ class KNNLM:
         dtype: Any = None,
     ) -> None:
         """Check that model and datastore belong together, and settle the settings."""
+        if datastore is not None and not isinstance(datastore, Searchable):
+            raise TypeError(_no_datastore(datastore))
         self.loaded: Loaded = as_loaded(model, tokenizer)
         self.datastore = datastore
         self.dtype = dtype
         given = {"representation": representation, "layer": layer, "window": window, "context": context}
         spec = key_spec(datastore) or KeySpec()
         chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        self.keys = replace(spec, **chosen).resolved(self.loaded.context)
+        self.keys = resolve(self.loaded, replace(spec, **chosen))
         alone = datastore is None and cache and not ngram
         self.blend = untuned_cache(lambda_, temperature) if alone else blend_of(datastore, cache, ngram)
         if datastore is None:
@@ -259,6 +261,15 @@ class KNNLM:
         return ()
 
 
+def _no_datastore(found: Any) -> str:
+    if isinstance(found, str) or hasattr(found, "__fspath__"):
+        return f"datastore: expected a datastore, found a path: give Datastore.open({str(found)!r})"
+    return (
+        f"datastore: expected something with search, metric, dim and a length, or None for the model alone, found a "
+        f"{type(found).__name__}"
+    )
+
+
 def as_document(text: Any) -> Any:
     """A string or token ids as a document without a name; a document as it is."""
     if isinstance(text, str):
@@ -273,30 +284,50 @@ def as_document(text: Any) -> Any:
 def as_loaded(model: Any, tokenizer: Any = None) -> Loaded:
     """A module with its tokenizer as `load_model` gives it; what is loaded already stays as it is.
 
-    Raises TypeError if there is no tokenizer.
+    Raises TypeError if there is no tokenizer, ValueError for an encoder-decoder or another model that is not causal.
     """
+    if isinstance(model, str) or hasattr(model, "__fspath__"):
+        raise TypeError(f"model: expected a model, found its name {str(model)!r}: give load_model({str(model)!r})")
     if hasattr(model, "model") and hasattr(model, "tokenizer") and tokenizer is None:
         loaded: Loaded = model
         return loaded
+    from torch import nn
+
     from knnlm.models import LoadedModel, read_model_context
+    from knnlm.modules import config_of, unwrapped
+    from knnlm.suitable import check_causal, check_config, check_vocabulary
 
     module: Any = model.model if hasattr(model, "fingerprint") else model
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"model: expected what load_model returns or a torch module, found a {type(model).__name__}")
     if tokenizer is None:
         raise TypeError(f"a {type(model).__name__} needs its tokenizer: KNNLM(model, datastore, tokenizer=...)")
-    name = getattr(model, "name", None) or getattr(getattr(module, "config", None), "_name_or_path", "")
-    return LoadedModel(module, as_tokenizer(tokenizer), read_model_context(module), name or type(module).__name__)
+    module = unwrapped(module)
+    config: Any = config_of(module)
+    source = getattr(config, "_name_or_path", None) or None
+    name = getattr(model, "name", None) or source or type(module).__name__
+    own = as_tokenizer(tokenizer, config, name)
+    if hasattr(config, "model_type"):
+        check_config(config, name)
+        check_vocabulary(own, module, name)
+        check_causal(module, name)
+    return LoadedModel(module, own, read_model_context(module), name, source)
 
 
-def as_tokenizer(tokenizer: Any) -> Any:
-    """Our interface for a tokenizer of ours, a fast Hugging Face one, one of the `tokenizers` library, or a path."""
+def as_tokenizer(tokenizer: Any, config: Any = None, where: str = "tokenizer") -> Any:
+    """Our interface for a tokenizer of ours, a fast Hugging Face one, one of the `tokenizers` library, or a path.
+
+    config: the model's, which may name what goes in front of a document where the tokenizer does not.
+    """
     if hasattr(tokenizer, "bos_id") and hasattr(tokenizer, "fingerprint"):
         return tokenizer
+    from knnlm.suitable import check_tokenizer, hugging_face_tokenizer
     from knnlm.tokens import BackendTokenizer, Tokenizer
 
     if isinstance(tokenizer, str) or hasattr(tokenizer, "__fspath__"):
-        return Tokenizer.load(tokenizer)
-    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    if not hasattr(backend, "get_vocab") or not hasattr(backend, "encode_batch"):
-        raise TypeError(f"tokenizer: expected ours or a fast Hugging Face tokenizer, found {type(tokenizer).__name__}")
-    ids = (getattr(tokenizer, "bos_token_id", None), getattr(tokenizer, "eos_token_id", None))
-    return BackendTokenizer(backend, next((int(i) for i in ids if i is not None), None))
+        found = Tokenizer.load(tokenizer)
+        if isinstance(found, BackendTokenizer) and hasattr(config, "model_type"):
+            return hugging_face_tokenizer(found.backend, config, str(tokenizer))
+        check_tokenizer(found, str(tokenizer))
+        return found
+    return hugging_face_tokenizer(tokenizer, config, where)

@@ -31,7 +31,7 @@ from knnlm import _core
 from knnlm.arrays import to_json
 from knnlm.datastore import Datastore
 from knnlm.encoding import Encoded, Encoder, encoded
-from knnlm.identity import KeySpec, Loaded
+from knnlm.identity import KeySpec, Loaded, resolve
 from knnlm.keys import TokenDocument, arithmetic
 from knnlm.parts import PART_TOKENS, Part, Placed, parts_of, placed, sample_keys
 from knnlm.truth import Truth
@@ -99,7 +99,7 @@ def build_in_one_pass(
         RuntimeError: a worker died or could not load the model.
     """
     started = time.perf_counter()
-    keys = keys.resolved(loaded.context)
+    keys = resolve(loaded, keys)
     options = {**options, "dtype": arithmetic(None, keys, options.get("dtype"))}
     report = progress or (lambda stage, done, total: None)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from knnlm.blend import CACHE_SIZE, Blend
 from knnlm.cached import Cached, Evaluation, evaluation
-from knnlm.identity import KeySpec, Loaded, Settings, check, key_spec, settings_of, stored_temperature
+from knnlm.identity import KeySpec, Loaded, Settings, check, resolve, settings_of, stored_temperature
 from knnlm.interpolate import log_p_of_matches, matches, mix
 from knnlm.mixture import mix_components
 from knnlm.neighbours import Searchable
@@ -78,7 +78,7 @@ def neighbours_of(
     if temperature is not None and (shuffle_seed is not None or keep_values):
         raise ValueError("a fixed temperature keeps no neighbours: expected no shuffle_seed and no keep_values")
     check(store, loaded, keys)
-    spec = (keys or key_spec(store) or KeySpec()).resolved(loaded.context)
+    spec = resolve(loaded, keys, store)
     stored = stored_texts(store) if exclude != "none" else None
     shuffled = None
     if shuffle_seed is not None:

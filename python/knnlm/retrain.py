@@ -24,7 +24,7 @@ from knnlm import _core
 from knnlm.arrays import to_json
 from knnlm.datastore import Datastore, FormatError, StoreError
 from knnlm.encoding import Encoder, encoded
-from knnlm.identity import KeySpec, Loaded, check, key_spec
+from knnlm.identity import KeySpec, Loaded, check, key_spec, resolve
 from knnlm.keys import TokenDocument, arithmetic
 from knnlm.parts import PART_TOKENS, Placed, parts_of, sample_keys
 from knnlm.staging import PLAN, Staging
@@ -82,7 +82,7 @@ def spec_of(store: Datastore, loaded: Loaded) -> KeySpec:
             "vectors: its keys cannot be computed again; make it anew with keep_keys, or from text with knnlm build"
         )
     check(store, loaded)
-    return spec.resolved(loaded.context)
+    return resolve(loaded, spec)
 
 
 def retrain(

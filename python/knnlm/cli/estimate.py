@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from knnlm.cli.work import check_lists, key_width, open_store
+from knnlm.cli.work import check_lists, key_width, open_store, resolved
 
 if TYPE_CHECKING:
     from knnlm.cli.options import Texts
@@ -48,7 +48,7 @@ def of_text(
     out: Path | None,
 ) -> dict[str, Any]:
     """Tokens exactly; seconds, disk and memory estimated from the keys of some seconds."""
-    spec = spec.resolved(loaded.context)
+    spec = resolved(loaded, spec)
     task = progress.track("count tokens", unit="tok")
 
     def counted() -> Iterator[TokenDocument]:

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from knnlm.cli.console import Command, facts, print_json, table, warn
 from knnlm.cli.options import (
+    Loading,
     Mixing,
     Reading,
     Texts,
     as_json,
     cache_option,
-    device,
+    loading_options,
     mixing_options,
     model,
     ngram_option,
@@ -50,7 +51,7 @@ OVERLAP = 0.01  # a larger share of evaluated tokens in the store's 13-grams is 
     help="What to leave out where the very text is in the store: its document, each token's own entry, nothing.",
 )
 @text_options
-@device
+@loading_options
 @threads
 @as_json
 def command(
@@ -62,7 +63,7 @@ def command(
     ngram: bool,
     exclude: str,
     reading: Reading,
-    device: str | None,
+    loading: Loading,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -90,7 +91,7 @@ def command(
                 f"no weights of the cache are tuned: it is mixed with the model alone, weight {DEFAULT_LAMBDA}; "
                 "knnlm tune STORE TEXT --cache finds weights beside the store"
             )
-        loaded = load_for(opened, model, device, threads)
+        loaded = load_for(opened, model, loading, threads)
         settings = settings_of(opened, **mixing.given())
         note_defaults(opened, settings, **mixing.given())
         cached, settings = scored_by(

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from knnlm.cli.console import Command, print_json
-from knnlm.cli.options import Mixing, as_json, device, mixing_options, model, seed, threads
+from knnlm.cli.options import Loading, Mixing, as_json, loading_options, mixing_options, model, seed, threads
 from knnlm.cli.work import load_for, note_defaults, open_store
 
 
@@ -29,7 +29,7 @@ from knnlm.cli.work import load_for, note_defaults, open_store
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Draw from the likeliest with so much mass.")
 @click.option("--without-store", is_flag=True, help="Use the model alone, for comparison.")
 @seed
-@device
+@loading_options
 @threads
 @as_json
 def command(
@@ -43,7 +43,7 @@ def command(
     top_p: float | None,
     without_store: bool,
     seed: int,
-    device: str | None,
+    loading: Loading,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -61,7 +61,7 @@ def command(
             raise click.UsageError("expected a prompt: --prompt TEXT, or text on standard input")
         prompt = sys.stdin.read().rstrip("\n")
     with open_store(store) as opened:
-        loaded = load_for(opened, model, device, threads)
+        loaded = load_for(opened, model, loading, threads)
         lm = KNNLM(loaded, None if without_store else opened, **mixing.given(), threads=threads)
         if not without_store:
             note_defaults(opened, lm.settings, **mixing.given())

@@ -69,9 +69,11 @@ def _pairs(info: dict[str, Any]) -> dict[str, str]:
         pairs["index"] = "none: every search scans all keys; knnlm build makes one"
     if "model" in attributes:
         pairs["model"] = f"{attributes['model'].get('name')} ({attributes['model'].get('fingerprint', '')[:12]}…)"
+        pairs["model"] += f", {attributes['model']['dtype']}" if attributes["model"].get("dtype") else ""
         pairs["key"] = (
             f"{attributes.get('representation')} of layer {attributes.get('layer')}, "
-            f"window {attributes.get('window')}, context {attributes.get('context')}"
+            f"window {attributes.get('window')} of the model's {attributes['model'].get('context', '?')}, "
+            f"context {attributes.get('context')}"
         )
         if attributes.get("autocast"):
             pairs["key"] += f", {attributes['autocast']}"

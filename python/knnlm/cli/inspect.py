@@ -11,11 +11,12 @@ import click
 
 from knnlm.cli.console import Command, note, print_json, refuse_existing, terminal
 from knnlm.cli.options import (
+    Loading,
     Mixing,
     Reading,
     Texts,
     as_json,
-    device,
+    loading_options,
     mixing_options,
     model,
     one_text_options,
@@ -36,7 +37,7 @@ from knnlm.cli.work import load_for, note_defaults, open_store
 @click.option("--tokens", type=click.IntRange(min=1), default=20, show_default=True, help="Tokens shown of each text.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page to this file instead of the table.")
 @one_text_options
-@device
+@loading_options
 @threads
 @overwrite
 @as_json
@@ -51,7 +52,7 @@ def command(
     tokens: int,
     html: Path | None,
     reading: Reading,
-    device: str | None,
+    loading: Loading,
     threads: int | None,
     overwrite: bool,
     as_json: bool,
@@ -76,7 +77,7 @@ def command(
     texts = Texts(text, replace(reading, max_documents=reading.max_documents or 2))
     shown = []
     with Progress(json=as_json) as progress, open_store(store) as opened:
-        loaded = load_for(opened, model, device, threads)
+        loaded = load_for(opened, model, loading, threads)
         lm = KNNLM(loaded, opened, **mixing.given(), threads=threads)
         note_defaults(opened, lm.settings, **mixing.given())
         documents: Iterable[Any] = [Text("string", string)] if string is not None else texts

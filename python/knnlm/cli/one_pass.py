@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from knnlm.cli.console import note, refuse_existing, refuse_foreign
 from knnlm.cli.folders import clear_leftovers, take_place
-from knnlm.cli.work import attributes_of, check_lists, count_tokens, key_width, load
+from knnlm.cli.work import check_lists, count_tokens, key_width, load, resolved
 
 if TYPE_CHECKING:
-    from knnlm.cli.options import Texts
+    from knnlm.cli.options import Loading, Texts
     from knnlm.identity import KeySpec
     from knnlm.models import LoadedModel
     from knnlm.progress import Progress
@@ -38,6 +38,7 @@ def build_from_text(
     overwrite: bool,
     loaded: LoadedModel,
     model: str,
+    loading: Loading,
     texts: Texts,
     keys: KeySpec,
     keep_keys: bool,
@@ -45,7 +46,6 @@ def build_from_text(
     settings: dict[str, Any] | None,
     metric: str,
     seed: int,
-    device: str | None,
     threads: int | None,
     workers: int,
     batch_tokens: int | None,
@@ -53,6 +53,7 @@ def build_from_text(
 ) -> dict[str, Any]:
     """Make the store `out`; what an interrupted run of the same command committed is not done again. Facts for JSON."""
     from knnlm.datastore import Datastore
+    from knnlm.identity import describe
     from knnlm.one_pass import build_in_one_pass
 
     partial = building(out)
@@ -64,7 +65,8 @@ def build_from_text(
     out.parent.mkdir(parents=True, exist_ok=True)
     if partial.exists():
         note(f"{partial}: going on with an interrupted build")
-    attributes = attributes_of(loaded, model, keys.resolved(loaded.context), out)
+    keys = resolved(loaded, keys)
+    attributes = describe(loaded, keys, store=out)
     result = build_in_one_pass(
         partial,
         loaded,
@@ -79,7 +81,7 @@ def build_from_text(
         seed=seed,
         threads=threads,
         workers=workers,
-        load=functools.partial(load, model, device, threads),
+        load=functools.partial(load, model, loading, threads),
         progress=stages(progress),
         **({} if batch_tokens is None else {"batch_tokens": batch_tokens}),
     )

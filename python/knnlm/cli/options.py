@@ -42,6 +42,16 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print the result
 overwrite = click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 seed = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all randomness.")
 device = click.option("--device", help="Where the model runs: cpu, cuda, …  [default: a GPU if there is one]")
+dtype = click.option(
+    "--dtype",
+    type=click.Choice(("float32", "bfloat16", "float16")),
+    help="Type of the model's weights.  [default: that of the store, or of the file]",
+)
+trust_remote_code = click.option(
+    "--trust-remote-code",
+    is_flag=True,
+    help="Run the Python code that comes with the model that --model names, with your rights.",
+)
 threads = click.option(
     "--threads", type=click.IntRange(min=1), help="Threads of the model and of the search.  [default: all cores]"
 )
@@ -86,6 +96,15 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Loading:
+    """How a model is loaded; None where nothing was said."""
+
+    device: str | None = None
+    dtype: str | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
 class Mixing:
     """How neighbours are searched and mixed in; None where nothing was said."""
 
@@ -99,6 +118,11 @@ class Mixing:
     def given(self) -> dict[str, Any]:
         """Every field, by name."""
         return asdict(self)
+
+
+def loading_options(command: F) -> F:
+    """Options that say how the model is loaded, as one `Loading`."""
+    return gathered(command, "loading", Loading, (device, dtype, trust_remote_code))
 
 
 def text_options(command: F) -> F:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from knnlm.cli.console import Command, note, print_json
-from knnlm.cli.options import as_json, device, model, threads
+from knnlm.cli.options import Loading, as_json, loading_options, model, threads
 from knnlm.cli.work import load_for, open_store
 
 
@@ -16,11 +16,11 @@ from knnlm.cli.work import load_for, open_store
 @click.argument("document")
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @model
-@device
+@loading_options
 @threads
 @as_json
 def command(
-    store: Path, document: str, file: Path, model: str | None, device: str | None, threads: int | None, as_json: bool
+    store: Path, document: str, file: Path, model: str | None, loading: Loading, threads: int | None, as_json: bool
 ) -> None:
     """Put the text of FILE in the place of DOCUMENT in STORE, at once: interrupted, it leaves the old one.
 
@@ -45,7 +45,7 @@ def command(
         info = opened.documents()[index]
         old = info.stop - info.start
         new = Document(document, text, {**(info.metadata or {}), HASH: content_hash(text)})
-        loaded = load_for(opened, model, device, threads)
+        loaded = load_for(opened, model, loading, threads)
         written = dump(loaded, [new], opened, keys=key_spec(opened) or KeySpec(), replace=[document])
         if opened.is_built:
             opened.build(threads=threads)

@@ -11,12 +11,13 @@ import click
 
 from knnlm.cli.console import Command, facts, note, print_json, refused, warn
 from knnlm.cli.options import (
+    Loading,
     Reading,
     Texts,
     as_json,
     cache_option,
-    device,
     exact_option,
+    loading_options,
     model,
     ngram_option,
     overwrite,
@@ -51,7 +52,7 @@ SIZE_TOKENS = 8000  # scored for the plot against the store's size
 @click.option("--no-plots", is_flag=True, help="Write no plots.")
 @overwrite
 @text_options
-@device
+@loading_options
 @threads
 @as_json
 def command(
@@ -69,7 +70,7 @@ def command(
     no_plots: bool,
     overwrite: bool,
     reading: Reading,
-    device: str | None,
+    loading: Loading,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -100,7 +101,7 @@ def command(
         )
     texts = Texts(text, reading)
     with Progress(json=as_json) as progress, open_store(store) as opened:
-        loaded = load_for(opened, model, device, threads)
+        loaded = load_for(opened, model, loading, threads)
         thetas = cache_thetas(default_temperature(opened)) if cache else []
         progress("5-gram", 0, 1) if ngram else None
         counted = ngram_of(opened, ORDER, int(loaded.tokenizer.vocab_size)) if ngram else None
