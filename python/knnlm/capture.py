@@ -222,6 +222,11 @@ class Capture:
                 "representation='module:NAME' if this model has no norm after its blocks"
             )
         x = self._kept[name]
+        if not x.is_floating_point() or x.dim() < 2:
+            raise ValueError(
+                f"{name[0]}: expected a module that reads hidden states (B, T, d), found one that reads "
+                f"{'token ids' if not x.is_floating_point() else 'another shape'}; choose one inside of it"
+            )
         if name[0] == "normed-output":
             if self._final_norm is None:
                 raise RuntimeError("this model has no norm after its blocks: normed-output does not exist")

@@ -203,6 +203,12 @@ class Runner:
         with self._arithmetic():
             pieces = self._pass(ids, batch, longest)
             keys = self.capture.by_name if self.capture is not None else {}  # (B, T, d) each
+            for name, key in keys.items():
+                if key.shape[:2] != ids.shape:
+                    raise ValueError(
+                        f"{name[0]}: expected a module that reads one vector a position, {tuple(ids.shape)}, found "
+                        f"{tuple(key.shape[:2])}; choose another module for the keys"
+                    )
             stored = {name: key[:, batch[0].head :].to(self.key_dtype) for name, key in keys.items()}
             log_p, extra = self._scored(pieces, batch)
         for job, reason in self._bad(batch, log_p, keys, stored):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from knnlm.capture import CaptureName
 from knnlm.forward import Chunk, Job, NotFiniteError, Runner, check_tokens
 from knnlm.identity import IdentityError, KeySpec, Loaded
+from knnlm.inputs import checked
 from knnlm.modules import token_limit, unwrapped
 from knnlm.windows import check_window, plan
 
@@ -31,6 +32,7 @@ __all__ = [
     "arithmetic",
     "batch_size",
     "document_tokens",
+    "encoded",
     "iterate",
     "iterate_as",
 ]
@@ -153,7 +155,17 @@ def arithmetic(store: Any, spec: KeySpec, dtype: torch.dtype | None) -> torch.dt
 def document_tokens(loaded: Loaded, document: Any) -> NDArray[np.uint32]:
     """The tokens of a document, (L,) uint32: its own, or its text encoded."""
     tokens = getattr(document, "tokens", None)
-    return np.asarray(loaded.tokenizer.encode(document.text) if tokens is None else tokens, np.uint32)
+    return np.asarray(encoded(loaded.tokenizer, document) if tokens is None else tokens, np.uint32)
+
+
+def encoded(tokenizer: Any, document: Any) -> NDArray[np.uint32]:
+    """The text of a document as tokens, (L,) uint32. Raises ValueError with its name where there are none for it."""
+    if not isinstance(getattr(document, "text", None), str):
+        raise TypeError(f"expected documents with a name and a text or tokens, found {type(document).__name__}")
+    try:
+        return np.asarray(tokenizer.encode(checked(document.text)), np.uint32)
+    except Exception as error:  # the library raises a bare Exception
+        raise ValueError(f"document {document.name!r}: {error}") from error
 
 
 def _jobs(loaded: Loaded, documents: Iterable[Any], window: int, context: int) -> Iterator[Job]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,17 +12,12 @@ from numpy.typing import NDArray
 from knnlm.blend import blend_of, untuned_cache
 from knnlm.cached import Evaluation
 from knnlm.identity import KeySpec, Loaded, check, key_spec, resolve, settings_of
+from knnlm.inputs import as_document, token_ids
 from knnlm.inspection import Explanation, explain
 from knnlm.neighbours import Searchable
 
-
-@dataclass(frozen=True)
-class Text:
-    """A text without a file."""
-
-    name: str
-    text: str
-    metadata: dict[str, Any] | None = None
+JOINED = 8
+"""Tokens before a new one that are decoded with it: the white space that joins them is the decoder's to say."""
 
 
 class KNNLM:
@@ -100,21 +95,25 @@ class KNNLM:
         """Perplexity of documents, in all detail; options as `perplexity.neighbours_of`."""
         from knnlm.perplexity import evaluate
 
+        if isinstance(documents, (str, bytes)):
+            raise TypeError("documents: expected several texts, found one: give a list of it")
         if self.datastore is None:
             raise ValueError("evaluate: expected a datastore, found None; use perplexity(text) for the LM alone")
         options = {"keys": self.keys, "dtype": self.dtype, "blend": self.blend, **options}
-        return evaluate(self.loaded, documents, self.datastore, self.settings, **options)
+        each = (as_document(document, self.loaded.tokenizer) for document in documents)
+        return evaluate(self.loaded, each, self.datastore, self.settings, **options)
 
     def log_probs(self, text: Any, *, exclude: str = "document") -> NDArray[np.floating[Any]]:
         """log p of each token of a text, (L,) nats.
 
-        text: a string, token ids (L,), or a document. exclude: where the very same text is a document of the store,
+        text: a string, token ids (L,), or a document; ids that begin with the document start are scored without it, as
+        every text is read after one. exclude: where the very same text is a document of the store,
         leave out that "document", each token's own "entry", or "none".
         """
         from knnlm.keys import arithmetic, iterate
         from knnlm.perplexity import mixed_log_p, scored_by
 
-        document = as_document(text)
+        document = as_document(text, self.loaded.tokenizer)
         if self.datastore is None and self.blend is not None:
             return self._cache_log_probs(document)
         if self.datastore is None or (self.settings.lambda_ == 0 and self.blend is None):
@@ -172,7 +171,10 @@ class KNNLM:
         if words:
             from knnlm.tokens import count_words
 
-            units = count_words(as_document(text).text)
+            read = as_document(text, self.loaded.tokenizer).text
+            if read is None:
+                raise ValueError("words: expected a text whose words can be counted, found token ids; give the string")
+            units = count_words(read)
         with np.errstate(over="ignore"):
             return float(np.exp(-log_p.sum(dtype=np.float64) / units)) if units else float("nan")
 
@@ -196,7 +198,7 @@ class KNNLM:
         return explain(
             self.loaded,
             self.datastore,
-            as_document(text),
+            as_document(text, self.loaded.tokenizer),
             self.settings,
             keys=self.keys,
             exclude=exclude,
@@ -221,10 +223,10 @@ class KNNLM:
         from knnlm.generate import Sampling, generate
 
         tokenizer = self.loaded.tokenizer
-        tokens = [int(t) for t in (tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)]
+        tokens = token_ids(prompt, tokenizer).tolist()
         # Decoding with the end of the prompt keeps the white space that joins the two.
-        ids = tokens[-8:]
-        shown = tokenizer.decode(ids)
+        ids = tokens[-JOINED:]
+        shown = tokenizer.decode(ids).rstrip("\ufffd")  # half a character of the prompt is shown with its rest
         for token in generate(
             self.loaded,
             tokens,
@@ -234,13 +236,15 @@ class KNNLM:
             blend=self.blend,
             max_tokens=max_tokens,
             sampling=Sampling(temperature, top_k, top_p, seed),
+            dtype=self.dtype,
             stop=self._stop() if stop is None else stop,
         ):
             ids.append(token.id)
             text = tokenizer.decode(ids)
             if not text.endswith("\ufffd"):  # wait for the rest of a character
                 yield text[len(shown) :]
-                shown = text
+                ids = ids[-JOINED:]
+                shown = tokenizer.decode(ids)
         if len(text := tokenizer.decode(ids)) > len(shown):
             yield text[len(shown) :]
 
@@ -254,8 +258,10 @@ class KNNLM:
 
     def _stop(self) -> tuple[int, ...]:
         """What the model's own configuration names as end of text; nothing for a model without one."""
+        from knnlm.modules import unwrapped
+
         for holder in ("generation_config", "config"):
-            end = getattr(getattr(self.loaded.model, holder, None), "eos_token_id", None)
+            end = getattr(getattr(unwrapped(self.loaded.model), holder, None), "eos_token_id", None)
             if end is not None:
                 return tuple(end) if isinstance(end, (list, tuple)) else (int(end),)
         return ()
@@ -268,17 +274,6 @@ def _no_datastore(found: Any) -> str:
         f"datastore: expected something with search, metric, dim and a length, or None for the model alone, found a "
         f"{type(found).__name__}"
     )
-
-
-def as_document(text: Any) -> Any:
-    """A string or token ids as a document without a name; a document as it is."""
-    if isinstance(text, str):
-        return Text("", text)
-    if hasattr(text, "text") or hasattr(text, "tokens"):
-        return text
-    from knnlm.keys import TokenDocument
-
-    return TokenDocument("", np.asarray(text, np.uint32))
 
 
 def as_loaded(model: Any, tokenizer: Any = None) -> Loaded:

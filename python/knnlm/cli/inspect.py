@@ -66,8 +66,9 @@ def command(
       knnlm inspect store --string "It was a bright cold day"
       knnlm inspect store held-out.txt --first 100 --tokens 50 --html neighbours.html
     """
+    from knnlm.inputs import Text
     from knnlm.inspection import rows, to_table
-    from knnlm.knn_lm import KNNLM, Text
+    from knnlm.knn_lm import KNNLM
     from knnlm.progress import Progress
 
     if (string is None) == (not text):

@@ -312,11 +312,11 @@ class Texts:
 
     def tokenised(self, tokenizer: Any) -> Iterator[TokenDocument]:
         """The documents with their tokens, one after the other: nothing is tokenised twice, nothing is kept."""
-        from knnlm.keys import TokenDocument
+        from knnlm.keys import TokenDocument, encoded
 
         self.tokens = 0
         for document in self:
-            tokens = tokenizer.encode(document.text)
+            tokens = encoded(tokenizer, document)
             self.tokens += len(tokens)
             yield TokenDocument(document.name, tokens, document.metadata, document.text)
 
