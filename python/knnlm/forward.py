@@ -305,9 +305,7 @@ class Runner:
                     break
 
     def _reason(self, what: str, job: Job, at: int) -> str:
-        position = job.window.score_from + at
-        text = self.tokenizer.token_text(int(job.tokens[position]))
         return (
-            f"the model gave {what} of token {position} ({text!r}); run it in another type (dtype='float32', in "
+            f"the model gave {what} of token {job.window.score_from + at}; run it in another type (dtype='float32', in "
             "commands --dtype float32), and if that does not help, its weights are damaged"
         )

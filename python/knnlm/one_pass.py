@@ -20,7 +20,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -31,9 +31,12 @@ from knnlm import _core
 from knnlm.arrays import to_json
 from knnlm.datastore import Datastore
 from knnlm.encoding import Encoded, Encoder, encoded
+from knnlm.forward import check_tokens
 from knnlm.identity import KeySpec, Loaded, resolve
 from knnlm.keys import TokenDocument, arithmetic
+from knnlm.modules import token_limit, unwrapped
 from knnlm.parts import PART_TOKENS, Part, Placed, parts_of, placed, sample_keys
+from knnlm.staging import write_for_good
 from knnlm.truth import Truth
 
 TRAINED = 2
@@ -59,6 +62,8 @@ class OnePassResult:
     resumed_parts: int
     sample_tokens: int
     seconds: float
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    """Names of documents that are not in the store, as the model gave NaN for them, and why."""
 
 
 def build_in_one_pass(
@@ -92,7 +97,11 @@ def build_in_one_pass(
     threads, and `part_tokens`; on nothing else. A store that was made otherwise is replaced only while it is empty and
     has no index.
 
+    A document with a key that is not finite does not end the build: it is left out at the end, and reported. Its ids
+    are not given again.
+
     Raises:
+        NotFiniteError: no key of the sample is finite: the model is damaged.
         ValueError: another store with entries or an index at `path`, or an empty one beside files of no store; a text
             without tokens, or with fewer than there are lists.
         StoreError: another process builds or writes there, or `path` holds something that is no store.
@@ -103,8 +112,14 @@ def build_in_one_pass(
     options = {**options, "dtype": arithmetic(None, keys, options.get("dtype"))}
     report = progress or (lambda stage, done, total: None)
 
+    limit = token_limit(unwrapped(loaded.model))
+
     def text() -> Iterator[Placed]:
-        return placed(documents())
+        for place in placed(documents()):
+            if limit is not None:  # found while tokens are counted, not after hours
+                name = f"document {place.document.name!r}"
+                check_tokens(loaded.tokenizer, name, np.asarray(place.document.tokens), limit)
+            yield place
 
     path = Path(path)
     folder = path / PARTS
@@ -139,39 +154,47 @@ def build_in_one_pass(
             folder.mkdir()
             wanted = _core.plan_index(total, dim, nlist)[1]
             report("sample", 0, 0)
-            sample, ids = sample_keys(loaded, text, keys, min(wanted, total), total, seed, **options)
+            sample, ids = sample_keys(loaded, text, keys, min(wanted, total), total, seed, True, **options)
             sampled = len(sample)
             Truth.choose(sample, ids, total, metric).save(folder, 0)
             store.train(sample, expected=total, seed=seed, nlist=nlist, code=code, threads=threads, progress=progress)
             del sample
         # Compaction and calibration are generations after the last part.
         resumed = done = min(store.generation - TRAINED, count)
+        failed: list[tuple[str, str]] = []
         truth = Truth.load(folder, done)
         if truth is None and done < count:
             raise ValueError(f"{path}: expected {folder} of an interrupted build, found none; remove the store")
         if truth is not None:
             for leftover in (file for kind in ("lists", "keys", "found") for file in list(folder.glob(f"{kind}-*"))):
                 leftover.unlink()
-            encoder = Encoder(loaded, keys, store, folder, truth, threads, options, keeps=keep_keys)
+            encoder = Encoder(loaded, keys, store, folder, truth, threads, options, keeps=keep_keys, tolerant=True)
             waiting = islice(parts_of(text(), part_tokens), done, None)
             with encoded(encoder, waiting, workers, load) as ready:
                 for part, codes in ready:
                     truth = truth.merged(codes.found)
                     truth.save(folder, part.number + 1)
+                    if codes.failed:
+                        _remember(folder, part, codes.failed)
                     _commit(store, folder, part, codes)
                     Truth.forget(folder, part.number)
                     done = part.number + 1
                     report("encode", part.stop, total)
-            if len(store) != total:
+            if store.next_id != total:
                 raise ValueError(
-                    f"{path}: expected {total:,} tokens, as were counted, found {len(store):,}: the text changed "
+                    f"{path}: expected {total:,} tokens, as were counted, found {store.next_id:,}: the text changed "
                     "meanwhile; remove the store"
                 )
-            store.compact(progress=progress)
+            failed = [(name, reason) for name, reason, *_ in _failed(folder)]
+            if not failed:
+                store.compact(progress=progress)
+            truth = _left_out(store, folder, truth)
             if not store.info()["calibration"]:
                 _core.calibrate(store._core, truth.queries, truth.own, truth.ids, threads=threads, progress=progress)
+            if failed:  # at last: it removes the folder, in which what was deleted may be
+                store.compact(progress=progress)
         shutil.rmtree(folder, ignore_errors=True)
-    return OnePassResult(total, done, resumed, sampled, time.perf_counter() - started)
+    return OnePassResult(total, done, resumed, sampled, time.perf_counter() - started, failed)
 
 
 def _counted(text: Iterable[Placed], part_tokens: int, report: Progress) -> tuple[int, int, str]:
@@ -225,6 +248,40 @@ def _clear(path: Path) -> None:
     for file in sorted(path.iterdir(), key=lambda file: file.name.startswith("manifest-")):
         if file.name != "lock":
             file.unlink()
+
+
+FAILED = "failed.json"
+"""File of the folder: name, reason, first id and the id after the last of each document that is to be left out."""
+
+
+def _failed(folder: Path) -> list[tuple[str, str, int, int]]:
+    try:
+        return [tuple(entry) for entry in json.loads((folder / FAILED).read_text(encoding="utf-8"))]
+    except FileNotFoundError:
+        return []
+
+
+def _remember(folder: Path, part: Part, failed: list[tuple[str, str]]) -> None:
+    """Add documents of a part to those that are to be left out; on disk for good when the call returns."""
+    reasons = dict(failed)
+    here = [
+        (document.name, reasons[document.name], first_id, first_id + len(document.tokens))
+        for first_id, document in part.placed
+        if document.name in reasons
+    ]
+    known = {entry[0]: entry for entry in (*_failed(folder), *here)}
+    write_for_good(folder / FAILED, json.dumps(list(known.values())).encode())
+
+
+def _left_out(store: Datastore, folder: Path, truth: Truth) -> Truth:
+    """Delete the documents that failed, and forget their entries in the truth."""
+    failed = _failed(folder)
+    if failed:
+        there = {info.name for info in store.documents()}
+        if gone := [name for name, *_ in failed if name in there]:
+            store.delete(gone)
+        truth = truth.without([(start, stop) for *_, start, stop in failed])
+    return truth
 
 
 def _commit(store: Datastore, folder: Path, part: Part, codes: Encoded) -> None:

@@ -46,8 +46,11 @@ def size_curve(
         documents,
         spec,
         key_dtype="float32",
+        tolerant=True,
         dtype=arithmetic(store, spec, dtype),
     ):
+        if chunk.bad is not None:  # such a document is named where it is scored
+            continue
         keys.append(chunk.key)
         targets.append(chunk.tokens)
         lm.append(chunk.log_p)

@@ -13,6 +13,7 @@ from knnlm.dumping import dump
 from knnlm.identity import IdentityError, KeySpec, describe
 from knnlm.keys import TokenDocument, iterate
 from knnlm.reference import BruteForceStore
+from knnlm.transformer import TransformerConfig, TransformerLM
 from knnlm.windows import plan
 
 
@@ -65,12 +66,9 @@ def test_every_representation_from_one_pass():
 
 
 def test_logits_of_context_are_not_computed():
-    transformer = pytest.importorskip("knnlm.transformer")
     torch.manual_seed(0)
     loaded = tiny()
-    loaded.model = transformer.TransformerLM(
-        transformer.TransformerConfig(vocab_size=30, d_model=16, n_layers=2, n_heads=2, context=24)
-    )
+    loaded.model = TransformerLM(TransformerConfig(vocab_size=30, d_model=16, n_layers=2, n_heads=2, context=24))
     loaded.model.eval()
     rows = []
     loaded.model.lm_head.register_forward_hook(lambda _, __, out: rows.append(out.shape[0] * out.shape[1]))

@@ -112,7 +112,16 @@ def test_damaged_configuration_is_a_value_error(tmp_path):
         load_model(tmp_path)
 
 
-def test_device_and_context_defaults():
+@pytest.mark.parametrize(
+    ("cuda", "mps", "expected"),
+    [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_the_default_device_is_a_gpu_if_there_is_one(cuda, mps, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert pick_device().type == expected
     assert pick_device("cpu") == torch.device("cpu")
-    assert pick_device().type == ("cuda" if torch.cuda.is_available() else pick_device().type)
+
+
+def test_the_context_of_a_model_that_states_none():
     assert read_model_context(nn.Linear(1, 1)) == 2048

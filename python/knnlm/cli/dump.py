@@ -23,7 +23,7 @@ from knnlm.cli.options import (
     threads,
     window_options,
 )
-from knnlm.cli.work import dump_to, key_spec, load
+from knnlm.cli.work import dump_to, key_spec, load, warn_of_failed
 
 
 @click.command("dump", cls=Command)
@@ -74,6 +74,7 @@ def command(
         with store:
             info = store.info()
     texts.finish()
+    warn_of_failed(written.failed)
     if as_json:
         print_json(
             {
@@ -81,6 +82,7 @@ def command(
                 "tokens": written.tokens,
                 "documents": written.documents,
                 "empty_documents": written.empty_documents,
+                "failed": written.failed,
                 "seconds": written.seconds,
                 "bytes": info["bytes"],
                 "read": texts.summary(),

@@ -26,7 +26,7 @@ from knnlm.cli.options import (
     text_options,
     threads,
 )
-from knnlm.cli.work import blend_text, load_for, note_defaults, open_store
+from knnlm.cli.work import blend_text, load_for, note_defaults, open_store, warn_of_failed
 
 if TYPE_CHECKING:
     from knnlm.cached import Cached, Evaluation
@@ -70,7 +70,7 @@ def command(
     """Perplexity of TEXT under the model alone and with STORE, by token and by word.
 
     λ, T and k are those that `knnlm tune` saved, and so are the weights of --cache and --ngram. Warns when the text
-    overlaps the store.
+    overlaps the store. A document for which the model gives NaN is left out and named, and the exit code is 1 then.
 
     \b
     Example:
@@ -107,14 +107,17 @@ def command(
         blended = None if blend is None else score(cached, settings, blend)
         share = _overlap(cached, opened, progress)
     texts.finish()
+    warn_of_failed(found.failed)
     _warn(share, found, exclude, ngram)
     if blended is not None and mixing.lambda_ is not None:
         warn("--lambda does not change what is blended in: its weights are those that knnlm tune saved")
     if as_json:
         more = {} if blended is None else {"blended": blended.to_dict()}
         print_json({**found.to_dict(), **more, "overlap_13gram": share, "store": str(store), "read": texts.summary()})
-        return
-    _show(found, blended, share)
+    else:
+        _show(found, blended, share)
+    if found.failed:
+        click.get_current_context().exit(1)
 
 
 def _overlap(cached: Cached, store: Datastore, progress: Progress) -> float:

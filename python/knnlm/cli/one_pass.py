@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from knnlm.cli.console import note, refuse_existing, refuse_foreign
 from knnlm.cli.folders import clear_leftovers, take_place
-from knnlm.cli.work import check_lists, count_tokens, key_width, load, resolved
+from knnlm.cli.work import check_lists, count_tokens, key_width, load, resolved, warn_of_failed
 
 if TYPE_CHECKING:
     from knnlm.cli.options import Loading, Texts
@@ -85,6 +85,7 @@ def build_from_text(
         progress=stages(progress),
         **({} if batch_tokens is None else {"batch_tokens": batch_tokens}),
     )
+    warn_of_failed(result.failed)
     take_place(partial, out, overwrite, found_again=True)
     with Datastore.open(out) as store:
         info = store.info()
@@ -96,5 +97,6 @@ def build_from_text(
         "resumed_parts": result.resumed_parts,
         "build_seconds": result.seconds,
         "read": texts.summary(),
+        "failed": result.failed,
         **{name: info[name] for name in names},
     }

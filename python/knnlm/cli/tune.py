@@ -24,7 +24,7 @@ from knnlm.cli.options import (
     text_options,
     threads,
 )
-from knnlm.cli.work import blend_text, load_for, open_store
+from knnlm.cli.work import blend_text, load_for, open_store, warn_of_failed
 
 if TYPE_CHECKING:
     from knnlm.blend import Blend
@@ -86,7 +86,7 @@ def command(
     """
     from knnlm.blend import CACHE_SIZE, ORDER, cache_thetas, ngram_of
     from knnlm.identity import Settings, default_temperature
-    from knnlm.perplexity import neighbours_of
+    from knnlm.perplexity import check_scores, neighbours_of
     from knnlm.progress import Progress
     from knnlm.store_size import size_curve
     from knnlm.tune import save_tuned
@@ -102,6 +102,7 @@ def command(
     texts = Texts(text, reading)
     with Progress(json=as_json) as progress, open_store(store) as opened:
         loaded = load_for(opened, model, loading, threads)
+        check_scores(loaded, texts.tokenised(loaded.tokenizer), opened)
         thetas = cache_thetas(default_temperature(opened)) if cache else []
         progress("5-gram", 0, 1) if ngram else None
         counted = ngram_of(opened, ORDER, int(loaded.tokenizer.vocab_size)) if ngram else None
@@ -143,6 +144,7 @@ def command(
                 curves["size"] = (sizes.x, sizes.perplexity, sizes.fixed["lm_perplexity"])
             written = _plots(tuned, curves, folder)
     texts.finish()
+    warn_of_failed(cached.failed)
     if as_json:
         print_json(
             {
@@ -152,6 +154,7 @@ def command(
                 "saved": unsaved is None,
                 "plots": written,
                 "excluded": cached.excluded_documents,
+                "failed": cached.failed,
             }
         )
         _not_saved(unsaved)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 import numpy as np
 
-from knnlm.cli.console import note
+from knnlm.cli.console import note, warn
 from knnlm.cli.folders import missing
 
 if TYPE_CHECKING:
@@ -159,18 +159,32 @@ def dump_to(
         attributes=describe(loaded, keys, store=path),
     )
     try:
-        return store, dump(
+        written = dump(
             loaded,
             texts.tokenised(loaded.tokenizer),
             store,
             keys=keys,
             batch_tokens=batch_tokens,
+            tolerant=True,
             progress=texts.callback(progress, "dump"),
         )
+        return store, written
     except BaseException:
         store.discard()
         store.close()
         raise
+
+
+FAILED_SHOWN = 8
+"""Documents that failed and are named; the rest is counted."""
+
+
+def warn_of_failed(failed: Sequence[tuple[str, str]]) -> None:
+    """Says which documents were left out because the model gave NaN for them."""
+    for _, reason in failed[:FAILED_SHOWN]:
+        warn(f"left out: {reason}")
+    if len(failed) > FAILED_SHOWN:
+        warn(f"left out: {len(failed) - FAILED_SHOWN:,} documents more, for the like")
 
 
 def blend_text(blend: Mapping[str, Any]) -> str:
