@@ -161,6 +161,18 @@ def test_generation_and_scoring_agree_with_a_cache(loaded, store, with_store):
     np.testing.assert_allclose([piece.log_p for piece in pieces], scored, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_the_arithmetic_holds_for_every_use(loaded, dtype):
+    seen = []
+    handle = loaded.model.blocks[0].register_forward_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    lm = KNNLM(loaded, None, dtype=dtype)
+    lm.perplexity("abcd")
+    lm.generate("abcd", max_tokens=2)
+    KNNLM(loaded, None, cache=True, dtype=dtype).generate("abcd", max_tokens=2)
+    handle.remove()
+    assert set(seen) == {dtype is not None}
+
+
 def test_another_model_is_refused(store):
     other = tiny(seed=1)
     other.fingerprint = "other"
