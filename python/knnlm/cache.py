@@ -234,6 +234,6 @@ def _order(scores: Floats, k: int) -> NDArray[np.int64]:
     out = np.empty((len(scores), k), np.int64)
     for row, (own, least) in enumerate(zip(scores, limit, strict=True)):
         above = np.flatnonzero(own > least)
-        chosen = np.sort(np.concatenate([above, np.flatnonzero(own == least)[: k - len(above)]]))
+        chosen = np.concatenate([above, np.flatnonzero(own == least)[: k - len(above)]])  # equal ones by column
         out[row] = chosen[np.argsort(-own[chosen], kind="stable")]
     return out

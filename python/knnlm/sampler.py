@@ -82,8 +82,7 @@ def best(scores: Vector, count: int) -> NDArray[np.int64]:
     if count < n:
         limit = scores[np.argpartition(scores, n - count)[n - count]]
         above = np.flatnonzero(scores > limit)
-        chosen = np.concatenate([above, np.flatnonzero(scores == limit)[: count - len(above)]])
-        chosen.sort()
+        chosen = np.concatenate([above, np.flatnonzero(scores == limit)[: count - len(above)]])  # equal ones by index
     else:
         chosen = np.arange(n)
     chosen = chosen[np.isfinite(scores[chosen])]

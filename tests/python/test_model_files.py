@@ -127,7 +127,7 @@ def test_sizes_are_those_of_the_weights_before_a_model_is_made(ours, folder):
         file.write_text(config)
         edit(
             file,
-            **{width: 40_000, "intermediate_size": 40_000, "head_dim": 20_000} if path == folder else {width: 2**40},
+            **{width: 40_000, "intermediate_size": 8_000, "head_dim": 4_000} if path == folder else {width: 2**40},
         )
         refused(path, r"expected (weights of some|the parameters|.*of shape|the sizes)")
         file.write_text(config)
