@@ -19,6 +19,8 @@ from knnlm.identity import Loaded
 from knnlm.modules import autocast, device_of, eager, is_compiled, token_limit, unwrapped
 from knnlm.windows import Window
 
+TOO_LARGE = "a key is not finite: float16 ends at 65504; keep float32 (key_dtype='float32', in commands --keys float32)"
+
 
 class NotFiniteError(ValueError):
     """The model gave NaN, or a key that its type cannot hold, for a document that the message names."""
@@ -260,9 +262,8 @@ class Runner:
         for logits in pieces:  # (n, v)
             if not log_p:
                 for job in batch:
-                    check_tokens(
-                        self.tokenizer, job.document, job.tokens[job.window.start : job.window.stop], logits.shape[-1]
-                    )
+                    read = job.tokens[job.window.start : job.window.stop]
+                    check_tokens(self.tokenizer, f"document {job.document.name!r}", read, logits.shape[-1])
             own, more = target_log_p(logits, wanted[at : at + len(logits)], self.features)
             log_p.append(own)
             for name, column in more.items():
@@ -293,13 +294,7 @@ class Runner:
                 if bool(wrong.any()):
                     first = int(wrong.int().argmax())
                     if bool(torch.isfinite(keys[name][row, job.head + first]).all()):
-                        yield (
-                            job,
-                            (
-                                "a key is not finite: float16 ends at 65504; keep float32 (key_dtype='float32', in "
-                                "commands --keys float32)"
-                            ),
-                        )
+                        yield job, TOO_LARGE
                     else:
                         yield job, self._reason("NaN or Inf as the key", job, first)
                     break

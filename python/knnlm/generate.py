@@ -61,7 +61,6 @@ class Reader:
         self.device, self.compiled = device_of(self.model), is_compiled(self.model)
         self.dtype = getattr(torch, spec.autocast) if dtype is None and spec.autocast is not None else dtype
         self.inputs: list[int] = [int(loaded.tokenizer.bos_id)]
-        self.capture = Capture(self.model, spec.representation, spec.layer) if capture else None
         accepted = inspect.signature(self.model.forward).parameters
         self._name = next((name for name in CACHES if name in accepted), "cache" if "cache" in accepted else None)
         self._options: dict[str, Any] = (
@@ -76,6 +75,7 @@ class Reader:
         self._fed = 0
         self._cache: Any = None
         self._was_training = self.model.training
+        self.capture = Capture(self.model, spec.representation, spec.layer) if capture else None
         self.model.eval()
 
     def extend(self, tokens: Sequence[int]) -> None:

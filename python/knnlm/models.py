@@ -156,8 +156,9 @@ def _load_hugging_face(name: str, device: torch.device, dtype: torch.dtype | Non
             f"{missing[0]}, which would be random: give the folder of a whole model of this kind"
         )
     check_vocabulary(tokenizer, model, name)
+    model = model.to(device).eval()
     check_causal(model, name)
-    return LoadedModel(model.to(device).eval(), tokenizer, context_of(config), name.rstrip("/").split("/")[-1], name)
+    return LoadedModel(model, tokenizer, context_of(config), name.rstrip("/").split("/")[-1], name)
 
 
 def _check_files(folder: Path) -> None:

@@ -75,7 +75,7 @@ def neighbours_of(
 
     Raises:
         IdentityError: the store belongs to another model or was made with another arithmetic.
-        NotFiniteError: the model gives NaN before it has given anything else.
+        NotFiniteError: the model gives NaN before it has given anything else, or for every document.
     """
     from knnlm.keys import NotFiniteError, arithmetic, iterate_as
 
@@ -181,6 +181,8 @@ def neighbours_of(
         keep({"tokens": chunk.tokens, "log_p_lm": chunk.log_p})
         keep({f"features.{name}": feature for name, feature in (*chunk.features.items(), *whole.add(chunk))})
 
+    if failed and not sum(lengths):
+        raise NotFiniteError(failed[0][1])
     joined = {name: column.finish() for name, column in columns.items()}
     tokens = joined.get("tokens", np.zeros(0, np.uint32))
     width = k if temperature is None else 0

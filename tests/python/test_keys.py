@@ -233,7 +233,7 @@ def test_what_cannot_be_done_is_said():
         next(iterate(loaded, texts(), window=8, context=8))
     with pytest.raises(ValueError, match="float16 or float32"):
         next(iterate(loaded, texts(), key_dtype="int8"))
-    with pytest.raises(ValueError, match="outside the model's vocabulary"):
+    with pytest.raises(ValueError, match="document 'a': token 99 is outside the model's vocabulary of 30: use the"):
         next(iterate(loaded, [TokenDocument("a", np.array([1, 99], np.uint32))]))
     with torch.no_grad():
         loaded.model.blocks[-1].ffn_norm.bias.fill_(1e5)

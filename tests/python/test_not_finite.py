@@ -79,6 +79,9 @@ def test_every_use_of_one_text_says_it(stored, use):
         getattr(lm, use)("abz abc")
     with pytest.raises(NotFiniteError, match="the model gave NaN"):
         getattr(KNNLM(stored[0], None), "perplexity" if use == "explain" else use)("abz abc")
+    for one in (lm, KNNLM(*stored, lambda_=0.0)):
+        with pytest.raises(NotFiniteError, match="the model gave NaN"):  # after a pool of windows that are sound
+            getattr(one, use)(Doc("very long", "abcd " * 900 + "z abcd"))
     with pytest.raises(NotFiniteError, match="the model gave NaN after 3 tokens"):
         lm.generate("abz")
 

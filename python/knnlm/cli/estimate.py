@@ -137,6 +137,7 @@ def _sample_keys(
             batch_tokens=batch,
             pool_batches=1,
             scores=False,
+            tolerant=True,  # as the build is
             dtype=arithmetic(None, spec, None),
             progress=tick,
         )
@@ -151,8 +152,9 @@ def _sample_keys(
     seconds = 0.0
     with closing(chunks(batch)) as sampled:
         for chunk in sampled:
-            keys.append(chunk.key)
-            values.append(chunk.tokens)
+            if chunk.bad is None:
+                keys.append(chunk.key)
+                values.append(chunk.tokens)
             seconds = time.perf_counter() - started
             if time.perf_counter() - began > SAMPLE_SECONDS:
                 break
