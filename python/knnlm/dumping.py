@@ -53,7 +53,7 @@ def dump(
 
     Raises:
         IdentityError: the store belongs to another model, tokenizer, representation or arithmetic; nothing is done.
-        NotFiniteError: a key that is not finite, the first one of all if `tolerant`.
+        NotFiniteError: a key that is not finite; if `tolerant`, before any other, or in every document.
         ValueError: a window that the model cannot read; what `store.add` refuses.
     """
     check(store, loaded, keys)
@@ -101,6 +101,8 @@ def dump(
             store.add(chunk.key, chunk.tokens, document=name, metadata=metadata)
             tokens += len(chunk.tokens)
             documents_seen += chunk.last
+        if failed and not documents_seen:
+            raise NotFiniteError(failed[0][1])
     except BaseException:
         if callable(discard):
             discard()

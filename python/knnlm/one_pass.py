@@ -31,7 +31,7 @@ from knnlm import _core
 from knnlm.arrays import to_json
 from knnlm.datastore import Datastore
 from knnlm.encoding import Encoded, Encoder, encoded
-from knnlm.forward import check_tokens
+from knnlm.forward import NotFiniteError, check_tokens
 from knnlm.identity import KeySpec, Loaded, resolve
 from knnlm.keys import TokenDocument, arithmetic
 from knnlm.modules import token_limit, unwrapped
@@ -101,7 +101,7 @@ def build_in_one_pass(
     are not given again.
 
     Raises:
-        NotFiniteError: no key of the sample is finite: the model is damaged.
+        NotFiniteError: no key of the sample is finite, or a key of every document is not.
         ValueError: another store with entries or an index at `path`, or an empty one beside files of no store; a text
             without tokens, or with fewer than there are lists.
         StoreError: another process builds or writes there, or `path` holds something that is no store.
@@ -186,6 +186,8 @@ def build_in_one_pass(
                     "meanwhile; remove the store"
                 )
             failed = [(name, reason) for name, reason, *_ in _failed(folder)]
+            if sum(stop - start for *_, start, stop in _failed(folder)) == total:
+                raise NotFiniteError(failed[0][1])
             if not failed:
                 store.compact(progress=progress)
             truth = _left_out(store, folder, truth)

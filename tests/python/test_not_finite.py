@@ -159,6 +159,9 @@ def test_a_dump_goes_on_where_it_may(tmp_path):
         with pytest.raises(NotFiniteError, match="'odd'"):
             dump(spoilt(), ODD[1:], store, tolerant=True)
         assert len(store) == 0
+        with pytest.raises(NotFiniteError, match="'long and odd'"):  # what there was of it is no document
+            dump(spoilt(), [LONG], store, tolerant=True, batch_tokens=24)
+        assert len(store) == 0
         written = dump(spoilt(), ODD, store, tolerant=True, batch_tokens=24)
         assert [name for name, _ in written.failed] == ["odd", "long and odd"]
         assert [info.name for info in store.documents()] == [document.name for document in SOUND]
@@ -271,6 +274,12 @@ def test_it_has_the_same_bytes_after_a_kill_and_with_workers(tmp_path, monkeypat
 def test_a_build_with_a_broken_model_ends_with_its_sample(tmp_path):
     with pytest.raises(NotFiniteError, match="the model gave NaN or Inf as the key"):
         made(tmp_path / "store", [document for document in MANY if "z" in document.text], nlist=1)
+
+
+def test_a_build_whose_every_document_fails_says_so(tmp_path):
+    for _ in range(2):
+        with pytest.raises(NotFiniteError, match="'long and odd': the model gave NaN"):
+            made(tmp_path / "store", [LONG], batch_tokens=24)
 
 
 def test_a_token_that_the_model_does_not_have_is_found_before_the_model_runs(tmp_path):
