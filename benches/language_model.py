@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from knnlm.datastore import Datastore
 from knnlm.documents import Document
 from knnlm.dumping import dump
-from knnlm.identity import KeySpec, describe
+from knnlm.identity import KeySpec, describe, resolve
 from knnlm.keys import iterate
 from knnlm.models import load_model
 from knnlm.tokens import count_words
@@ -45,7 +45,7 @@ class LanguageModel:
         self.path = Path(path)
         self.loaded = load_model(path)
         spec = replace(spec or KeySpec(), autocast="bfloat16" if bf16 else None)
-        self.spec = spec.resolved(self.loaded.context)
+        self.spec = resolve(self.loaded, spec)
         self.dtype = torch.bfloat16 if bf16 else None
         self.vocab_size = int(self.loaded.tokenizer.vocab_size)
 
@@ -57,6 +57,7 @@ class LanguageModel:
     def identity(self) -> dict[str, Any]:
         """What cached results depend on."""
         about = describe(self.loaded, self.spec) | {"bf16": self.dtype is not None}
+        about["model"].pop("source")
         return {name: value for name, value in about.items() if name not in ("knnlm", "autocast")}
 
     def about(self) -> dict[str, Any]:
@@ -159,7 +160,7 @@ class LanguageModel:
         shutil.rmtree(path, ignore_errors=True)  # what an interrupted run left
         path.parent.mkdir(parents=True, exist_ok=True)
         width = next(iter(self.loaded.model.parameters())).shape[1]  # the embedding comes first: (v, d)
-        attributes = describe(self.loaded, self.spec)
+        attributes = describe(self.loaded, self.spec, store=path)
         return Datastore.create(
             path, dim=width, keep_keys="float16", max_value=self.vocab_size - 1, attributes=attributes
         )

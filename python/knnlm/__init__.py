@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from knnlm.datastore import StoreError as StoreError
     from knnlm.entries import DocumentInfo as DocumentInfo
     from knnlm.entries import Entries as Entries
+    from knnlm.entries import LostDocument as LostDocument
     from knnlm.knn_lm import KNNLM as KNNLM
     from knnlm.models import load_model as load_model
     from knnlm.neighbours import Neighbours as Neighbours
@@ -29,6 +30,7 @@ _HOME = {
     "DocumentInfo": "entries",
     "Entries": "entries",
     "FormatError": "datastore",
+    "LostDocument": "entries",
     "Neighbours": "neighbours",
     "Searchable": "neighbours",
     "StoreError": "datastore",
@@ -41,6 +43,7 @@ __all__ = [
     "DocumentInfo",
     "Entries",
     "FormatError",
+    "LostDocument",
     "Neighbours",
     "Searchable",
     "StoreError",

@@ -42,22 +42,54 @@ class ContinuousCache:
         if size < 1 or dim < 1:
             raise ValueError(f"expected a size and a dimension of at least 1, found {size} and {dim}")
         self.dim, self.size, self.metric = dim, size, metric
-        self._keys = np.zeros((0, dim), np.float32)
-        self._values = np.zeros(0, np.uint32)
+        # Pairs lie together in the order of the text; room for as many again, so that they move once in `size` pairs.
+        self._store_keys = np.zeros((0, dim), np.float32)
+        self._store_values = np.zeros(0, np.uint32)
+        self._norms = np.zeros(0)
+        self._first = self._last = 0  # the pairs that are kept are first:last
         self._next = 0  # id of the next pair
 
     def __len__(self) -> int:
         """Pairs that are kept."""
-        return len(self._values)
+        return self._last - self._first
+
+    @property
+    def _keys(self) -> NDArray[np.float32]:
+        return self._store_keys[self._first : self._last]
+
+    @property
+    def _values(self) -> NDArray[np.uint32]:
+        return self._store_values[self._first : self._last]
 
     def add(self, keys: ArrayLike, values: ArrayLike) -> None:
         """Append pairs: keys (m, d), values (m,). Raises ValueError for shapes that do not fit."""
         h, x = np.asarray(keys, np.float32), np.asarray(values)
         if h.ndim != 2 or h.shape[1] != self.dim or x.shape != h.shape[:1]:
             raise ValueError(f"expected keys (m, {self.dim}) and values (m,), found {h.shape} and {x.shape}")
-        self._keys = np.concatenate([self._keys, h])[-self.size :]
-        self._values = np.concatenate([self._values, x.astype(np.uint32)])[-self.size :]
         self._next += len(x)
+        h, x = h[-self.size :], x[-self.size :]
+        self._make_room(len(x))
+        stop = self._last + len(x)
+        self._store_keys[self._last : stop] = h
+        self._store_values[self._last : stop] = x.astype(np.uint32)
+        if self.metric == "l2":
+            self._norms[self._last : stop] = _squares(h)
+        self._first, self._last = max(self._first, stop - self.size), stop
+
+    def _make_room(self, count: int) -> None:
+        """Room for `count` pairs more, at most `size`, after the last one."""
+        if self._last + count <= len(self._store_values):
+            return
+        keep = min(len(self), self.size)
+        room = min(2 * self.size, max(2 * (keep + count), 64))
+        room = max(room, keep + count)
+        held = slice(self._last - keep, self._last)
+        for name, width in (("_store_keys", (self.dim,)), ("_store_values", ()), ("_norms", ())):
+            old = getattr(self, name)
+            new = np.empty((room, *width), old.dtype)
+            new[:keep] = old[held]
+            setattr(self, name, new)
+        self._first, self._last = 0, keep
 
     def search(
         self,
@@ -81,12 +113,14 @@ class ContinuousCache:
             raise ValueError(f"queries: expected shape (..., {self.dim}), found {q.shape}")
         lead, n = q.shape[:-1], len(self)
         refuse_answer(int(np.prod(lead, dtype=np.int64)), k, n, 4 + 4 + 8)
-        scores = _scores(q.reshape(-1, self.dim), self._keys, self.metric)  # (q, n)
+        scores = _scores(
+            q.reshape(-1, self.dim), self._keys, self.metric, self._norms[self._first : self._last]
+        )  # (q, n)
         ids = np.arange(self._next - n, self._next)
         if exclude is not None:
             low, high = np.asarray(exclude, np.int64).reshape(-1, 2).T[..., None]  # (q, 1) each
             scores[(ids >= low) & (ids < high)] = -np.inf
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # (q, min(k, n)); equal scores by id
+        order = _order(scores, k)  # (q, min(k, n)); equal scores by id
         best = np.take_along_axis(scores, order, 1)
         gone = np.isneginf(best)
         found = np.full((len(scores), k), MISSING, np.int64)
@@ -178,11 +212,30 @@ def continuous_cache_log_p(
     return np.asarray(out[0]) if single else out
 
 
-def _scores(queries: NDArray[np.float32], keys: NDArray[np.float32], metric: str) -> Floats:
-    """Larger is nearer: inner products, or negative squared distances, (q, n)."""
+def _scores(
+    queries: NDArray[np.float32], keys: NDArray[np.float32], metric: str, squares: Floats | None = None
+) -> Floats:
+    """Larger is nearer: inner products, or negative squared distances, (q, n). squares: |key|², (n,), if known."""
     scores = (queries @ keys.T).astype(np.float64)
     if metric == "l2":
-        q2 = np.einsum("qd,qd->q", queries, queries, dtype=np.float64)
-        k2 = np.einsum("nd,nd->n", keys, keys, dtype=np.float64)
-        scores = 2 * scores - q2[:, None] - k2[None, :]
+        k2 = _squares(keys) if squares is None else squares
+        scores = 2 * scores - _squares(queries)[:, None] - k2[None, :]
     return scores
+
+
+def _squares(x: NDArray[np.float32]) -> Floats:
+    return np.asarray(np.einsum("nd,nd->n", x, x, dtype=np.float64))
+
+
+def _order(scores: Floats, k: int) -> NDArray[np.int64]:
+    """Columns of the k largest of each row, largest first, ties by column: (q, min(k, n))."""
+    n = scores.shape[1]
+    if k >= n:
+        return np.argsort(-scores, axis=1, kind="stable")
+    limit = np.partition(scores, n - k, axis=1)[:, n - k, None]  # the k-th largest
+    out = np.empty((len(scores), k), np.int64)
+    for row, (own, least) in enumerate(zip(scores, limit, strict=True)):
+        above = np.flatnonzero(own > least)
+        chosen = np.concatenate([above, np.flatnonzero(own == least)[: k - len(above)]])  # equal ones by column
+        out[row] = chosen[np.argsort(-own[chosen], kind="stable")]
+    return out

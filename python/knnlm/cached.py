@@ -27,7 +27,8 @@ class Cached:
     log_p_lm: (n,) float32.  distances: (n, k) float32, missing +inf (ip: -inf).  match: (n, k) bool: the neighbour's
     value is the target.  offsets: (D + 1,) int64, documents' ranges of tokens.  tokens: (n,) uint32.
     match_shuffled: the same with the store's values permuted, the control.  values: (n, k), if kept.
-    words: (D,) words of each document.  settings: how the search was done.  features: (n,) float32 each.
+    words: (D,) words of each document.  failed: names of documents that are left out, as their scores or keys are not
+    finite, and why.  settings: how the search was done.  features: (n,) float32 each.
     scored, hits: (n,) log p_kNN of each target at the T and k of `scored_at`, and whether it was retrieved: kept in
     place of distances and match, whose k is then 0, where one T and k were all that was wanted.
     """
@@ -47,6 +48,7 @@ class Cached:
     model_seconds: float = 0.0
     search_seconds: float = 0.0
     excluded_documents: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     scored: NDArray[np.float32] | None = None
     scored_at: tuple[float, int] | None = None
@@ -173,7 +175,8 @@ class Evaluation:
     """A text scored by the LM and by the mixture. Perplexities are per token unless they say word.
 
     document_nll, lm_document_nll: (D,) negative log-likelihood in nats; document_tokens, document_words: (D,).
-    retrieved: share of targets among their neighbours.  tokens_per_second: of both parts together.
+    retrieved: share of targets among their neighbours.  failed: documents that are left out, and why.
+    tokens_per_second: of both parts together.
     """
 
     tokens: int
@@ -186,6 +189,7 @@ class Evaluation:
     model_seconds: float
     search_seconds: float
     excluded_documents: int
+    failed: list[tuple[str, str]]
     settings: dict[str, Any]
     document_nll: NDArray[np.float64]
     lm_document_nll: NDArray[np.float64]
@@ -224,6 +228,7 @@ def evaluation(cached: Cached, log_p: NDArray[np.floating[Any]], settings: dict[
         model_seconds=cached.model_seconds,
         search_seconds=cached.search_seconds,
         excluded_documents=cached.excluded_documents,
+        failed=cached.failed,
         settings=settings,
         document_nll=nll,
         lm_document_nll=lm_nll,

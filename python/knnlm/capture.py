@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from knnlm.identity import REPRESENTATIONS as REPRESENTATIONS
+from knnlm.modules import name_of, output_embedding, unwrapped
 
 CaptureName = tuple[str, int]
 """(representation, layer); a negative layer counts from the last one."""
 
-_FFN = ("ffn", "mlp", "feed_forward", "block_sparse_moe", "fc1")
+_FFN = ("ffn", "mlp", "feed_forward", "block_sparse_moe", "fc1", "mlp_block")
 _ATTENTION = ("attention", "attn", "self_attn", "self_attention", "mixer")
 
 
@@ -33,6 +34,20 @@ def blocks_of(model: nn.Module) -> nn.ModuleList:
         f"{type(model).__name__}: no list of decoder blocks with one of the feed-forward attributes {_FFN} was found; "
         "choose a module by name with representation='module:NAME' (its input becomes the key)"
     )
+
+
+def fallback(model: nn.Module) -> str | None:
+    """Name of the output embedding, whose input is the key of a model without blocks as `blocks_of` knows them.
+
+    None where there are such blocks, or where the model does not name its output embedding.
+    """
+    model = unwrapped(model)
+    try:
+        blocks_of(model)
+    except ValueError:
+        head = output_embedding(model)
+        return None if head is None else name_of(model, head)
+    return None
 
 
 def _find_ffn(block: nn.Module) -> nn.Module | None:
@@ -207,6 +222,11 @@ class Capture:
                 "representation='module:NAME' if this model has no norm after its blocks"
             )
         x = self._kept[name]
+        if not x.is_floating_point() or x.dim() < 2:
+            raise ValueError(
+                f"{name[0]}: expected a module that reads hidden states (B, T, d), found one that reads "
+                f"{'token ids' if not x.is_floating_point() else 'another shape'}; choose one inside of it"
+            )
         if name[0] == "normed-output":
             if self._final_norm is None:
                 raise RuntimeError("this model has no norm after its blocks: normed-output does not exist")
@@ -218,14 +238,14 @@ class Capture:
                 self._paused = False
         return x.reshape(self._batch, -1, x.shape[-1])  # (B, T, d); OPT's feed-forward reads (B T, d)
 
-    def run(self, model: nn.Module, input_ids: Tensor) -> None:
+    def run(self, model: nn.Module, input_ids: Tensor, **options: Any) -> None:
         """Run the model only until every key is there: the head, half the work of a small model, is left out.
 
-        input_ids: (B, T) int64. Read `keys` or `by_name` afterwards.
+        input_ids: (B, T) int64. options: of the model's forward. Read `keys` or `by_name` afterwards.
         """
         self._stop = True
         try:
-            model(input_ids)
+            model(input_ids, **options)
         except _AllCapturedError:
             pass
         finally:

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from knnlm.own_files import check_readable, replacing_path, write_text
 from knnlm.tokens import Tokenizer
 from knnlm.transformer import TransformerConfig, TransformerLM
+from knnlm.weights import made_on_meta, read_header, read_json
 
 MODEL_TYPE = "knnlm-transformer"
 CONFIG_FILE, WEIGHTS_FILE, STATE_FILE = "config.json", "model.safetensors", "training.safetensors"
@@ -35,20 +36,29 @@ def _weights(model: TransformerLM) -> dict[str, torch.Tensor]:
     return {name: p.detach().contiguous().cpu() for name, p in model.named_parameters()}
 
 
-def _copy_weights(model: TransformerLM, tensors: Mapping[str, torch.Tensor], source: Path) -> None:
-    own = dict(model.named_parameters())
-    if set(own) != set(tensors):
+def _check_shapes(
+    config: TransformerConfig,
+    own: Mapping[str, torch.Tensor],
+    found: Mapping[str, tuple[int, ...]],
+    source: Path,
+) -> None:
+    """Raise ValueError unless a file holds the parameters of a model, by name and shape."""
+    if set(own) != set(found):
         raise ValueError(
-            f"expected the parameters of {model.config} in {source}, found {len(tensors)} of another model: "
-            f"missing {sorted(set(own) - set(tensors))[:3]}, unknown {sorted(set(tensors) - set(own))[:3]}"
+            f"expected the parameters of {config} in {source}, found {len(found)} of another model: "
+            f"missing {sorted(set(own) - set(found))[:3]}, unknown {sorted(set(found) - set(own))[:3]}"
         )
-    with torch.no_grad():
-        for name, parameter in own.items():
-            if parameter.shape != tensors[name].shape:
-                raise ValueError(
-                    f"expected {name} of shape {tuple(parameter.shape)} in {source}, found {tuple(tensors[name].shape)}"
-                )
-            parameter.copy_(tensors[name])
+    for name, parameter in own.items():
+        if tuple(parameter.shape) != tuple(found[name]):
+            raise ValueError(
+                f"expected {name} of shape {tuple(parameter.shape)} in {source}, found {tuple(found[name])}"
+            )
+
+
+@torch.no_grad()
+def _copy_weights(model: TransformerLM, tensors: Mapping[str, torch.Tensor]) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.copy_(tensors[name])
 
 
 def save_model(folder: str | Path, model: TransformerLM, tokenizer: Tokenizer) -> None:
@@ -62,29 +72,47 @@ def save_model(folder: str | Path, model: TransformerLM, tokenizer: Tokenizer) -
 
 
 def read_config(folder: str | Path) -> TransformerConfig | None:
-    """The sizes of one of our models, or None where the folder holds none."""
+    """The sizes of one of our models, or None where the folder holds none. Raises ValueError for a damaged file."""
     file = Path(folder) / CONFIG_FILE
-    if not file.is_file():
+    if not file.exists():
         return None
-    data = json.loads(file.read_text(encoding="utf-8"))
+    data = read_json(file)
     if not isinstance(data, dict) or data.pop("model_type", None) != MODEL_TYPE:
         return None
     try:
         return TransformerConfig(**data)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"expected the sizes of a {MODEL_TYPE} in {file}, found: {error}") from error
 
 
 def read_model(folder: str | Path) -> TransformerLM:
-    """Load one of our models on the CPU, in evaluation mode."""
+    """Load one of our models on the CPU, in evaluation mode.
+
+    Raises ValueError, before anything of the model's size is allocated, where config and weights do not fit.
+    """
     folder = Path(folder)
     config = read_config(folder)
     if config is None:
         raise ValueError(f"expected a {CONFIG_FILE} with model_type {MODEL_TYPE} in {folder}, found none")
+    file = folder / WEIGHTS_FILE
+    if not file.exists():
+        raise FileNotFoundError(f"expected the weights of a model at {file}, found none; copy the whole folder")
+    shapes = read_header(file)
+    if config.n_layers > len(shapes):
+        raise ValueError(
+            f"expected weights of {config.n_layers:,} layers in {file}, as {CONFIG_FILE} says, found {len(shapes):,} "
+            "tensors: the two do not belong together"
+        )
+    skeleton = made_on_meta(lambda: TransformerLM(config))
+    if skeleton is None:
+        raise ValueError(
+            f"expected the sizes of a model in {folder / CONFIG_FILE}, found {config}: none can be made of them"
+        )
+    _check_shapes(config, dict(skeleton.named_parameters()), shapes, file)
     model = TransformerLM(config)
-    check_readable(folder / WEIGHTS_FILE)
-    with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
-        _copy_weights(model, {name: file.get_tensor(name) for name in file.keys()}, folder / WEIGHTS_FILE)  # noqa: SIM118
+    check_readable(file)
+    with safe_open(file, framework="pt") as tensors:
+        _copy_weights(model, {name: tensors.get_tensor(name) for name in tensors.keys()})  # noqa: SIM118
     return model.eval()
 
 
@@ -104,6 +132,7 @@ def load_state(folder: Path, model: TransformerLM, optimizer: torch.optim.Optimi
     """Put a saved state back into ``model``, ``optimizer`` and torch's generators; returns the JSON state."""
     path = folder / STATE_FILE
     check_readable(path)
+    read_header(path)
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         if "state" not in metadata:
@@ -112,7 +141,9 @@ def load_state(folder: Path, model: TransformerLM, optimizer: torch.optim.Optimi
             )
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     named = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
-    _copy_weights(model, named, path)
+    shapes = {name: tuple(value.shape) for name, value in named.items()}
+    _check_shapes(model.config, dict(model.named_parameters()), shapes, path)
+    _copy_weights(model, named)
     parameters = dict(model.named_parameters())
     for label, value in tensors.items():
         kind, _, rest = label.partition(".")

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from knnlm import _core
 from knnlm._core import FormatError, StoreError
 from knnlm.arrays import one_of, to_floats, to_integer, to_integers, to_optional, to_threads
-from knnlm.entries import DocumentInfo, Documents, Entries, document_lists
+from knnlm.entries import DocumentInfo, Documents, Entries, LostDocument, document_lists, lost_documents
 from knnlm.json_text import to_json
 from knnlm.reading import Reader
 
-__all__ = ["Datastore", "DocumentInfo", "Documents", "Entries", "FormatError", "StoreError"]
+__all__ = ["Datastore", "DocumentInfo", "Documents", "Entries", "FormatError", "LostDocument", "StoreError"]
 
 if _core.DEBUG:
     warnings.warn("knnlm was compiled without optimisation and is slow; run `make build`", RuntimeWarning, stacklevel=2)
@@ -95,17 +95,21 @@ class Datastore(Reader):
         return cls(core)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, verify: bool = False) -> Datastore:
+    def open(cls, path: str | os.PathLike[str], *, verify: bool = False, resident: bool = False) -> Datastore:
         """Open a store at its newest generation; reads nothing that grows with the number of entries.
 
         Args:
             path: folder of the store.
             verify: read every byte first and refuse a store with any damage.
+            resident: read the whole store into memory of this process, checking every byte on the way, instead of
+                mapping its files: no page of it is taken out of memory while it is not used, the system may back it
+                with huge pages, and it outlives files that somebody truncates. A refresh reads what is new.
 
         Raises:
             FileNotFoundError: no folder there. FormatError: no store in it, damaged, or of a newer format.
+            StoreError: there is not as much memory as `resident` needs.
         """
-        return cls(_core.Datastore.open(os.fsdecode(path), verify=verify))
+        return cls(_core.Datastore.open(os.fsdecode(path), verify=verify, resident=resident))
 
     def close(self) -> None:
         """Publish what was added and let go of the files. Closing twice is fine."""
@@ -128,7 +132,7 @@ class Datastore(Reader):
 
     def __reduce__(self) -> tuple[Any, ...]:
         self._publish()
-        return _reopen, (str(Path(self.path).absolute()), self.generation)
+        return _reopen, (str(Path(self.path).absolute()), self.generation, self._core.resident)
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -199,6 +203,9 @@ class Datastore(Reader):
     ) -> None:
         """Index the entries that are in no list yet, so that they are found without being scanned one by one.
 
+        Warns (UserWarning) where the store has outgrown its index by them, and where lists that are damaged were left
+        as they are; nothing is lost by that.
+
         Args:
             seed: of every random choice, 0 by default; same entries and seed, same bytes, for any number of threads.
             nlist: number of lists; by default from the number of entries.
@@ -224,6 +231,7 @@ class Datastore(Reader):
                 threads=to_threads(threads),
                 progress=progress,
             )
+        self._tell()
 
     def train(
         self,
@@ -317,21 +325,29 @@ class Datastore(Reader):
                 raise
         return ids
 
-    def compact(self, *, progress: Callable[[str, int, int], object] | None = None) -> None:
+    def compact(
+        self, *, drop_damaged: bool = False, progress: Callable[[str, int, int], object] | None = None
+    ) -> list[LostDocument]:
         """Rewrite the files without what is deleted, and join data and lists that came in parts.
 
         Answers stay as they were. Takes room for a second copy of the store while it works. Readers of an older
-        generation keep its files alive until they refresh or close.
+        generation keep its files alive until they refresh or close. What is copied is checked first.
 
         Args:
+            drop_damaged: drop documents of which bytes are damaged, too, and return them; `damaged` tells of them
+                beforehand. Without, damage is an error that names it.
             progress: called with (stage, done, total).
 
         Raises:
-            StoreError: another process is writing. OSError: it cannot be written; the store is then as it was.
+            FormatError: something is damaged. StoreError: another process is writing. OSError: it cannot be written.
+                The store is then as it was.
         """
         self._publish()
         with self._lock:
+            if drop_damaged:
+                return lost_documents(self._core.salvage(progress))
             self._core.compact(progress)
+        return []
 
     def set_attributes(self, attributes: dict[str, Any]) -> None:
         """Replace the JSON that the store remembers for its caller, as a new generation."""
@@ -350,11 +366,17 @@ class Datastore(Reader):
             if self._pending_in == os.getpid():
                 self._core.commit()
             self._pending_in = None
+        self._tell()
+
+    def _tell(self) -> None:
+        """Warn of what a change has left as it was."""
+        for notice in self._core.notices():
+            warnings.warn(notice, UserWarning, stacklevel=3)
 
 
-def _reopen(path: str, generation: int) -> Datastore:
+def _reopen(path: str, generation: int, resident: bool) -> Datastore:
     """Unpickle."""
-    return Datastore(_core.Datastore.open(path, generation=generation))
+    return Datastore(_core.Datastore.open(path, generation=generation, resident=resident))
 
 
 def _code(code: Literal["small", "flat"] | tuple[int, int] | None) -> str | tuple[int, int] | None:

@@ -26,7 +26,7 @@ from knnlm.demo_result import CaseResult, Curve, DemoResult, as_report, versions
 from knnlm.demo_samples import PARTS, first_tokens
 from knnlm.documents import Document
 from knnlm.dumping import dump
-from knnlm.identity import KeySpec, Settings, describe
+from knnlm.identity import KeySpec, Settings, describe, resolve
 from knnlm.index_progress import index_progress
 from knnlm.inspection import TokenRow, explain, rows
 from knnlm.models import LoadedModel, load_model, pick_device
@@ -239,13 +239,13 @@ def _fill(parts: _Parts, name: str, documents: Sequence[Document], path: Path, s
     """Dumps the documents to a new store and indexes it."""
     loaded, settings = parts.loaded, parts.settings
     # A quarter of the window as least context runs the model over 4/3 of the text, half of it over twice the text.
-    keys = KeySpec(context=settings.context // 4, autocast=parts.autocast).resolved(loaded.context)
+    keys = resolve(loaded, KeySpec(context=settings.context // 4, autocast=parts.autocast))
     store = Datastore.create(
         path,
         dim=settings.d_model,
         keep_keys="float16",
         max_value=loaded.tokenizer.vocab_size - 1,
-        attributes=describe(loaded, keys),
+        attributes=describe(loaded, keys, store=path),
         overwrite=True,
     )
     total = sum(len(loaded.tokenizer.encode(document.text)) for document in documents)

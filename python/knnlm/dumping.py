@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from knnlm.identity import KeySpec, Loaded, check, describe, key_spec
-from knnlm.keys import Progress, arithmetic, iterate_as
+from knnlm.identity import KeySpec, Loaded, check, describe, key_spec, resolve
+from knnlm.keys import NotFiniteError, Progress, arithmetic, iterate_as
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class DumpResult:
     documents: int
     empty_documents: int
     seconds: float
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    """Names of documents that are not in the store, as the model gave NaN for them, and why."""
 
 
 def dump(
@@ -34,6 +36,7 @@ def dump(
     progress: Progress | None = None,
     total: int = 0,
     replace: Sequence[str] = (),
+    tolerant: bool = False,
 ) -> DumpResult:
     """Write every (key, next token) of the documents to a store; what is published is published at the end.
 
@@ -43,14 +46,18 @@ def dump(
     that does not say of which model it is remembers this one and these keys, in a generation after that of the entries.
     A document whose name the store or this dump has already is stored as "name (2)", one without a name as "document 7"
     for the seventh, so that every document can be found by its name. replace: names of documents of the store that go
-    in the commit that publishes these, which may use their names; needs `supersede(names)` of the store.
+    in the commit that publishes these, which may use their names; needs `supersede(names)` of the store. tolerant: a
+    document with a key that is not finite is left out and reported instead of ending the dump; what was written of it
+    before, with keys that are right, is deleted in a generation after that of the entries, by `delete(names)` of the
+    store.
 
     Raises:
         IdentityError: the store belongs to another model, tokenizer, representation or arithmetic; nothing is done.
-        ValueError: a key that is not finite, or a window that the model cannot read; what `store.add` refuses.
+        NotFiniteError: a key that is not finite; if `tolerant`, before any other, or in every document.
+        ValueError: a window that the model cannot read; what `store.add` refuses.
     """
     check(store, loaded, keys)
-    spec = (keys or key_spec(store) or KeySpec()).resolved(loaded.context)
+    spec = resolve(loaded, keys, store)
     dtype = arithmetic(store, spec, dtype)
     started = time.perf_counter()
     tokens = documents_seen = 0
@@ -61,6 +68,7 @@ def dump(
         spec,
         batch_tokens=batch_tokens,
         scores=False,
+        tolerant=tolerant,
         dtype=dtype,
         progress=None if progress is None else lambda _, done, total: progress("dump", done, total),
         total=total,
@@ -71,25 +79,42 @@ def dump(
     unclaimed = _is_unclaimed(store)
     names = _Names(store, replace)
     name = ""
+    failed: list[tuple[str, str]] = []
+    partly: list[str] = []
+    failing = -1
     try:
         if replace:
             store.supersede(list(replace))
         for chunk in chunks:
+            if chunk.index == failing:
+                continue
+            if chunk.bad is not None:
+                if not tokens:
+                    raise NotFiniteError(chunk.bad)
+                failing = chunk.index
+                failed.append((chunk.document.name, chunk.bad))
+                partly += [name] * (chunk.start > 0)
+                continue
             if chunk.start == 0:
                 name = names.take(chunk.document.name or f"document {chunk.index + 1}")
             metadata = None if chunk.start else chunk.document.metadata
             store.add(chunk.key, chunk.tokens, document=name, metadata=metadata)
             tokens += len(chunk.tokens)
             documents_seen += chunk.last
+        if failed and not documents_seen:
+            raise NotFiniteError(failed[0][1])
     except BaseException:
         if callable(discard):
             discard()
         raise
     if callable(commit):
         commit()
+    if partly:
+        tokens -= store.delete(partly)
     if unclaimed and tokens:
-        store.set_attributes({**describe(loaded, spec), **store.attributes})
-    return DumpResult(tokens, documents_seen, offered.count - documents_seen, time.perf_counter() - started)
+        store.set_attributes({**describe(loaded, spec, store=getattr(store, "path", None)), **store.attributes})
+    empty = offered.count - documents_seen - len(failed)
+    return DumpResult(tokens, documents_seen, empty, time.perf_counter() - started, failed)
 
 
 def _is_unclaimed(store: Any) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -43,12 +43,13 @@ class Encoded:
     """What is in the folder of a part.
 
     files: JSON for the core. raw: file of raw keys `(n, d)`, if they are kept. found: its nearest keys to the queries
-    of the truth.
+    of the truth. failed: names of documents with keys that are not finite, and why; such keys are zeros in the files.
     """
 
     files: str
     raw: str | None
     found: Found
+    failed: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Encoder:
     """Computes and encodes parts: a model, a store that is not written to, and what becomes of the keys.
 
     codebook: a staged one of the folder, as JSON; None = that of the store. keeps: whether raw keys are wanted.
+    tolerant: whether a document with keys that are not finite is reported, or ends the work.
     """
 
     loaded: Loaded
@@ -67,23 +69,27 @@ class Encoder:
     options: dict[str, Any]
     codebook: str | None = None
     keeps: bool = False
+    tolerant: bool = False
 
     def encode(self, part: Part) -> Encoded:
         """Write the codes of a part, and its raw keys, to files of the folder."""
         files: list[Any] = []
         ids = part.ids  # (n,)
         truth, at, start = self.truth.empty(), 0, part.start
+        failed: dict[str, str] = {}
         with self._raw(part) as raw:
-            for number, keys in enumerate(self._blocks(part)):
+            for number, keys in enumerate(self._blocks(part, failed)):
                 own = ids[at : at + len(keys)]
                 if raw is not None:
                     raw.write(np.ascontiguousarray(keys, self.keys.key_dtype).data.cast("B"))
                 at += len(keys)
                 stop = part.stop if at == len(ids) else int(own[-1]) + 1
                 files += self._write(keys, own, (start, stop), f"lists-{part.number:08}-{number}")
-                truth = truth.merged(truth.nearest(keys, own, self.threads))
+                right = keys.any(axis=1) if failed else np.ones(len(keys), bool)
+                truth = truth.merged(truth.nearest(keys[right], own[right], self.threads))
                 start = stop
-        return Encoded(json.dumps(files), _raw_name(part) if self.keeps else None, (truth.distances, truth.ids))
+        raw_name = _raw_name(part) if self.keeps else None
+        return Encoded(json.dumps(files), raw_name, (truth.distances, truth.ids), list(failed.items()))
 
     @contextmanager
     def _raw(self, part: Part) -> Iterator[BinaryIO | None]:
@@ -110,14 +116,23 @@ class Encoder:
         found = _core.stage_lists(core, folder, self.codebook, keys, runs, span, name, threads=self.threads)
         return [json.loads(found)]
 
-    def _blocks(self, part: Part) -> Iterator[NDArray[Any]]:
-        """The keys of a part `(n, d)`, in blocks of a number of rows that only the last one falls short of."""
+    def _blocks(self, part: Part, failed: dict[str, str]) -> Iterator[NDArray[Any]]:
+        """The keys of a part `(n, d)`, in blocks of a number of rows that only the last one falls short of.
+
+        failed: gets the documents with keys that are not finite, which become zeros.
+        """
         most = max(1, BLOCK_NUMBERS // self.store.dim)
         waiting: list[NDArray[Any]] = []
         rows = 0
-        for chunk in iterate_as(self.loaded, part.documents, self.keys, scores=False, **self.options):
-            waiting.append(chunk.key)
-            rows += len(chunk.key)
+        for chunk in iterate_as(
+            self.loaded, part.documents, self.keys, scores=False, tolerant=self.tolerant, **self.options
+        ):
+            key = chunk.key
+            if chunk.bad is not None:
+                failed.setdefault(chunk.document.name, chunk.bad)
+                key = np.where(np.isfinite(key).all(axis=1, keepdims=True), key, key.dtype.type(0))
+            waiting.append(key)
+            rows += len(key)
             while rows >= most:
                 keys = np.concatenate(waiting)
                 yield np.ascontiguousarray(keys[:most])
@@ -152,7 +167,10 @@ def encoded(
     watched, alive = context.Pipe(duplex=False)
     given = (load, encoder.store.path, encoder.keys, encoder.folder, encoder.truth, threads, encoder.options)
     pool = ProcessPoolExecutor(
-        workers, context, _start_worker, (watched, model_threads, *given, encoder.codebook, encoder.keeps)
+        workers,
+        context,
+        _start_worker,
+        (watched, model_threads, *given, encoder.codebook, encoder.keeps, encoder.tolerant),
     )
 
     def ahead() -> Iterator[tuple[Part, Encoded]]:
@@ -160,7 +178,7 @@ def encoded(
         while pending:
             part, result = pending.pop(0)
             files, raw = result.result()
-            ready = Encoded(files, raw, _told(encoder.folder, part))
+            ready = Encoded(files, raw, *_told(encoder.folder, part))
             pending += [(after, pool.submit(_work, after)) for after in islice(parts, 1)]
             yield part, ready
 
@@ -206,6 +224,7 @@ def _start_worker(
     options: dict[str, Any],
     codebook: str | None,
     keeps: bool,
+    tolerant: bool,
 ) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that commits, which then ends this one
@@ -216,7 +235,9 @@ def _start_worker(
         loaded = load()
         if model_threads is not None:
             torch.set_num_threads(min(torch.get_num_threads(), model_threads))  # `load` may have asked for fewer
-        _worker = Encoder(loaded, keys, Datastore.open(path), folder, truth, threads, options, codebook, keeps)
+        _worker = Encoder(
+            loaded, keys, Datastore.open(path), folder, truth, threads, options, codebook, keeps, tolerant
+        )
     except Exception as error:
         _worker = error
 
@@ -234,16 +255,18 @@ def _work(part: Part) -> tuple[str, str | None]:
     done = _worker.encode(part)
     # By a file: a process that dies while it sends more than a pipe takes at once would leave the other one waiting.
     with written(_worker.folder / _found_name(part)) as file:
-        np.savez(file, distances=done.found[0], ids=done.found[1])
+        failed = np.frombuffer(json.dumps(done.failed).encode(), np.uint8)
+        np.savez(file, distances=done.found[0], ids=done.found[1], failed=failed)
     return done.files, done.raw
 
 
-def _told(folder: Path, part: Part) -> Found:
+def _told(folder: Path, part: Part) -> tuple[Found, list[tuple[str, str]]]:
     """What a worker found for a part; its file goes."""
     with np.load(folder / _found_name(part), allow_pickle=False) as saved:
         found = saved["distances"], saved["ids"]
+        failed = [(name, reason) for name, reason in json.loads(saved["failed"].tobytes())]
     remove(folder / _found_name(part))
-    return found
+    return found, failed
 
 
 def _found_name(part: Part) -> str:

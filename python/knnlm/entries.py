@@ -25,6 +25,23 @@ class DocumentInfo:
         return self.stop - self.start
 
 
+@dataclass(frozen=True)
+class LostDocument:
+    """A document of which bytes are damaged, so that it cannot be kept.
+
+    name: None where it has none, or it cannot be read. start, stop: its ids; where the records of documents that follow
+    each other are damaged, all their ids at the first of them. sections: what of it is damaged, such as "Values".
+    """
+
+    name: str | None
+    start: int
+    stop: int
+    sections: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
 class Documents(Sequence[DocumentInfo]):
     """Documents of a store in corpus order, each read from the mapped file when asked for."""
 
@@ -75,8 +92,16 @@ class Entries:
         return known[inverse].reshape(self.documents.shape)
 
 
+def lost_documents(found: Iterable[tuple[str | None, int, int, list[str]]]) -> list[LostDocument]:
+    """As the core tells of them."""
+    return [LostDocument(name, start, stop, tuple(sections)) for name, start, stop, sections in found]
+
+
 def spans_of(store: Any) -> NDArray[np.int64]:
-    """Half-open ranges of ids of a store's documents, (D, 2) in corpus order."""
+    """Half-open ranges of ids of a store's documents, (D, 2) in corpus order; of one of ours in one call."""
+    table = getattr(store, "document_spans", None)
+    if callable(table):
+        return np.asarray(table(), np.int64)
     return np.array([(info.start, info.stop) for info in store.documents()], np.int64).reshape(-1, 2)
 
 

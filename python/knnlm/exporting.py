@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnlm.datastore import Datastore
-from knnlm.identity import KeySpec, Loaded, Settings, check, key_spec
+from knnlm.identity import KeySpec, Loaded, Settings, check, resolve
 from knnlm.interpolate import sparse_p_knn
 from knnlm.own_files import replacing, replacing_path
 from knnlm.stored_texts import search_without, stored_texts
@@ -55,7 +55,7 @@ def targets(
     from knnlm.keys import iterate_as
 
     check(store, loaded, keys)
-    spec = (keys or key_spec(store) or KeySpec()).resolved(loaded.context)
+    spec = resolve(loaded, keys, store)
     if settings.temperature is None or settings.k is None:
         raise ValueError("settings need a temperature and a k: take them from knnlm.identity.settings_of")
     stored = None if own_document else stored_texts(store)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,8 +20,13 @@ DEFAULT_LAMBDA = 0.25
 
 DEFAULT_K = 1024
 
+DEFAULT_WINDOW = 2048
+"""Longest window unless one is asked for, in tokens; models read up to millions, at a price that grows with it."""
+
+DEFAULT_REPRESENTATION = "ffn-input"
+
 REPRESENTATIONS = (
-    "ffn-input",
+    DEFAULT_REPRESENTATION,
     "ffn-input-pre-norm",
     "attention-input",
     "attention-input-pre-norm",
@@ -71,7 +79,7 @@ class KeySpec:
     autocast: one of `AUTOCAST`; keys of another arithmetic are other keys, so that a store's queries follow the store.
     """
 
-    representation: str = "ffn-input"
+    representation: str = DEFAULT_REPRESENTATION
     layer: int = -1
     window: int | None = None
     context: int | None = None
@@ -84,8 +92,10 @@ class KeySpec:
             raise ValueError(f"autocast: expected one of {AUTOCAST}, found {self.autocast!r}")
 
     def resolved(self, model_context: int) -> KeySpec:
-        """The same with window (default: the model's context) and context (default: half the window) filled in."""
-        window = model_context if self.window is None else self.window
+        """The same with window (default: the model's context, up to `DEFAULT_WINDOW`) and context (default: half the
+        window) filled in.
+        """
+        window = min(model_context, DEFAULT_WINDOW) if self.window is None else self.window
         return replace(self, window=window, context=window // 2 if self.context is None else self.context)
 
 
@@ -101,6 +111,15 @@ class Settings:
     exact: bool = False
     threads: int | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what no mixture can be made with, before a model has run for it."""
+        if not 0 <= self.lambda_ <= 1:
+            raise ValueError(f"lambda_: expected a weight between 0 and 1, found {self.lambda_}")
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature: expected a positive finite number, found {self.temperature}")
+        if self.k is not None and self.k < 1:
+            raise ValueError(f"k: expected at least 1, found {self.k}")
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         return asdict(self)
@@ -114,16 +133,44 @@ def package_version() -> str:
         return "unknown"
 
 
-def describe(loaded: Loaded, keys: KeySpec) -> dict[str, Any]:
-    """The attributes of a store that `loaded` writes with `keys`; JSON."""
-    keys = keys.resolved(loaded.context)
+def describe(loaded: Loaded, keys: KeySpec, *, source: str | None = None, store: Any = None) -> dict[str, Any]:
+    """The attributes of a store that `loaded` writes with `keys`; JSON.
+
+    source: folder or name to load the model from again; default: where `loaded` came from. store: path of the store,
+    from which a folder is then remembered, so that both can be moved together and the store tells of no other folder.
+    """
+    keys = resolve(loaded, keys)
+    source = getattr(loaded, "source", None) if source is None else source
+    model = {
+        "name": loaded.name,
+        "fingerprint": loaded.fingerprint,
+        "dtype": _dtype(loaded),
+        "context": int(loaded.context),
+        "source": None if source is None else _seen_from(source, store),
+    }
     return {
         "knnlm": package_version(),
-        "model": {"name": loaded.name, "fingerprint": loaded.fingerprint},
+        "model": {name: value for name, value in model.items() if value is not None},
         "tokenizer": {"fingerprint": loaded.tokenizer.fingerprint},
         "vocabulary_size": int(loaded.tokenizer.vocab_size),
+        "document_start": int(loaded.tokenizer.bos_id),
         **asdict(keys),
     }
+
+
+def resolve(loaded: Loaded, keys: KeySpec | None = None, store: Any = None) -> KeySpec:
+    """How keys are made with a model: as `keys` say, else as `store` says, else the defaults; all of it filled in.
+
+    A model without a feed-forward module that is known has none of the paper's keys: the input of its output embedding
+    is taken instead of "ffn-input", and the result says so, as "module:NAME".
+    """
+    spec = (keys or key_spec(store) or KeySpec()).resolved(loaded.context)
+    if spec.representation == DEFAULT_REPRESENTATION:
+        from knnlm.capture import fallback
+
+        name = fallback(loaded.model)
+        spec = spec if name is None else replace(spec, representation=f"module:{name}", layer=-1)
+    return spec
 
 
 def key_spec(store: Any) -> KeySpec | None:
@@ -143,6 +190,7 @@ def check(store: Any, loaded: Loaded, keys: KeySpec | None = None) -> None:
     both sides, and what to do. Keys of another window or context than the store's are compared all the same, with a
     UserWarning: a longer window may be wanted for the LM, but its keys have seen other text than those of the store.
     """
+    keys = None if keys is None else resolve(loaded, keys)
     members = getattr(store, "stores", None)
     if members is not None:  # a union says of itself only what all of its stores agree on
         for member in members:
@@ -158,10 +206,18 @@ def check(store: Any, loaded: Loaded, keys: KeySpec | None = None) -> None:
     model = attributes.get("model") or {}
     tokenizer = attributes.get("tokenizer") or {}
     name = model.get("name")
-    compare("model weights" + (f" (written by {name}, this is {loaded.name})" if name else ""),
-            model.get("fingerprint"), loaded.fingerprint)  # fmt: skip
+    held = model.get("dtype")
+    if model.get("fingerprint") not in (None, loaded.fingerprint) and held not in (None, found := _dtype(loaded)):
+        wrong.append(
+            f"type of the model's weights: loaded as {found}, the store is of {held}: load them with dtype={held!r} "
+            f"(in commands --dtype {held})"
+        )
+    else:
+        compare("model weights" + (f" (written by {name}, this is {loaded.name})" if name else ""),
+                model.get("fingerprint"), loaded.fingerprint)  # fmt: skip
     compare("tokenizer", tokenizer.get("fingerprint"), loaded.tokenizer.fingerprint)
     compare("vocabulary size", attributes.get("vocabulary_size"), int(loaded.tokenizer.vocab_size))
+    compare("token in front of a document", attributes.get("document_start"), int(loaded.tokenizer.bos_id))
     if keys is not None:
         compare("key representation", attributes.get("representation"), keys.representation)
         compare("layer", attributes.get("layer"), keys.layer)
@@ -170,7 +226,7 @@ def check(store: Any, loaded: Loaded, keys: KeySpec | None = None) -> None:
                 f"arithmetic (autocast) of the model: the store has {attributes['autocast']}, found {keys.autocast}"
             )
     if keys is not None and not wrong:
-        _warn_of_windows(attributes, keys.resolved(loaded.context))
+        _warn_of_windows(attributes, keys)
     if wrong:
         where = getattr(store, "path", None)
         raise IdentityError(
@@ -178,6 +234,26 @@ def check(store: Any, loaded: Loaded, keys: KeySpec | None = None) -> None:
             + "; ".join(wrong)
             + f". Load {name or 'the model that wrote it'}, or dump the store again with this model"
         )
+
+
+def _dtype(loaded: Loaded) -> str | None:
+    from knnlm.modules import dtype_of
+
+    return dtype_of(loaded.model)
+
+
+def _seen_from(source: str, store: Any) -> str:
+    """A folder as it is named from a store, absolute where there is no way or no store; another name as it is."""
+    if not Path(source).is_dir():
+        return source
+    folder = Path(source).resolve()
+    if store is None:
+        return folder.as_posix()
+    try:
+        seen = Path(os.path.relpath(folder, Path(store).resolve())).as_posix()
+    except ValueError:  # another drive of Windows
+        return folder.as_posix()
+    return seen if seen.startswith(".") else f"./{seen}"  # a name on the hub never looks like this
 
 
 def _warn_of_windows(attributes: Mapping[str, Any], keys: KeySpec) -> None:

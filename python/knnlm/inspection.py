@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from knnlm.identity import KeySpec, Loaded, Settings, check, key_spec
+from knnlm.identity import KeySpec, Loaded, Settings, check, resolve
 from knnlm.interpolate import knn_weights, log_p_knn, mix
 from knnlm.neighbours import Neighbours, Searchable
 from knnlm.terminal import printable
@@ -121,7 +121,7 @@ def explain(
     if start < 0:
         raise ValueError(f"start: expected a position in the text, at least 0, found {start}")
     check(store, loaded, keys)
-    spec = (keys or key_spec(store) or KeySpec()).resolved(loaded.context)
+    spec = resolve(loaded, keys, store)
     tokens = document_tokens(loaded, document)
     copies = stored_texts(store).find_all(document.name, tokens) if exclude != "none" else []
     stop = len(tokens) if stop is None else max(0, min(stop, len(tokens)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,18 +11,13 @@ from numpy.typing import NDArray
 
 from knnlm.blend import blend_of, untuned_cache
 from knnlm.cached import Evaluation
-from knnlm.identity import KeySpec, Loaded, check, key_spec, settings_of
+from knnlm.identity import KeySpec, Loaded, check, key_spec, resolve, settings_of
+from knnlm.inputs import as_document, token_ids
 from knnlm.inspection import Explanation, explain
 from knnlm.neighbours import Searchable
 
-
-@dataclass(frozen=True)
-class Text:
-    """A text without a file."""
-
-    name: str
-    text: str
-    metadata: dict[str, Any] | None = None
+JOINED = 8
+"""Tokens before a new one that are decoded with it: the white space that joins them is the decoder's to say."""
 
 
 class KNNLM:
@@ -69,13 +64,15 @@ class KNNLM:
         dtype: Any = None,
     ) -> None:
         """Check that model and datastore belong together, and settle the settings."""
+        if datastore is not None and not isinstance(datastore, Searchable):
+            raise TypeError(_no_datastore(datastore))
         self.loaded: Loaded = as_loaded(model, tokenizer)
         self.datastore = datastore
         self.dtype = dtype
         given = {"representation": representation, "layer": layer, "window": window, "context": context}
         spec = key_spec(datastore) or KeySpec()
         chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        self.keys = replace(spec, **chosen).resolved(self.loaded.context)
+        self.keys = resolve(self.loaded, replace(spec, **chosen))
         alone = datastore is None and cache and not ngram
         self.blend = untuned_cache(lambda_, temperature) if alone else blend_of(datastore, cache, ngram)
         if datastore is None:
@@ -98,21 +95,25 @@ class KNNLM:
         """Perplexity of documents, in all detail; options as `perplexity.neighbours_of`."""
         from knnlm.perplexity import evaluate
 
+        if isinstance(documents, (str, bytes)):
+            raise TypeError("documents: expected several texts, found one: give a list of it")
         if self.datastore is None:
             raise ValueError("evaluate: expected a datastore, found None; use perplexity(text) for the LM alone")
         options = {"keys": self.keys, "dtype": self.dtype, "blend": self.blend, **options}
-        return evaluate(self.loaded, documents, self.datastore, self.settings, **options)
+        each = (as_document(document, self.loaded.tokenizer) for document in documents)
+        return evaluate(self.loaded, each, self.datastore, self.settings, **options)
 
     def log_probs(self, text: Any, *, exclude: str = "document") -> NDArray[np.floating[Any]]:
         """log p of each token of a text, (L,) nats.
 
-        text: a string, token ids (L,), or a document. exclude: where the very same text is a document of the store,
+        text: a string, token ids (L,), or a document; ids that begin with the document start are scored without it, as
+        every text is read after one. exclude: where the very same text is a document of the store,
         leave out that "document", each token's own "entry", or "none".
         """
         from knnlm.keys import arithmetic, iterate
         from knnlm.perplexity import mixed_log_p, scored_by
 
-        document = as_document(text)
+        document = as_document(text, self.loaded.tokenizer)
         if self.datastore is None and self.blend is not None:
             return self._cache_log_probs(document)
         if self.datastore is None or (self.settings.lambda_ == 0 and self.blend is None):
@@ -170,7 +171,10 @@ class KNNLM:
         if words:
             from knnlm.tokens import count_words
 
-            units = count_words(as_document(text).text)
+            read = as_document(text, self.loaded.tokenizer).text
+            if read is None:
+                raise ValueError("words: expected a text whose words can be counted, found token ids; give the string")
+            units = count_words(read)
         with np.errstate(over="ignore"):
             return float(np.exp(-log_p.sum(dtype=np.float64) / units)) if units else float("nan")
 
@@ -194,7 +198,7 @@ class KNNLM:
         return explain(
             self.loaded,
             self.datastore,
-            as_document(text),
+            as_document(text, self.loaded.tokenizer),
             self.settings,
             keys=self.keys,
             exclude=exclude,
@@ -219,10 +223,10 @@ class KNNLM:
         from knnlm.generate import Sampling, generate
 
         tokenizer = self.loaded.tokenizer
-        tokens = [int(t) for t in (tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)]
+        tokens = token_ids(prompt, tokenizer).tolist()
         # Decoding with the end of the prompt keeps the white space that joins the two.
-        ids = tokens[-8:]
-        shown = tokenizer.decode(ids)
+        ids = tokens[-JOINED:]
+        shown = tokenizer.decode(ids).rstrip("\ufffd")  # half a character of the prompt is shown with its rest
         for token in generate(
             self.loaded,
             tokens,
@@ -232,13 +236,15 @@ class KNNLM:
             blend=self.blend,
             max_tokens=max_tokens,
             sampling=Sampling(temperature, top_k, top_p, seed),
+            dtype=self.dtype,
             stop=self._stop() if stop is None else stop,
         ):
             ids.append(token.id)
             text = tokenizer.decode(ids)
             if not text.endswith("\ufffd"):  # wait for the rest of a character
                 yield text[len(shown) :]
-                shown = text
+                ids = ids[-JOINED:]
+                shown = tokenizer.decode(ids)
         if len(text := tokenizer.decode(ids)) > len(shown):
             yield text[len(shown) :]
 
@@ -252,51 +258,71 @@ class KNNLM:
 
     def _stop(self) -> tuple[int, ...]:
         """What the model's own configuration names as end of text; nothing for a model without one."""
+        from knnlm.modules import unwrapped
+
         for holder in ("generation_config", "config"):
-            end = getattr(getattr(self.loaded.model, holder, None), "eos_token_id", None)
+            end = getattr(getattr(unwrapped(self.loaded.model), holder, None), "eos_token_id", None)
             if end is not None:
                 return tuple(end) if isinstance(end, (list, tuple)) else (int(end),)
         return ()
 
 
-def as_document(text: Any) -> Any:
-    """A string or token ids as a document without a name; a document as it is."""
-    if isinstance(text, str):
-        return Text("", text)
-    if hasattr(text, "text") or hasattr(text, "tokens"):
-        return text
-    from knnlm.keys import TokenDocument
-
-    return TokenDocument("", np.asarray(text, np.uint32))
+def _no_datastore(found: Any) -> str:
+    if isinstance(found, str) or hasattr(found, "__fspath__"):
+        return f"datastore: expected a datastore, found a path: give Datastore.open({str(found)!r})"
+    return (
+        f"datastore: expected something with search, metric, dim and a length, or None for the model alone, found a "
+        f"{type(found).__name__}"
+    )
 
 
 def as_loaded(model: Any, tokenizer: Any = None) -> Loaded:
     """A module with its tokenizer as `load_model` gives it; what is loaded already stays as it is.
 
-    Raises TypeError if there is no tokenizer.
+    Raises TypeError if there is no tokenizer, ValueError for an encoder-decoder or another model that is not causal.
     """
+    if isinstance(model, str) or hasattr(model, "__fspath__"):
+        raise TypeError(f"model: expected a model, found its name {str(model)!r}: give load_model({str(model)!r})")
     if hasattr(model, "model") and hasattr(model, "tokenizer") and tokenizer is None:
         loaded: Loaded = model
         return loaded
+    from torch import nn
+
     from knnlm.models import LoadedModel, read_model_context
+    from knnlm.modules import config_of, unwrapped
+    from knnlm.suitable import check_causal, check_config, check_vocabulary
 
     module: Any = model.model if hasattr(model, "fingerprint") else model
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"model: expected what load_model returns or a torch module, found a {type(model).__name__}")
     if tokenizer is None:
         raise TypeError(f"a {type(model).__name__} needs its tokenizer: KNNLM(model, datastore, tokenizer=...)")
-    name = getattr(model, "name", None) or getattr(getattr(module, "config", None), "_name_or_path", "")
-    return LoadedModel(module, as_tokenizer(tokenizer), read_model_context(module), name or type(module).__name__)
+    module = unwrapped(module)
+    config: Any = config_of(module)
+    source = getattr(config, "_name_or_path", None) or None
+    name = getattr(model, "name", None) or source or type(module).__name__
+    own = as_tokenizer(tokenizer, config, name)
+    if hasattr(config, "model_type"):
+        check_config(config, name)
+        check_vocabulary(own, module, name)
+        check_causal(module, name)
+    return LoadedModel(module, own, read_model_context(module), name, source)
 
 
-def as_tokenizer(tokenizer: Any) -> Any:
-    """Our interface for a tokenizer of ours, a fast Hugging Face one, one of the `tokenizers` library, or a path."""
+def as_tokenizer(tokenizer: Any, config: Any = None, where: str = "tokenizer") -> Any:
+    """Our interface for a tokenizer of ours, a fast Hugging Face one, one of the `tokenizers` library, or a path.
+
+    config: the model's, which may name what goes in front of a document where the tokenizer does not.
+    """
     if hasattr(tokenizer, "bos_id") and hasattr(tokenizer, "fingerprint"):
         return tokenizer
+    from knnlm.suitable import check_tokenizer, hugging_face_tokenizer
     from knnlm.tokens import BackendTokenizer, Tokenizer
 
     if isinstance(tokenizer, str) or hasattr(tokenizer, "__fspath__"):
-        return Tokenizer.load(tokenizer)
-    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    if not hasattr(backend, "get_vocab") or not hasattr(backend, "encode_batch"):
-        raise TypeError(f"tokenizer: expected ours or a fast Hugging Face tokenizer, found {type(tokenizer).__name__}")
-    ids = (getattr(tokenizer, "bos_token_id", None), getattr(tokenizer, "eos_token_id", None))
-    return BackendTokenizer(backend, next((int(i) for i in ids if i is not None), None))
+        found = Tokenizer.load(tokenizer)
+        if isinstance(found, BackendTokenizer) and hasattr(config, "model_type"):
+            return hugging_face_tokenizer(found.backend, config, str(tokenizer))
+        check_tokenizer(found, str(tokenizer))
+        return found
+    return hugging_face_tokenizer(tokenizer, config, where)

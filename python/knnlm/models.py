@@ -6,22 +6,30 @@ and a fingerprint that ties a store to the weights that made its keys. Next: `ca
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
 from knnlm.checkpoint import read_config, read_model
-from knnlm.tokens import BackendTokenizer, Tokenizer
-
-UNKNOWN_CONTEXT = 2048  # for a model that states no longest sequence
-_CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
+from knnlm.fingerprint import fingerprint_of
+from knnlm.modules import config_of, device_of
+from knnlm.suitable import (
+    check_causal,
+    check_config,
+    check_tokenizer,
+    check_vocabulary,
+    context_of,
+    hugging_face_tokenizer,
+    layers_of,
+)
+from knnlm.tokens import Tokenizer
+from knnlm.weights import check_file, check_fit, made_on_meta, read_json, read_shapes
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,7 @@ class LoadedModel:
     tokenizer: Tokenizer
     context: int  # longest input in tokens
     name: str  # for people
+    source: str | None = None  # folder or name that it can be loaded from again
 
     @cached_property
     def fingerprint(self) -> str:
@@ -41,24 +50,7 @@ class LoadedModel:
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
-        return next(self.model.parameters()).device
-
-
-def fingerprint_of(model: nn.Module) -> str:
-    """SHA-256, hexadecimal, over name, shape, dtype and bytes of every parameter in order of name.
-
-    Independent of device, file format and folder. Converting to another dtype changes it, as it changes the keys.
-    """
-
-    def digest(item: tuple[str, nn.Parameter]) -> bytes:
-        name, parameter = item
-        value = parameter.detach().cpu().contiguous()
-        raw = hashlib.sha256(cast(Any, value.reshape(-1).view(torch.uint8).numpy()))  # lets go of the GIL
-        return f"{name} {tuple(value.shape)} {value.dtype} {raw.hexdigest()}\n".encode()
-
-    parameters = sorted(model.named_parameters())
-    with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool:
-        return hashlib.sha256(b"".join(pool.map(digest, parameters))).hexdigest()
+        return device_of(self.model)
 
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:
@@ -71,45 +63,57 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
 
 
 def load_model(
-    path: str | Path, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
+    path: str | Path,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    *,
+    trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Load a model folder written by `train`, or a Hugging Face causal LM from a folder or by its hub name.
 
     ``device`` None takes the GPU if there is one; ``dtype`` None keeps the type of the file, else a torch dtype or its
-    name. Raises FileNotFoundError for a folder that holds no model, ImportError where transformers is needed and
-    missing, ValueError for a damaged or unusable model.
+    name. Weights are read from safetensors only. Code that comes with a model runs only with ``trust_remote_code``,
+    with your rights: only for a model that you trust.
+
+    Raises:
+        FileNotFoundError: a folder that holds no model, or not all of it.
+        ImportError: transformers is needed and missing.
+        ValueError: a damaged or unusable model, or one that is no causal language model.
     """
     where = pick_device(device)
     wanted = _dtype(dtype)
     folder = Path(path)
-    if folder.is_dir() and read_config(folder) is not None:
-        model: nn.Module = read_model(folder)
-        tokenizer = Tokenizer.load(folder)
-        context = read_model_context(model)
-        if tokenizer.vocab_size > model.config.vocab_size:  # type: ignore[union-attr,operator]
-            raise ValueError(
-                f"expected a tokenizer of at most {model.config.vocab_size} ids in {folder}, "  # type: ignore[union-attr]
-                f"found {tokenizer.vocab_size}: model and tokenizer do not belong together"
+    if folder.is_dir():
+        config = read_config(folder)
+        if config is not None:
+            tokenizer = Tokenizer.load(folder)
+            check_tokenizer(tokenizer, str(folder))
+            if tokenizer.vocab_size > config.vocab_size:
+                raise ValueError(
+                    f"expected a tokenizer of at most {config.vocab_size} ids in {folder}, "
+                    f"found {tokenizer.vocab_size}: model and tokenizer do not belong together"
+                )
+            model = read_model(folder).to(device=where, dtype=wanted).eval()
+            return LoadedModel(model, tokenizer, config.context, folder.resolve().name, str(path))
+        if not (folder / "config.json").is_file():
+            adapter = (folder / "adapter_config.json").is_file()
+            raise FileNotFoundError(
+                f"expected config.json of a model in {folder}, found "
+                + (
+                    "an adapter (PEFT): merge it into its model and save that, or load both yourself and give KNNLM "
+                    "the object"
+                    if adapter
+                    else "none; give the folder of a checkpoint"
+                )
             )
-        return LoadedModel(model.to(device=where, dtype=wanted).eval(), tokenizer, context, folder.resolve().name)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"expected config.json of a model in {folder}, found none; give the folder of a checkpoint"
-        )
-    return _load_hugging_face(str(path), where, wanted)
+    elif folder.exists():
+        raise ValueError(f"{folder}: expected the folder of a model, found a file; give the folder that it is in")
+    return _load_hugging_face(str(path), where, wanted, trust_remote_code)
 
 
 def read_model_context(model: nn.Module) -> int:
-    """Longest input of a model, from its configuration."""
-    config: Any = getattr(model, "config", None)
-    if isinstance(context := getattr(config, "context", None), int):
-        return context
-    if hasattr(config, "get_text_config"):
-        config = config.get_text_config()
-    for name in _CONTEXT_NAMES:
-        if isinstance(value := getattr(config, name, None), int) and value > 0:
-            return value
-    return UNKNOWN_CONTEXT
+    """Longest input of a model, from its configuration. Raises ValueError for one that no model can read."""
+    return context_of(config_of(model))
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
@@ -121,7 +125,7 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     return found
 
 
-def _load_hugging_face(name: str, device: torch.device, dtype: torch.dtype | None) -> LoadedModel:
+def _load_hugging_face(name: str, device: torch.device, dtype: torch.dtype | None, trusted: bool) -> LoadedModel:
     try:
         transformers: Any = importlib.import_module("transformers")
     except ImportError as error:
@@ -129,17 +133,74 @@ def _load_hugging_face(name: str, device: torch.device, dtype: torch.dtype | Non
             f"{name} is not a folder written by knnlm, so it needs Hugging Face transformers, which is not installed: "
             "pip install 'knnlm[hf]'"
         ) from error
+    folder = Path(name) if Path(name).is_dir() else None
+    if folder is not None:
+        _check_files(folder)
+    config = _asked(name, transformers.AutoConfig.from_pretrained, trust_remote_code=trusted)
+    check_config(config, name)
+    if folder is not None:
+        _check_sizes(transformers, config, folder, trusted)
+    auto = _asked(name, transformers.AutoTokenizer.from_pretrained, trust_remote_code=trusted)
+    tokenizer = hugging_face_tokenizer(auto, config, name)
+    model, report = _asked(
+        name,
+        transformers.AutoModelForCausalLM.from_pretrained,
+        torch_dtype=dtype or "auto",
+        trust_remote_code=trusted,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(
+            f"{name}: expected all weights of a {type(model).__name__}, found none for {len(missing)} of them, such as "
+            f"{missing[0]}, which would be random: give the folder of a whole model of this kind"
+        )
+    check_vocabulary(tokenizer, model, name)
+    model = model.to(device).eval()
+    check_causal(model, name)
+    return LoadedModel(model, tokenizer, context_of(config), name.rstrip("/").split("/")[-1], name)
+
+
+def _check_files(folder: Path) -> None:
+    """Raise ValueError, with its name, for a file of a Hugging Face folder that is not what it should be."""
+    for file in (folder / "config.json", *sorted(folder.glob("tokenizer*.json"))):
+        read_json(file)
+    for file in sorted(folder.glob("*.model")):
+        check_file(file)
+
+
+def _check_sizes(transformers: Any, config: Any, folder: Path, trusted: bool) -> None:
+    """Raise ValueError where config.json speaks of a much larger model than the weights beside it are of."""
+    shapes = read_shapes(folder)
+    if layers_of(config) > len(shapes):
+        raise ValueError(
+            f"{folder}: expected weights of {layers_of(config):,} layers, as config.json says, found {len(shapes):,} "
+            "tensors: the two do not belong together"
+        )
+    make = transformers.AutoModelForCausalLM.from_config
+    skeleton = made_on_meta(lambda: make(config, trust_remote_code=trusted))
+    if skeleton is not None:
+        check_fit(skeleton, shapes, folder, packed=16 if getattr(config, "quantization_config", None) else 1)
+
+
+def _asked(name: str, load: Callable[..., Any], **options: Any) -> Any:
+    """What transformers loads; its errors with the name of the model, and none with advice to run its code."""
     try:
-        auto = transformers.AutoTokenizer.from_pretrained(name)
-        model = transformers.AutoModelForCausalLM.from_pretrained(name, torch_dtype=dtype or "auto")
-    except (OSError, ValueError) as error:
-        raise type(error)(f"expected a causal language model with tokenizer at {name}, found: {error}") from error
-    backend = getattr(auto, "backend_tokenizer", None)
-    if backend is None:
-        raise ValueError(f"expected a fast tokenizer (tokenizer.json) for {name}, found {type(auto).__name__}")
-    bos_id = auto.bos_token_id if auto.bos_token_id is not None else auto.eos_token_id
-    tokenizer = BackendTokenizer(type(backend).from_str(backend.to_str()), bos_id)
-    rows = model.get_input_embeddings().weight.shape[0]
-    if tokenizer.vocab_size > rows:
-        raise ValueError(f"expected a tokenizer of at most {rows} ids at {name}, found {tokenizer.vocab_size}")
-    return LoadedModel(model.to(device).eval(), tokenizer, read_model_context(model), name.rstrip("/").split("/")[-1])
+        return load(name, **options)
+    except (MemoryError, torch.OutOfMemoryError, ImportError):
+        raise
+    except Exception as error:  # of every type, a bare Exception among them
+        said = str(error)
+        if "trust_remote_code" in said:
+            raise ValueError(
+                f"{name}: expected a model that the installed transformers knows, found one that brings code of its "
+                "own, which was not run. If you have read it and trust it, give the model by its name with "
+                "trust_remote_code=True (in commands --model NAME --trust-remote-code)"
+            ) from error
+        if isinstance(error, OSError) and "safetensors" in said:
+            raise ValueError(
+                f"{name}: expected weights as safetensors, found none; a pickle can hold code and is not read: take a "
+                "revision that has model.safetensors, or convert the weights and give the folder"
+            ) from error
+        kind = OSError if isinstance(error, OSError) else ValueError
+        raise kind(f"expected a causal language model with tokenizer at {name}, found: {said}") from error

@@ -18,7 +18,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -28,10 +28,12 @@ import numpy as np
 from knnlm import _core
 from knnlm.datastore import Datastore
 from knnlm.encoding import Encoded, Encoder, encoded
-from knnlm.identity import KeySpec, Loaded
+from knnlm.forward import NotFiniteError, check_tokens
+from knnlm.identity import KeySpec, Loaded, resolve
 from knnlm.json_text import to_json
 from knnlm.keys import TokenDocument, arithmetic
-from knnlm.own_files import STORE, is_folder, make_folder, remove, remove_tree
+from knnlm.modules import token_limit, unwrapped
+from knnlm.own_files import STORE, is_folder, make_folder, read, remove, remove_tree, write_for_good
 from knnlm.parts import PART_TOKENS, Part, Placed, parts_of, placed, sample_keys
 from knnlm.truth import Truth
 
@@ -53,6 +55,8 @@ class OnePassResult:
     resumed_parts: int
     sample_tokens: int
     seconds: float
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    """Names of documents that are not in the store, as the model gave NaN for them, and why."""
 
 
 def build_in_one_pass(
@@ -86,19 +90,29 @@ def build_in_one_pass(
     threads, and `part_tokens`; on nothing else. A store that was made otherwise is replaced only while it is empty and
     has no index.
 
+    A document with a key that is not finite does not end the build: it is left out at the end, and reported. Its ids
+    are not given again.
+
     Raises:
+        NotFiniteError: no key of the sample is finite, or a key of every document is not.
         ValueError: another store with entries or an index at `path`, or an empty one beside files of no store; a text
             without tokens, or with fewer than there are lists.
         StoreError: another process builds or writes there, or `path` holds something that is no store.
         RuntimeError: a worker died or could not load the model.
     """
     started = time.perf_counter()
-    keys = keys.resolved(loaded.context)
+    keys = resolve(loaded, keys)
     options = {**options, "dtype": arithmetic(None, keys, options.get("dtype"))}
     report = progress or (lambda stage, done, total: None)
 
+    limit = token_limit(unwrapped(loaded.model))
+
     def text() -> Iterator[Placed]:
-        return placed(documents())
+        for place in placed(documents()):
+            if limit is not None:  # found while tokens are counted, not after hours
+                name = f"document {place.document.name!r}"
+                check_tokens(loaded.tokenizer, name, np.asarray(place.document.tokens), limit)
+            yield place
 
     path = Path(path)
     folder = path / PARTS
@@ -133,39 +147,49 @@ def build_in_one_pass(
             make_folder(folder)
             wanted = _core.plan_index(total, dim, nlist)[1]
             report("sample", 0, 0)
-            sample, ids = sample_keys(loaded, text, keys, min(wanted, total), total, seed, **options)
+            sample, ids = sample_keys(loaded, text, keys, min(wanted, total), total, seed, True, **options)
             sampled = len(sample)
             Truth.choose(sample, ids, total, metric).save(folder, 0)
             store.train(sample, expected=total, seed=seed, nlist=nlist, code=code, threads=threads, progress=progress)
             del sample
         # Compaction and calibration are generations after the last part.
         resumed = done = min(store.generation - TRAINED, count)
+        failed: list[tuple[str, str]] = []
         truth = Truth.load(folder, done) if is_folder(folder) else None
         if truth is None and done < count:
             raise ValueError(f"{path}: expected {folder} of an interrupted build, found none; remove the store")
         if truth is not None:
             for leftover in (file for kind in ("lists", "keys", "found") for file in list(folder.glob(f"{kind}-*"))):
                 remove(leftover)
-            encoder = Encoder(loaded, keys, store, folder, truth, threads, options, keeps=keep_keys)
+            encoder = Encoder(loaded, keys, store, folder, truth, threads, options, keeps=keep_keys, tolerant=True)
             waiting = islice(parts_of(text(), part_tokens), done, None)
             with encoded(encoder, waiting, workers, load) as ready:
                 for part, codes in ready:
                     truth = truth.merged(codes.found)
                     truth.save(folder, part.number + 1)
+                    if codes.failed:
+                        _remember(folder, part, codes.failed)
                     _commit(store, folder, part, codes)
                     Truth.forget(folder, part.number)
                     done = part.number + 1
                     report("encode", part.stop, total)
-            if len(store) != total:
+            if store.next_id != total:
                 raise ValueError(
-                    f"{path}: expected {total:,} tokens, as were counted, found {len(store):,}: the text changed "
+                    f"{path}: expected {total:,} tokens, as were counted, found {store.next_id:,}: the text changed "
                     "meanwhile; remove the store"
                 )
-            store.compact(progress=progress)
+            failed = [(name, reason) for name, reason, *_ in _failed(folder)]
+            if sum(stop - start for *_, start, stop in _failed(folder)) == total:
+                raise NotFiniteError(failed[0][1])
+            if not failed:
+                store.compact(progress=progress)
+            truth = _left_out(store, folder, truth)
             if not store.info()["calibration"]:
                 _core.calibrate(store._core, truth.queries, truth.own, truth.ids, threads=threads, progress=progress)
+            if failed:  # at last: it removes the folder, in which what was deleted may be
+                store.compact(progress=progress)
         remove_tree(folder)
-    return OnePassResult(total, done, resumed, sampled, time.perf_counter() - started)
+    return OnePassResult(total, done, resumed, sampled, time.perf_counter() - started, failed)
 
 
 def _counted(text: Iterable[Placed], part_tokens: int, report: Progress) -> tuple[int, int, str]:
@@ -219,6 +243,41 @@ def _clear(path: Path) -> None:
     for file in sorted(path.iterdir(), key=lambda file: file.name.startswith("manifest-")):
         if file.name != "lock":
             remove(file)
+
+
+FAILED = "failed.json"
+"""File of the folder: name, reason, first id and the id after the last of each document that is to be left out."""
+
+
+def _failed(folder: Path) -> list[tuple[str, str, int, int]]:
+    try:
+        with read(folder / FAILED) as file:
+            return [tuple(entry) for entry in json.load(file)]
+    except FileNotFoundError:
+        return []
+
+
+def _remember(folder: Path, part: Part, failed: list[tuple[str, str]]) -> None:
+    """Add documents of a part to those that are to be left out; on disk for good when the call returns."""
+    reasons = dict(failed)
+    here = [
+        (document.name, reasons[document.name], first_id, first_id + len(document.tokens))
+        for first_id, document in part.placed
+        if document.name in reasons
+    ]
+    known = {entry[0]: entry for entry in (*_failed(folder), *here)}
+    write_for_good(folder / FAILED, json.dumps(list(known.values())).encode())
+
+
+def _left_out(store: Datastore, folder: Path, truth: Truth) -> Truth:
+    """Delete the documents that failed, and forget their entries in the truth."""
+    failed = _failed(folder)
+    if failed:
+        there = {info.name for info in store.documents()}
+        if gone := [name for name, *_ in failed if name in there]:
+            store.delete(gone)
+        truth = truth.without([(start, stop) for *_, start, stop in failed])
+    return truth
 
 
 def _commit(store: Datastore, folder: Path, part: Part, codes: Encoded) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnlm.identity import KeySpec, Loaded
-from knnlm.keys import TokenDocument, iterate_as
+from knnlm.keys import NotFiniteError, TokenDocument, iterate_as
 
 PART_TOKENS = 1 << 16
 """Tokens of a part at least: what a crash can cost."""
@@ -88,6 +88,7 @@ def sample_keys(
     wanted: int,
     total: int,
     seed: int,
+    tolerant: bool = False,
     **options: Any,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Keys `(n, d)` of about `wanted` of `total` tokens and their ids, from documents drawn at random: all of a short
@@ -112,14 +113,20 @@ def sample_keys(
                 yield TokenDocument(document.name, tokens, {"first_id": first_id + start, "lead": lead})
 
     rows, ids = [], []
-    for chunk in iterate_as(loaded, drawn(), keys, scores=False, **options):
+    reason = None
+    for chunk in iterate_as(loaded, drawn(), keys, scores=False, tolerant=tolerant, **options):
+        if chunk.bad is not None:
+            reason = chunk.bad
+            continue
         skipped = max(0, chunk.document.metadata["lead"] - chunk.start)
         if skipped < len(chunk.key):
             places = np.arange(skipped, len(chunk.key), dtype=np.int64)
             rows.append(chunk.key[skipped:])
             ids.append(chunk.document.metadata["first_id"] + chunk.start + places)
+    if not rows and share < 1:  # chance drew nothing: take all
+        return sample_keys(loaded, documents, keys, total, total, seed, tolerant, **options)
     if not rows:
-        return sample_keys(loaded, documents, keys, total, total, seed, **options)  # chance drew nothing: take all
+        raise NotFiniteError(reason or "expected text with tokens, found none")
     found, places = np.concatenate(rows).astype(np.float32, copy=False), np.concatenate(ids)  # (n, d), (n,)
     if len(found) > wanted:
         chosen = np.sort(rng.permutation(len(found))[:wanted])

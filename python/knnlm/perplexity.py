@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnlm.blend import CACHE_SIZE, Blend
+from knnlm.cache import ContinuousCache
 from knnlm.cached import Cached, Evaluation, evaluation
-from knnlm.identity import KeySpec, Loaded, Settings, check, key_spec, settings_of, stored_temperature
+from knnlm.identity import KeySpec, Loaded, Settings, check, resolve, settings_of, stored_temperature
 from knnlm.interpolate import log_p_of_matches, matches, mix
 from knnlm.mixture import mix_components
 from knnlm.neighbours import Searchable
@@ -24,6 +25,7 @@ __all__ = [
     "Evaluation",
     "StoredTexts",
     "cache_name",
+    "check_scores",
     "evaluate",
     "excluded_ranges",
     "mixed_log_p",
@@ -69,16 +71,20 @@ def neighbours_of(
     T and k, 5 bytes a token, where (n, k) distances and matches are 5 k bytes; those move to a temporary file when they
     are many (`spill.py`). cache_thetas: also log p of the continuous cache of each document (Grave et al. 2017), as the
     feature `cache_name(theta)`; ngram: a model with `log_probs`, as the feature "ngram". total: tokens, for the
-    progress alone. Raises IdentityError if the store belongs to another model or was made with another arithmetic.
+    progress alone. A document for which the model gives NaN is left out and named in `Cached.failed`.
+
+    Raises:
+        IdentityError: the store belongs to another model or was made with another arithmetic.
+        NotFiniteError: the model gives NaN before it has given anything else, or for every document.
     """
-    from knnlm.keys import arithmetic, iterate_as
+    from knnlm.keys import NotFiniteError, arithmetic, iterate_as
 
     if exclude not in EXCLUDE:
         raise ValueError(f"exclude: expected one of {', '.join(EXCLUDE)}, found {exclude!r}")
     if temperature is not None and (shuffle_seed is not None or keep_values):
         raise ValueError("a fixed temperature keeps no neighbours: expected no shuffle_seed and no keep_values")
     check(store, loaded, keys)
-    spec = (keys or key_spec(store) or KeySpec()).resolved(loaded.context)
+    spec = resolve(loaded, keys, store)
     stored = stored_texts(store) if exclude != "none" else None
     shuffled = None
     if shuffle_seed is not None:
@@ -95,6 +101,8 @@ def neighbours_of(
     lengths: list[int] = []
     copies: list[tuple[int, int]] = []
     excluded = 0
+    failed: list[tuple[str, str]] = []
+    failing = -1  # index of the document that is left out
     model_seconds = search_seconds = 0.0
     done = 0
 
@@ -109,6 +117,7 @@ def neighbours_of(
         key_dtype="float32",
         batch_tokens=batch_tokens,
         features=features,
+        tolerant=True,
         dtype=arithmetic(store, spec, dtype),
     )
     while True:
@@ -118,6 +127,20 @@ def neighbours_of(
         if chunk is None:
             break
         document = chunk.document
+        if chunk.index == failing:
+            continue
+        if chunk.bad is not None:
+            if not sum(lengths):
+                raise NotFiniteError(chunk.bad)
+            failing = chunk.index
+            failed.append((document.name, chunk.bad))
+            if chunk.start:  # what was kept of it
+                names.pop(), words.pop(), lengths.pop()
+                excluded -= bool(copies)
+                whole.forget()
+                for column in columns.values():
+                    column.truncate(sum(lengths))
+            continue
         if chunk.start == 0:
             names.append(document.name)
             lengths.append(0)
@@ -158,6 +181,8 @@ def neighbours_of(
         keep({"tokens": chunk.tokens, "log_p_lm": chunk.log_p})
         keep({f"features.{name}": feature for name, feature in (*chunk.features.items(), *whole.add(chunk))})
 
+    if failed and not sum(lengths):
+        raise NotFiniteError(failed[0][1])
     joined = {name: column.finish() for name, column in columns.items()}
     tokens = joined.get("tokens", np.zeros(0, np.uint32))
     width = k if temperature is None else 0
@@ -177,6 +202,7 @@ def neighbours_of(
         model_seconds=model_seconds,
         search_seconds=search_seconds,
         excluded_documents=excluded,
+        failed=failed,
         settings={
             "k": k,
             "nprobe": nprobe,
@@ -193,37 +219,48 @@ def neighbours_of(
     )
 
 
+def check_scores(loaded: Loaded, documents: Iterable[Any], store: Searchable) -> None:
+    """Run the model over the first window of text, before work that takes long. Raises NotFiniteError for NaN."""
+    from knnlm.keys import TokenDocument, arithmetic, document_tokens, iterate_as
+
+    spec = resolve(loaded, store=store)
+    for document in documents:
+        tokens = document_tokens(loaded, document)[: spec.window]
+        if len(tokens):
+            first = TokenDocument(document.name, tokens)
+            for _ in iterate_as(loaded, [first], spec, key_dtype="float32", dtype=arithmetic(store, spec, None)):
+                return
+
+
 def cache_name(theta: float | str) -> str:
     """Name of the feature that holds log p of the continuous cache with this theta."""
     return f"cache theta={theta if isinstance(theta, str) else format(theta, 'g')}"
 
 
 class _WholeDocuments:
-    """Columns that need a whole document: log p_cache, from keys that come in chunks, and log p of the n-gram."""
+    """Columns that look back into their document: log p_cache, of keys that come in chunks, and log p of the n-gram."""
 
     def __init__(self, thetas: Sequence[Any], size: int, metric: str, ngram: Any) -> None:
         self.thetas, self.size, self.metric, self.ngram = list(thetas), size, metric, ngram
-        self.chunks: list[Any] = []
+        self.cache: ContinuousCache | None = None
 
     def add(self, chunk: Any) -> list[tuple[str, NDArray[np.float32]]]:
-        """The columns of a document that this chunk ends, else nothing."""
+        """The columns of a chunk, or of the document that it ends."""
+        columns: list[tuple[str, NDArray[np.float32]]] = []
         if self.thetas:
-            self.chunks.append(chunk)
-        if not chunk.last:
-            return []
-        tokens = chunk.all_tokens  # (L,)
-        columns = []
-        if self.thetas:
-            from knnlm.cache import continuous_cache_log_p
-
-            keys = np.concatenate([c.key for c in self.chunks])  # (L, d)
-            self.chunks = []
-            log_p = continuous_cache_log_p(keys, tokens, self.thetas, self.size, self.metric)  # (thetas, L)
-            named = zip(map(cache_name, self.thetas), log_p.astype(np.float32), strict=True)
-            columns += list(named)
-        if self.ngram is not None:
-            columns.append(("ngram", self.ngram.log_probs(tokens).astype(np.float32)))
+            if self.cache is None:
+                self.cache = ContinuousCache(chunk.key.shape[1], self.size, self.metric)
+            log_p = self.cache.log_p_and_add(chunk.key, chunk.tokens, self.thetas)  # (thetas, m)
+            columns += zip(map(cache_name, self.thetas), log_p.astype(np.float32), strict=True)
+        if self.ngram is not None and chunk.last:
+            columns.append(("ngram", self.ngram.log_probs(chunk.all_tokens).astype(np.float32)))
+        if chunk.last:
+            self.forget()
         return columns
+
+    def forget(self) -> None:
+        """Begin another document."""
+        self.cache = None
 
 
 def _words(document: Any) -> int:

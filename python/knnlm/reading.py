@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from knnlm import _core
 from knnlm._core import StoreError
 from knnlm.arrays import one_of, to_floats, to_integer, to_integers, to_optional, to_threads, widened
-from knnlm.entries import DocumentInfo, Documents, Entries, document_lists
+from knnlm.entries import DocumentInfo, Documents, Entries, LostDocument, document_lists, lost_documents
 from knnlm.json_text import from_json
 from knnlm.memory import refuse_answer
 from knnlm.neighbours import Neighbours
@@ -230,6 +230,11 @@ class Reader:
         self._publish()
         return self._documents()
 
+    def document_spans(self) -> NDArray[np.int64]:
+        """Return the half-open ranges of ids of all documents, (D, 2) in corpus order: without names, in one call."""
+        self._publish()
+        return np.stack(self._core.document_spans(), axis=1)
+
     def document_of(self, ids: Any) -> NDArray[np.int64]:
         """Return the index into `documents()` of each id `(...)`; −1 for −1."""
         return self.get(ids).documents
@@ -256,8 +261,9 @@ class Reader:
         (name → bytes), files; and of the index, None before `build`: nlist, code (m parts of bits, in bytes;
         second_bits a dimension, 0 = no second level), default_nprobe, default_temperature, seed, list_lengths
         (histogram by powers of two: empty, 1, 2–3, 4–7 …), drift (by how much the mean quantisation error of what was
-        added since the codebook was learnt is larger, as a fraction), retrain_advised and calibration (for each k the
-        best recall that was measured).
+        added since the codebook was learnt is larger, as a fraction), retrain_advised and retrain_reason (whether the
+        store has outgrown its index, by that error or by its size) and calibration (for each k the best recall that can
+        be asked for, by codes and, where they are kept, by raw keys).
         """
         self._publish()
         facts = from_json(self._core.info(), f"{self.path}: attributes and facts")
@@ -266,13 +272,26 @@ class Reader:
         names = {"m": "m", "bits": "bits", "bytes": "code_bytes", "second_bits": "second_bits"}
         facts["code"] = {name: index[held] for name, held in names.items()} if index else None
         shape = ("shortest_list", "mean_list", "longest_list", "list_lengths")
-        drift = ("fit", "drift", "retrain_advised", "lists_segments", "calibration")
+        drift = ("fit", "drift", "retrain_advised", "retrain_reason", "lists_segments", "calibration")
         for name in ("nlist", "default_nprobe", "default_temperature", "seed", *shape, *drift):
             facts[name] = index.get(name)
         sections: dict[str, int] = {}
         for section in (section for file in facts["files"] for section in file["sections"]):
             sections[section["section"]] = sections.get(section["section"], 0) + section["bytes"]
         return facts | {"sections": sections}
+
+    def damaged(self, progress: Callable[[str, int, int], object] | None = None) -> list[LostDocument]:
+        """Read every byte; return the documents that `compact(drop_damaged=True)` would drop, none for a sound store.
+
+        What is damaged is known by the MiB. Damage of values, keys or the document table touches a few documents; of
+        codes, whose entries lie in the order of lists, nearly all, unless raw keys are kept: then codes are made anew
+        and nothing is lost by it. `retrain` makes codes anew from the model.
+
+        Raises:
+            FormatError: the codebook is damaged, without which no code means anything: `build(retrain=True)`.
+        """
+        self._publish()
+        return lost_documents(self._core.damaged(progress))
 
     def verify(self, progress: Callable[[str, int, int], object] | None = None) -> list[str]:
         """Read every byte and check it; return one line per problem, none for a sound store.

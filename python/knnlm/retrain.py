@@ -23,7 +23,7 @@ import numpy as np
 from knnlm import _core
 from knnlm.datastore import Datastore, FormatError, StoreError
 from knnlm.encoding import Encoder, encoded
-from knnlm.identity import KeySpec, Loaded, check, key_spec
+from knnlm.identity import KeySpec, Loaded, check, key_spec, resolve
 from knnlm.json_text import to_json
 from knnlm.keys import TokenDocument, arithmetic
 from knnlm.own_files import is_file, remove
@@ -83,7 +83,7 @@ def spec_of(store: Datastore, loaded: Loaded) -> KeySpec:
             "vectors: its keys cannot be computed again; make it anew with keep_keys, or from text with knnlm build"
         )
     check(store, loaded)
-    return spec.resolved(loaded.context)
+    return resolve(loaded, spec)
 
 
 def retrain(

@@ -49,6 +49,24 @@ class GrowingArray:
             says = f"{error.strerror}; expected room for a temporary file: set TMPDIR to a folder on a larger disk"
             raise OSError(error.errno, says, tempfile.gettempdir()) from error
 
+    def truncate(self, rows: int) -> None:
+        """Keep the first `rows` rows."""
+        extra = self._rows - rows
+        while extra > 0 and self._file is None:
+            last = self._parts.pop()
+            kept = last[: max(0, len(last) - extra)]
+            self._bytes -= last.nbytes - kept.nbytes
+            extra -= len(last) - len(kept)
+            self._parts.append(kept)
+            if not len(kept) and len(self._parts) > 1:
+                self._parts.pop()
+        if self._file is not None and extra > 0:
+            row = self._parts[0].dtype.itemsize * int(np.prod(self._parts[0].shape[1:], dtype=np.int64))
+            self._file.truncate(rows * row)
+            self._file.seek(rows * row)
+            self._bytes = rows * row
+        self._rows = min(self._rows, rows)
+
     def finish(self) -> NDArray[Any]:
         """The rows (n, ...), once; raises ValueError if there was none."""
         if not self._parts:

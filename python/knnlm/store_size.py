@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from knnlm.identity import KeySpec, Loaded, Settings, check, key_spec
+from knnlm.identity import Loaded, Settings, check, resolve
 from knnlm.interpolate import log_p_knn
 from knnlm.truth import ids_at
 from knnlm.tune import Curve, best_lambda
@@ -38,7 +38,7 @@ def size_curve(
     if settings.k is None or settings.temperature is None:
         raise ValueError("settings: expected k and temperature; take them from settings_of(store)")
     check(store, loaded)
-    spec = (key_spec(store) or KeySpec()).resolved(loaded.context)
+    spec = resolve(loaded, store=store)
     keys: list[NDArray[np.float32]] = [np.zeros((0, store.dim), np.float32)]
     targets, lm = [np.zeros(0, np.uint32)], [np.zeros(0, np.float32)]
     for chunk in iterate_as(
@@ -46,8 +46,11 @@ def size_curve(
         documents,
         spec,
         key_dtype="float32",
+        tolerant=True,
         dtype=arithmetic(store, spec, dtype),
     ):
+        if chunk.bad is not None:  # such a document is named where it is scored
+            continue
         keys.append(chunk.key)
         targets.append(chunk.tokens)
         lm.append(chunk.log_p)

@@ -9,7 +9,6 @@ model.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
@@ -26,6 +25,7 @@ import tokenizers
 
 from knnlm.own_files import write_text
 from knnlm.pieces import LONGEST_WHOLE, PIECE, Cutting, cutting, pieces
+from knnlm.tokenizer_probe import tokenizer_fingerprint
 
 Ids = npt.NDArray[np.uint32]
 
@@ -132,9 +132,8 @@ class Tokenizer(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the canonical JSON, hexadecimal: equal for tokenizers that give equal ids."""
-        canonical = json.dumps(json.loads(self.to_json()), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        """SHA-256, hexadecimal, of vocabulary and ids of a fixed text (`tokenizer_probe.py`): equal for equal ids."""
+        return tokenizer_fingerprint(self.vocabulary(), self.encode)
 
     def encode(self, text: str) -> Ids:
         """Ids of ``text``, ``(L,)`` uint32, without special tokens."""
@@ -144,6 +143,10 @@ class Tokenizer(ABC):
     @abstractmethod
     def vocab_size(self) -> int:
         """Number of ids, v."""
+
+    @abstractmethod
+    def vocabulary(self) -> dict[str, int]:
+        """Every token with its id, added tokens included."""
 
     @abstractmethod
     def to_json(self) -> str:
@@ -178,13 +181,17 @@ class WordTokenizer(Tokenizer):
         """Number of words, ``<eos>`` and ``<unk>`` included."""
         return len(self._words)
 
+    def vocabulary(self) -> dict[str, int]:
+        """Every word with its id."""
+        return dict(self._ids)
+
     def to_json(self) -> str:
         """Format mark and the words in order of id."""
         return json.dumps({"format": WORDS_FORMAT, "words": self._words}, ensure_ascii=False, indent=0)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the canonical JSON."""
+        """As of every tokenizer, computed once."""
         return super().fingerprint
 
     def encode(self, text: str) -> Ids:
@@ -249,13 +256,27 @@ class BackendTokenizer(Tokenizer):
         """Largest id + 1, added tokens included."""
         return self._vocab_size
 
+    @property
+    def backend(self) -> tokenizers.Tokenizer:
+        """The tokenizer of the library."""
+        return self._backend
+
+    @property
+    def added_ids(self) -> set[int]:
+        """Ids of the tokens that were added to the vocabulary, special ones among them."""
+        return set(self._backend.get_added_tokens_decoder())
+
+    def vocabulary(self) -> dict[str, int]:
+        """Every token with its id, added tokens included."""
+        return dict(self._backend.get_vocab(with_added_tokens=True))
+
     def to_json(self) -> str:
         """The `tokenizer.json` of the library."""
         return self._backend.to_str()
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the canonical JSON."""
+        """As of every tokenizer, computed once."""
         return super().fingerprint
 
     @cached_property

@@ -18,6 +18,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name that every PyTorch reader expects)
 from torch import nn
 
+LONGEST = 1_000_000_000
+"""Tokens of context beyond which a number is an error, not a size."""
+
 
 @dataclass(frozen=True)
 class TransformerConfig:
@@ -35,6 +38,11 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot make a model."""
+        sizes = ("vocab_size", "d_model", "n_layers", "n_heads", "d_ff", "context")
+        for name in sizes:
+            value = getattr(self, name)
+            if not (type(value) is int or (value is None and name == "d_ff")):
+                raise ValueError(f"{name}: expected a whole number, found {value!r}")
         if min(self.vocab_size, self.d_model, self.n_layers, self.n_heads, self.context, self.ffn_width) < 1:
             raise ValueError(f"every size must be at least 1, found {self}")
         if self.d_model % (2 * self.n_heads):
@@ -42,8 +50,12 @@ class TransformerConfig:
                 f"d_model must be a multiple of 2·n_heads (rotary positions turn pairs), found d_model "
                 f"{self.d_model} and n_heads {self.n_heads}"
             )
+        if self.context > LONGEST:
+            raise ValueError(f"context: expected at most {LONGEST:,} tokens, found {self.context:,}")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1), found {self.dropout}")
+        if not 0.0 < self.rotary_base < float("inf"):
+            raise ValueError(f"rotary_base: expected a positive finite number, found {self.rotary_base}")
 
     @property
     def ffn_width(self) -> int:
@@ -177,6 +189,14 @@ class TransformerLM(nn.Module):
             if parameter.dim() == 2:  # residual outputs shrink with depth (GPT-2), so that the sum keeps its size
                 residual = name.endswith(("attention.out.weight", "ffn.down.weight"))
                 nn.init.normal_(parameter, std=0.02 / (2 * config.n_layers) ** 0.5 if residual else 0.02)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The embedding, by the name that Hugging Face models give it."""
+        return self.embedding
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The output embedding, likewise; its output is the logits, nothing follows."""
+        return self.lm_head
 
     def hidden(self, input_ids: torch.Tensor, cache: KVCache | None = None) -> torch.Tensor:
         """Input of ``lm_head``: the final normalised states, ``(B, T, d)``."""

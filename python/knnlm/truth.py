@@ -7,6 +7,7 @@ queries, and each part of the text is compared with them while its raw keys are 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,16 @@ class Truth:
         worse = distances if self.metric == "l2" else -distances
         best = np.lexsort((ids, worse), axis=1)[:, : self.ids.shape[1]]  # (q, k)
         return replace(self, distances=np.take_along_axis(distances, best, 1), ids=np.take_along_axis(ids, best, 1))
+
+    def without(self, spans: Sequence[tuple[int, int]]) -> Truth:
+        """The same without entries of half-open ranges of ids, which leave places that are missing."""
+        ids = self.ids.copy()
+        for start, stop in spans:
+            ids[(ids >= start) & (ids < stop)] = -1
+        nowhere = np.float32(np.inf if self.metric == "l2" else -np.inf)
+        distances = np.where(ids < 0, nowhere, self.distances)
+        order = np.argsort(ids < 0, axis=1, kind="stable")
+        return replace(self, ids=np.take_along_axis(ids, order, 1), distances=np.take_along_axis(distances, order, 1))
 
     def save(self, folder: Path, parts: int) -> None:
         """Write the state after so many parts; it is on disk for good when the call returns."""

@@ -116,11 +116,13 @@ def tune(
     temperatures: grid; default: factors of 2 over 2^-6 ... 2^6 around the store's default, and on while the best is at
     an edge. ks: default: powers of two up to the cached k. For each (T, k) lambda is solved exactly; log T is then
     refined by `refine` golden-section steps around the best grid point. temperature: fixes T. Never worse than the LM:
-    lambda is 0 where nothing helps. Raises ValueError for an empty cache.
+    lambda is 0 where nothing helps. Raises ValueError for an empty cache, or one with NaN.
     """
     if not len(cached):
         raise ValueError("tune: expected at least one scored token; give validation text")
     lm = np.asarray(cached.log_p_lm, np.float64)
+    if np.isnan(lm).any():
+        raise ValueError("tune: expected the model's log-probabilities, found NaN among them")
     lm_mean = float(lm.mean())
     ks = powers_of_two(cached.k) if ks is None else sorted({min(k, cached.k) for k in ks})
     centre = cached.temperature
@@ -131,7 +133,7 @@ def tune(
     else:
         grid = [centre * 2.0**i for i in range(-6, 7)]
     if not ks:
-        return Tuned(0.0, grid[0], 1, math.exp(-lm_mean), math.exp(-lm_mean), len(lm))
+        return Tuned(0.0, grid[0], 1, _exp(-lm_mean), _exp(-lm_mean), len(lm))
 
     solved: dict[tuple[float, int], tuple[float, float]] = {}
 
@@ -176,7 +178,7 @@ def tune(
         ),
         "k": _curve("k", [float(k) for k in ks], lambda k: solved[t0, int(k)], {"temperature": t0}),
     }
-    return Tuned(lambda_, t0, k0, math.exp(-mean), math.exp(-lm_mean), len(lm), curves)
+    return Tuned(lambda_, t0, k0, _exp(-mean), _exp(-lm_mean), len(lm), curves)
 
 
 def _gain(t: float, k: int, solve: Any, solved: dict[tuple[float, int], tuple[float, float]]) -> float:
@@ -202,7 +204,12 @@ def _golden(low: float, high: float, steps: int, f: Any) -> None:
 
 def _curve(name: str, xs: list[float], at: Any, fixed: dict[str, float]) -> Curve:
     points = [at(x) for x in xs]
-    return Curve(name, xs, [math.exp(-mean) for _, mean in points], [weight for weight, _ in points], fixed)
+    return Curve(name, xs, [_exp(-mean) for _, mean in points], [weight for weight, _ in points], fixed)
+
+
+def _exp(x: float) -> float:
+    """exp, infinite where it is beyond the numbers."""
+    return math.exp(x) if x < 709 else math.inf
 
 
 def _perplexity(lm: Vector, knn: Vector, weight: float) -> float:
@@ -213,7 +220,14 @@ def _perplexity(lm: Vector, knn: Vector, weight: float) -> float:
 
 
 def save_tuned(store: Any, tuned: Tuned, **search: Any) -> None:
-    """Remember tuned settings, and the search settings they hold for, in the store's attributes."""
+    """Remember tuned settings, and the search settings they hold for, in the store's attributes.
+
+    A perplexity that is infinite is left out: it is no JSON. Raises ValueError for settings that are not finite.
+    """
+    settings = tuned.to_dict()
+    if wrong := [name for name in ("lambda_", "temperature") if not math.isfinite(settings[name])]:
+        raise ValueError(f"expected finite settings to save, found {wrong[0]} {settings[wrong[0]]}")
+    found = {name: value for name, value in settings.items() if math.isfinite(value)}
     attributes = dict(getattr(store, "attributes", None) or {})
-    attributes["tuned"] = {**tuned.to_dict(), **{name: value for name, value in search.items() if value is not None}}
+    attributes["tuned"] = {**found, **{name: value for name, value in search.items() if value is not None}}
     store.set_attributes(attributes)

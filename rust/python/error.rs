@@ -27,7 +27,11 @@ impl From<Error> for PyErr {
         match error {
             Error::Argument(_) => PyValueError::new_err(message),
             Error::State { why, .. } => store_error(why, message),
-            Error::Format { .. } | Error::Damaged { .. } => FormatError::new_err(message),
+            Error::Format { .. } => FormatError::new_err(message),
+            Error::Damaged { .. } => {
+                let text = format!("{message}; in Python: compact(drop_damaged=True)");
+                telling(FormatError::new_err(text), "damaged".into(), message)
+            }
             // OSError called with a number chooses its subclass: PermissionError, FileNotFoundError …
             Error::Io { path, action, source } => match errno(&source) {
                 Some(number) => {
@@ -44,11 +48,14 @@ impl From<Error> for PyErr {
 /// A `StoreError` that says in keywords of Python what to do, and bears what a command line needs to say it in its own:
 /// `why`, a word, and `message`, without the advice.
 fn store_error(why: Why, message: String) -> PyErr {
-    let error = StoreError::new_err(format!("{message}{}", keywords(why)));
+    telling(StoreError::new_err(format!("{message}{}", keywords(why))), word(why), message)
+}
+
+fn telling(error: PyErr, why: String, message: String) -> PyErr {
     Python::attach(|py| {
         let value = error.value(py);
         // What cannot be told in addition is in the text already.
-        let _ = value.setattr("why", word(why)).and_then(|()| value.setattr("message", message));
+        let _ = value.setattr("why", why).and_then(|()| value.setattr("message", message));
     });
     error
 }

@@ -10,6 +10,32 @@ import random
 
 import pytest
 from cli_corpus import built, model, store, texts  # noqa: F401  # fixtures of every file
+from skips import missing_package
+
+NO_SKIPS = "KNNLM_REQUIRE_TEST_PACKAGES"
+"""Where this is set, as in CI, a test that is skipped for a package of the `[test]` extra fails."""
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport():
+    """A skip that hides breakage is a failure."""
+    outcome = yield
+    _fail_if_hidden(outcome.get_result())
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report():
+    """The same for a whole file."""
+    outcome = yield
+    _fail_if_hidden(outcome.get_result())
+
+
+def _fail_if_hidden(report):
+    if not report.skipped or not os.environ.get(NO_SKIPS) or not isinstance(report.longrepr, tuple):
+        return
+    if package := missing_package(reason := report.longrepr[2]):
+        report.outcome = "failed"
+        report.longrepr = f"{NO_SKIPS} is set and {package} is a package of the test extra: {reason}"
 
 
 def tiny_documents(count, seed, sentences=12):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-
+import numpy as np
 import pytest
 import torch
-from tiny_lm import TinyLM
+from tiny_lm import TinyLM, TinyLoaded, tiny
 from torch import nn
 
 from knnlm.capture import REPRESENTATIONS, Capture, blocks_of
+from knnlm.keys import TokenDocument, iterate
+from knnlm.transformer import TransformerConfig, TransformerLM
 
 IDS = torch.tensor([[0, 3, 1, 4, 1, 5], [2, 6, 5, 3, 5, 0]])
 
@@ -126,19 +127,16 @@ def test_our_kind_of_model():
 
 
 def test_our_transformer():
-    transformer = pytest.importorskip("knnlm.transformer")
     torch.manual_seed(0)
-    config = transformer.TransformerConfig(vocab_size=40, d_model=16, n_layers=2, n_heads=2, context=32)
-    model = transformer.TransformerLM(config).eval()
+    config = TransformerConfig(vocab_size=40, d_model=16, n_layers=2, n_heads=2, context=32)
+    model = TransformerLM(config).eval()
     spoil_norms(model)
     assert_captures(model, "blocks.{}.ffn_norm", "blocks.{}.attention_norm", "final_norm")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
 def test_hugging_face(family):
-    import transformers
-
+    transformers = pytest.importorskip("transformers")
     sizes, ffn, attention, final = FAMILIES[family]
     if family == "GPTNeoX":
         sizes = {**sizes, "use_parallel_residual": False}
@@ -174,6 +172,65 @@ def test_module_by_name_and_single_capture():
     with Capture(model, "module:head") as named, Capture(model, "normed-output") as normed, torch.inference_mode():
         model(IDS)
         torch.testing.assert_close(named.keys, normed.keys)
+
+
+class TwoNorms(TinyLM):
+    """A norm of the head's own after the final norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Sequential(nn.LayerNorm(16), self.head)
+        for norm in (self.final_norm, self.head[0]):
+            nn.init.normal_(norm.weight, 1.0, 0.5)
+
+
+def test_the_final_norm_is_the_first_one_after_the_blocks():
+    torch.manual_seed(0)
+    model = TwoNorms().eval()
+    names = [("block-output", -1), ("normed-output", -1), ("normed-output", 0)]
+    with Capture(model, names) as capture, torch.inference_mode():
+        seen, _ = trace(model, IDS, ["final_norm", "blocks.1"])
+        keys = capture.by_name
+        read, normed = seen["final_norm"]
+        torch.testing.assert_close(keys["block-output", -1], read)
+        torch.testing.assert_close(keys["normed-output", -1], normed)
+        torch.testing.assert_close(keys["normed-output", 0], model.final_norm(seen["blocks.1"][0]))
+
+
+@pytest.mark.parametrize("representation", [*REPRESENTATIONS, "module:head"])
+def test_keys_alone_are_had_without_the_head(representation):
+    model = TinyLM().eval()
+    ran = []
+    model.head.register_forward_hook(lambda *_: ran.append("head"))
+    model.blocks[1].ffn.register_forward_hook(lambda *_: ran.append("last feed-forward"))
+    with Capture(model, representation) as capture, torch.inference_mode():
+        capture.run(model, IDS)
+        keys = capture.keys
+        assert ran == ["last feed-forward"] * (representation in ("block-output", "normed-output", "module:head"))
+        model(IDS)
+        torch.testing.assert_close(capture.keys, keys)
+
+
+def test_a_module_that_reads_no_hidden_states_is_refused():
+    loaded = TinyLoaded(TinyLM(), tiny().tokenizer)
+    document = TokenDocument("a", np.arange(1, 9, dtype=np.uint32))
+    with pytest.raises(ValueError, match=r"module:tokens: expected a module that reads hidden states.*token ids"):
+        next(iterate(loaded, [document], captures=[("module:tokens", -1)], scores=False))
+    with pytest.raises(ValueError, match=r"module:positions: expected"):
+        next(iterate(loaded, [document], captures=[("module:positions", -1)]))
+
+    class Odd(TinyLM):
+        def __init__(self):
+            super().__init__()
+            self.expert = nn.Linear(16, 16)
+
+        def forward(self, ids):
+            self.expert(self.tokens(ids)[:, ::2])
+            return super().forward(ids)
+
+    routed = TinyLoaded(Odd(), loaded.tokenizer)
+    with pytest.raises(ValueError, match=r"module:expert: .* reads one vector a position, \(1, 8\)"):
+        next(iterate(routed, [document], captures=[("module:expert", -1)]))
 
 
 def test_a_second_pass_replaces_the_first():

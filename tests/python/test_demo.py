@@ -70,6 +70,15 @@ def test_the_numbers_hang_together(folder: Path, result: dict[str, Any]) -> None
         assert sum(value for key, value in parts.items() if key != "total") == pytest.approx(parts["total"])
 
 
+def test_its_stores_know_their_model(folder: Path, printed: str) -> None:
+    with Datastore.open(folder / "store-reference") as opened:
+        assert opened.attributes["model"]["source"] == "../model"
+    arguments = ["generate", str(folder / "store-reference"), "--prompt", "The", "--max-tokens", "3"]
+    generated = CliRunner().invoke(main, arguments)
+    assert generated.exit_code == 0, generated.stderr
+    assert generated.stdout.startswith("The")
+
+
 def test_examples_show_where_a_prediction_comes_from(result: dict[str, Any]) -> None:
     for name in ("in_domain", "adapted"):
         for token in result[name]["examples"]:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_lm import Doc, TinyLoaded, texts, tiny
+from tiny_lm import Doc, TinyLM, TinyLoaded, texts, tiny
 
+from knnlm.blend import Blend
+from knnlm.cache import ContinuousCache
 from knnlm.dumping import dump
+from knnlm.forward import NotFiniteError
 from knnlm.generate import GREEDY, Reader, Sampling, draw, generate, kept
-from knnlm.identity import KeySpec, Settings, describe
+from knnlm.identity import IdentityError, KeySpec, Settings, describe
 from knnlm.interpolate import mix_full
 from knnlm.keys import TokenDocument, iterate
 from knnlm.reference import BruteForceStore
+from knnlm.transformer import TransformerConfig, TransformerLM
+from knnlm.windows import plan
 
 
 def stored(loaded, documents, dim=16):
@@ -117,9 +122,7 @@ def with_cache(kind):
     """A model with a KV cache of its own: ours, or one of Hugging Face."""
     torch.manual_seed(0)
     if kind == "TransformerLM":
-        transformer = pytest.importorskip("knnlm.transformer")
-        config = transformer.TransformerConfig(vocab_size=30, d_model=16, n_layers=2, n_heads=2, context=24)
-        model = transformer.TransformerLM(config)
+        model = TransformerLM(TransformerConfig(vocab_size=30, d_model=16, n_layers=2, n_heads=2, context=24))
     else:
         transformers = pytest.importorskip("transformers")
         sizes = {"vocab_size": 30, "bos_token_id": 0, "eos_token_id": 0}
@@ -187,4 +190,139 @@ def test_cached_steps_feed_one_token():
     fed = []
     loaded.model.register_forward_pre_hook(lambda _, args: fed.append(args[0].shape[1]))
     list(generate(loaded, [1, 2, 3], max_tokens=5))
+    assert fed == [4, 1, 1, 1, 1]
+
+
+def test_an_odd_model_is_left_in_the_mode_that_it_was_in():
+    loaded = tiny()
+    loaded.model.train()
+    list(generate(loaded, [1, 2], max_tokens=2))
+    assert loaded.model.training
+    stream = generate(loaded, [1, 2])
+    next(stream)
+    assert not loaded.model.training
+    stream.close()
+    assert loaded.model.training
+    loaded.model.eval()
+    list(generate(loaded, [1, 2], max_tokens=2))
+    assert not loaded.model.training
+
+
+@pytest.mark.parametrize("given", ["store", "dtype"])
+def test_generation_runs_the_model_as_scoring_does(given):
+    loaded = tiny(seed=2)
+    spec = KeySpec(key_dtype="float32", autocast="bfloat16" if given == "store" else None)
+    dtype = torch.bfloat16 if given == "dtype" else None
+    store = None
+    if given == "store":
+        store = BruteForceStore(16)
+        dump(loaded, texts(), store, keys=spec)
+    out = list(generate(loaded, [1, 2], store=store, settings=Settings(0.5, 2.0, 4), max_tokens=12, dtype=dtype))
+    tokens = np.array([1, 2, *(t.id for t in out)], np.uint32)
+
+    def scored(dtype):
+        (chunk,) = iterate(loaded, [TokenDocument("", tokens)], dtype=dtype)
+        return chunk.log_p[2:]
+
+    half, plain = scored(torch.bfloat16), scored(None)
+    np.testing.assert_allclose([t.log_p_lm for t in out], half, atol=2e-2)
+    assert np.abs(half - plain).max() > 1e-3
+    assert np.abs([t.log_p_lm for t in out] - half).sum() < 0.5 * np.abs([t.log_p_lm for t in out] - plain).sum()
+    if store is not None:
+        with pytest.raises(IdentityError, match="arithmetic"):
+            next(generate(loaded, [1], store=store, dtype=torch.float16))
+
+
+def test_a_prompt_that_begins_with_the_document_start_gets_no_second_one():
+    loaded = tiny()
+    fed = []
+    loaded.model.register_forward_pre_hook(lambda _, args: fed.append(args[0].tolist()))
+    one = [t.id for t in generate(loaded, [0, 2, 3], max_tokens=3)]
+    assert fed[0] == [[0, 2, 3]]
+    assert [t.id for t in generate(loaded, [2, 3], max_tokens=3)] == one
+    fed.clear()
+    next(generate(loaded, [0], max_tokens=1))
+    next(generate(loaded, [], max_tokens=1))
+    next(generate(loaded, [0, 0, 2], max_tokens=1))  # the second one is of the text
+    assert fed == [[[0]], [[0]], [[0, 0, 2]]]
+
+
+@pytest.mark.parametrize("length", [0, 5, 23, 24, 50])
+def test_the_prompt_is_read_once_for_its_cache_too(length):
+    loaded = tiny()
+    loaded.model.eval()
+    blend = Blend({"lm": 0.5, "knn": 0.0, "cache": 0.5}, "auto", size=100, metric="l2")
+    prompt = np.random.default_rng(0).integers(1, 30, length).tolist()
+    rows = []
+    handle = loaded.model.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape))
+    list(generate(loaded, prompt, blend=blend, max_tokens=1))
+    handle.remove()
+    assert sum(batch * width for batch, width in rows) == sum(w.stop - w.start for w in plan(length + 1, 24, 12))
+    # And its keys are those that scoring has.
+    added = []
+    cached = Blend({"lm": 0.5, "knn": 0.0, "cache": 0.5}, "auto", size=100, metric="l2")
+    original = ContinuousCache.add
+
+    def noted(self, keys, values):
+        added.append((np.array(keys), np.array(values)))
+        original(self, keys, values)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ContinuousCache, "add", noted)
+        list(generate(loaded, prompt, blend=cached, max_tokens=1))
+    keys = np.concatenate([k for k, _ in added])[:length]
+    assert np.concatenate([v for _, v in added])[:length].tolist() == prompt
+    if length:
+        document = TokenDocument("", np.array(prompt, np.uint32))
+        expected = np.concatenate([c.key for c in iterate(loaded, [document], key_dtype="float32")])
+        np.testing.assert_allclose(keys, expected, atol=1e-5)
+
+
+def test_nan_is_told_with_its_place():
+    loaded = tiny()
+    with torch.no_grad():
+        loaded.model.positions.weight[5] = torch.nan
+    stream = generate(loaded, [1, 2], max_tokens=9)
+    for _ in range(3):
+        next(stream)
+    with pytest.raises(NotFiniteError, match=r"the model gave NaN after 5 tokens.*--dtype float32"):
+        next(stream)
+
+
+class Fussy(TinyLM):
+    """Takes a cache and gives one, and cannot read on with it."""
+
+    def forward(self, ids, past_key_values=None, use_cache=False):
+        if past_key_values is not None:
+            raise ValueError("wants more than its cache")
+        out = super().forward(ids)
+        out.past_key_values = object() if use_cache else None
+        return out
+
+
+class Silent(TinyLM):
+    """Takes a cache and gives none."""
+
+    def forward(self, ids, past_key_values=None, use_cache=False):
+        return super().forward(ids)
+
+
+@pytest.mark.parametrize("kind", [Fussy, Silent])
+def test_a_cache_that_does_not_work_is_not_used(kind):
+    torch.manual_seed(0)
+    plain = tiny()
+    model = kind()
+    model.load_state_dict(plain.model.state_dict())
+    odd = TinyLoaded(model, plain.tokenizer)
+    expected = [(t.id, t.log_p) for t in generate(plain, [1, 2], max_tokens=30)]
+    assert [(t.id, t.log_p) for t in generate(odd, [1, 2], max_tokens=30)] == expected
+
+
+def test_a_wrapped_model_uses_its_cache():
+    loaded = with_cache("GPT2")
+    plain = [t.id for t in generate(loaded, [1, 2, 3], max_tokens=5)]
+    fed = []
+    loaded.model.register_forward_pre_hook(lambda _, args: fed.append(args[0].shape[1]))
+    loaded.model = torch.compile(loaded.model, backend="eager")
+    assert [t.id for t in generate(loaded, [1, 2, 3], max_tokens=5)] == plain
     assert fed == [4, 1, 1, 1, 1]

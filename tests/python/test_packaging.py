@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import re
 import subprocess
 import sys
 from importlib.metadata import distribution, requires, version
@@ -49,10 +50,13 @@ def test_every_public_name_can_be_had():
 
 def test_one_version():
     assert knnlm.__version__ == version("knnlm") == _core.__version__
-    assert (
-        f"## {knnlm.__version__}" in (ROOT / "CHANGELOG.md").read_text()
-        or "## Unreleased" in (ROOT / "CHANGELOG.md").read_text()
-    )
+    cargo = re.search(r'^version = "(.+)"$', (ROOT / "Cargo.toml").read_text(), re.M)
+    project = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.M)
+    assert cargo
+    assert project
+    assert cargo[1] == project[1] == knnlm.__version__
+    heads = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert heads[0] == "Unreleased" or heads[0].startswith(knnlm.__version__)
 
 
 def test_example_of_the_datastore():

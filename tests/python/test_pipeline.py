@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_lm import LETTERS, Doc, tiny
 
-from knnlm import reference
+from knnlm import Datastore, reference
 from knnlm.dumping import dump
 from knnlm.identity import KeySpec, describe, settings_of
 from knnlm.knn_lm import KNNLM
@@ -36,10 +36,6 @@ def brute_force(tmp_path):
 
 
 def rust(tmp_path):
-    try:
-        from knnlm import Datastore
-    except ImportError:
-        pytest.skip("the compiled module is not built")
     return Datastore.create(tmp_path / "store", dim=16, keep_keys="float32")
 
 
@@ -133,10 +129,9 @@ def test_a_stored_document_is_not_its_own_neighbour(system):
         assert ((ids >= 0) & ((ids < info.start) | (ids >= info.stop))).all()
 
 
+@pytest.mark.parametrize("system", [rust], indirect=True)  # the reference store has no index
 def test_the_index_answers_the_same_pipeline(system, tmp_path):
     loaded, store = system
-    if not hasattr(store, "build"):
-        pytest.skip("the reference store has no index")
     exact = score(neighbours_of(loaded, TEST, store, k=16, exact=True), settings_of(store, k=16, temperature=5.0))
     store.build(seed=0)
     assert settings_of(store).temperature > 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from knnlm.cli.console import Command, duration, note, print_json
-from knnlm.cli.options import Reading, Texts, as_json, device, model, text_options, threads
+from knnlm.cli.options import Loading, Reading, Texts, as_json, loading_options, model, text_options, threads
 from knnlm.cli.retrain import advice
 from knnlm.cli.work import load_for, open_store
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--keep-removed", is_flag=True, help="Keep documents that are not in TEXT any more.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be added, changed and removed.")
 @text_options
-@device
+@loading_options
 @threads
 @as_json
 def command(
@@ -42,7 +42,7 @@ def command(
     keep_removed: bool,
     dry_run: bool,
     reading: Reading,
-    device: str | None,
+    loading: Loading,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -73,7 +73,7 @@ def command(
     with Progress(json=as_json) as progress, open_store(store) as opened:
         planned = opened.generation
         hashed = all((info.metadata or {}).get(HASH) for info in opened.documents())
-        loaded = None if hashed else load_for(opened, model, device, threads)
+        loaded = None if hashed else load_for(opened, model, loading, threads)
         work = plan(
             opened,
             texts.shown(progress),
@@ -91,7 +91,7 @@ def command(
                 with _as_planned(opened, planned):
                     opened.delete(work.to_delete)
             if work.to_add:  # what goes, goes with the commit of what comes: interrupted, nothing has changed
-                loaded = loaded or load_for(opened, model, device, threads)
+                loaded = loaded or load_for(opened, model, loading, threads)
                 task = progress.track("add", unit="tok")
                 with _as_planned(opened, planned):
                     written = dump(
@@ -135,10 +135,7 @@ def command(
     )
     _explain(work, reading.max_documents)
     if info["retrain_advised"]:
-        note(
-            f"what was added since the index was learnt fits its codes {100 * info['drift']:.0f} % worse: "
-            + advice(info)
-        )
+        note(f"the store has outgrown its index: {info['retrain_reason']}; {advice(info)}")
 
 
 def _texts_of(work: Plan, texts: Iterable[Document], store: Path) -> Iterator[Document]:

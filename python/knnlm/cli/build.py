@@ -13,12 +13,13 @@ from click.core import ParameterSource
 from knnlm.cli.console import Command, duration, note, print_json, refuse_existing, refuse_foreign, size
 from knnlm.cli.one_pass import build_from_text
 from knnlm.cli.options import (
+    Loading,
     Reading,
     Texts,
     as_json,
     code_options,
-    device,
     kept_keys,
+    loading_options,
     overwrite,
     seed,
     text_options,
@@ -89,7 +90,7 @@ def _code(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
 @metric_option
 @window_options
 @seed
-@device
+@loading_options
 @threads
 @overwrite
 @as_json
@@ -114,7 +115,7 @@ def command(
     context: int | None,
     batch_tokens: int | None,
     seed: int,
-    device: str | None,
+    loading: Loading,
     threads: int | None,
     overwrite: bool,
     as_json: bool,
@@ -150,7 +151,7 @@ def command(
                     from knnlm.cli.estimate import of_retraining, of_store
 
                     if again:
-                        loaded = load_for(store, model, device, threads)
+                        loaded = load_for(store, model, loading, threads)
                         estimate = of_retraining(store, loaded, index, batch_tokens, threads, progress)
                     else:
                         estimate = of_store(path, index, threads)
@@ -158,7 +159,7 @@ def command(
                     return
             if again:
                 before = _tuned(path)
-                made = retrain_store(path, model, index, seed, device, threads, workers, batch_tokens, progress)
+                made = retrain_store(path, model, index, seed, loading, threads, workers, batch_tokens, progress)
                 with open_store(path) as store:
                     extra = {**_settle(store, before, preset, retrain), **made}
             else:
@@ -175,7 +176,7 @@ def command(
                 if out is not None:
                     refuse_existing(out, overwrite)
                     refuse_foreign(out, (*source, model))
-                loaded = load(model, device, threads)
+                loaded = load(model, loading, threads)
                 estimate = of_text(loaded, texts, spec, kept, index, batch_tokens, threads, progress, out)
                 _show_estimate(estimate, as_json)
                 texts.finish()
@@ -187,8 +188,9 @@ def command(
             extra = build_from_text(
                 out,
                 overwrite,
-                load(model, device, threads),
+                load(model, loading, threads),
                 model,
+                loading,
                 texts,
                 spec,
                 kept != "none",
@@ -196,7 +198,6 @@ def command(
                 {**PAPER_SETTINGS, "preset": "paper"} if preset == "paper" else None,
                 metric or "l2",
                 seed,
-                device,
                 threads,
                 workers,
                 batch_tokens,

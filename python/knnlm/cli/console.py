@@ -65,13 +65,26 @@ def _one_line(error: Exception) -> str:
         return error.format_message()
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return refused(error)
-    text = " ".join(str(error).split()) or type(error).__name__
+    why = getattr(error, "why", None)  # of an error of the core, which tells Python's users in their words
+    said = f"{getattr(error, 'message', error)}{ADVICE[why]}" if why in ADVICE else str(error)
+    text = " ".join(said.split()) or type(error).__name__
     if isinstance(error, OSError | ValueError | ProblemsError | MemoryError) or type(error).__module__.startswith(
         "knnlm"
     ):
         return text
     return f"{type(error).__name__}: {text} (--debug shows where)"
 
+
+ADVICE = {
+    "damaged": ": knnlm compact STORE --drop-damaged names and drops these, and keeps the rest",
+    "exists": " (--overwrite)",
+    "failed": "",
+    "keys_not_kept": "; knnlm build with --keep-keys keeps them",
+    "no_second_level": " (knnlm build STORE --retrain)",
+    "not_calibrated": " (knnlm build STORE --retrain)",
+    "outgrown": " (knnlm build STORE --retrain)",
+}
+"""What to do about an error of the core, by its kind, in words of the command line."""
 
 TO_DO = {
     errno.ENOENT: "expected it there: check the path",

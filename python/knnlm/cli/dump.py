@@ -10,11 +10,12 @@ import click
 from knnlm.cli.console import Command, duration, note, print_json, size
 from knnlm.cli.folders import whole_folder
 from knnlm.cli.options import (
+    Loading,
     Reading,
     Texts,
     as_json,
-    device,
     key_options,
+    loading_options,
     metric,
     out,
     overwrite,
@@ -22,7 +23,7 @@ from knnlm.cli.options import (
     threads,
     window_options,
 )
-from knnlm.cli.work import dump_to, key_spec, load
+from knnlm.cli.work import dump_to, key_spec, load, warn_of_failed
 
 
 @click.command("dump", cls=Command)
@@ -33,7 +34,7 @@ from knnlm.cli.work import dump_to, key_spec, load
 @key_options
 @metric
 @window_options
-@device
+@loading_options
 @threads
 @overwrite
 @as_json
@@ -50,7 +51,7 @@ def command(
     window: int | None,
     context: int | None,
     batch_tokens: int | None,
-    device: str | None,
+    loading: Loading,
     threads: int | None,
     overwrite: bool,
     as_json: bool,
@@ -67,12 +68,13 @@ def command(
 
     texts = Texts(text, reading, stamped=True)
     with Progress(json=as_json) as progress, whole_folder(out, overwrite, (*text, model)) as partial:
-        loaded = load(model, device, threads)
+        loaded = load(model, loading, threads)
         spec = key_spec(key, layer, keys, window, context, autocast)
-        store, written = dump_to(partial, loaded, texts, spec, keys, model, batch_tokens, progress, metric or "l2")
+        store, written = dump_to(partial, loaded, texts, spec, keys, batch_tokens, progress, metric or "l2")
         with store:
             info = store.info()
     texts.finish()
+    warn_of_failed(written.failed)
     if as_json:
         print_json(
             {
@@ -80,6 +82,7 @@ def command(
                 "tokens": written.tokens,
                 "documents": written.documents,
                 "empty_documents": written.empty_documents,
+                "failed": written.failed,
                 "seconds": written.seconds,
                 "bytes": info["bytes"],
                 "read": texts.summary(),

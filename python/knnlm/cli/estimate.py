@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from knnlm.cli.work import check_lists, key_width, open_store
+from knnlm.cli.work import check_lists, key_width, open_store, resolved
 
 if TYPE_CHECKING:
     from knnlm.cli.options import Texts
@@ -48,7 +48,7 @@ def of_text(
     out: Path | None,
 ) -> dict[str, Any]:
     """Tokens exactly; seconds, disk and memory estimated from the keys of some seconds."""
-    spec = spec.resolved(loaded.context)
+    spec = resolved(loaded, spec)
     task = progress.track("count tokens", unit="tok")
 
     def counted() -> Iterator[TokenDocument]:
@@ -137,6 +137,7 @@ def _sample_keys(
             batch_tokens=batch,
             pool_batches=1,
             scores=False,
+            tolerant=True,  # as the build is
             dtype=arithmetic(None, spec, None),
             progress=tick,
         )
@@ -144,15 +145,16 @@ def _sample_keys(
     assert spec.window is not None  # it is resolved
     with closing(chunks(spec.window)) as first:
         next(first, None)
-    batch = batch_size(loaded, spec.window) if batch_tokens is None else batch_tokens
+    batch = batch_size(spec.window) if batch_tokens is None else batch_tokens
     if (time.perf_counter() - began) / max(1, passed) * batch > SAMPLE_SECONDS:
         batch = spec.window
     started, passed = time.perf_counter(), 0
     seconds = 0.0
     with closing(chunks(batch)) as sampled:
         for chunk in sampled:
-            keys.append(chunk.key)
-            values.append(chunk.tokens)
+            if chunk.bad is None:
+                keys.append(chunk.key)
+                values.append(chunk.tokens)
             seconds = time.perf_counter() - started
             if time.perf_counter() - began > SAMPLE_SECONDS:
                 break

@@ -13,19 +13,20 @@ from numpy.typing import NDArray
 
 from knnlm.cli.console import Command, facts, print_json, table, warn
 from knnlm.cli.options import (
+    Loading,
     Mixing,
     Reading,
     Texts,
     as_json,
     cache_option,
-    device,
+    loading_options,
     mixing_options,
     model,
     ngram_option,
     text_options,
     threads,
 )
-from knnlm.cli.work import blend_text, load_for, note_defaults, open_store
+from knnlm.cli.work import blend_text, load_for, note_defaults, open_store, warn_of_failed
 
 if TYPE_CHECKING:
     from knnlm.cached import Cached, Evaluation
@@ -50,7 +51,7 @@ OVERLAP = 0.01  # a larger share of evaluated tokens in the store's 13-grams is 
     help="What to leave out where the very text is in the store: its document, each token's own entry, nothing.",
 )
 @text_options
-@device
+@loading_options
 @threads
 @as_json
 def command(
@@ -62,14 +63,14 @@ def command(
     ngram: bool,
     exclude: str,
     reading: Reading,
-    device: str | None,
+    loading: Loading,
     threads: int | None,
     as_json: bool,
 ) -> None:
     """Perplexity of TEXT under the model alone and with STORE, by token and by word.
 
     λ, T and k are those that `knnlm tune` saved, and so are the weights of --cache and --ngram. Warns when the text
-    overlaps the store.
+    overlaps the store. A document for which the model gives NaN is left out and named, and the exit code is 1 then.
 
     \b
     Example:
@@ -90,7 +91,7 @@ def command(
                 f"no weights of the cache are tuned: it is mixed with the model alone, weight {DEFAULT_LAMBDA}; "
                 "knnlm tune STORE TEXT --cache finds weights beside the store"
             )
-        loaded = load_for(opened, model, device, threads)
+        loaded = load_for(opened, model, loading, threads)
         mixing = mixing.within(opened)
         settings = settings_of(opened, **mixing.given())
         note_defaults(opened, settings, **mixing.given())
@@ -107,14 +108,17 @@ def command(
         blended = None if blend is None else score(cached, settings, blend)
         share = _overlap(cached, opened, progress)
     texts.finish()
+    warn_of_failed(found.failed)
     _warn(share, found, exclude, ngram)
     if blended is not None and mixing.lambda_ is not None:
         warn("--lambda does not change what is blended in: its weights are those that knnlm tune saved")
     if as_json:
         more = {} if blended is None else {"blended": blended.to_dict()}
         print_json({**found.to_dict(), **more, "overlap_13gram": share, "store": str(store), "read": texts.summary()})
-        return
-    _show(found, blended, share)
+    else:
+        _show(found, blended, share)
+    if found.failed:
+        click.get_current_context().exit(1)
 
 
 def _overlap(cached: Cached, store: Datastore, progress: Progress) -> float:

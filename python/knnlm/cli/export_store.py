@@ -8,11 +8,12 @@ import click
 
 from knnlm.cli.console import Command, note, print_json, refuse_existing
 from knnlm.cli.options import (
+    Loading,
     Mixing,
     Reading,
     Texts,
     as_json,
-    device,
+    loading_options,
     mixing_options,
     model,
     overwrite,
@@ -35,7 +36,7 @@ from knnlm.cli.work import load_for, open_store
 @model
 @mixing_options
 @text_options
-@device
+@loading_options
 @threads
 @overwrite
 @as_json
@@ -49,7 +50,7 @@ def command(
     model: str | None,
     mixing: Mixing,
     reading: Reading,
-    device: str | None,
+    loading: Loading,
     threads: int | None,
     overwrite: bool,
     as_json: bool,
@@ -75,7 +76,7 @@ def command(
     with Progress(json=as_json) as progress, open_store(store) as opened:
         task = progress.track("export", unit="tok")
         if text:
-            loaded = load_for(opened, model, device, threads)
+            loaded = load_for(opened, model, loading, threads)
             texts = Texts(text, reading)
             mixing = mixing.within(opened)
             settings = settings_of(opened, **mixing.given(), threads=threads)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from knnlm.cli.console import Command, print_json, write_out
-from knnlm.cli.options import Mixing, Words, as_json, device, mixing_options, model, seed, threads
+from knnlm.cli.options import Loading, Mixing, Words, as_json, loading_options, mixing_options, model, seed, threads
 from knnlm.cli.work import load_for, note_defaults, open_store
 from knnlm.terminal import printable
 
@@ -30,7 +30,7 @@ from knnlm.terminal import printable
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Draw from the likeliest with so much mass.")
 @click.option("--without-store", is_flag=True, help="Use the model alone, for comparison.")
 @seed
-@device
+@loading_options
 @threads
 @as_json
 def command(
@@ -44,7 +44,7 @@ def command(
     top_p: float | None,
     without_store: bool,
     seed: int,
-    device: str | None,
+    loading: Loading,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -62,7 +62,7 @@ def command(
             raise click.UsageError("expected a prompt: --prompt TEXT, or text on standard input")
         prompt = _standard_input().rstrip("\n")
     with open_store(store) as opened:
-        loaded = load_for(opened, model, device, threads)
+        loaded = load_for(opened, model, loading, threads)
         mixing = mixing.within(opened)
         lm = KNNLM(loaded, None if without_store else opened, **mixing.given(), threads=threads)
         if not without_store:

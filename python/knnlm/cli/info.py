@@ -62,11 +62,16 @@ def _pairs(info: dict[str, Any]) -> dict[str, str]:
         )
         pairs["not indexed"] = f"{info['n'] - info['indexed']:,} entries, searched exactly"
         pairs["searched"] = f"{info['search_bytes_per_entry']:.1f} bytes per entry"
-        reached = ", ".join(f"{row['best_recall']:.3f} for k {row['k']:,}" for row in info["calibration"] or ())
+        rows = info["calibration"] or ()
+        reached = ", ".join(f"{row['best_recall']:.3f} for k {row['k']:,}" for row in rows)
         pairs["recall"] = f"up to {reached} (measured against exact search)" if reached else "not measured"
+        by_keys = [f"{b:.3f} for k {row['k']:,}" for row in rows if (b := row.get("best_recall_by_keys")) is not None]
+        if by_keys:
+            pairs["by raw keys"] = f"up to {', '.join(by_keys)} (--rerank keys)"
         if info["drift"] is not None:
-            more = f"; {advice(info)}" if info["retrain_advised"] else ""
-            pairs["drift"] = f"{100 * info['drift']:+.0f} % quantisation error of what was added later{more}"
+            pairs["drift"] = f"{100 * info['drift']:+.0f} % quantisation error of what was added later"
+        if info["retrain_advised"]:
+            pairs["outgrown"] = f"{info['retrain_reason']}; {advice(info)}"
     else:
         pairs["index"] = "none: every search scans all keys; knnlm build makes one"
     if problems:
@@ -74,9 +79,11 @@ def _pairs(info: dict[str, Any]) -> dict[str, str]:
         pairs["attributes"] = f"not those that knnlm writes, and not shown: {'; '.join(problems)}"
     if "model" in attributes:
         pairs["model"] = f"{attributes['model'].get('name')} ({attributes['model'].get('fingerprint', '')[:12]}…)"
+        pairs["model"] += f", {attributes['model']['dtype']}" if attributes["model"].get("dtype") else ""
         pairs["key"] = (
             f"{attributes.get('representation')} of layer {attributes.get('layer')}, "
-            f"window {attributes.get('window')}, context {attributes.get('context')}"
+            f"window {attributes.get('window')} of the model's {attributes['model'].get('context', '?')}, "
+            f"context {attributes.get('context')}"
         )
         if attributes.get("autocast"):
             pairs["key"] += f", {attributes['autocast']}"

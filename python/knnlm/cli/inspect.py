@@ -11,12 +11,13 @@ import click
 
 from knnlm.cli.console import Command, note, print_json, refuse_existing, show
 from knnlm.cli.options import (
+    Loading,
     Mixing,
     Reading,
     Texts,
     Words,
     as_json,
-    device,
+    loading_options,
     mixing_options,
     model,
     one_text_options,
@@ -37,7 +38,7 @@ from knnlm.cli.work import load_for, note_defaults, open_store
 @click.option("--tokens", type=click.IntRange(min=1), default=20, show_default=True, help="Tokens shown of each text.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page to this file instead of the table.")
 @one_text_options
-@device
+@loading_options
 @threads
 @overwrite
 @as_json
@@ -52,7 +53,7 @@ def command(
     tokens: int,
     html: Path | None,
     reading: Reading,
-    device: str | None,
+    loading: Loading,
     threads: int | None,
     overwrite: bool,
     as_json: bool,
@@ -66,8 +67,9 @@ def command(
       knnlm inspect store --string "It was a bright cold day"
       knnlm inspect store held-out.txt --first 100 --tokens 50 --html neighbours.html
     """
+    from knnlm.inputs import Text
     from knnlm.inspection import rows, to_table
-    from knnlm.knn_lm import KNNLM, Text
+    from knnlm.knn_lm import KNNLM
     from knnlm.progress import Progress
 
     if (string is None) == (not text):
@@ -77,7 +79,7 @@ def command(
     texts = Texts(text, replace(reading, max_documents=reading.max_documents or 2))
     shown = []
     with Progress(json=as_json) as progress, open_store(store) as opened:
-        loaded = load_for(opened, model, device, threads)
+        loaded = load_for(opened, model, loading, threads)
         mixing = mixing.within(opened)
         lm = KNNLM(loaded, opened, **mixing.given(), threads=threads)
         note_defaults(opened, lm.settings, **mixing.given())

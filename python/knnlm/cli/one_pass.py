@@ -11,10 +11,10 @@ import click
 
 from knnlm.cli.console import note, refuse_existing, refuse_foreign
 from knnlm.cli.folders import clear_leftovers, take_place
-from knnlm.cli.work import attributes_of, check_lists, count_tokens, key_width, load
+from knnlm.cli.work import check_lists, count_tokens, key_width, load, resolved, warn_of_failed
 
 if TYPE_CHECKING:
-    from knnlm.cli.options import Texts
+    from knnlm.cli.options import Loading, Texts
     from knnlm.identity import KeySpec
     from knnlm.models import LoadedModel
     from knnlm.progress import Progress
@@ -40,6 +40,7 @@ def build_from_text(
     overwrite: bool,
     loaded: LoadedModel,
     model: str,
+    loading: Loading,
     texts: Texts,
     keys: KeySpec,
     keep_keys: bool,
@@ -47,7 +48,6 @@ def build_from_text(
     settings: dict[str, Any] | None,
     metric: str,
     seed: int,
-    device: str | None,
     threads: int | None,
     workers: int,
     batch_tokens: int | None,
@@ -55,6 +55,7 @@ def build_from_text(
 ) -> dict[str, Any]:
     """Make the store `out`; what an interrupted run of the same command committed is not done again. Facts for JSON."""
     from knnlm.datastore import Datastore
+    from knnlm.identity import describe
     from knnlm.one_pass import build_in_one_pass
 
     partial = building(out)
@@ -68,7 +69,8 @@ def build_from_text(
     out.parent.mkdir(parents=True, exist_ok=True)
     if partial.exists():
         note(f"{partial}: going on with an interrupted build")
-    attributes = attributes_of(loaded, model, keys.resolved(loaded.context), out)
+    keys = resolved(loaded, keys)
+    attributes = describe(loaded, keys, store=out)
     result = build_in_one_pass(
         partial,
         loaded,
@@ -83,10 +85,11 @@ def build_from_text(
         seed=seed,
         threads=threads,
         workers=workers,
-        load=functools.partial(load, model, device, threads),
+        load=functools.partial(load, model, loading, threads),
         progress=stages(progress),
         **({} if batch_tokens is None else {"batch_tokens": batch_tokens}),
     )
+    warn_of_failed(result.failed)
     take_place(partial, out, overwrite, found_again=True)
     with Datastore.open(out) as store:
         info = store.info()
@@ -98,5 +101,6 @@ def build_from_text(
         "resumed_parts": result.resumed_parts,
         "build_seconds": result.seconds,
         "read": texts.summary(),
+        "failed": result.failed,
         **{name: info[name] for name in names},
     }

@@ -57,6 +57,16 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print the result
 overwrite = click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 seed = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all randomness.")
 device = click.option("--device", help="Where the model runs: cpu, cuda, …  [default: a GPU if there is one]")
+dtype = click.option(
+    "--dtype",
+    type=click.Choice(("float32", "bfloat16", "float16")),
+    help="Type of the model's weights.  [default: that of the store, or of the file]",
+)
+trust_remote_code = click.option(
+    "--trust-remote-code",
+    is_flag=True,
+    help="Run the Python code that comes with the model that --model names, with your rights.",
+)
 threads = click.option(
     "--threads", type=click.IntRange(min=1), help="Threads of the model and of the search.  [default: all cores]"
 )
@@ -103,6 +113,15 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Loading:
+    """How a model is loaded; None where nothing was said."""
+
+    device: str | None = None
+    dtype: str | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
 class Mixing:
     """How neighbours are searched and mixed in; None where nothing was said."""
 
@@ -124,6 +143,11 @@ class Mixing:
             return self
         note(f"--k {self.k:,}: {store.path} has {most:,} entries, all of which are taken")
         return replace(self, k=most)
+
+
+def loading_options(command: F) -> F:
+    """Options that say how the model is loaded, as one `Loading`."""
+    return gathered(command, "loading", Loading, (device, dtype, trust_remote_code))
 
 
 def text_options(command: F) -> F:
@@ -175,7 +199,9 @@ def window_options(command: F) -> F:
     for option in reversed(
         (
             click.option(
-                "--window", type=click.IntRange(min=1), help="Tokens fed at once.  [default: the model's most]"
+                "--window",
+                type=click.IntRange(min=1),
+                help="Tokens fed at once.  [default: what the model reads, up to 2048]",
             ),
             click.option(
                 "--context",
@@ -183,7 +209,9 @@ def window_options(command: F) -> F:
                 help="Earlier tokens that each scored token sees at least.  [default: half the window]",
             ),
             click.option(
-                "--batch-tokens", type=click.IntRange(min=1), help="Tokens fed at a time.  [default: by the vocabulary]"
+                "--batch-tokens",
+                type=click.IntRange(min=1),
+                help="Tokens fed at a time.  [default: 4096, or a window if that is longer]",
             ),
         )
     ):
@@ -321,11 +349,11 @@ class Texts:
 
     def tokenised(self, tokenizer: Any) -> Iterator[TokenDocument]:
         """The documents with their tokens, one after the other: nothing is tokenised twice, nothing is kept."""
-        from knnlm.keys import TokenDocument
+        from knnlm.keys import TokenDocument, encoded
 
         self.tokens = 0
         for document in self:
-            tokens = tokenizer.encode(document.text)
+            tokens = encoded(tokenizer, document)
             self.tokens += len(tokens)
             yield TokenDocument(document.name, tokens, document.metadata, document.text)
 

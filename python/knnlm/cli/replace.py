@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from knnlm.cli.console import Command, note, print_json
-from knnlm.cli.options import Reading, Texts, Words, as_json, device, model, threads
+from knnlm.cli.options import Loading, Reading, Texts, Words, as_json, loading_options, model, threads
 from knnlm.cli.work import load_for, open_store
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--text-field", default="text", show_default=True, help="Field of JSONL input that holds text.")
 @model
-@device
+@loading_options
 @threads
 @as_json
 def command(
@@ -30,7 +30,7 @@ def command(
     file: Path,
     text_field: str,
     model: str | None,
-    device: str | None,
+    loading: Loading,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -59,7 +59,7 @@ def command(
         old = info.stop - info.start
         facts = stamp(Document(document, found.text, found.metadata)).metadata or {}  # the origin stays
         new = Document(document, found.text, {**(info.metadata or {}), **facts})
-        loaded = load_for(opened, model, device, threads)
+        loaded = load_for(opened, model, loading, threads)
         written = dump(loaded, [new], opened, keys=key_spec(opened) or KeySpec(), replace=[document])
         if opened.is_built:
             opened.build(threads=threads)

@@ -11,6 +11,7 @@ from knnlm.cli.one_pass import stages
 from knnlm.cli.work import load_for, open_store
 
 if TYPE_CHECKING:
+    from knnlm.cli.options import Loading
     from knnlm.models import LoadedModel
     from knnlm.progress import Progress
 
@@ -30,10 +31,10 @@ def advice(info: dict[str, Any]) -> str:
     return "a new index needs raw keys, which this store does not keep: make it again with keep_keys"
 
 
-def load_of(path: Path, model: str | None, device: str | None, threads: int | None) -> LoadedModel:
+def load_of(path: Path, model: str | None, loading: Loading, threads: int | None) -> LoadedModel:
     """The model of a store, for this process or for a worker."""
     with open_store(path) as store:
-        return load_for(store, model, device, threads)
+        return load_for(store, model, loading, threads)
 
 
 def retrain_store(
@@ -41,7 +42,7 @@ def retrain_store(
     model: str | None,
     index: dict[str, Any],
     seed: int,
-    device: str | None,
+    loading: Loading,
     threads: int | None,
     workers: int,
     batch_tokens: int | None,
@@ -50,7 +51,7 @@ def retrain_store(
     """Give a store a new index; what an interrupted run of the same command staged is not done again. Returns JSON."""
     from knnlm.retrain import RETRAINING, retrain
 
-    load = functools.partial(load_of, path, model, device, threads)
+    load = functools.partial(load_of, path, model, loading, threads)
     if (path / RETRAINING).exists():
         note(f"{path / RETRAINING}: going on with an interrupted re-training, if the store is as it was then")
     result = retrain(

@@ -11,19 +11,20 @@ import click
 
 from knnlm.cli.console import Command, facts, note, print_json, refused, warn
 from knnlm.cli.options import (
+    Loading,
     Reading,
     Texts,
     as_json,
     cache_option,
-    device,
     exact_option,
+    loading_options,
     model,
     ngram_option,
     overwrite,
     text_options,
     threads,
 )
-from knnlm.cli.work import blend_text, load_for, open_store
+from knnlm.cli.work import blend_text, load_for, open_store, warn_of_failed
 
 if TYPE_CHECKING:
     from knnlm.blend import Blend
@@ -51,7 +52,7 @@ SIZE_TOKENS = 8000  # scored for the plot against the store's size
 @click.option("--no-plots", is_flag=True, help="Write no plots.")
 @overwrite
 @text_options
-@device
+@loading_options
 @threads
 @as_json
 def command(
@@ -69,7 +70,7 @@ def command(
     no_plots: bool,
     overwrite: bool,
     reading: Reading,
-    device: str | None,
+    loading: Loading,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -85,7 +86,7 @@ def command(
     """
     from knnlm.blend import CACHE_SIZE, ORDER, cache_thetas, ngram_of
     from knnlm.identity import Settings, default_temperature
-    from knnlm.perplexity import neighbours_of
+    from knnlm.perplexity import check_scores, neighbours_of
     from knnlm.progress import Progress
     from knnlm.store_size import size_curve
     from knnlm.tune import save_tuned
@@ -100,7 +101,8 @@ def command(
         )
     texts = Texts(text, reading)
     with Progress(json=as_json) as progress, open_store(store) as opened:
-        loaded = load_for(opened, model, device, threads)
+        loaded = load_for(opened, model, loading, threads)
+        check_scores(loaded, texts.tokenised(loaded.tokenizer), opened)
         thetas = cache_thetas(default_temperature(opened)) if cache else []
         progress("5-gram", 0, 1) if ngram else None
         counted = ngram_of(opened, ORDER, int(loaded.tokenizer.vocab_size)) if ngram else None
@@ -142,6 +144,7 @@ def command(
                 curves["size"] = (sizes.x, sizes.perplexity, sizes.fixed["lm_perplexity"])
             written = _plots(tuned, curves, folder)
     texts.finish()
+    warn_of_failed(cached.failed)
     if as_json:
         print_json(
             {
@@ -151,6 +154,7 @@ def command(
                 "saved": unsaved is None,
                 "plots": written,
                 "excluded": cached.excluded_documents,
+                "failed": cached.failed,
             }
         )
         _not_saved(unsaved)

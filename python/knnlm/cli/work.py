@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 import numpy as np
 
-from knnlm.cli.console import note
+from knnlm.cli.console import note, warn
 from knnlm.cli.folders import missing
 
 if TYPE_CHECKING:
-    from knnlm.cli.options import Texts
+    from knnlm.cli.options import Loading, Texts
     from knnlm.datastore import Datastore
     from knnlm.dumping import DumpResult
     from knnlm.identity import KeySpec, Settings
@@ -45,8 +46,8 @@ def open_store(path: Path) -> Datastore:
     return store
 
 
-def load(name: str, device: str | None, threads: int | None) -> LoadedModel:
-    """The model by folder or Hugging Face name, on `device`, torch limited to `threads`."""
+def load(name: str, loading: Loading, threads: int | None) -> LoadedModel:
+    """The model by folder or Hugging Face name, torch limited to `threads`."""
     import torch
 
     from knnlm.models import load_model
@@ -55,11 +56,14 @@ def load(name: str, device: str | None, threads: int | None) -> LoadedModel:
         torch.set_num_threads(threads)
     if name.startswith((".", "/", "~")) and not Path(name).exists():  # a name on the hub never looks like this
         raise FileNotFoundError(f"expected a model folder, found nothing at {name}")
-    return load_model(name, device)
+    return load_model(name, loading.device, loading.dtype, trust_remote_code=loading.trust_remote_code)
 
 
-def load_for(store: Datastore, name: str | None, device: str | None, threads: int | None) -> LoadedModel:
-    """The given model, or the one that the store remembers; refuses one that did not write the store.
+def load_for(store: Datastore, name: str | None, loading: Loading, threads: int | None) -> LoadedModel:
+    """The given model, or the one that the store remembers, in the type of weights that made the store's keys.
+
+    Refuses one that did not write the store. Code of a model is only run if the model is given: whoever made a store
+    could have it name any.
 
     Raises:
         click.UsageError: none is given and none is remembered, or it is gone.
@@ -70,8 +74,13 @@ def load_for(store: Datastore, name: str | None, device: str | None, threads: in
     from knnlm.identity import check
 
     check_attributes(store)
+    remembered = store.attributes.get("model") or {}
     if name is None:
-        remembered = store.attributes.get("model") or {}
+        if loading.trust_remote_code:
+            raise click.UsageError(
+                "--trust-remote-code runs the code of the model that --model names, found no --model: a store is not "
+                "trusted to name one"
+            )
         name = remembered.get("source")
         if name is None:
             raise click.UsageError(f"the store {store.path} remembers no model: give it with --model")
@@ -84,23 +93,9 @@ def load_for(store: Datastore, name: str | None, device: str | None, threads: in
                     "there: store and model are to be moved together, or give the model with --model"
                 )
             name = str(folder)
-    loaded = load(name, device, threads)
+    loaded = load(name, replace(loading, dtype=loading.dtype or remembered.get("dtype")), threads)
     check(store, loaded)
     return loaded
-
-
-def attributes_of(loaded: LoadedModel, source: str, keys: KeySpec, store: Path) -> dict[str, Any]:
-    """What a new store remembers: model, tokenizer and keys, and where the model is, seen from the store.
-
-    Relative, so that both can be moved together and the store does not tell of other folders.
-    """
-    from knnlm.identity import describe
-
-    attributes = describe(loaded, keys)
-    attributes["model"]["source"] = (
-        Path(os.path.relpath(Path(source).resolve(), store.resolve())).as_posix() if Path(source).is_dir() else source
-    )
-    return attributes
 
 
 def key_spec(
@@ -110,6 +105,19 @@ def key_spec(
     from knnlm.identity import KeySpec
 
     return KeySpec(key, layer, window, context, "float32" if keys == "none" else keys, autocast)
+
+
+def resolved(loaded: LoadedModel, keys: KeySpec) -> KeySpec:
+    """How keys are made with a model, all of it filled in; says where another key had to be taken than was asked."""
+    from knnlm.identity import resolve
+
+    found = resolve(loaded, keys)
+    if found.representation != keys.representation:
+        note(
+            f"{loaded.name} has no feed-forward module that is known: the input of its output embedding "
+            f"({found.representation}) is the key; --key chooses another"
+        )
+    return found
 
 
 def key_width(loaded: LoadedModel, keys: KeySpec) -> int:
@@ -144,7 +152,6 @@ def dump_to(
     texts: Texts,
     keys: KeySpec,
     kept: str,
-    source: str,
     batch_tokens: int | None,
     progress: Progress,
     metric: Literal["l2", "ip"] = "l2",
@@ -152,29 +159,44 @@ def dump_to(
     """A new store at `path` with the keys of the texts, unindexed; they are read as they are needed."""
     from knnlm.datastore import Datastore
     from knnlm.dumping import dump
+    from knnlm.identity import describe
 
-    keys = keys.resolved(loaded.context)
+    keys = resolved(loaded, keys)
     store = Datastore.create(
         path,
         dim=key_width(loaded, keys),
         metric=metric,
         keep_keys=None if kept == "none" else kept,  # type: ignore[arg-type]
         max_value=int(loaded.tokenizer.vocab_size) - 1,
-        attributes=attributes_of(loaded, source, keys, path),
+        attributes=describe(loaded, keys, store=path),
     )
     try:
-        return store, dump(
+        written = dump(
             loaded,
             texts.tokenised(loaded.tokenizer),
             store,
             keys=keys,
             batch_tokens=batch_tokens,
+            tolerant=True,
             progress=texts.callback(progress, "dump"),
         )
+        return store, written
     except BaseException:
         store.discard()
         store.close()
         raise
+
+
+FAILED_SHOWN = 8
+"""Documents that failed and are named; the rest is counted."""
+
+
+def warn_of_failed(failed: Sequence[tuple[str, str]]) -> None:
+    """Says which documents were left out because the model gave NaN for them."""
+    for _, reason in failed[:FAILED_SHOWN]:
+        warn(f"left out: {reason}")
+    if len(failed) > FAILED_SHOWN:
+        warn(f"left out: {len(failed) - FAILED_SHOWN:,} documents more, for the like")
 
 
 def blend_text(blend: Mapping[str, Any]) -> str:

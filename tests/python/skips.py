@@ -1,0 +1,29 @@
+"""Which skips hide breakage: those for a package that the `[test]` extra installs, or for a module of our own."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import requires
+
+MODULES = {"faiss-cpu": "faiss"}
+"""Import names of distributions where they differ; `-` is `_` otherwise."""
+
+
+def of_the_test_extra() -> set[str]:
+    """Import names of everything that `pip install 'knnlm[test]'` installs by name, and our own."""
+    found = {"knnlm", "pyarrow"}  # datasets needs PyArrow
+    for requirement in requires("knnlm") or []:
+        name, _, marker = requirement.partition(";")
+        extras = set(re.findall(r"extra == ['\"](\w+)['\"]", marker))
+        if not extras or extras & {"test", "hf"}:
+            distribution = re.split(r"[\[<>=!~ ]", name.strip())[0].lower()
+            found.add(MODULES.get(distribution, distribution.replace("-", "_")))
+    return found
+
+
+def missing_package(reason: str) -> str | None:
+    """The package of the `[test]` extra that a reason for a skip names in quotes, None if it names none."""
+    if "could not import" not in reason:
+        return None
+    known = of_the_test_extra()
+    return next((top for name in re.findall(r"'([\w.]+)'", reason) if (top := name.split(".")[0]) in known), None)
