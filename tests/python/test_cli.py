@@ -249,7 +249,7 @@ def test_inspect_shows_neighbours_in_context(texts: Path, store: Path, tmp_path:
 
 def test_info(store: Path) -> None:
     found = run_json("info", store)
-    on_disk = sum(file.stat().st_size for file in store.rglob("*") if file.suffix == ".seg")
+    on_disk = sum(file.stat().st_size for file in store.rglob("*") if file.name != "lock")
     assert found["bytes"] == on_disk
     text = run("info", store).stdout
     best = {row["k"]: row["best_recall"] for row in found["calibration"]}

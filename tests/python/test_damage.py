@@ -122,7 +122,7 @@ def test_commands_tell_what_to_do_in_their_own_words(tmp_path, run):
 
 def test_codes_that_a_model_can_make_anew_are_not_lost_unasked(tmp_path, run):
     store_at(tmp_path / "s", model={"name": "m"}).close()
-    flipped(tmp_path / "s", "lists-*.seg")
+    flipped(tmp_path / "s", "lists-*.seg", share=0.5)
     refused = run("compact", tmp_path / "s", "--drop-damaged")
     assert refused.exit_code == 2
     assert "--retrain loses none of them" in refused.stderr

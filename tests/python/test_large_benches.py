@@ -75,7 +75,7 @@ def test_faiss_beside_a_store_larger_than_memory(grown: Path, keys: np.ndarray) 
 
     store = grown / "work" / f"growth-toy-{DIM}"
     given = ["--store", store, "--answers", store / "answers.npz", "--faiss", filled, "--nprobe", 1, 64]
-    given += ["--recall", 0.9, "--queries", QUERIES, "--k", K, "--out", grown / "record"]
+    given += ["--recall", 0.85, "--queries", QUERIES, "--k", K, "--out", grown / "record"]
     size = sum(file.stat().st_size for file in larger_than_memory.files(store))
     given += ["--share", 1.5 * 2**30 / size]  # a limit that Python and the libraries fit in
     assert larger_than_memory.main([str(x) for x in given]) == 0

@@ -227,7 +227,10 @@ def test_recall_is_measured_without_what_was_left_out(tmp_path):
     sound = [document for i, document in enumerate(documents) if i not in (7, 50)]
     build_in_one_pass(tmp_path / "sound", spoilt(d=DIM), lambda: sound, **options)
     with Datastore.open(tmp_path / "store") as store, Datastore.open(tmp_path / "sound") as other:
-        recalls = [[row["best_recall"] for row in opened.info()["calibration"]] for opened in (store, other)]
+        recalls = [
+            [row["best_recall"] for row in opened.info()["calibration"] if row["k"] > 1]  # of 1 it is a few neighbours
+            for opened in (store, other)
+        ]
         assert len(store) == 78 * 300
     np.testing.assert_allclose(recalls[0], recalls[1], atol=0.03)
 

@@ -294,10 +294,12 @@ def test_the_recall_of_codes_is_measured_without_raw_keys(large, tmp_path):
     keys = KeySpec(window=24, key_dtype="float32").resolved(loaded.context)
     with Datastore.open(path) as store, Datastore.create(tmp_path / "raw", dim=DIM, keep_keys="float32") as raw:
         measured = {row["k"]: row for row in store.info()["calibration"]}
-        assert set(measured) == {8, 64, 1024}
+        assert set(measured) == {1, 8, 64, 1024}
         dump(loaded, many_documents(), raw, keys=keys)
         raw.build(nlist=150)  # the sample was all of the text: the same codebook, queries and neighbours
-        assert raw.info()["calibration"] == store.info()["calibration"]
+        by_codes = [{**row, "best_recall_by_keys": None} for row in raw.info()["calibration"]]
+        assert by_codes == store.info()["calibration"]
+        assert all(row["best_recall_by_keys"] >= row["best_recall"] for row in raw.info()["calibration"])
         goal = min(0.9, measured[64]["best_recall"] - 0.02)
         rows = np.arange(100, len(raw), 97)
         own = np.stack([rows, rows + 1], -1)
@@ -318,7 +320,7 @@ def test_truth_is_exact_whatever_the_parts():
     ids = np.arange(500)
     for metric in ("l2", "ip"):
         first = Truth.choose(keys, ids, 500, metric)
-        assert first.ids.shape == (256, 8)
+        assert first.ids.shape == (256, 64)
         assert (first.own[:, 1] - first.own[:, 0]).max() == 15  # its own entry and 500 / 64 on either side
         whole, parts = first.merged(first.nearest(keys, 0)), first
         for start in range(0, 500, 90):
@@ -329,6 +331,6 @@ def test_truth_is_exact_whatever_the_parts():
         score = (difference**2).sum(-1) if metric == "l2" else -first.queries @ keys.T
         own = (ids >= first.own[:, :1]) & (ids < first.own[:, 1:])  # (q, n)
         score[own] = np.inf
-        best = np.sort(score, axis=1)[:, :8]
+        best = np.sort(score, axis=1)[:, :64]
         np.testing.assert_allclose(np.sort(whole.distances if metric == "l2" else -whole.distances), best, atol=1e-4)
         assert not np.take_along_axis(own, whole.ids, 1).any()

@@ -241,8 +241,8 @@ def test_documents_of_a_store_are_listed_once_a_generation(loaded, tmp_path):
     ) as store:
         dump(loaded, texts(), store)
         listed = []
-        original = store.documents
-        store.documents = lambda: listed.append(1) or original()
+        original = store.document_spans
+        store.document_spans = lambda: listed.append(1) or original()
         lm = KNNLM(loaded, store, temperature=2.0)
         values = [lm.perplexity(texts()[3].text) for _ in range(3)]
         lm.explain(texts()[3].text)
