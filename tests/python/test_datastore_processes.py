@@ -120,6 +120,42 @@ def test_forked_child_does_not_keep_the_lock_that_the_parent_gave_back(tmp_path)
         assert len(store) == 600
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_while_another_thread_searches_for_the_first_time_leaves_no_child_waiting(tmp_path):
+    keys = np.random.default_rng(0).standard_normal((3000, 256), dtype=np.float32)
+    with Datastore.create(tmp_path / "s", dim=256) as store:
+        store.add(keys, np.arange(3000))
+        store.build(nlist=1500, threads=2)  # many centroids, which the first search packs
+    for delay in np.linspace(0, 0.03, 12):
+        with Datastore.open(tmp_path / "s") as store:
+            first = threading.Thread(target=store.search, args=(keys[:1], 5))
+            first.start()
+            time.sleep(delay)
+            child = os.fork()
+            if child == 0:
+                signal.alarm(60)  # ends a child that waits for ever
+                os._exit(0 if store.search(keys[:1], 5).ids[0, 0] == 0 else 1)
+            first.join()
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_that_writes_is_told_so(tmp_path):
+    with Datastore.create(tmp_path / "s", dim=24) as store:
+        store.add(KEYS[:100], np.arange(100))
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                store.add(KEYS[:1], [0])
+            except StoreError as error:
+                code = 0 if error.why == "forked" else 2
+            os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def test_pickle_is_path_and_generation(tmp_path):
     with Datastore.create(tmp_path / "s", dim=24) as store:
         store.add(KEYS[:100], np.arange(100))
