@@ -41,7 +41,7 @@ impl Datastore {
     /// Raw keys of a range of ids as f32, row-major; checked against their checksums.
     ///
     /// # Errors
-    /// `Damaged`;     /// `Argument` for a range that does not exist; `State` where raw keys are not kept.
+    /// `Damaged`; `Argument` for a range that does not exist; `State` where raw keys are not kept.
     pub fn keys(&self, ids: Range<u64>) -> Result<Vec<f32>> {
         let snapshot = self.snapshot();
         snapshot.check_range(&ids)?;
@@ -73,7 +73,7 @@ impl Datastore {
     /// Values of a range of ids; all ones for those that are deleted. Checked against their checksums.
     ///
     /// # Errors
-    /// `Damaged`;     /// `Argument` for a range that does not exist.
+    /// `Damaged`; `Argument` for a range that does not exist.
     pub fn values(&self, ids: Range<u64>) -> Result<Values> {
         let snapshot = self.snapshot();
         snapshot.check_range(&ids)?;

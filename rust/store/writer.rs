@@ -257,6 +257,7 @@ impl Writer {
         match &self.last {
             Some(last) if last.name.as_deref() == name => {
                 if metadata.is_some() && last.metadata.as_deref() != metadata {
+                    let name = name.unwrap_or_default(); // metadata comes with a name
                     return Err(Error::Argument(format!(
                         "document {name:?}: expected the metadata of its first entries or none, found other metadata; nothing was added"
                     )));

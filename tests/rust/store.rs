@@ -143,7 +143,7 @@ fn wrong_batches_add_nothing() {
     all_wrong();
     good(1, Some("b")).expect("add");
     refuse(&[1.0, 2.0], &[1], Some("a"), None, &["\"a\"", "earlier document"]);
-    refuse(&[1.0, 2.0], &[1], Some("b"), Some("{}"), &["metadata"]);
+    refuse(&[1.0, 2.0], &[1], Some("b"), Some("{}"), &["document \"b\": expected the metadata"]);
     store.commit().expect("commit");
     refuse(&[1.0, 2.0], &[1], Some("a"), None, &["\"a\"", "earlier document"]);
     all_wrong();
