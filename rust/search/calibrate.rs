@@ -1,7 +1,7 @@
 //! Measures what recall the settings of an index reach, against the exact scan.
 
 use super::plan::{Calibration, Setting};
-use super::trials::{Trial, Trials, front};
+use super::trials::{NOTHING, Trial, Trials, front};
 use super::{Corpus, Pool, Request, Rerank, search};
 use crate::index::Lists;
 use crate::keys::KeyBlock;
@@ -19,14 +19,17 @@ const NEIGHBOURS: [usize; 4] = [1, 8, 64, 1024];
 /// Settings that are tried; a search may take what lies between them. See [`super::probes::Reach::stop`].
 const STOPS: [f32; 12] = [0.5, 0.65, 0.75, 0.82, 0.88, 0.93, 0.98, 1.03, 1.08, 1.15, 1.25, 1.5];
 
-/// Candidates that are tried for k neighbours, as multiples of k, where they are scored again.
-fn depths(k: usize) -> &'static [f32] {
-    match k {
+/// Candidates that are tried for k neighbours, as multiples of k, where they are scored again. Where only raw keys do that, every
+/// second will do: without codes to tell candidates apart, a search by raw keys takes many.
+fn depths(k: usize, coded: bool) -> impl Iterator<Item = f32> {
+    let all: &[f32] = match k {
         0..=1 => &[16.0, 64.0, 256.0],
         2..=15 => &[4.0, 8.0, 16.0, 32.0, 64.0],
         16..=255 => &[2.0, 3.0, 5.0, 10.0],
         _ => &[1.0, 1.15, 1.3, 1.5, 1.8, 2.3, 3.2],
-    }
+    };
+    let last = all.len() - 1;
+    (0..=last).filter(move |i| coded || ((last - i) % 2 == 0 && all[*i] > 1.0)).map(|i| all[i])
 }
 
 /// More candidates, for raw keys only: what coarse codes miss, they find among more. The first that suffices is the last tried.
@@ -138,7 +141,7 @@ pub fn measure_against(
     let some: Vec<f32> = stops.iter().copied().skip((stops.len() - 1) % 2).step_by(2).collect();
     let neighbours: Vec<usize> = NEIGHBOURS.into_iter().filter(|&k| k <= most).collect();
     let again = coded || keys;
-    let steps = neighbours.iter().map(|&k| 1 + if again { depths(k).len() } else { 0 }).sum::<usize>();
+    let steps = neighbours.iter().map(|&k| 1 + if again { depths(k, coded).count() } else { 0 }).sum::<usize>();
     let mut done = 0;
     let mut step = || {
         progress(done as u64, steps as u64);
@@ -152,15 +155,25 @@ pub fn measure_against(
         step();
         let first = if coded { &mut out.first } else { &mut out.rows };
         let found = trials.closely(Rerank::None, 1.0, if coded { &some } else { stops })?;
-        first.extend(found.into_iter().map(|trial| trial.setting));
+        first.extend(found.iter().map(|trial| trial.setting));
+        let mut before = None;
+        if !coded {
+            out.keys.extend(found.iter().map(Trial::by_keys).filter(|_| keys));
+            before = Trial::most(&found);
+        }
         let rerank = if coded { Rerank::Code } else { Rerank::None };
-        for (i, &depth) in depths(k).iter().enumerate().filter(|_| again) {
+        for (i, depth) in depths(k, coded).enumerate().filter(|_| again) {
             step();
             let stops = if k == 1 { &some } else { stops };
             let found =
                 if i == 0 { trials.closely(rerank, depth, stops)? } else { trials.all(rerank, depth, stops)? };
             out.rows.extend(found.iter().map(|trial| trial.setting).filter(|_| coded));
             out.keys.extend(found.iter().map(Trial::by_keys).filter(|_| keys));
+            let now = Trial::most(&found);
+            if now.zip(before).is_some_and(|(now, before)| now.more_than(&before) < NOTHING) {
+                break; // nor will more candidates find more
+            }
+            before = now;
         }
         // As many as there are find everything, where all lists are scanned: that needs no trial.
         let all = entries.div_ceil(k) as f32;

@@ -10,6 +10,8 @@ use std::sync::atomic::AtomicBool;
 
 /// Recall of two settings between which none was tried, at most: between them it does not follow a line.
 const GAP: f32 = 0.06;
+/// Recall that is not worth a trial.
+pub const NOTHING: f32 = 0.001;
 /// How often a gap is halved at most.
 const HALVINGS: usize = 3;
 
@@ -32,8 +34,13 @@ impl Trial {
     }
 
     /// How much more it found than another.
-    fn more_than(&self, other: &Trial) -> f32 {
+    pub fn more_than(&self, other: &Trial) -> f32 {
         (self.setting.recall - other.setting.recall).max(self.held - other.held)
+    }
+
+    /// The one that found most, by codes or by raw keys.
+    pub fn most<'a>(trials: impl IntoIterator<Item = &'a Trial>) -> Option<Trial> {
+        trials.into_iter().copied().reduce(|a, b| if b.more_than(&a) > a.more_than(&b) { b } else { a })
     }
 }
 
@@ -58,9 +65,20 @@ pub struct Trials<'t, 'a> {
 }
 
 impl Trials<'_, '_> {
-    /// Tries stops, ascending.
+    /// Tries stops, ascending, until one finds what the last does: all between them cost more and find no more.
     pub fn all(&self, rerank: Rerank, depth: f32, stops: &[f32]) -> Result<Vec<Trial>> {
-        stops.iter().map(|&stop| self.one(rerank, depth, stop)).collect()
+        let Some((&last, before)) = stops.split_last() else { return Ok(Vec::new()) };
+        let last = self.one(rerank, depth, last)?;
+        let mut tried = Vec::with_capacity(stops.len());
+        for &stop in before {
+            let trial = self.one(rerank, depth, stop)?;
+            tried.push(trial);
+            if last.more_than(&trial) < NOTHING {
+                break;
+            }
+        }
+        tried.push(last);
+        Ok(tried)
     }
 
     /// Tries stops, ascending, and others between them where a great step lies between what two find.
