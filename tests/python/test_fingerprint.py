@@ -104,6 +104,7 @@ def wrapped(model):
     yield nn.DataParallel(model)
     yield Wrapper("module", model)
     yield Wrapper("module", torch.compile(model, backend="eager"))
+    yield Wrapper("base_model", Wrapper("model", model))  # the names of PEFT, and nothing else of it
     yield Peft(model)
     yield torch.compile(Peft(model), backend="eager")
 
@@ -146,7 +147,7 @@ def test_an_active_adapter_is_other_weights():
     assert fingerprint_of(peft) == fingerprint_of(plain)  # merged, it is in the weights
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(7))
 def test_a_wrapped_model_uses_the_store_of_the_plain_one(number):
     loaded = LoadedModel(tiny().model, tiny().tokenizer, 24, "tiny")
     store = BruteForceStore(16)

@@ -24,6 +24,7 @@ from knnlm import KNNLM, load_model
 from knnlm.checkpoint import read_model, save_model
 from knnlm.keys import TokenDocument, iterate
 from knnlm.knn_lm import as_tokenizer
+from knnlm.suitable import check_config
 from knnlm.tokens import Tokenizer
 from knnlm.transformer import TransformerConfig, TransformerLM
 
@@ -296,6 +297,10 @@ def test_encoder_decoders_are_refused(folder):
     assert not decoder.config.is_encoder_decoder
     with pytest.raises(ValueError, match="encoder-decoder"):
         KNNLM(decoder, None, tokenizer=words)
+    plain = transformers.BartConfig()  # names no class
+    assert not plain.architectures
+    with pytest.raises(ValueError, match=r"encoder-decoder \(BartConfig\)"):
+        check_config(plain, "somewhere")
 
 
 def test_encoders_are_refused(folder):
@@ -356,6 +361,8 @@ def test_tokens_that_were_added_beyond_the_embedding(folder):
     assert all(lm.generate("the", max_tokens=30).find(new) < 0 for new in ("zebra", "<new>"))
     save_folder(folder, tokenizer("bytes"), vocab_size=300)
     refused(folder, "model and tokenizer do not belong together")
+    with pytest.raises(ValueError, match="model and tokenizer do not belong together"):
+        KNNLM(tiny_model("Llama", vocab_size=300), None, tokenizer=fast(tokenizer("bytes")))
 
 
 def test_a_tokenizer_that_is_handed_over_stays_as_it_is():
