@@ -235,6 +235,17 @@ def test_generation_runs_the_model_as_scoring_does(given):
             next(generate(loaded, [1], store=store, dtype=torch.float16))
 
 
+def test_a_reader_has_the_arithmetic_of_its_keys():
+    keys = []
+    for spec, dtype in ((KeySpec(autocast="bfloat16"), None), (KeySpec(), torch.bfloat16), (KeySpec(), None)):
+        reader = Reader(tiny(), spec, dtype=dtype)
+        reader.extend([1, 2, 3])
+        keys.append(reader.read()[1])
+        reader.close()
+    np.testing.assert_array_equal(keys[0], keys[1])
+    assert np.abs(keys[0] - keys[2]).max() > 0
+
+
 def test_a_prompt_that_begins_with_the_document_start_gets_no_second_one():
     loaded = tiny()
     fed = []
