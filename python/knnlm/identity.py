@@ -210,12 +210,15 @@ def check(store: Any, loaded: Loaded, keys: KeySpec | None = None) -> None:
     model = attributes.get("model") or {}
     tokenizer = attributes.get("tokenizer") or {}
     name = model.get("name")
+    again = f". Load {name or 'the model that wrote it'}, or dump the store again with this model"
     held = model.get("dtype")
+    remedy = again
     if model.get("fingerprint") not in (None, loaded.fingerprint) and held not in (None, found := _dtype(loaded)):
         wrong.append(
             f"type of the model's weights: loaded as {found}, the store is of {held}: load them with dtype={held!r} "
             f"(in commands --dtype {held})"
         )
+        remedy = ""  # it may be the very model
     else:
         compare("model weights" + (f" (written by {name}, this is {loaded.name})" if name else ""),
                 model.get("fingerprint"), loaded.fingerprint)  # fmt: skip
@@ -236,7 +239,7 @@ def check(store: Any, loaded: Loaded, keys: KeySpec | None = None) -> None:
         raise IdentityError(
             f"the store{f' {where}' if where else ''} does not belong to this model: "
             + "; ".join(wrong)
-            + f". Load {name or 'the model that wrote it'}, or dump the store again with this model"
+            + (remedy if len(wrong) == 1 else again)
         )
 
 

@@ -190,7 +190,7 @@ def test_the_type_of_the_weights_is_named():
     store.set_attributes(describe(loaded, KeySpec()))
     assert store.attributes["model"]["dtype"] == "float32"
     half = LoadedModel(TinyLM().bfloat16(), tiny().tokenizer, 24, "tiny")
-    with pytest.raises(IdentityError, match=r"loaded as bfloat16, the store is of float32.*--dtype float32"):
+    with pytest.raises(IdentityError, match=r"loaded as bfloat16, the store is of float32.*--dtype float32\)$"):
         check(store, half)
     with pytest.raises(IdentityError, match=r"model weights \(written by tiny, this is other\)"):
         check(store, LoadedModel(TinyLM(), tiny().tokenizer, 24, "other"))
