@@ -354,7 +354,7 @@ def test_transformers_is_asked_for_safetensors_and_no_code(folder, monkeypatch):
     load_model(folder, device="cpu", dtype="bfloat16")
     assert len(asked) >= 3
     assert not any(options["trust_remote_code"] for options in asked)
-    assert [options["use_safetensors"] for options in asked if "output_loading_info" in options] == [True]
+    assert {options["use_safetensors"] for options in asked if "output_loading_info" in options} == {True}
     assert (_dtype_name("4.45.2"), _dtype_name("4.56.0"), _dtype_name("5.0.0.dev0")) == (
         "torch_dtype",
         "dtype",
