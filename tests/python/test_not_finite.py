@@ -374,3 +374,19 @@ def test_commands_name_the_document_and_go_on(folder, tmp_path):
     before = run_json("info", store)["generation"]
     assert "the model gave NaN" in run("add", store, odd, code=1).stderr
     assert run_json("info", store)["generation"] == before
+    added = run_json("add", store, sound, odd)
+    assert ([name for name, _ in added["failed"]], added["added"]) == (["odd.txt"], 1)
+    assert run_json("info", store)["documents"] == 4
+    (books / "2.txt").write_text("the ~ cat")  # what is changed is not lost for a text that cannot be stored
+    new = books / "0.new.txt"
+    new.write_text("the mat sat. " * 9)
+    before = run_json("info", store)["generation"]
+    assert "2.txt': the model gave NaN" in run("add", store, books, code=1).stderr
+    assert run_json("info", store)["generation"] == before
+    (books / "2.txt").write_text("the cat. " * 9)
+    added = run_json("add", store, books)
+    assert (added["added"], added["changed"], [name.rpartition("/")[2] for name, _ in added["failed"]]) == (
+        1,
+        1,
+        ["1.txt"],
+    )
