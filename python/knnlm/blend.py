@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from knnlm.attributes import check_attributes
+from knnlm.entries import values_of_documents
 from knnlm.identity import DEFAULT_LAMBDA
 from knnlm.mixture import fit_weights
 from knnlm.ngram import KneserNey
@@ -145,7 +146,7 @@ def ngram_of(store: Any, order: int, vocab_size: int) -> KneserNey:
     known = _FITTED.get(store) if generation is not None else None
     if known is not None and known[0] == key:
         return known[1]
-    model = KneserNey(order).fit((store.values(info.start, info.stop) for info in store.documents()), vocab_size)
+    model = KneserNey(order).fit(values_of_documents(store), vocab_size)
     if generation is not None:
         _FITTED[store] = (key, model)
     return model

@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from knnlm.own_files import check_readable, replacing_path, write_text
+from knnlm.own_files import replacing_path, write_text
 from knnlm.tokens import Tokenizer
 from knnlm.transformer import TransformerConfig, TransformerLM
 from knnlm.weights import made_on_meta, read_header, read_json
@@ -110,7 +110,6 @@ def read_model(folder: str | Path) -> TransformerLM:
         )
     _check_shapes(config, dict(skeleton.named_parameters()), shapes, file)
     model = TransformerLM(config)
-    check_readable(file)
     with safe_open(file, framework="pt") as tensors:
         _copy_weights(model, {name: tensors.get_tensor(name) for name in tensors.keys()})  # noqa: SIM118
     return model.eval()
@@ -131,7 +130,6 @@ def save_state(folder: Path, model: TransformerLM, optimizer: torch.optim.Optimi
 def load_state(folder: Path, model: TransformerLM, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Put a saved state back into ``model``, ``optimizer`` and torch's generators; returns the JSON state."""
     path = folder / STATE_FILE
-    check_readable(path)
     read_header(path)
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}

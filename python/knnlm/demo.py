@@ -26,6 +26,7 @@ from knnlm.demo_result import CaseResult, Curve, DemoResult, as_report, versions
 from knnlm.demo_samples import PARTS, first_tokens
 from knnlm.documents import Document
 from knnlm.dumping import dump
+from knnlm.entries import values_of_documents
 from knnlm.identity import KeySpec, Settings, describe, resolve
 from knnlm.index_progress import index_progress
 from knnlm.inspection import TokenRow, explain, rows
@@ -203,13 +204,12 @@ def _case(parts: _Parts, name: str, text: str, corpus: Corpus, path: Path) -> Ca
         ngram, ngram_speed = _ngram(parts, test)
         seconds["test"] = time.perf_counter() - started
         info = store.info()
-        documents = store.documents()
-        held = [store.values(document.start, document.stop) for document in documents]
+        held = list(values_of_documents(store))
         result = CaseResult(
             name=name,
             text=text,
             entries=len(store),
-            store_documents=len(documents),
+            store_documents=len(held),
             tokens=scores["quantised"].tokens,
             documents=len(test),
             perplexity={

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,7 +36,7 @@ def dump(
     progress: Progress | None = None,
     total: int = 0,
     replace: Sequence[str] = (),
-    tolerant: bool = False,
+    tolerant: bool | Callable[[Any], bool] = False,
 ) -> DumpResult:
     """Write every (key, next token) of the documents to a store; what is published is published at the end.
 
@@ -49,7 +49,7 @@ def dump(
     in the commit that publishes these, which may use their names; needs `supersede(names)` of the store. tolerant: a
     document with a key that is not finite is left out and reported instead of ending the dump; what was written of it
     before, with keys that are right, is deleted in a generation after that of the entries, by `delete(names)` of the
-    store.
+    store; as a function, it says of a document whether it may be.
 
     Raises:
         IdentityError: the store belongs to another model, tokenizer, representation or arithmetic; nothing is done.
@@ -68,7 +68,7 @@ def dump(
         spec,
         batch_tokens=batch_tokens,
         scores=False,
-        tolerant=tolerant,
+        tolerant=bool(tolerant),
         dtype=dtype,
         progress=None if progress is None else lambda _, done, total: progress("dump", done, total),
         total=total,
@@ -89,7 +89,7 @@ def dump(
             if chunk.index == failing:
                 continue
             if chunk.bad is not None:
-                if not tokens:
+                if not tokens or (callable(tolerant) and not tolerant(chunk.document)):
                     raise NotFiniteError(chunk.bad)
                 failing = chunk.index
                 failed.append((chunk.document.name, chunk.bad))

@@ -105,6 +105,18 @@ def spans_of(store: Any) -> NDArray[np.int64]:
     return np.array([(info.start, info.stop) for info in store.documents()], np.int64).reshape(-1, 2)
 
 
+def values_of_documents(
+    store: Any, progress: Callable[[int], None] = lambda _: None
+) -> Iterator[NDArray[np.unsignedinteger[Any]]]:
+    """Values (L,) of each document of a store, in corpus order, read as they are asked for.
+
+    progress: told the last id of each.
+    """
+    for start, stop in spans_of(store).tolist():
+        progress(stop)
+        yield store.values(start, stop)
+
+
 def document_lists(
     documents: Sequence[Any] | None, what: str, queries: int
 ) -> tuple[list[list[int | str]], list[int]] | None:

@@ -38,6 +38,8 @@ def targets(
     keys: KeySpec | None = None,
     own_document: bool = False,
     neighbours: bool = True,
+    failed: list[tuple[str, str]] | None = None,
+    dtype: Any = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Iterator[dict[str, Any]]:
@@ -46,13 +48,16 @@ def targets(
     own_document: let a document find its own entries; otherwise every document of the store with its tokens is left
     out, whatever its name, as distillation on the store's own text needs. neighbours: give ids, distances and values
     too. Columns: document (name), position, token (the target), probability (of the target), tokens and probabilities
-    (sparse p_kNN, lists), and ids, distances, values (k, fixed-size lists). options: of `iterate`.
+    (sparse p_kNN, lists), and ids, distances, values (k, fixed-size lists). failed: gets name and reason of a document
+    whose keys are not finite, which has no rows from there on; None: it ends the work. dtype: as of `iterate`, default
+    as the store's keys were made. options: of `iterate`.
 
     Raises:
-        IdentityError: the store belongs to another model.
+        IdentityError: the store belongs to another model, or was made with another arithmetic.
+        NotFiniteError: a key is not finite, or of `failed` documents none is sound.
         ValueError: settings without a temperature or a k.
     """
-    from knnlm.keys import iterate_as
+    from knnlm.keys import NotFiniteError, arithmetic, iterate_as
 
     check(store, loaded, keys)
     spec = resolve(loaded, keys, store)
@@ -61,14 +66,24 @@ def targets(
     stored = None if own_document else stored_texts(store)
     copies: list[tuple[int, int]] = []
     done = 0
+    failing = -1  # index of the document that is left out
     for chunk in iterate_as(
         loaded,
         documents,
         spec,
+        key_dtype="float32",  # as queries are in scoring
         scores=False,
+        tolerant=failed is not None,
+        dtype=arithmetic(store, spec, dtype),
         **options,
     ):
         name = chunk.document.name
+        if chunk.index == failing:
+            continue
+        if chunk.bad is not None and failed is not None:
+            failing = chunk.index
+            failed.append((name, chunk.bad))
+            continue
         if chunk.start == 0:
             copies = [] if stored is None else stored.find_all(name, chunk.all_tokens)
         found = search_without(
@@ -104,6 +119,8 @@ def targets(
         if progress is not None:
             progress("export", done, 0)
         yield batch
+    if failed and not done:
+        raise NotFiniteError(failed[0][1])
 
 
 def write_parquet(path: str | Path, batches: Iterable[dict[str, Any]]) -> int:

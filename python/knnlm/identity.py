@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from knnlm.attributes import check_attributes
 from knnlm.truth import spread_ids
 
 DEFAULT_LAMBDA = 0.25
@@ -174,7 +175,8 @@ def resolve(loaded: Loaded, keys: KeySpec | None = None, store: Any = None) -> K
 
 
 def key_spec(store: Any) -> KeySpec | None:
-    """How a store's keys were made, None where its attributes do not say."""
+    """How a store's keys were made, None where its attributes do not say; ValueError where knnlm did not write them."""
+    check_attributes(store)
     attributes = getattr(store, "attributes", None) or {}
     if "representation" not in attributes:
         return None
@@ -189,6 +191,7 @@ def check(store: Any, loaded: Loaded, keys: KeySpec | None = None) -> None:
     checked for its dimension, by the search; of a union of stores each is checked. The message names what differs,
     both sides, and what to do. Keys of another window or context than the store's are compared all the same, with a
     UserWarning: a longer window may be wanted for the LM, but its keys have seen other text than those of the store.
+    Raises ValueError for attributes that knnlm did not write.
     """
     keys = None if keys is None else resolve(loaded, keys)
     members = getattr(store, "stores", None)
@@ -196,6 +199,7 @@ def check(store: Any, loaded: Loaded, keys: KeySpec | None = None) -> None:
         for member in members:
             check(member, loaded, keys)
         return
+    check_attributes(store)
     attributes: Mapping[str, Any] = getattr(store, "attributes", None) or {}
     wrong: list[str] = []
 
@@ -206,12 +210,15 @@ def check(store: Any, loaded: Loaded, keys: KeySpec | None = None) -> None:
     model = attributes.get("model") or {}
     tokenizer = attributes.get("tokenizer") or {}
     name = model.get("name")
+    again = f". Load {name or 'the model that wrote it'}, or dump the store again with this model"
     held = model.get("dtype")
+    remedy = again
     if model.get("fingerprint") not in (None, loaded.fingerprint) and held not in (None, found := _dtype(loaded)):
         wrong.append(
             f"type of the model's weights: loaded as {found}, the store is of {held}: load them with dtype={held!r} "
             f"(in commands --dtype {held})"
         )
+        remedy = ""  # it may be the very model
     else:
         compare("model weights" + (f" (written by {name}, this is {loaded.name})" if name else ""),
                 model.get("fingerprint"), loaded.fingerprint)  # fmt: skip
@@ -232,7 +239,7 @@ def check(store: Any, loaded: Loaded, keys: KeySpec | None = None) -> None:
         raise IdentityError(
             f"the store{f' {where}' if where else ''} does not belong to this model: "
             + "; ".join(wrong)
-            + f". Load {name or 'the model that wrote it'}, or dump the store again with this model"
+            + (remedy if len(wrong) == 1 else again)
         )
 
 
@@ -272,8 +279,9 @@ def settings_of(store: Any, **given: Any) -> Settings:
     """Settings for a store: what is given and not None, else what `tune` saved, else the documented defaults.
 
     Untuned: lambda = 0.25, T = the store's own default temperature, k = min(1024, n). Raises TypeError for an unknown
-    name and ValueError if no temperature is known.
+    name and ValueError for attributes that knnlm did not write.
     """
+    check_attributes(store)
     tuned = (getattr(store, "attributes", None) or {}).get("tuned") or {}
     fields = ("lambda_", "temperature", "k", "nprobe", "rerank", "exact")
     chosen = {name: tuned[name] for name in fields if tuned.get(name) is not None}

@@ -79,6 +79,11 @@ def mix_log_p(log_ps: ArrayLike, weights: ArrayLike, available: ArrayLike | None
         return np.asarray(np.logaddexp.reduce(np.log(shares[used]) + x[used], axis=0))
 
 
+def perplexity_of(mean: float) -> float:
+    """exp(-mean) of a mean log p in nats, infinite where it is beyond the numbers."""
+    return math.exp(-mean) if -mean < 709 else math.inf
+
+
 @dataclass(frozen=True)
 class JointWeights:
     """Weights of several components, which sum to 1, and the token perplexity of their mixture on the fitted text."""
@@ -101,7 +106,7 @@ def fit_weights(components: Mapping[str, ArrayLike]) -> JointWeights:
     logs, available = _logs(components)
     weights = em_weights(logs, available)
     mean = float(mix_log_p(logs, weights, available).mean())
-    return JointWeights(dict(zip(components, weights.tolist(), strict=True)), math.exp(-mean))
+    return JointWeights(dict(zip(components, weights.tolist(), strict=True)), perplexity_of(mean))
 
 
 def mix_components(components: Mapping[str, ArrayLike], weights: Mapping[str, float]) -> Floats:

@@ -145,7 +145,7 @@ def _load_hugging_face(name: str, device: torch.device, dtype: torch.dtype | Non
     model, report = _asked(
         name,
         transformers.AutoModelForCausalLM.from_pretrained,
-        torch_dtype=dtype or "auto",
+        **{_dtype_name(transformers.__version__): dtype or "auto"},
         trust_remote_code=trusted,
         use_safetensors=True,
         output_loading_info=True,
@@ -161,8 +161,24 @@ def _load_hugging_face(name: str, device: torch.device, dtype: torch.dtype | Non
     return LoadedModel(model, tokenizer, context_of(config), name.rstrip("/").split("/")[-1], name)
 
 
+def _dtype_name(release: str) -> str:
+    """What a release of transformers calls the type of weights."""
+    return "dtype" if tuple(int(part) for part in release.split(".")[:2]) >= (4, 56) else "torch_dtype"
+
+
+TOKENIZER_FILES = ("tokenizer.json", "*.model", "*.tiktoken", "vocab*", "*vocab.json", "merges.txt")
+
+
 def _check_files(folder: Path) -> None:
-    """Raise ValueError, with its name, for a file of a Hugging Face folder that is not what it should be."""
+    """Raise ValueError, with its name, for a file of a Hugging Face folder that is not what it should be.
+
+    Raises FileNotFoundError where there is no file that a tokenizer could be made of.
+    """
+    if not any(next(folder.glob(pattern), None) for pattern in TOKENIZER_FILES):
+        raise FileNotFoundError(
+            f"expected the model's tokenizer at {folder / 'tokenizer.json'}, found none: copy tokenizer.json (and what "
+            "came with it) there, from where the model came from"
+        )
     for file in (folder / "config.json", *sorted(folder.glob("tokenizer*.json"))):
         read_json(file)
     for file in sorted(folder.glob("*.model")):
@@ -203,4 +219,5 @@ def _asked(name: str, load: Callable[..., Any], **options: Any) -> Any:
                 "revision that has model.safetensors, or convert the weights and give the folder"
             ) from error
         kind = OSError if isinstance(error, OSError) else ValueError
-        raise kind(f"expected a causal language model with tokenizer at {name}, found: {said}") from error
+        folder = "" if Path(name).is_dir() else "there is no such folder, and as a name on the hub: "
+        raise kind(f"expected a causal language model with tokenizer at {name}, found: {folder}{said}") from error

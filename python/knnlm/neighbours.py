@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from knnlm.arrays import to_integer, to_integers
+from knnlm.attributes import check_attributes
 from knnlm.memory import refuse_answer
 
 METRICS = ("l2", "ip")
@@ -158,7 +159,8 @@ class StoreUnion:
 
     Where a store grows (`add`, `refresh`), the ids of those after it move: what was found before has the ids of then.
     attributes: what all stores that have any agree on, so that queries are made as all of their keys were. Raises
-    ValueError if there is no store, or if dimensions, metrics or the making of the keys differ.
+    ValueError if there is no store, if dimensions, metrics or the making of the keys differ, or for attributes that
+    knnlm did not write.
     """
 
     def __init__(self, stores: Sequence[Searchable]) -> None:
@@ -166,6 +168,8 @@ class StoreUnion:
         if not stores or len({(store.dim, store.metric) for store in stores}) != 1:
             raise ValueError("expected at least one store, all of one dimension and one metric")
         self.stores = list(stores)
+        for store in self.stores:
+            check_attributes(store)
         told = [dict(found) for store in stores if (found := getattr(store, "attributes", None))]
         for name in ("representation", "layer", "window", "context", "autocast"):
             ways = {repr(attributes[name]) for attributes in told if name in attributes}

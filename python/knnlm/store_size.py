@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from knnlm.identity import Loaded, Settings, check, resolve
 from knnlm.interpolate import log_p_knn
+from knnlm.mixture import perplexity_of
 from knnlm.truth import ids_at
 from knnlm.tune import Curve, best_lambda
 
@@ -77,10 +78,10 @@ def size_curve(
             if progress is not None:
                 progress("sizes", i * len(queries) + min(at + 512, len(queries)), len(counts) * len(queries))
         lambda_, mean = best_lambda(log_p_lm, np.concatenate(columns or [np.zeros(0)]))
-        perplexity.append(math.exp(-mean))
+        perplexity.append(perplexity_of(mean))
         weights.append(lambda_)
     fixed = {"temperature": settings.temperature, "k": float(settings.k), "tokens": float(len(tokens))}
-    fixed["lm_perplexity"] = math.exp(-float(log_p_lm.mean(dtype=np.float64))) if len(tokens) else float("nan")
+    fixed["lm_perplexity"] = perplexity_of(float(log_p_lm.mean(dtype=np.float64))) if len(tokens) else float("nan")
     return Curve("size", [float(count) for count in counts], perplexity, weights, fixed)
 
 

@@ -28,6 +28,7 @@ import torch
 from knnlm.checkpoint import STATE_FILE, load_state, save_model, save_state
 from knnlm.cross_entropy import IGNORE, cross_entropy, sampled_cross_entropy
 from knnlm.documents import Document
+from knnlm.mixture import perplexity_of
 from knnlm.muon import Muon
 from knnlm.own_files import write_text
 from knnlm.tokens import Tokenizer
@@ -150,7 +151,7 @@ def validate(
         loss += float(cross_entropy(hidden, model.lm_head.weight, targets.flatten())) * n
         count += n
     model.train(was_training)
-    return math.exp(loss / max(count, 1))
+    return perplexity_of(-loss / max(count, 1))
 
 
 def make_optimizer(model: TransformerLM, config: TrainConfig) -> torch.optim.Optimizer:

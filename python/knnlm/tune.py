@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from knnlm.cached import Cached
-from knnlm.mixture import JointWeights, fit_weights, mix_components
+from knnlm.mixture import JointWeights, fit_weights, mix_components, perplexity_of
 
 Vector = NDArray[np.float64]
 
@@ -133,7 +133,7 @@ def tune(
     else:
         grid = [centre * 2.0**i for i in range(-6, 7)]
     if not ks:
-        return Tuned(0.0, grid[0], 1, _exp(-lm_mean), _exp(-lm_mean), len(lm))
+        return Tuned(0.0, grid[0], 1, perplexity_of(lm_mean), perplexity_of(lm_mean), len(lm))
 
     solved: dict[tuple[float, int], tuple[float, float]] = {}
 
@@ -178,7 +178,7 @@ def tune(
         ),
         "k": _curve("k", [float(k) for k in ks], lambda k: solved[t0, int(k)], {"temperature": t0}),
     }
-    return Tuned(lambda_, t0, k0, _exp(-mean), _exp(-lm_mean), len(lm), curves)
+    return Tuned(lambda_, t0, k0, perplexity_of(mean), perplexity_of(lm_mean), len(lm), curves)
 
 
 def _gain(t: float, k: int, solve: Any, solved: dict[tuple[float, int], tuple[float, float]]) -> float:
@@ -204,12 +204,7 @@ def _golden(low: float, high: float, steps: int, f: Any) -> None:
 
 def _curve(name: str, xs: list[float], at: Any, fixed: dict[str, float]) -> Curve:
     points = [at(x) for x in xs]
-    return Curve(name, xs, [_exp(-mean) for _, mean in points], [weight for weight, _ in points], fixed)
-
-
-def _exp(x: float) -> float:
-    """exp, infinite where it is beyond the numbers."""
-    return math.exp(x) if x < 709 else math.inf
+    return Curve(name, xs, [perplexity_of(mean) for _, mean in points], [weight for weight, _ in points], fixed)
 
 
 def _perplexity(lm: Vector, knn: Vector, weight: float) -> float:
@@ -228,6 +223,12 @@ def save_tuned(store: Any, tuned: Tuned, **search: Any) -> None:
     if wrong := [name for name in ("lambda_", "temperature") if not math.isfinite(settings[name])]:
         raise ValueError(f"expected finite settings to save, found {wrong[0]} {settings[wrong[0]]}")
     found = {name: value for name, value in settings.items() if math.isfinite(value)}
+    if blends := search.get("blends"):
+        search["blends"] = {name: {n: v for n, v in blend.items() if not _endless(v)} for name, blend in blends.items()}
     attributes = dict(getattr(store, "attributes", None) or {})
     attributes["tuned"] = {**found, **{name: value for name, value in search.items() if value is not None}}
     store.set_attributes(attributes)
+
+
+def _endless(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from cli_corpus import run, run_json
+from tiny_lm import tiny
 
-from knnlm.attributes import attribute_problems
+from knnlm import KNNLM
+from knnlm.attributes import attribute_problems, check_attributes
 from knnlm.datastore import Datastore
+from knnlm.dumping import dump
+from knnlm.exporting import targets
+from knnlm.generate import generate
+from knnlm.identity import Settings, check, key_spec, settings_of
+from knnlm.neighbours import StoreUnion
+from knnlm.perplexity import evaluate, neighbours_of
+from knnlm.reference import BruteForceStore
 
 ODD = {
     "list": ("[1, 2]", "attributes: expected an object, found list"),
@@ -25,6 +35,13 @@ ODD = {
     "k": ('{"tuned": {"k": true}}', "attributes.tuned.k: expected an integer, found true or false"),
     "exact": ('{"tuned": {"exact": 1}}', "attributes.tuned.exact: expected true or false, found an integer"),
     "layer": ('{"representation": "ffn-input", "layer": {}}', "attributes.layer: expected an integer, found an object"),
+    "weight": ('{"tuned": {"lambda_": 7}}', "attributes.tuned.lambda_: expected a weight between 0 and 1, found 7"),
+    "far k": (f'{{"tuned": {{"k": {10**30}}}}}', f"attributes.tuned.k: expected at least 1, found {10**30}"),
+    "autocast": ('{"autocast": "int3"}', "attributes.autocast: expected bfloat16 or float16, found 'int3'"),
+    "blend": (
+        '{"tuned": {"blends": {"cache": {"weights": {"moon": 1}}}}}',
+        "attributes.tuned.blends.cache.weights: expected weights between 0 and 1 of cache, knn, lm, ngram, found",
+    ),
 }
 
 
@@ -82,3 +99,62 @@ def test_metadata_of_others_is_an_error_that_names_the_document(texts: Path, sto
         for command in (("add", path, texts / "books"),):
             result = run(*command, code=1)
             assert "metadata of the document 'odd'" in result.stderr
+
+
+LIBRARY = {
+    "KNNLM": lambda loaded, store: KNNLM(loaded, store),
+    "KNNLM with a cache": lambda loaded, store: KNNLM(loaded, store, cache=True),
+    "KNNLM with several stores": lambda loaded, store: KNNLM(loaded, StoreUnion([store, store])),
+    "check": lambda loaded, store: check(store, loaded),
+    "key_spec": lambda loaded, store: key_spec(store),
+    "settings_of": lambda loaded, store: settings_of(store),
+    "evaluate": lambda loaded, store: evaluate(loaded, [], store),
+    "neighbours_of": lambda loaded, store: neighbours_of(loaded, [], store, k=1),
+    "generate": lambda loaded, store: next(generate(loaded, [1], store=store)),
+    "dump": lambda loaded, store: dump(loaded, [], store),
+    "targets": lambda loaded, store: next(targets(loaded, [], store, Settings(temperature=1.0, k=1))),
+}
+
+
+@pytest.mark.parametrize("use", LIBRARY)
+@pytest.mark.parametrize(
+    ("attributes", "match"),
+    [
+        ([1], "attributes: expected an object, found a list"),
+        ({"model": "gpt2"}, "attributes.model: expected an object, found text"),
+        ({"tokenizer": 7}, "attributes.tokenizer: expected an object, found an integer"),
+        ({"tuned": [0.3]}, "attributes.tuned: expected an object, found a list"),
+        ({"tuned": {"temperature": "hot"}}, "attributes.tuned.temperature: expected a number, found text"),
+        ({"tuned": {"temperature": 0}}, "attributes.tuned.temperature: expected a positive finite number, found 0"),
+        ({"representation": "ffn-input", "window": 0}, "attributes.window: expected at least 1, found 0"),
+        ({"representation": "ffn-input", "key_dtype": "int3"}, "expected float16 or float32, found 'int3'"),
+        ({"model": {"dtype": 16}}, "attributes.model.dtype: expected text, found an integer"),
+        ({"document_start": "<s>"}, "attributes.document_start: expected an integer, found text"),
+    ],
+)
+def test_the_library_says_it_too(use: str, attributes: Any, match: str) -> None:
+    loaded = tiny()
+    store = BruteForceStore(16)
+    store.add(np.ones((3, 16)), [1, 2, 3], "d")
+    store.attributes = attributes
+    with pytest.raises(ValueError, match=f"{match}.*not written by knnlm.*set_attributes"):
+        LIBRARY[use](loaded, store)
+
+
+@pytest.mark.parametrize(
+    ("blend", "match"),
+    [
+        (5, "blends.cache: expected an object, found an integer"),
+        ({}, r"blends.cache.weights: expected an object, found nothing"),
+        ({"weights": {"lm": 2}}, "expected weights between 0 and 1"),
+        ({"weights": {"lm": 1.0}, "theta": "best"}, 'theta: expected "auto" or a number'),
+        ({"weights": {"lm": 1.0}, "size": 0}, "size: expected an integer of at least 1, found 0"),
+        ({"weights": {"lm": 1.0}, "order": 2.5}, "order: expected an integer of at least 1, found 2.5"),
+        ({"weights": {"lm": 1.0}, "metric": "cosine"}, "metric: expected l2 or ip, found 'cosine'"),
+    ],
+)
+def test_blends_of_others(blend: Any, match: str) -> None:
+    store = BruteForceStore(16)
+    store.attributes = {"tuned": {"blends": {"cache": blend}}}
+    with pytest.raises(ValueError, match=match):
+        check_attributes(store)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from test_fingerprint import Peft
 from tiny_lm import Doc, TinyLM, TinyLoaded, texts, tiny
+from torch import nn
 
 from knnlm.blend import Blend
 from knnlm.cache import ContinuousCache
@@ -233,6 +235,17 @@ def test_generation_runs_the_model_as_scoring_does(given):
             next(generate(loaded, [1], store=store, dtype=torch.float16))
 
 
+def test_a_reader_has_the_arithmetic_of_its_keys():
+    keys = []
+    for spec, dtype in ((KeySpec(autocast="bfloat16"), None), (KeySpec(), torch.bfloat16), (KeySpec(), None)):
+        reader = Reader(tiny(), spec, dtype=dtype)
+        reader.extend([1, 2, 3])
+        keys.append(reader.read()[1])
+        reader.close()
+    np.testing.assert_array_equal(keys[0], keys[1])
+    assert np.abs(keys[0] - keys[2]).max() > 0
+
+
 def test_a_prompt_that_begins_with_the_document_start_gets_no_second_one():
     loaded = tiny()
     fed = []
@@ -318,11 +331,12 @@ def test_a_cache_that_does_not_work_is_not_used(kind):
     assert [(t.id, t.log_p) for t in generate(odd, [1, 2], max_tokens=30)] == expected
 
 
-def test_a_wrapped_model_uses_its_cache():
+@pytest.mark.parametrize("wrap", [lambda model: torch.compile(model, backend="eager"), nn.DataParallel, Peft])
+def test_a_wrapped_model_uses_its_cache(wrap):
     loaded = with_cache("GPT2")
     plain = [t.id for t in generate(loaded, [1, 2, 3], max_tokens=5)]
     fed = []
     loaded.model.register_forward_pre_hook(lambda _, args: fed.append(args[0].shape[1]))
-    loaded.model = torch.compile(loaded.model, backend="eager")
+    loaded.model = wrap(loaded.model)
     assert [t.id for t in generate(loaded, [1, 2, 3], max_tokens=5)] == plain
     assert fed == [4, 1, 1, 1, 1]

@@ -7,16 +7,19 @@ import os
 
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
 from tiny_lm import Doc, texts, tiny
 
 from knnlm import Datastore
 from knnlm.dumping import dump
 from knnlm.exporting import targets, write_arrow, write_parquet, write_safetensors
-from knnlm.identity import KeySpec, Settings, describe
+from knnlm.identity import IdentityError, KeySpec, Settings, describe
 from knnlm.importing import import_faiss, import_memmaps
 from knnlm.interpolate import log_p_knn
 from knnlm.keys import iterate
+from knnlm.perplexity import neighbours_of
+from knnlm.reference import BruteForceStore
 
 D = 16
 
@@ -244,6 +247,17 @@ def test_targets_are_what_evaluation_would_use(language_model, tmp_path):
             assert table["probability"][at] == pytest.approx(of.get(token, 0), abs=1e-6)
             at += 1
     assert at == rows
+
+
+def test_targets_are_of_the_arithmetic_of_the_store():
+    loaded, spec = tiny(seed=2), KeySpec(autocast="bfloat16")
+    store = BruteForceStore(D)
+    dump(loaded, texts(), store, keys=spec)
+    expected = neighbours_of(loaded, texts(), store, k=12)
+    batches = list(targets(loaded, texts(), store, Settings(temperature=3.0, k=12)))
+    np.testing.assert_array_equal(np.concatenate([b["distances"] for b in batches]), expected.distances)
+    with pytest.raises(IdentityError, match="arithmetic"):
+        next(targets(loaded, texts(), store, Settings(temperature=3.0, k=12), dtype=torch.float16))
 
 
 def by_position(batches):

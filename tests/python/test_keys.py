@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from one_pass_corpus import DIM, build, load_tiny
 from tiny_lm import Doc, texts, tiny
 
 from knnlm.capture import REPRESENTATIONS, Capture
 from knnlm.datastore import Datastore
 from knnlm.dumping import dump
-from knnlm.identity import IdentityError, KeySpec, describe
+from knnlm.exporting import targets
+from knnlm.identity import IdentityError, KeySpec, Settings, describe
 from knnlm.keys import TokenDocument, iterate
 from knnlm.reference import BruteForceStore
 from knnlm.transformer import TransformerConfig, TransformerLM
@@ -253,6 +255,22 @@ def test_keys_without_scores_are_the_same_keys(name):
         np.testing.assert_array_equal(with_scores.tokens, without.tokens)
         assert np.isnan(without.log_p).all()
         assert np.isfinite(with_scores.log_p).all()
+
+
+@pytest.mark.parametrize("use", ["dump", "build", "targets"])
+def test_what_wants_keys_alone_does_not_run_the_head(use, tmp_path):
+    loaded = load_tiny()
+    path = tmp_path / "store"
+    if use != "build":
+        build(path, loaded)
+    loaded.model.head.register_forward_hook(lambda *_: pytest.fail("logits that nobody wants"))
+    if use == "dump":
+        dump(loaded, texts(), BruteForceStore(DIM), keys=KeySpec(key_dtype="float32"))
+    elif use == "build":
+        build(path, loaded)
+    else:
+        with Datastore.open(path) as store:
+            assert list(targets(loaded, texts(), store, Settings(temperature=1.0, k=2)))
 
 
 def test_a_dump_is_one_generation_of_a_store_on_disk_or_none(tmp_path):

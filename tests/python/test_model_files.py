@@ -18,13 +18,17 @@ from architectures import tiny_model
 from cli_corpus import run
 from hf_folders import TEXT, fast, save_folder, tokenizer
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer as Library
+from tokenizers import models
 
 import knnlm.weights
 from knnlm import KNNLM, load_model
 from knnlm.checkpoint import read_model, save_model
 from knnlm.keys import TokenDocument, iterate
 from knnlm.knn_lm import as_tokenizer
-from knnlm.tokens import Tokenizer
+from knnlm.models import _dtype_name
+from knnlm.suitable import check_config, check_tokenizer
+from knnlm.tokens import BackendTokenizer, Tokenizer
 from knnlm.transformer import TransformerConfig, TransformerLM
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -124,6 +128,11 @@ def test_sizes_are_those_of_the_weights_before_a_model_is_made(ours, folder):
         refused(path, r"layers")
         edit(file, **{layers: 3})
         refused(path, r"expected (the parameters|all weights|weights)")
+        with pytest.MonkeyPatch.context() as patched:  # which takes its time for many layers
+            for module in ("models", "checkpoint"):
+                patched.setattr(f"knnlm.{module}.made_on_meta", lambda _: pytest.fail("it made a model"))
+            edit(file, **{layers: 60})
+            refused(path, "expected weights of 60 layers")
         file.write_text(config)
         edit(
             file,
@@ -164,6 +173,13 @@ def test_impossible_configurations_of_our_own(ours, change, match):
 def test_impossible_configurations_of_others(folder, change, match):
     edit(folder / "config.json", **change)
     refused(folder, match)
+
+
+def test_layers_that_no_model_of_the_hub_has():
+    import transformers
+
+    with pytest.raises(ValueError, match=r"somewhere: expected at most 10,000 layers, found 1,000,000"):
+        check_config(transformers.GPT2Config(n_layer=10**6), "somewhere")
 
 
 def test_weights_that_are_missing_are_not_made_up(folder):
@@ -296,6 +312,10 @@ def test_encoder_decoders_are_refused(folder):
     assert not decoder.config.is_encoder_decoder
     with pytest.raises(ValueError, match="encoder-decoder"):
         KNNLM(decoder, None, tokenizer=words)
+    plain = transformers.BartConfig()  # names no class
+    assert not plain.architectures
+    with pytest.raises(ValueError, match=r"encoder-decoder \(BartConfig\)"):
+        check_config(plain, "somewhere")
 
 
 def test_encoders_are_refused(folder):
@@ -314,7 +334,43 @@ def test_encoders_are_refused(folder):
 def test_a_folder_without_tokenizer_files(folder):
     for file in (*folder.glob("tokenizer*"), *folder.glob("special*")):
         file.unlink()
-    refused(folder, r"tokenizer", (ValueError, OSError))
+    refused(folder, r"tokenizer at .*llama/tokenizer\.json, found none: copy tokenizer\.json", FileNotFoundError)
+
+
+def test_a_tokenizer_that_gives_no_token():
+    nothing = Library(models.BPE())
+    nothing.add_special_tokens(["<s>"])
+    with pytest.raises(ValueError, match=r"here: expected a tokenizer, found one of 1 entries that gives no token"):
+        check_tokenizer(BackendTokenizer(nothing), "here")
+
+
+def test_transformers_is_asked_for_safetensors_and_no_code(folder, monkeypatch):
+    import transformers
+
+    asked = []
+    for auto in (transformers.AutoConfig, transformers.AutoTokenizer, transformers.AutoModelForCausalLM):
+        original = auto.from_pretrained
+        monkeypatch.setattr(auto, "from_pretrained", lambda *a, _f=original, **k: asked.append(dict(k)) or _f(*a, **k))
+    load_model(folder, device="cpu", dtype="bfloat16")
+    assert len(asked) >= 3
+    assert not any(options["trust_remote_code"] for options in asked)
+    assert {options["use_safetensors"] for options in asked if "output_loading_info" in options} == {True}
+    assert (_dtype_name("4.45.2"), _dtype_name("4.56.0"), _dtype_name("5.0.0.dev0")) == (
+        "torch_dtype",
+        "dtype",
+        "dtype",
+    )
+
+
+def test_commands_show_no_bars_of_transformers(folder, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    arguments = ["build", text, "--model", folder, "--out", tmp_path / "store", "--threads", 1]
+    done = subprocess.run(
+        [sys.executable, "-m", "knnlm.cli", *map(str, arguments)], capture_output=True, text=True, check=True
+    )
+    assert "Loading weights" not in done.stderr
+    assert "deprecated" not in done.stderr
 
 
 def test_a_tokenizer_that_fails_at_unknown_words_is_refused_before_a_build(folder, ours):
@@ -356,6 +412,8 @@ def test_tokens_that_were_added_beyond_the_embedding(folder):
     assert all(lm.generate("the", max_tokens=30).find(new) < 0 for new in ("zebra", "<new>"))
     save_folder(folder, tokenizer("bytes"), vocab_size=300)
     refused(folder, "model and tokenizer do not belong together")
+    with pytest.raises(ValueError, match="model and tokenizer do not belong together"):
+        KNNLM(tiny_model("Llama", vocab_size=300), None, tokenizer=fast(tokenizer("bytes")))
 
 
 def test_a_tokenizer_that_is_handed_over_stays_as_it_is():

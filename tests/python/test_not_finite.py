@@ -14,8 +14,10 @@ from safetensors.torch import load_file, save_file
 from tiny_lm import LETTERS, Doc, texts, tiny
 
 from knnlm import KNNLM, Datastore, one_pass
+from knnlm.blend import blend_of, fit_blend
 from knnlm.cached import Cached
 from knnlm.dumping import dump
+from knnlm.exporting import targets
 from knnlm.identity import KeySpec, Settings
 from knnlm.keys import NotFiniteError, TokenDocument, iterate
 from knnlm.one_pass import build_in_one_pass
@@ -134,6 +136,35 @@ def test_nothing_that_is_not_finite_is_tuned_or_saved():
     json.dumps(store.attributes, allow_nan=False)
     never = Cached(np.full(3, -800.0, np.float32), np.ones((3, 2), np.float32), np.zeros((3, 2), bool))
     assert tune(never).lm_perplexity == np.inf  # beyond the numbers, and no error
+    blend = fit_blend(never.log_p_lm, np.full(3, -900.0))
+    assert blend.perplexity == np.inf
+    save_tuned(store, tune(never), blends={"cache": blend.to_dict()})
+    json.dumps(store.attributes, allow_nan=False)
+    assert blend_of(store, True, False).weights == blend.weights
+
+
+def test_the_curve_of_a_text_that_the_model_never_expected(stored):
+    loaded, store = stored
+    with torch.no_grad():
+        loaded.model.head.weight.mul_(1e6)
+    curve = size_curve(loaded, [Doc("a", "qqqq xxxx")], store, Settings(0.3, 2.0, 4), parts=(1.0,))
+    assert curve.fixed["lm_perplexity"] == np.inf
+
+
+def test_an_export_goes_on_and_says_what_it_left_out(stored):
+    loaded, store = stored
+    settings = Settings(temperature=2.0, k=4)
+    with pytest.raises(NotFiniteError, match="document 'odd': the model gave NaN"):
+        list(targets(loaded, ODD, store, settings))
+    failed = []
+    rows = list(targets(loaded, ODD, store, settings, failed=failed))
+    assert [name for name, _ in failed] == ["odd", "long and odd"]
+    sound = [r for r in rows if r["document"] not in dict(failed)]
+    for mine, alone in zip(sound, targets(loaded, SOUND, store, settings), strict=True):
+        assert mine["document"] == alone["document"]
+        np.testing.assert_array_equal(mine["ids"], alone["ids"])
+    with pytest.raises(NotFiniteError, match="'odd'"):
+        list(targets(loaded, [ODD[1]], store, settings, failed=[]))
 
 
 @pytest.mark.parametrize("limit", [None, 1, 50])
@@ -335,8 +366,27 @@ def test_commands_name_the_document_and_go_on(folder, tmp_path):
     tuned = run_json("tune", store, sound, odd, "--plots", tmp_path / "plots")
     assert [name for name, _ in tuned["failed"]] == ["odd.txt"]
     assert "tuned" in run_json("info", store)["attributes"]
+    told = run("export", store, odd, sound, "--out", tmp_path / "out.parquet", code=1).stderr
+    assert "left out: document 'odd.txt': the model gave NaN" in told
+    assert (tmp_path / "out.parquet").exists()
     for command in (("generate", store, "--prompt", "the ~"), ("inspect", store, "--string", "the ~ dog")):
         assert "the model gave NaN" in run(*command, code=1).stderr
     before = run_json("info", store)["generation"]
     assert "the model gave NaN" in run("add", store, odd, code=1).stderr
     assert run_json("info", store)["generation"] == before
+    added = run_json("add", store, sound, odd)
+    assert ([name for name, _ in added["failed"]], added["added"]) == (["odd.txt"], 1)
+    assert run_json("info", store)["documents"] == 4
+    (books / "2.txt").write_text("the ~ cat")  # what is changed is not lost for a text that cannot be stored
+    new = books / "0.new.txt"
+    new.write_text("the mat sat. " * 9)
+    before = run_json("info", store)["generation"]
+    assert "2.txt': the model gave NaN" in run("add", store, books, code=1).stderr
+    assert run_json("info", store)["generation"] == before
+    (books / "2.txt").write_text("the cat. " * 9)
+    added = run_json("add", store, books)
+    assert (added["added"], added["changed"], [name.rpartition("/")[2] for name, _ in added["failed"]]) == (
+        1,
+        1,
+        ["1.txt"],
+    )

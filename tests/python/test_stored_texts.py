@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 from knnlm import Datastore
+from knnlm.blend import ngram_of
+from knnlm.entries import Documents, values_of_documents
+from knnlm.reference import BruteForceStore
 from knnlm.stored_texts import COLUMNS, HASHED, StoredTexts, content_hashes
 
 
@@ -98,3 +101,18 @@ def test_equal_hashes_of_other_texts_are_no_copies(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("knnlm.stored_texts.content_hashes", lambda rows: np.zeros(len(rows), np.uint64))
     with make(tmp_path / "store", texts) as store:
         assert StoredTexts(store).find_all("x", texts[1]) == [(3, 6)]
+
+
+def test_values_by_document_need_no_look_at_each_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [np.arange(length, dtype=np.uint32) for length in (3, 1, 5, 2)]
+    exact = BruteForceStore(2)
+    for tokens in texts:
+        exact.add(np.ones((len(tokens), 2)), tokens, document=f"{len(tokens)}")
+    assert [values.tolist() for values in values_of_documents(exact)] == [list(range(n)) for n in (3, 1, 5, 2)]
+    with make(tmp_path / "store", texts) as store:
+        store.delete(["doc 2"])
+        monkeypatch.setattr(Documents, "__getitem__", lambda *_: pytest.fail("a document by itself"))
+        seen: list[int] = []
+        assert [values.tolist() for values in values_of_documents(store, seen.append)] == [[0, 1, 2], [0], [0, 1]]
+        assert seen == [3, 4, 11]
+        assert ngram_of(store, 2, 5).log_probs(np.array([0, 1])).shape == (2,)

@@ -15,7 +15,7 @@ import click
 from knnlm.cli.console import Command, duration, note, print_json
 from knnlm.cli.options import Loading, Reading, Texts, as_json, loading_options, model, text_options, threads
 from knnlm.cli.retrain import advice
-from knnlm.cli.work import load_for, open_store
+from knnlm.cli.work import load_for, open_store, warn_of_failed
 
 if TYPE_CHECKING:
     from knnlm.datastore import Datastore
@@ -85,7 +85,8 @@ def command(
         )
         if keep_removed:
             work.removed.clear()
-        tokens = 0
+        tokens, failed = 0, list[tuple[str, str]]()
+        new = {document.place for document in work.new}
         if not dry_run:
             if not work.to_add and work.to_delete:
                 with _as_planned(opened, planned):
@@ -102,21 +103,25 @@ def command(
                         batch_tokens=batch_tokens,
                         progress=lambda _, done, total: task.update(done, total),
                         replace=work.to_delete,
+                        # One that is changed goes with what it was: without its new text nothing would be left of it.
+                        tolerant=lambda document: document.place in new,
                     )
-                tokens = written.tokens
+                tokens, failed = written.tokens, written.failed
                 if opened.is_built:
                     opened.build(threads=threads, progress=index_progress(progress, "index"))
         info = opened.info()
     texts.finish()
+    warn_of_failed(failed)
     result = {
         "store": str(store),
-        "added": len(work.new),
+        "added": len(work.new) - len(failed),
         "changed": len(work.changed),
         "removed": len(work.removed),
         "unchanged": work.unchanged,
         "unread": len(work.unread),
         "renamed": work.renamed,
         "elsewhere": work.elsewhere,
+        "failed": failed,
         "tokens": tokens,
         "entries": info["n"],
         "retrain_advised": bool(info["retrain_advised"]),
@@ -129,7 +134,7 @@ def command(
         return
     verb = "would be " if dry_run else ""
     note(
-        f"{store}: {len(work.new):,} documents {verb}added, {len(work.changed):,} changed, "
+        f"{store}: {len(work.new) - len(failed):,} documents {verb}added, {len(work.changed):,} changed, "
         f"{len(work.removed):,} removed, "
         f"{work.unchanged:,} unchanged; {info['n']:,} entries, in {duration(time.perf_counter() - started)}"
     )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-from numpy.typing import NDArray
 
 from knnlm.cli.console import Command, facts, print_json, table, warn
 from knnlm.cli.options import (
@@ -123,17 +121,12 @@ def command(
 
 def _overlap(cached: Cached, store: Datastore, progress: Progress) -> float:
     """Share of the scored tokens that lie in a 13-gram of the store."""
+    from knnlm.entries import values_of_documents
     from knnlm.overlap import overlap_13gram
 
     task = progress.track("overlap", len(store), "tok")
-
-    def held() -> Iterator[NDArray[Any]]:
-        for info in store.documents():
-            task.update(info.stop)
-            yield store.values(info.start, info.stop)
-
     scored = [cached.tokens[a:b] for a, b in zip(cached.offsets, cached.offsets[1:], strict=False)]
-    return overlap_13gram(scored, held())
+    return overlap_13gram(scored, values_of_documents(store, task.update))
 
 
 def _warn(share: float, found: Evaluation, exclude: str, ngram: bool) -> None:

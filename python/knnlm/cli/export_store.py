@@ -20,7 +20,7 @@ from knnlm.cli.options import (
     text_options,
     threads,
 )
-from knnlm.cli.work import load_for, open_store
+from knnlm.cli.work import load_for, open_store, warn_of_failed
 
 
 @click.command("export", cls=Command)
@@ -73,6 +73,7 @@ def command(
     if out.suffix not in expected:
         raise click.UsageError(f"--out: expected a name that ends in {' or '.join(expected)}, found {out}")
     refuse_existing(out, overwrite)
+    failed: list[tuple[str, str]] = []
     with Progress(json=as_json) as progress, open_store(store) as opened:
         task = progress.track("export", unit="tok")
         if text:
@@ -87,13 +88,18 @@ def command(
                 settings,
                 own_document=own_document,
                 neighbours=not only_p,
+                failed=failed,
                 progress=lambda _, done, total: task.update(done, total or texts.expected_tokens()),
             )
             rows = writers[out.suffix](out, batches)
             texts.finish()
+            warn_of_failed(failed)
         else:
             rows = write_arrow(out, opened, keys=not no_keys, progress=lambda _, done, total: task.update(done, total))
     if as_json:
-        print_json({"store": str(store), "out": str(out), "rows": rows, "bytes": out.stat().st_size})
-        return
-    note(f"{out}: {rows:,} rows")
+        found = {"store": str(store), "out": str(out), "rows": rows, "bytes": out.stat().st_size}
+        print_json({**found, "failed": failed} if text else found)
+    else:
+        note(f"{out}: {rows:,} rows")
+    if failed:
+        click.get_current_context().exit(1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -50,12 +52,17 @@ def load(name: str, loading: Loading, threads: int | None) -> LoadedModel:
     """The model by folder or Hugging Face name, torch limited to `threads`."""
     import torch
 
+    from knnlm.checkpoint import read_config
     from knnlm.models import load_model
 
     if threads is not None:
         torch.set_num_threads(threads)
     if name.startswith((".", "/", "~")) and not Path(name).exists():  # a name on the hub never looks like this
         raise FileNotFoundError(f"expected a model folder, found nothing at {name}")
+    if not Path(name).is_dir() or read_config(name) is None:
+        with suppress(ImportError):  # which `load_model` explains
+            logging: Any = importlib.import_module("transformers.utils.logging")
+            logging.disable_progress_bar()  # it would draw over ours, and into logs
     return load_model(name, loading.device, loading.dtype, trust_remote_code=loading.trust_remote_code)
 
 
