@@ -410,8 +410,8 @@ def _documents_given(documents: str | int | Sequence[str | int]) -> list[int | s
     """Check documents by name or index, one or several."""
     if isinstance(documents, (str, int, np.integer)):
         given = [documents]
-    elif isinstance(documents, Iterable):
-        given = list(documents)
+    elif isinstance(documents, Iterable) and not isinstance(documents, (bytes, bytearray, memoryview)):
+        given = list(documents)  # bytes would be the documents of these numbers
     else:
         raise ValueError(f"documents must be names or indices, one or several, found {documents!r}")
     found = document_lists(given, "documents", 0)

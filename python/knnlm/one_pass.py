@@ -37,9 +37,6 @@ from knnlm.own_files import STORE, is_folder, make_folder, read, remove, remove_
 from knnlm.parts import PART_TOKENS, Part, Placed, parts_of, placed, sample_keys
 from knnlm.truth import Truth
 
-TRAINED = 2
-"""Generation of a store whose quantiser is learnt and that has no part yet: it is created, then trained."""
-
 PARTS = "parts"
 """Folder in the store, while it is built, for what no manifest names: parts that wait for their turn, and the truth."""
 
@@ -118,7 +115,8 @@ def build_in_one_pass(
     folder = path / PARTS
     with ExitStack() as stack:
         store = _held(path, stack)
-        total, count, digest = _counted(text(), part_tokens, report)
+        stops, digest = _counted(text(), part_tokens, report)
+        total, count = (stops[-1] if stops else 0), len(stops)
         if total == 0:
             raise ValueError("expected text with at least one token, found none")
         if nlist is not None and total < nlist:
@@ -152,8 +150,7 @@ def build_in_one_pass(
             Truth.choose(sample, ids, total, metric).save(folder, 0)
             store.train(sample, expected=total, seed=seed, nlist=nlist, code=code, threads=threads, progress=progress)
             del sample
-        # Compaction and calibration are generations after the last part.
-        resumed = done = min(store.generation - TRAINED, count)
+        resumed = done = _done(store, path, stops)
         failed: list[tuple[str, str]] = []
         truth = Truth.load(folder, done) if is_folder(folder) else None
         if truth is None and done < count:
@@ -192,18 +189,31 @@ def build_in_one_pass(
     return OnePassResult(total, done, resumed, sampled, time.perf_counter() - started, failed)
 
 
-def _counted(text: Iterable[Placed], part_tokens: int, report: Progress) -> tuple[int, int, str]:
-    """Tokens, parts, and a digest of names and tokens in their order."""
-    total = count = 0
+def _done(store: Datastore, path: Path, stops: list[int]) -> int:
+    """Parts that the store has: ids tell, which nothing takes back; generations come from other changes, too."""
+    if store.next_id == 0:
+        return 0
+    if store.next_id not in stops:
+        raise ValueError(
+            f"{path}: expected the entries of whole parts of an interrupted build, found {store.next_id:,} ids: "
+            "something else was added; remove the store"
+        )
+    return stops.index(store.next_id) + 1
+
+
+def _counted(text: Iterable[Placed], part_tokens: int, report: Progress) -> tuple[list[int], str]:
+    """Tokens up to the end of each part, and a digest of names and tokens in their order."""
+    total, stops = 0, []
     digest = hashlib.blake2b(digest_size=16)
     for part in parts_of(text, part_tokens):
-        total, count = total + part.tokens, count + 1
+        total += part.tokens
+        stops.append(total)
         for document in part.documents:
             name = document.name.encode()
             digest.update(struct.pack("<QQ", len(name), len(document.tokens)) + name)
             digest.update(np.asarray(document.tokens, "<u4").tobytes())
         report("count tokens", total, 0)
-    return total, count, digest.hexdigest()
+    return stops, digest.hexdigest()
 
 
 def _held(path: Path, stack: ExitStack) -> Datastore | None:

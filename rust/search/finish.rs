@@ -50,11 +50,11 @@ impl Finish<'_, '_> {
         }
         let rows = scores.chunks_exact_mut(self.k).zip(ids.chunks_exact_mut(self.k));
         for (nearest, (scores, ids)) in nearest.iter_mut().zip(rows) {
-            if self.metric == Metric::L2 {
-                nearest.clamp();
-            }
             nearest.narrow(self.k);
             nearest.cut(self.kernels, |p| order(self.lists, self.starts, p));
+            if self.metric == Metric::L2 {
+                nearest.clamp(); // after the choice: of estimates below 0 the lowest are still the likeliest neighbours
+            }
             self.rank(nearest, (keys, spare), scores, ids)?;
         }
         Ok(())
