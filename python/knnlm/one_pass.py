@@ -193,6 +193,8 @@ def _done(store: Datastore, path: Path, stops: list[int]) -> int:
     """Parts that the store has: ids tell, which nothing takes back; generations come from other changes, too."""
     if store.next_id == 0:
         return 0
+    if store.next_id >= stops[-1]:  # finished, and perhaps added to since
+        return len(stops)
     if store.next_id not in stops:
         raise ValueError(
             f"{path}: expected the entries of whole parts of an interrupted build, found {store.next_id:,} ids: "

@@ -149,7 +149,8 @@ pub fn measure_against(
     };
     let live = lists.iter().map(|lists| (0..codebook.nlist()).map(|list| lists.live_len(list)).sum::<usize>());
     let live = live.sum::<usize>() as u64;
-    let mut out = Calibration { queries: own.len(), entries: live, ..Calibration::default() };
+    let ids = lists.iter().map(|lists| lists.ids().end).max().unwrap_or(0);
+    let mut out = Calibration { queries: own.len(), entries: live, ids, ..Calibration::default() };
     for &k in &neighbours {
         let trials = Trials { corpus, truth, k, entries, nlist: codebook.nlist(), everything, pool, cancel };
         step();

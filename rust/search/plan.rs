@@ -29,6 +29,9 @@ pub struct Calibration {
     /// Number of entries that there were; 0: not known.
     #[serde(default)]
     pub entries: u64,
+    /// Id after the last of them; 0: not known.
+    #[serde(default)]
+    pub ids: u64,
     /// With the best that the codes have: for each k in ascending order of cost.
     pub rows: Vec<Setting>,
     /// The same by codes of the first level alone, where there is a second.

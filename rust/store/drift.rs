@@ -5,7 +5,7 @@ use super::manifest::Manifest;
 use crate::Result;
 use crate::index::{Codebook, Lists, plan, reconstruct};
 use crate::keys::KeyBlock;
-use crate::search::Measured;
+use crate::search::{Calibration, Measured};
 use serde::{Deserialize, Serialize};
 
 /// Growth of the quantisation error above which a new codebook is advised.
@@ -58,15 +58,28 @@ impl Manifest {
     /// What searches go by.
     pub(crate) fn measured(&self) -> Option<Measured<'_>> {
         let calibration = self.calibration.as_ref()?;
-        let (live, then) = (self.live(), calibration.entries);
         let drifted = self.fit.and_then(|fit| fit.drift()).is_some_and(|drift| drift > RETRAIN_ABOVE);
-        let outgrown = then > 0 && live > then.saturating_mul(2) && (drifted || live > then.saturating_mul(GROWN));
+        let older = self.live() - self.added_since(calibration);
+        let outgrown = calibration.entries > 0
+            && self.live() > older.saturating_mul(2)
+            && (drifted || self.live() > older.saturating_mul(GROWN));
         Some(Measured { calibration, outgrown })
+    }
+
+    /// Entries, at most all that are there, that were added since recall was measured; by ids, since deletions hide them from
+    /// a comparison of sizes.
+    fn added_since(&self, calibration: &Calibration) -> u64 {
+        let added = match calibration.ids {
+            0 => self.live().saturating_sub(calibration.entries),
+            ids => self.entries.saturating_sub(ids),
+        };
+        added.min(self.live())
     }
 
     /// Whether the recall of the index ought to be measured again, where that can be done.
     pub(crate) fn is_measured_long_ago(&self) -> bool {
-        self.calibration.as_ref().is_none_or(|calibration| self.live() > calibration.entries.saturating_mul(2))
+        let long_ago = |calibration| self.added_since(calibration).saturating_mul(2) > self.live();
+        self.calibration.as_ref().is_none_or(long_ago)
     }
 
     /// Why a new index is advised, if it is, for a number of entries.

@@ -439,3 +439,16 @@ def test_a_reader_keeps_its_generation_until_it_refreshes(tmp_path):
             assert len(reader) == 15
             assert reader.generation == writer.generation > seen
             assert reader.search(np.zeros(4), k=20).ids.max() == 14
+
+
+def test_bytes_are_no_documents(tmp_path):
+    """Bytes are numbers to Python: of documents 97 and 98, say."""
+    with Datastore.create(tmp_path / "store", dim=4) as store:
+        for number in range(100):
+            store.add(np.ones((1, 4)), [number], document=f"doc {number}")
+        store.commit()
+        for change in (store.delete, store.supersede):
+            for documents in (b"ab", bytearray(b"ab"), memoryview(b"ab")):
+                with pytest.raises(ValueError, match="documents must be names or indices"):
+                    change(documents)
+        assert len(store.documents()) == 100

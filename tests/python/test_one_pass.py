@@ -334,3 +334,25 @@ def test_truth_is_exact_whatever_the_parts():
         best = np.sort(score, axis=1)[:, :64]
         np.testing.assert_allclose(np.sort(whole.distances if metric == "l2" else -whole.distances), best, atol=1e-4)
         assert not np.take_along_axis(own, whole.ids, 1).any()
+
+
+def test_other_changes_of_an_unfinished_build_skip_no_part(loaded, tmp_path):
+    commits = 0
+
+    def kill(stage, done, total):
+        nonlocal commits
+        commits += stage == "encode"
+        if commits > 1:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        build(tmp_path / "store", loaded, progress=kill)
+    with Datastore.open(tmp_path / "store") as store:
+        for text in "abcde":  # generations that are no parts
+            store.set_attributes({**store.attributes, "other": text})
+        store.set_attributes({name: value for name, value in store.attributes.items() if name != "other"})
+        held = store.next_id
+    build(tmp_path / "store", loaded)
+    with Datastore.open(tmp_path / "store") as store:
+        assert held < len(store) == sum(len(d.tokens) for d in documents())
+        assert store.info()["calibration"]

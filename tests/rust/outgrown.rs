@@ -4,7 +4,7 @@ use crate::store_support::{add, keeping, key, options};
 use knnlm::error::Why;
 use knnlm::keys::KeyRows;
 use knnlm::search::Request;
-use knnlm::store::{BuildOptions, Datastore, IndexInfo, KeyType, ValueRows};
+use knnlm::store::{BuildOptions, Datastore, DocumentKey, IndexInfo, KeyType, ValueRows};
 use knnlm::{Error, Result};
 use std::sync::atomic::AtomicBool;
 use tempfile::tempdir;
@@ -83,4 +83,21 @@ fn few_lists_that_were_asked_for_are_no_reason() {
     let params = knnlm::index::Params { nlist: Some(2), ..Default::default() };
     store.build(&BuildOptions { params, ..BuildOptions::default() }, &|_, _, _| (), &NEVER).expect("build");
     assert!(!index(&store).retrain_advised);
+}
+
+#[test]
+fn deletions_do_not_hide_how_much_is_new() {
+    let folder = tempdir().expect("folder");
+    let store = Datastore::create(folder.path(), &options(DIM)).expect("create");
+    add(&store, 100, Some("kept"), None).expect("add");
+    add(&store, 900, Some("deleted"), None).expect("add");
+    build(&store, false).expect("build");
+    ask(&store, 0.1).expect("measured");
+    store.delete(&[DocumentKey::Name("deleted".into())]).expect("delete");
+    ask(&store, 0.1).expect("nothing is new");
+    let other: Vec<f32> = (0..300).flat_map(|i| key(DIM, 5000 + i)).map(|x| 30.0 * x).collect();
+    store.add(KeyRows::F32(&other), ValueRows::U32(&[1; 300]), Some("new"), None).expect("add");
+    build(&store, false).expect("build");
+    let error = ask(&store, 0.1).expect_err("three quarters are new, and otherwise, though fewer than there were");
+    assert!(matches!(&error, Error::State { why: Why::Outgrown, .. }), "{error}");
 }
