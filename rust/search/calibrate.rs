@@ -29,7 +29,7 @@ fn depths(k: usize, coded: bool) -> impl Iterator<Item = f32> {
         _ => &[1.0, 1.15, 1.3, 1.5, 1.8, 2.3, 3.2],
     };
     let last = all.len() - 1;
-    (0..=last).filter(move |i| coded || ((last - i) % 2 == 0 && all[*i] > 1.0)).map(|i| all[i])
+    (0..=last).filter(move |i| coded || ((last - i).is_multiple_of(2) && all[*i] > 1.0)).map(|i| all[i])
 }
 
 /// More candidates, for raw keys only: what coarse codes miss, they find among more. The first that suffices is the last tried.
