@@ -1,5 +1,6 @@
 //! Measures what recall the settings of an index reach, against the exact scan.
 
+use super::filter::contains;
 use super::plan::{Calibration, Setting};
 use super::trials::{NOTHING, Trial, Trials, front};
 use super::{Corpus, Pool, Request, Rerank, search};
@@ -98,7 +99,8 @@ pub fn calibrate(
     progress: &dyn Fn(u64, u64),
     cancel: &AtomicBool,
 ) -> Result<Calibration> {
-    let n = corpus.keys.iter().map(KeyBlock::n).sum::<usize>();
+    let deleted = corpus.deleted.iter().map(|span| (span.end - span.start) as usize).sum::<usize>();
+    let n = corpus.keys.iter().map(KeyBlock::n).sum::<usize>().saturating_sub(deleted);
     if corpus.index.is_none() || n < 2 {
         return Ok(Calibration::default());
     }
@@ -197,11 +199,17 @@ pub fn measure_against(
 /// Stored keys at equal distances, and the ids that each leaves out.
 fn sample(corpus: &Corpus, protocol: &Protocol) -> (Vec<f32>, Vec<Range<u64>>) {
     let rows = super::rows::Rows::new(&corpus.keys);
-    let wanted = protocol.queries.min(rows.len());
+    let live: Vec<usize> = match corpus.deleted {
+        [] => Vec::new(), // all
+        deleted => (0..rows.len()).filter(|&row| !contains(deleted, rows.id(row))).collect(),
+    };
+    let n = if corpus.deleted.is_empty() { rows.len() } else { live.len() };
+    let wanted = protocol.queries.min(n);
     let mut queries = vec![0f32; wanted * corpus.d];
     let mut own = Vec::with_capacity(wanted);
     for (i, query) in queries.chunks_exact_mut(corpus.d).enumerate() {
-        let row = ((2 * i + 1) as u128 * rows.len() as u128 / (2 * wanted) as u128) as usize;
+        let at = ((2 * i + 1) as u128 * n as u128 / (2 * wanted) as u128) as usize;
+        let row = live.get(at).copied().unwrap_or(at);
         rows.read(row, query);
         own.push(protocol.own(rows.id(row)));
     }

@@ -193,8 +193,9 @@ impl Build<'_> {
 
     /// Measures the recall of the new index against the raw keys.
     fn calibrate(&self, manifest: &Manifest) -> Result<Option<Calibration>> {
-        let keys = self.snapshot.key_blocks(&(0..manifest.entries))?;
-        with_new_index(self.folder, manifest, keys, &[], |corpus| {
+        // Lists from before hold what was deleted since, until they are compacted.
+        let keys = self.snapshot.stored_key_blocks(&(0..manifest.entries))?;
+        with_new_index(self.folder, manifest, keys, self.snapshot.deleted.spans(), |corpus| {
             let shown = |done: u64, total: u64| (self.progress)("measure recall", done, total);
             calibrate(corpus, manifest.keep_keys.is_some(), self.pool, &shown, self.cancel)
         })
