@@ -51,7 +51,8 @@ def test_reasons(reason, package):
 
 def run_inner(folder, required):
     (folder / "conftest.py").write_text((HERE / "conftest.py").read_text())
-    environment = {name: value for name, value in os.environ.items() if name != "KNNLM_REQUIRE_TEST_PACKAGES"}
+    ours = ("KNNLM_REQUIRE_TEST_PACKAGES", "PYTEST_ADDOPTS")
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
     environment["PYTHONPATH"] = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
     if required:
         environment["KNNLM_REQUIRE_TEST_PACKAGES"] = "1"
