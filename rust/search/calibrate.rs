@@ -2,10 +2,9 @@
 
 use super::filter::contains;
 use super::plan::{Calibration, Setting};
-use super::trials::{NOTHING, Trial, Trials, front};
+use super::trials::{NEGLIGIBLE, Trial, Trials, front};
 use super::{Corpus, Pool, Request, Rerank, search};
-use crate::index::Lists;
-use crate::keys::KeyBlock;
+use crate::index::{Codebook, Lists};
 use crate::{Error, Result};
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
@@ -99,12 +98,11 @@ pub fn calibrate(
     progress: &dyn Fn(u64, u64),
     cancel: &AtomicBool,
 ) -> Result<Calibration> {
-    let deleted = corpus.deleted.iter().map(|span| (span.end - span.start) as usize).sum::<usize>();
-    let n = corpus.keys.iter().map(KeyBlock::n).sum::<usize>().saturating_sub(deleted);
-    if corpus.index.is_none() || n < 2 {
+    let n = corpus.index.as_ref().map_or(0, |(codebook, lists)| live(codebook, lists));
+    if n < 2 {
         return Ok(Calibration::default());
     }
-    let protocol = Protocol::of(n as u64);
+    let protocol = Protocol::of(n);
     let (queries, own) = sample(corpus, &protocol);
     let k = protocol.neighbours;
     let request = Request { k, exact: true, exclude: Some(&own), ..Request::default() };
@@ -149,10 +147,8 @@ pub fn measure_against(
         progress(done as u64, steps as u64);
         done += 1;
     };
-    let live = lists.iter().map(|lists| (0..codebook.nlist()).map(|list| lists.live_len(list)).sum::<usize>());
-    let live = live.sum::<usize>() as u64;
     let ids = lists.iter().map(|lists| lists.ids().end).max().unwrap_or(0);
-    let mut out = Calibration { queries: own.len(), entries: live, ids, ..Calibration::default() };
+    let mut out = Calibration { queries: own.len(), entries: live(codebook, lists), ids, ..Calibration::default() };
     for &k in &neighbours {
         let trials = Trials { corpus, truth, k, entries, nlist: codebook.nlist(), everything, pool, cancel };
         step();
@@ -162,7 +158,7 @@ pub fn measure_against(
         let mut before = None;
         if !coded {
             out.keys.extend(found.iter().map(Trial::by_keys).filter(|_| keys));
-            before = Trial::most(&found);
+            before = found.last().copied(); // of a row the last looks furthest
         }
         let rerank = if coded { Rerank::Code } else { Rerank::None };
         for (i, depth) in depths(k, coded).enumerate().filter(|_| again) {
@@ -172,8 +168,8 @@ pub fn measure_against(
                 if i == 0 { trials.closely(rerank, depth, stops)? } else { trials.all(rerank, depth, stops)? };
             out.rows.extend(found.iter().map(|trial| trial.setting).filter(|_| coded));
             out.keys.extend(found.iter().map(Trial::by_keys).filter(|_| keys));
-            let now = Trial::most(&found);
-            if now.zip(before).is_some_and(|(now, before)| now.more_than(&before) < NOTHING) {
+            let now = found.last().copied();
+            if now.zip(before).is_some_and(|(now, before)| now.more_than(&before) < NEGLIGIBLE) {
                 break; // nor will more candidates find more
             }
             before = now;
@@ -190,26 +186,30 @@ pub fn measure_against(
         let whole = Setting { k, stop: stops[0], depth: all, recall: 1.0, scanned: entries as f32 };
         out.keys.extend([whole].into_iter().filter(|_| keys && everything));
     }
+    progress(steps as u64, steps as u64);
     out.rows = front(out.rows, CODE_NANOSECONDS);
     out.first = front(out.first, CODE_NANOSECONDS);
     out.keys = front(out.keys, 20.0 + 0.3 * d);
     Ok(out)
 }
 
-/// Stored keys at equal distances, and the ids that each leaves out.
+/// Entries in lists that are not deleted.
+fn live(codebook: &Codebook, lists: &[Lists]) -> u64 {
+    lists.iter().flat_map(|lists| (0..codebook.nlist()).map(|list| lists.live_len(list) as u64)).sum()
+}
+
+/// Stored keys at equal distances, none of them deleted, and the ids that each leaves out.
 fn sample(corpus: &Corpus, protocol: &Protocol) -> (Vec<f32>, Vec<Range<u64>>) {
     let rows = super::rows::Rows::new(&corpus.keys);
-    let live: Vec<usize> = match corpus.deleted {
-        [] => Vec::new(), // all
-        deleted => (0..rows.len()).filter(|&row| !contains(deleted, rows.id(row))).collect(),
-    };
-    let n = if corpus.deleted.is_empty() { rows.len() } else { live.len() };
+    let is_live = |&row: &usize| !contains(corpus.deleted, rows.id(row));
+    let live = (!corpus.deleted.is_empty()).then(|| (0..rows.len()).filter(is_live).collect::<Vec<_>>());
+    let n = live.as_ref().map_or(rows.len(), Vec::len);
     let wanted = protocol.queries.min(n);
     let mut queries = vec![0f32; wanted * corpus.d];
     let mut own = Vec::with_capacity(wanted);
     for (i, query) in queries.chunks_exact_mut(corpus.d).enumerate() {
         let at = ((2 * i + 1) as u128 * n as u128 / (2 * wanted) as u128) as usize;
-        let row = live.get(at).copied().unwrap_or(at);
+        let row = live.as_ref().map_or(at, |live| live[at]);
         rows.read(row, query);
         own.push(protocol.own(rows.id(row)));
     }

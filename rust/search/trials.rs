@@ -10,8 +10,8 @@ use std::sync::atomic::AtomicBool;
 
 /// Recall of two settings between which none was tried, at most: between them it does not follow a line.
 const GAP: f32 = 0.06;
-/// Recall that is not worth a trial.
-pub const NOTHING: f32 = 0.001;
+/// Gain of recall that is not worth a trial.
+pub const NEGLIGIBLE: f32 = 0.001;
 /// How often a gap is halved at most.
 const HALVINGS: usize = 3;
 
@@ -36,11 +36,6 @@ impl Trial {
     /// How much more it found than another.
     pub fn more_than(&self, other: &Trial) -> f32 {
         (self.setting.recall - other.setting.recall).max(self.held - other.held)
-    }
-
-    /// The one that found most, by codes or by raw keys.
-    pub fn most<'a>(trials: impl IntoIterator<Item = &'a Trial>) -> Option<Trial> {
-        trials.into_iter().copied().reduce(|a, b| if b.more_than(&a) > a.more_than(&b) { b } else { a })
     }
 }
 
@@ -73,7 +68,7 @@ impl Trials<'_, '_> {
         for &stop in before {
             let trial = self.one(rerank, depth, stop)?;
             tried.push(trial);
-            if last.more_than(&trial) < NOTHING {
+            if last.more_than(&trial) < NEGLIGIBLE {
                 break;
             }
         }

@@ -13,6 +13,9 @@ const RETRAIN_ABOVE: f64 = 0.2;
 /// Growth of the number of entries above which it is, if a new one has twice the lists at least.
 const GROWN: u64 = 4;
 
+/// A share of this many of the entries tells something of a store: less, such as one odd document, is no reason to retrain.
+const SHARE: u64 = 20;
+
 /// Entries that an error is estimated from.
 const SAMPLE: usize = 1024;
 
@@ -84,7 +87,8 @@ impl Manifest {
 
     /// Why a new index is advised, if it is, for a number of entries.
     pub(crate) fn retrain_reason(&self, codebook: &Codebook, live: u64) -> Option<String> {
-        let drift = self.fit.and_then(|fit| fit.drift()).filter(|&drift| drift > RETRAIN_ABOVE);
+        let enough = |fit: &Fit| live > 0 && fit.added.saturating_mul(SHARE) >= live;
+        let drift = self.fit.filter(enough).and_then(|fit| fit.drift()).filter(|&drift| drift > RETRAIN_ABOVE);
         if let Some(drift) = drift {
             let than = "larger than of what they were learnt from";
             return Some(match drift.is_finite() {

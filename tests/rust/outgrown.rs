@@ -17,6 +17,12 @@ fn build(store: &Datastore, retrain: bool) -> Result<()> {
     store.build(&options, &|_, _, _| (), &NEVER)
 }
 
+/// Keys of another scale.
+fn add_odd(store: &Datastore, n: usize) {
+    let keys: Vec<f32> = (0..n as u64).flat_map(|i| key(DIM, 5000 + i)).map(|x| 30.0 * x).collect();
+    store.add(KeyRows::F32(&keys), ValueRows::U32(&vec![1; n]), Some("odd"), None).expect("add");
+}
+
 fn index(store: &Datastore) -> IndexInfo {
     store.info().expect("info").index.expect("built")
 }
@@ -95,9 +101,38 @@ fn deletions_do_not_hide_how_much_is_new() {
     ask(&store, 0.1).expect("measured");
     store.delete(&[DocumentKey::Name("deleted".into())]).expect("delete");
     ask(&store, 0.1).expect("nothing is new");
-    let other: Vec<f32> = (0..300).flat_map(|i| key(DIM, 5000 + i)).map(|x| 30.0 * x).collect();
-    store.add(KeyRows::F32(&other), ValueRows::U32(&[1; 300]), Some("new"), None).expect("add");
+    add_odd(&store, 300);
     build(&store, false).expect("build");
     let error = ask(&store, 0.1).expect_err("three quarters are new, and otherwise, though fewer than there were");
     assert!(matches!(&error, Error::State { why: Why::Outgrown, .. }), "{error}");
+}
+
+#[test]
+fn recall_is_measured_anew_in_a_store_that_still_holds_deleted_entries() {
+    let folder = tempdir().expect("folder");
+    let store = Datastore::create(folder.path(), &keeping(DIM, KeyType::Float32)).expect("create");
+    add(&store, 100, Some("kept"), None).expect("add");
+    add(&store, 900, Some("deleted"), None).expect("add");
+    build(&store, false).expect("build");
+    store.delete(&[DocumentKey::Name("deleted".into())]).expect("delete");
+    add_odd(&store, 300);
+    build(&store, false).expect("build");
+    let measured = store.snapshot().manifest.calibration.clone().expect("measured");
+    assert_eq!((measured.entries, measured.ids, measured.queries), (400, 1300, 256));
+    ask(&store, 0.1).expect("all of it is new to no measurement");
+}
+
+#[test]
+fn a_few_odd_entries_are_no_reason_and_an_empty_store_has_none() {
+    let folder = tempdir().expect("folder");
+    let store = Datastore::create(folder.path(), &options(DIM)).expect("create");
+    add(&store, 1000, Some("first"), None).expect("add");
+    build(&store, false).expect("build");
+    add_odd(&store, 3);
+    build(&store, false).expect("build");
+    let found = index(&store);
+    assert!(found.drift.is_some_and(|drift| drift > 0.2) && !found.retrain_advised, "{found:?}");
+    let names = ["first", "odd"].map(|name| DocumentKey::Name(name.into()));
+    store.delete(&names).expect("delete");
+    assert_eq!(index(&store).retrain_reason, None);
 }
