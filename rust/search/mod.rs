@@ -15,6 +15,8 @@ mod places;
 mod plan;
 mod pool;
 mod probes;
+#[cfg(test)]
+mod recall_tests;
 mod rescore;
 pub(crate) mod rows;
 mod scan;

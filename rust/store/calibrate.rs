@@ -2,8 +2,9 @@
 
 use super::datastore::Datastore;
 use super::files::Folder;
+use super::layout::SegmentKind;
 use super::manifest::Manifest;
-use super::segment::{SegmentFile, SegmentKind};
+use super::segment::SegmentFile;
 use crate::error::Why;
 use crate::index::{Codebook, Lists, Progress};
 use crate::keys::KeyBlock;

@@ -7,12 +7,13 @@
 use super::build::Context;
 use super::datastore::Datastore;
 use super::files::Folder;
+use super::layout::SegmentKind;
 use super::lock::Lock;
 use super::manifest::{ListsRecord, Manifest, collect};
 use super::merge::Merge;
 use super::names::joined_name;
 use super::salvage::{ListsDamage, Lost, Salvage};
-use super::segment::{SegmentFile, SegmentKind};
+use super::segment::SegmentFile;
 use super::segment_writer::SegmentWriter;
 use super::snapshot::Snapshot;
 use crate::error::{Action, Why};

@@ -1,8 +1,9 @@
 //! Deleted documents whose bytes are still in the data and lists segments: hidden from every reader, removed by `compact`.
 
 use super::files::Folder;
+use super::layout::SegmentKind;
 use super::manifest::DeletedRecord;
-use super::segment::{SegmentFile, SegmentKind};
+use super::segment::SegmentFile;
 use super::segment_writer::SegmentWriter;
 use crate::error::RESTORE;
 use crate::search::filter::{contains, id_set};

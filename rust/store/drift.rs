@@ -13,8 +13,8 @@ const RETRAIN_ABOVE: f64 = 0.2;
 /// Growth of the number of entries above which it is, if a new one has twice the lists at least.
 const GROWN: u64 = 4;
 
-/// A share of this many of the entries tells something of a store: less, such as one odd document, is no reason to retrain.
-const SHARE: u64 = 20;
+/// Of so many entries one must have been added for their error to be a reason: a few odd ones tell nothing of a store.
+const SHARE: u64 = 100;
 
 /// Entries that an error is estimated from.
 const SAMPLE: usize = 1024;

@@ -3,8 +3,9 @@
 use super::build::{Context, Encoded};
 use super::compact::{LISTS_LIMIT, join_small_lists};
 use super::files::Folder;
+use super::layout::{SegmentKind, SegmentName};
 use super::manifest::Manifest;
-use super::segment::{SegmentFile, SegmentKind, SegmentName};
+use super::segment::SegmentFile;
 use crate::index::{Codebook, Lists};
 use crate::keys::{KeyBlock, KeyRows};
 use crate::search::Pool;

@@ -5,9 +5,9 @@
 
 use super::drift::Fit;
 use super::files::{Folder, TEMPORARY};
+use super::layout::{FORMAT_MAJOR, FORMAT_MINOR, SegmentKind, SegmentName, check_version};
 use super::map::open_regular;
 use super::names::is_temporary;
-use super::segment::{FORMAT_MAJOR, FORMAT_MINOR, SegmentKind, SegmentName, check_version};
 use crate::error::{Action, RESTORE, Why};
 use crate::search::Calibration;
 use crate::{Error, Metric, Result};

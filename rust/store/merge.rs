@@ -2,9 +2,9 @@
 
 use super::documents::{DocumentTable, NAMED, Record};
 use super::files::Folder;
+use super::layout::SegmentKind;
 use super::manifest::DataRecord;
 use super::runs::Run;
-use super::segment::SegmentKind;
 use super::segment_writer::SegmentWriter;
 use super::snapshot::{Piece, Snapshot};
 use super::writer::{key_element, value_element};

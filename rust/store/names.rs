@@ -1,8 +1,8 @@
 //! Names of the files of a store: the one list of kinds of segments.
 
 use super::files::TEMPORARY;
+use super::layout::SegmentKind;
 use super::manifest::Manifest;
-use super::segment::SegmentKind;
 
 /// Ending of a segment file.
 const ENDING: &str = ".seg";

@@ -1,7 +1,7 @@
 //! Writes a segment file from its start to its end, one section after the other, with one MiB of memory.
 
 use super::files::{Folder, OutputFile, TEMPORARY};
-use super::segment::{
+use super::layout::{
     ALIGNMENT, CHUNK, END_MAGIC, FOOTER, FORMAT_MAJOR, FORMAT_MINOR, HEADER, MAGIC, SegmentKind, SegmentName,
     TABLE_ENTRY,
 };

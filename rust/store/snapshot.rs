@@ -3,11 +3,12 @@
 use super::deleted::Deleted;
 use super::documents::{Document, DocumentTable};
 use super::files::Folder;
+use super::layout::{SegmentKind, SegmentName};
 use super::lock::Place;
 use super::manifest::{KeyType, Manifest, ValueType};
 use super::places;
 use super::runs::Runs;
-use super::segment::{SegmentFile, SegmentKind, SegmentName};
+use super::segment::SegmentFile;
 use super::values::ValueRows;
 use crate::error::{Action, RESTORE};
 use crate::index::{KeptCodebook, KeptLists};

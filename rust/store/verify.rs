@@ -2,10 +2,11 @@
 
 use super::documents::DocumentTable;
 use super::files::Folder;
+use super::layout::{SegmentKind, SegmentName};
 use super::manifest::{DataRecord, Manifest, ValueType};
 use super::places::{places, rows};
 use super::runs::Runs;
-use super::segment::{Damage, DamagedSection, SegmentFile, SegmentKind, SegmentName};
+use super::segment::{Damage, DamagedSection, SegmentFile};
 use super::snapshot::{Piece, Snapshot};
 use super::values::ValueRows;
 use crate::index::Progress;
