@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from knnlm.arrays import to_integers
 from knnlm.neighbours import METRICS, Neighbours
 
 Floats = NDArray[np.floating[Any]]
@@ -71,8 +72,13 @@ def log_p_knn(neighbours: Neighbours, targets: ArrayLike, temperature: float) ->
 
 
 def matches(neighbours: Neighbours, targets: ArrayLike) -> NDArray[np.bool_]:
-    """Which neighbours' values are the target: (..., k) and (...) integers to (..., k) bool."""
-    wanted = np.asarray(targets)[..., None].astype(neighbours.values.dtype)
+    """Which neighbours' values are the target: (..., k) and (...) integers to (..., k) bool.
+
+    Raises ValueError for targets that are no integers, or that no value can be.
+    """
+    dtype = neighbours.values.dtype
+    most = int(np.iinfo(dtype).max)
+    wanted = to_integers(targets, "targets", dtype, 0, most, "targets are values as the store has them")[..., None]
     return np.asarray((neighbours.values == wanted) & neighbours.found)
 
 

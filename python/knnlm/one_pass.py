@@ -264,9 +264,14 @@ FAILED = "failed.json"
 def _failed(folder: Path) -> list[tuple[str, str, int, int]]:
     try:
         with read(folder / FAILED) as file:
-            return [tuple(entry) for entry in json.load(file)]
+            return [(str(name), str(reason), int(start), int(stop)) for name, reason, start, stop in json.load(file)]
     except FileNotFoundError:
         return []
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{folder / FAILED}: expected the documents that an interrupted build leaves out, found a damaged file; "
+            "restore it from a copy, or remove the store and build it again"
+        ) from error
 
 
 def _remember(folder: Path, part: Part, failed: list[tuple[str, str]]) -> None:

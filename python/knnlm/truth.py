@@ -7,10 +7,12 @@ queries, and each part of the text is compared with them while its raw keys are 
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,14 +98,32 @@ class Truth:
 
     @classmethod
     def load(cls, folder: Path, parts: int) -> Truth | None:
-        """Read what `save` wrote; None if it is not there."""
+        """Read what `save` wrote; None if it is not there. Raises ValueError, naming the file, for a damaged one."""
+        path = _path(folder, parts)
         try:
-            file = read(_path(folder, parts))
+            file = read(path)
         except FileNotFoundError:
             return None
-        with file, np.load(file, allow_pickle=False) as saved:
-            arrays = {name: saved[name] for name in ("queries", "own", "distances", "ids")}
-            return cls(saved["metric"].tobytes().decode(), **arrays)
+        try:
+            with file, np.load(file, allow_pickle=False) as saved:
+                arrays = {name: saved[name] for name in ("queries", "own", "distances", "ids")}
+                truth = cls(saved["metric"].tobytes().decode(), **arrays)
+            if wrong := truth._wrong():
+                raise ValueError(wrong)
+        except (ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+            raise ValueError(
+                f"{path}: expected the exact neighbours that an interrupted build has found, found a damaged file; "
+                "restore it from a copy, or remove the store and build it again"
+            ) from error
+        return truth
+
+    def _wrong(self) -> str | None:
+        """What does not fit together, if anything."""
+        q, k = len(self.queries), self.ids.shape[-1]
+        shapes = (self.queries.ndim == 2, self.own.shape == (q, 2), self.ids.shape == (q, k) == self.distances.shape)
+        kinds = [array.dtype.name for array in (self.queries, self.own, self.distances, self.ids)]
+        sound = all(shapes) and kinds == ["float32", "int64", "float32", "int64"] and self.metric in ("l2", "ip")
+        return None if sound else "arrays that do not fit together"
 
     @staticmethod
     def forget(folder: Path, parts: int) -> None:

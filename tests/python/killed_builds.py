@@ -38,7 +38,7 @@ GIVEN = "documents.tmp"
 
 
 def begin(arguments: list[Any], log: Path, part_tokens: int | None = None) -> Any:
-    """A process that is a command and leads a group: `python -m knnlm.cli`, or for small parts a fork that calls it."""
+    """A process that is a command and leads a group: `python -m knnlm`, or for small parts a fork that calls it."""
     process = CONTEXT.Process(target=_become, args=([str(a) for a in arguments], log, part_tokens))
     process.start()
     return process
@@ -49,7 +49,7 @@ def _become(arguments: list[str], log: Path, part_tokens: int | None) -> None:
     for descriptor, name in ((1, ".out"), (2, ".err")):
         os.dup2(os.open(log.with_suffix(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     if part_tokens is None:
-        os.execv(sys.executable, [sys.executable, "-m", "knnlm.cli", *arguments])
+        os.execv(sys.executable, [sys.executable, "-m", "knnlm", *arguments])
     import knnlm.one_pass
     import knnlm.retrain
     from knnlm.cli import main

@@ -12,7 +12,7 @@ import pytest
 from knnlm.datastore import Datastore
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="streams are closed by a shell")
-KNNLM = f"{sys.executable} -m knnlm.cli"
+KNNLM = f"{sys.executable} -m knnlm"
 
 
 def shell(line: str, **environment: str) -> tuple[int, str, str]:

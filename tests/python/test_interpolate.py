@@ -391,3 +391,11 @@ def test_no_torch_is_imported():
     modules = "interpolate, neighbours, reference, identity, inspection, cached, tune, perplexity, knn_lm"
     code = f"import sys, knnlm; from knnlm import {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("target", [2**32 + 3, -5, 3.9])
+def test_targets_that_no_value_can_be_are_refused(target):
+    found = Neighbours(np.ones((1, 2), np.float32), np.array([[3, 2**32 - 5]], np.uint32), np.array([[0, 1]]))
+    with pytest.raises(ValueError, match="targets"):
+        log_p_knn(found, np.array([target]), 1.0)
+    assert np.isfinite(log_p_knn(found, np.array([3]), 1.0)).all()

@@ -367,7 +367,7 @@ def test_commands_show_no_bars_of_transformers(folder, tmp_path):
     text.write_text(TEXT)
     arguments = ["build", text, "--model", folder, "--out", tmp_path / "store", "--threads", 1]
     done = subprocess.run(
-        [sys.executable, "-m", "knnlm.cli", *map(str, arguments)], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "knnlm", *map(str, arguments)], capture_output=True, text=True, check=True
     )
     assert "Loading weights" not in done.stderr
     assert "deprecated" not in done.stderr

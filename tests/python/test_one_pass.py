@@ -356,3 +356,31 @@ def test_other_changes_of_an_unfinished_build_skip_no_part(loaded, tmp_path):
     with Datastore.open(tmp_path / "store") as store:
         assert held < len(store) == sum(len(d.tokens) for d in documents())
         assert store.info()["calibration"]
+
+
+@pytest.mark.parametrize("damage", ["bit", "half", "empty", "pickle", "shape", "failed"])
+def test_a_damaged_file_of_an_unfinished_build_is_named(loaded, tmp_path, damage):
+    def kill(stage, done, total):
+        if stage == "encode":
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        build(tmp_path / "store", loaded, progress=kill)
+    parts = tmp_path / "store" / "parts"
+    [file] = parts.glob("truth-*.npz")
+    content = file.read_bytes()
+    if damage == "failed":
+        file = parts / "failed.json"
+        file.write_text('[["a", "b"]')
+    elif damage == "shape":
+        with np.load(file) as saved:
+            arrays = dict(saved)
+        np.savez(file, **{**arrays, "own": arrays["own"][1:]})
+    elif damage == "pickle":
+        np.savez(file, queries=np.array([{}], object), own=0, distances=0, ids=0, metric=0)
+    else:
+        middle = len(content) // 2
+        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        file.write_bytes({"bit": flipped, "half": content[:middle], "empty": b""}[damage])
+    with pytest.raises(ValueError, match=rf"{file.name}: expected the .* found a damaged file; restore it"):
+        build(tmp_path / "store", loaded)

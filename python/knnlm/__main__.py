@@ -1,4 +1,4 @@
-"""`python -m knnlm.cli`, the same as `knnlm`."""
+"""`python -m knnlm`, the same as `knnlm`."""
 
 from knnlm.cli import main
 
