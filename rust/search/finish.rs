@@ -52,9 +52,7 @@ impl Finish<'_, '_> {
         for (nearest, (scores, ids)) in nearest.iter_mut().zip(rows) {
             nearest.narrow(self.k);
             nearest.cut(self.kernels, |p| order(self.lists, self.starts, p));
-            if self.metric == Metric::L2 {
-                nearest.clamp(); // after the choice: of estimates below 0 the lowest are still the likeliest neighbours
-            }
+            nearest.put_nan_last();
             self.rank(nearest, (keys, spare), scores, ids)?;
         }
         Ok(())

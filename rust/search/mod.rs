@@ -178,10 +178,22 @@ pub fn search_into(
             exact(&corpus.unindexed)?.into_iter().zip(rows).for_each(|(more, (scores, ids))| join(more, scores, ids));
         }
     }
-    if corpus.metric == Metric::Ip {
-        out.distances.iter_mut().for_each(|score| *score = -*score);
+    match corpus.metric {
+        Metric::Ip => out.distances.iter_mut().for_each(|score| *score = -*score),
+        Metric::L2 => {
+            let rows = out.distances.chunks_exact_mut(k).zip(out.ids.chunks_exact_mut(k));
+            rows.for_each(|(scores, ids)| clamp(scores, ids));
+        }
     }
     Ok(())
+}
+
+/// Makes distances of sorted estimates: none is below 0. That comes last: of estimates below 0 the lowest are still the likeliest
+/// neighbours.
+fn clamp(scores: &mut [f32], ids: &mut [i64]) {
+    let n = scores.iter().take_while(|&&score| score <= 0.0).count();
+    scores[..n].fill(0.0);
+    ids[..n].sort_unstable();
 }
 
 /// How the lists of a corpus are searched for a request; anything for one without lists.

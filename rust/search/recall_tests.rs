@@ -127,18 +127,52 @@ fn raw_keys_find_what_they_can_whatever_the_codes() {
     }
 }
 
-#[test]
-fn equal_distances_come_by_id_where_estimates_fall_below_zero() {
-    let (n, d, k) = (2_000, 112, 30);
+/// Keys of which twenty times twelve are nearly one, scattered, and the first of each as queries: what a query's own code adds
+/// to all of them is of either sign, so that many estimates of distances are below 0.
+fn nearly_one(n: usize, d: usize) -> (Vec<f32>, Vec<f32>) {
     let mut keys = clustered(n, d, 20, 1.0, 51);
-    // Twenty times twelve keys that are nearly one, scattered: what a query's own code adds to all of them is of either sign.
     let near = |group: usize, i: usize| (group * 12 + i) * 37 % n;
     for (group, i) in (0..240).map(|at| (at / 12, at % 12)) {
         let (first, noise) = (keys[near(group, 0) * d..][..d].to_vec(), cube(1, d, i as u64));
         let moved: Vec<f32> = first.iter().zip(noise).map(|(x, noise)| x + 1e-3 * i as f32 * noise).collect();
         keys[near(group, i) * d..][..d].copy_from_slice(&moved);
     }
-    let queries: Vec<f32> = (0..20).flat_map(|group| keys[near(group, 0) * d..][..d].to_vec()).collect();
+    let queries = (0..20).flat_map(|group| keys[near(group, 0) * d..][..d].to_vec()).collect();
+    (keys, queries)
+}
+
+#[test]
+fn the_first_of_all_candidates_are_those_of_a_search_for_fewer() {
+    let (d, candidates, few) = (112, 60, 6);
+    let (keys, queries) = nearly_one(2_000, d);
+    let block = KeyBlock { first_id: 0, d, rows: KeyRows::F32(&keys) };
+    for code in [CodeChoice::Auto, CodeChoice::Small, CodeChoice::Flat] {
+        let built = build(&[block], Metric::L2, &Params { code, ..Params::default() }, 2);
+        let corpus = corpus(&built, &[block], Metric::L2);
+        let codebook = &corpus.index.as_ref().expect("built").0;
+        let reach = probes::Reach { nprobe: codebook.nlist(), stop: None };
+        let rerank = if codebook.second_bits() > 0 { Rerank::Code } else { Rerank::None };
+        let plan = plan::Plan { reach, candidates, rerank };
+        let find = |k: usize| {
+            let q = queries.len() / d;
+            let (mut distances, mut ids) = (vec![0.0; q * k], vec![0; q * k]);
+            let mut out = HitsMut { distances: &mut distances, ids: &mut ids };
+            let kernels = check(&corpus, &queries, &ask(k)).expect("right");
+            let (now, never) = (Conditions::now(), AtomicBool::new(false));
+            approximate(&corpus, &queries, &ask(k), &plan, &kernels, &pool(1), &never, &mut out, now).expect("finds");
+            ids
+        };
+        // Calibration counts on it.
+        for (few, all) in find(few).chunks(few).zip(find(candidates).chunks(candidates)) {
+            assert_eq!(few, &all[..few.len()], "{code:?}");
+        }
+    }
+}
+
+#[test]
+fn equal_distances_come_by_id_where_estimates_fall_below_zero() {
+    let (n, d, k) = (2_000, 112, 30);
+    let (keys, queries) = nearly_one(n, d);
     let last = vec![50.0f32; d];
     let block = KeyBlock { first_id: 0, d, rows: KeyRows::F32(&keys) };
     let waiting = KeyBlock { first_id: n as u64, d, rows: KeyRows::F32(&last) };

@@ -173,17 +173,9 @@ impl Nearest {
         (&mut self.scores[..self.len], &self.entries[..self.len])
     }
 
-    /// Makes distances of estimates: none is below zero, and one that is no number (of a damaged record) is the furthest.
-    pub fn clamp(&mut self) {
-        for score in &mut self.scores[..self.len] {
-            *score = if *score > 0.0 {
-                *score
-            } else if *score <= 0.0 {
-                0.0
-            } else {
-                f32::INFINITY
-            };
-        }
+    /// Puts what is no number (an estimate of a damaged record) last.
+    pub fn put_nan_last(&mut self) {
+        self.scores[..self.len].iter_mut().filter(|score| score.is_nan()).for_each(|score| *score = f32::INFINITY);
     }
 
     /// Replaces every score.
