@@ -16,6 +16,8 @@ _EXPECTED: dict[tuple[str, ...], tuple[type, ...]] = {
     ("model", "source"): _TEXT,
     ("model", "dtype"): _TEXT,
     ("model", "context"): _WHOLE,
+    ("model", "probe"): (list,),
+    ("model", "settings"): _OBJECT,
     ("tokenizer",): _OBJECT,
     ("tokenizer", "fingerprint"): _TEXT,
     ("vocabulary_size",): _WHOLE,
@@ -44,6 +46,10 @@ _EXPECTED: dict[tuple[str, ...], tuple[type, ...]] = {
 _MOST = 2**32
 
 _ALLOWED: dict[tuple[str, ...], tuple[str, Callable[[Any], bool]]] = {
+    ("model", "probe"): (
+        "finite numbers",
+        lambda x: all(_is(value, _NUMBER) and abs(value) < _MOST for value in x),
+    ),
     ("window",): ("at least 1", lambda x: 1 <= x < _MOST),
     ("context",): ("0 or more", lambda x: 0 <= x < _MOST),
     ("layer",): ("a number of a layer", lambda x: abs(x) < _MOST),

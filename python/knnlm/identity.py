@@ -148,6 +148,7 @@ def describe(loaded: Loaded, keys: KeySpec, *, source: str | None = None, store:
         "dtype": _dtype(loaded),
         "context": int(loaded.context),
         "source": None if source is None else _seen_from(source, store),
+        **_computation(loaded),
     }
     return {
         "knnlm": package_version(),
@@ -232,6 +233,11 @@ def check(store: Any, loaded: Loaded, keys: KeySpec | None = None) -> None:
             wrong.append(
                 f"arithmetic (autocast) of the model: the store has {attributes['autocast']}, found {keys.autocast}"
             )
+    if not wrong and (found := _computes_otherwise(model, loaded)):
+        wrong.append(found)
+        remedy = (
+            ". Load it with the configuration and the code that it had, or dump the store again with it as it is now"
+        )
     if keys is not None and not wrong:
         _warn_of_windows(attributes, keys)
     if wrong:
@@ -247,6 +253,36 @@ def _dtype(loaded: Loaded) -> str | None:
     from knnlm.modules import dtype_of
 
     return dtype_of(loaded.model)
+
+
+def _computation(loaded: Loaded) -> dict[str, Any]:
+    """What the weights do not tell of a model: the probe, and the settings that would explain another one."""
+    probe = getattr(loaded, "probe", None)
+    if probe is None:
+        return {}
+    from knnlm.model_probe import settings_of_model
+
+    return {"probe": probe, "settings": settings_of_model(loaded.model)}
+
+
+def _computes_otherwise(stored: Mapping[str, Any], loaded: Loaded) -> str:
+    """How a model of the right weights differs from what wrote a store, in words; "" where it does not."""
+    held, found = stored.get("probe"), None
+    if held is not None:
+        found = getattr(loaded, "probe", None)
+    if held is None or found is None:
+        return ""
+    from knnlm.model_probe import distance, tolerance, what_differs
+
+    apart = distance(held, found)
+    if apart <= tolerance(_dtype(loaded)):
+        return ""
+    cause = what_differs(stored.get("settings"), loaded.model)
+    return (
+        f"what the model computes: its weights are the store's, but log-probabilities of fixed tokens differ by "
+        f"{apart:.2g} of their spread: "
+        + (f"the store was written with {cause}" if cause else "its code or its buffers are others")
+    )
 
 
 def _seen_from(source: str, store: Any) -> str:

@@ -47,6 +47,13 @@ class LoadedModel:
         """SHA-256 of the weights, see `fingerprint_of`; computed once."""
         return fingerprint_of(self.model)
 
+    @cached_property
+    def probe(self) -> list[float] | None:
+        """What the model computes, see `model_probe.probe_of`; computed once."""
+        from knnlm.model_probe import probe_of  # runs the model, which is below this file
+
+        return probe_of(self)
+
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
