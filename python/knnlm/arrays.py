@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,16 @@ def to_numpy(x: Any) -> NDArray[Any]:
     """View or copy `x` (array, torch tensor, nested list) as a NumPy array; bfloat16 and shorter floats become float32.
 
     Raises:
-        ValueError: a tensor that is not dense, or has no data.
+        ValueError: a tensor that is not dense, or has no data; a masked array of which something is masked.
     """
     torch = sys.modules.get("torch")  # whoever holds a tensor has imported it
     if torch is not None and isinstance(x, torch.Tensor):
         return _of_tensor(x, torch)
+    if isinstance(x, np.ma.MaskedArray) and (masked := int(np.ma.getmaskarray(x).sum())):
+        raise ValueError(
+            f"expected an array, found a masked one of which {masked:,} numbers are masked: take the rows without, "
+            "or put numbers in their place (filled)"
+        )
     try:
         array = np.asarray(x)
     except ValueError as error:
@@ -119,6 +124,21 @@ def to_optional(x: Any, what: str) -> int | None:
 def to_threads(x: Any) -> int | None:
     """Check a number of threads that may be left out."""
     return None if x is None else to_integer(x, "threads", 1, MOST_THREADS)
+
+
+def to_flag(x: Any, what: str) -> bool:
+    """Check an argument that is True or False; a word that says no would count as yes."""
+    if isinstance(x, (bool, np.bool_)):
+        return bool(x)
+    raise ValueError(f"{what} must be True or False, found {x!r}")
+
+
+def to_progress(x: Any) -> Callable[[str, int, int], object] | None:
+    """Check a function that hears of progress, or None."""
+    if x is None or callable(x):
+        heard: Callable[[str, int, int], object] | None = x
+        return heard
+    raise ValueError(f"progress must be a function of (stage, done, total) or None, found {x!r}")
 
 
 def one_of(x: Any, what: str, allowed: Sequence[str | None]) -> Any:

@@ -20,7 +20,16 @@ from numpy.typing import NDArray
 
 from knnlm import _core
 from knnlm._core import FormatError, StoreError
-from knnlm.arrays import one_of, to_floats, to_integer, to_integers, to_optional, to_threads
+from knnlm.arrays import (
+    one_of,
+    to_flag,
+    to_floats,
+    to_integer,
+    to_integers,
+    to_optional,
+    to_progress,
+    to_threads,
+)
 from knnlm.entries import DocumentInfo, Documents, Entries, LostDocument, document_lists, lost_documents
 from knnlm.json_text import to_json
 from knnlm.reading import Reader
@@ -90,7 +99,7 @@ class Datastore(Reader):
             value_dtype=one_of(value_dtype, "value_dtype", ("uint32", "uint64")),
             max_value=None if max_value is None else to_integer(max_value, "max_value", 0, 2**64 - 1),
             attributes=to_json(attributes or {}, "attributes"),
-            overwrite=overwrite,
+            overwrite=to_flag(overwrite, "overwrite"),
         )
         return cls(core)
 
@@ -109,7 +118,10 @@ class Datastore(Reader):
             FileNotFoundError: no folder there. FormatError: no store in it, damaged, or of a newer format.
             StoreError: there is not as much memory as `resident` needs.
         """
-        return cls(_core.Datastore.open(os.fsdecode(path), verify=verify, resident=resident))
+        core = _core.Datastore.open(
+            os.fsdecode(path), verify=to_flag(verify, "verify"), resident=to_flag(resident, "resident")
+        )
+        return cls(core)
 
     def close(self) -> None:
         """Publish what was added and let go of the files. Closing twice is fine."""
@@ -227,9 +239,9 @@ class Datastore(Reader):
                 seed=None if seed is None else to_integer(seed, "seed", 0, 2**64 - 1),
                 nlist=to_optional(nlist, "nlist"),
                 code=_code(code),
-                retrain=retrain,
+                retrain=to_flag(retrain, "retrain"),
                 threads=to_threads(threads),
-                progress=progress,
+                progress=to_progress(progress),
             )
         self._tell()
 
@@ -270,7 +282,7 @@ class Datastore(Reader):
                 nlist=to_optional(nlist, "nlist"),
                 code=_code(code),
                 threads=to_threads(threads),
-                progress=progress,
+                progress=to_progress(progress),
             )
 
     def delete(self, documents: str | int | Sequence[str | int]) -> int:
@@ -344,9 +356,9 @@ class Datastore(Reader):
         """
         self._publish()
         with self._lock:
-            if drop_damaged:
-                return lost_documents(self._core.salvage(progress))
-            self._core.compact(progress)
+            if to_flag(drop_damaged, "drop_damaged"):
+                return lost_documents(self._core.salvage(to_progress(progress)))
+            self._core.compact(to_progress(progress))
         return []
 
     def set_attributes(self, attributes: dict[str, Any]) -> None:

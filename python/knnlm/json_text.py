@@ -73,11 +73,20 @@ def from_json(text: str, what: str) -> dict[str, Any]:
     return found
 
 
+def whole(digits: str) -> int:
+    """The integer of a JSON text; for one of more digits than Python reads, one that `mended` takes out."""
+    try:
+        return int(digits)
+    except ValueError:
+        return 1 << _BITS
+
+
 def mended(x: Any, where: str) -> tuple[Any, list[tuple[str, str, str]]]:
     """A copy of `x` that is JSON, and what was changed for it: (place in it, problem, what it is now).
 
-    NaN and infinities become null, lone surrogates U+FFFD, dates their ISO text; an entry of another type or with a key
-    that is no text is left out, in a list it becomes null. where: name of `x` in the places.
+    NaN and infinities become null, lone surrogates U+FFFD (with more of them where two keys would be the same), dates
+    their ISO text; an entry of another type or with a key that is no text is left out, in a list it becomes null.
+    where: name of `x` in the places.
 
     Raises:
         TooDeepError: more than `DEEPEST` levels.
@@ -132,8 +141,12 @@ def _mended_object(x: dict[Any, Any], where: _Place, depth: int, note: _Note) ->
             note(where, f"a key that is no text, {_short(repr(key))}", "left out")
             continue
         item = _mended(value, (where, key), depth + 1, note)
-        if item is not _NOTHING:
-            out[key if key.isascii() else _mended(key, (None, f"the key {_short(key)!r}"), depth, note)] = item
+        if item is _NOTHING:
+            continue
+        name = key if key.isascii() else _mended(key, (None, f"the key {_short(key)!r}"), depth, note)
+        while name in out or (name != key and name in x):  # two that differed only there
+            name += "\ufffd"
+        out[name] = item
     return out
 
 

@@ -19,7 +19,7 @@ from knnlm.modules import config_of, token_limit, unwrapped
 from knnlm.suitable import text_config
 
 LENGTH = 64
-"""Tokens that are scored twice, one run after the other: what a model says of the second depends on their places, too."""
+"""Tokens that are scored, and then again: what a model says of the second run depends on their places, too."""
 
 _TOLERANCE = {"float32": 0.004, "float64": 0.004}
 _TOLERANCE_OF_16_BITS = 0.05

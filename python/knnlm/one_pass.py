@@ -35,7 +35,7 @@ from knnlm.keys import TokenDocument, arithmetic
 from knnlm.modules import token_limit, unwrapped
 from knnlm.own_files import STORE, is_folder, make_folder, read, remove, remove_tree, write_for_good
 from knnlm.parts import PART_TOKENS, Part, Placed, parts_of, placed, sample_keys
-from knnlm.truth import Truth
+from knnlm.truth import Truth, TruthError
 
 PARTS = "parts"
 """Folder in the store, while it is built, for what no manifest names: parts that wait for their turn, and the truth."""
@@ -54,6 +54,8 @@ class OnePassResult:
     seconds: float
     failed: list[tuple[str, str]] = field(default_factory=list)
     """Names of documents that are not in the store, as the model gave NaN for them, and why."""
+    unmeasured: bool = False
+    """Whether recall is not known, as a damaged file of an interrupted run had what it is measured against."""
 
 
 def build_in_one_pass(
@@ -152,7 +154,13 @@ def build_in_one_pass(
             del sample
         resumed = done = _done(store, path, stops)
         failed: list[tuple[str, str]] = []
-        truth = Truth.load(folder, done) if is_folder(folder) else None
+        unmeasured = False
+        truth = None
+        if is_folder(folder):
+            try:
+                truth = Truth.load(folder, done)
+            except TruthError:
+                truth = Truth.lost(dim, total, metric)
         if truth is None and done < count:
             raise ValueError(f"{path}: expected {folder} of an interrupted build, found none; remove the store")
         if truth is not None:
@@ -181,12 +189,13 @@ def build_in_one_pass(
             if not failed:
                 store.compact(progress=progress)
             truth = _left_out(store, folder, truth)
-            if not store.info()["calibration"]:
+            unmeasured = len(truth.queries) == 0
+            if not (store.info()["calibration"] or unmeasured):
                 _core.calibrate(store._core, truth.queries, truth.own, truth.ids, threads=threads, progress=progress)
             if failed:  # at last: it removes the folder, in which what was deleted may be
                 store.compact(progress=progress)
         remove_tree(folder)
-    return OnePassResult(total, done, resumed, sampled, time.perf_counter() - started, failed)
+    return OnePassResult(total, done, resumed, sampled, time.perf_counter() - started, failed, unmeasured)
 
 
 def _done(store: Datastore, path: Path, stops: list[int]) -> int:

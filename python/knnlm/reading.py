@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 
 from knnlm import _core
 from knnlm._core import StoreError
-from knnlm.arrays import one_of, to_floats, to_integer, to_integers, to_optional, to_threads, widened
+from knnlm.arrays import (
+    one_of,
+    to_flag,
+    to_floats,
+    to_integer,
+    to_integers,
+    to_optional,
+    to_progress,
+    to_threads,
+    widened,
+)
 from knnlm.entries import DocumentInfo, Documents, Entries, LostDocument, document_lists, lost_documents
 from knnlm.json_text import from_json
 from knnlm.memory import refuse_answer
@@ -103,11 +113,11 @@ class Reader:
             recall=_share(recall),
             depth=to_optional(depth, "depth"),
             rerank=one_of(rerank, "rerank", ("none", "code", "keys", None)),
-            exact=_flag(exact, "exact"),
+            exact=to_flag(exact, "exact"),
             exclude=ranges,
             allow=document_lists(allow, "allow", len(rows)),
             deny=document_lists(deny, "deny", len(rows)),
-            places=_flag(return_documents, "return_documents"),
+            places=to_flag(return_documents, "return_documents"),
             threads=to_threads(threads),
         )
         shape = (*lead, present)
@@ -291,7 +301,7 @@ class Reader:
             FormatError: the codebook is damaged, without which no code means anything: `build(retrain=True)`.
         """
         self._publish()
-        return lost_documents(self._core.damaged(progress))
+        return lost_documents(self._core.damaged(to_progress(progress)))
 
     def verify(self, progress: Callable[[str, int, int], object] | None = None) -> list[str]:
         """Read every byte and check it; return one line per problem, none for a sound store.
@@ -299,14 +309,14 @@ class Reader:
         progress: called with ("verify", bytes done, bytes in all).
         """
         self._publish()
-        return self._core.verify(progress)
+        return self._core.verify(to_progress(progress))
 
     @staticmethod
     def verify_path(
         path: str | os.PathLike[str], progress: Callable[[str, int, int], object] | None = None
     ) -> list[str]:
         """Do as `verify` does, for a store that may be too damaged to open."""
-        return _core.Datastore.verify_path(os.fsdecode(path), progress)
+        return _core.Datastore.verify_path(os.fsdecode(path), to_progress(progress))
 
     @property
     def dim(self) -> int:
@@ -362,9 +372,3 @@ def _share(recall: Any) -> float | None:
         return None if recall is None else float(recall)
     except (TypeError, ValueError):
         raise ValueError(f"recall must be above 0 and at most 1, found {recall!r}") from None
-
-
-def _flag(x: Any, what: str) -> bool:
-    if isinstance(x, (bool, np.bool_)):
-        return bool(x)
-    raise ValueError(f"{what} must be True or False, found {x!r}")

@@ -29,7 +29,7 @@ from knnlm.keys import TokenDocument, arithmetic
 from knnlm.own_files import is_file, remove
 from knnlm.parts import PART_TOKENS, Placed, parts_of, sample_keys
 from knnlm.staging import PLAN, Staging
-from knnlm.truth import Truth
+from knnlm.truth import Truth, TruthError
 
 RETRAINING = "retraining"
 """Folder in the store, while it is re-trained, for what waits to become a generation."""
@@ -51,6 +51,8 @@ class RetrainResult:
     sample_tokens: int
     generation: int
     seconds: float
+    unmeasured: bool = False
+    """Whether recall is not known, as a damaged file of an interrupted run had what it is measured against."""
 
 
 def stored_documents(store: Datastore, vocabulary_size: int) -> Iterator[Placed]:
@@ -138,7 +140,10 @@ def retrain(
             found = work.run(part_tokens, workers, load, progress, options)
         finally:
             held.release()
-        return RetrainResult(len(store), *found, store.generation, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return RetrainResult(
+            len(store), *found, store.generation, seconds, len(store) > 1 and not store.info()["calibration"]
+        )
 
 
 class _Retraining:
@@ -220,7 +225,11 @@ class _Retraining:
         if self.staging.plan() != plan or learnt is None:
             return [], None, 0
         records = self._records()
-        return records, Truth.load(self.folder, len(records)), int(learnt["sampled"])
+        try:
+            truth = Truth.load(self.folder, len(records))
+        except TruthError:
+            truth = Truth.lost(self.store.dim, len(self.store), self.store.metric)
+        return records, truth, int(learnt["sampled"])
 
     def _is_published(self, plan: Any) -> bool:
         """Whether an interrupted run of the same plan had published, and had only its folder left to remove.

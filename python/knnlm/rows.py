@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from knnlm.decoding import EMPTY, too_large
-from knnlm.json_text import DEEPEST, LONE, TooDeepError, mended
+from knnlm.json_text import DEEPEST, LONE, TooDeepError, mended, whole
 
 _SHOWN = 200  # characters of a reason
 
@@ -31,12 +31,19 @@ class Rows:
         self._field, self._most = text_field, most
         self._twice: list[str] = []  # names that an object of the row has more than once
         self._decoder = json.JSONDecoder(object_pairs_hook=self._object)
+        self._long = json.JSONDecoder(object_pairs_hook=self._object, parse_int=whole)
 
     def parsed(self, line: str) -> dict[str, Any] | str:
         """The object of a line of JSON, or why it is none."""
         self._twice = []
         try:
-            row = self._decoder.decode(line)
+            try:
+                row = self._decoder.decode(line)
+            except ValueError as error:
+                if isinstance(error, json.JSONDecodeError):
+                    raise
+                self._twice = []
+                row = self._long.decode(line)  # it has an integer of more digits than Python reads
         except RecursionError:
             return f"more than {DEEPEST} levels of lists and objects"
         except ValueError as error:
@@ -53,6 +60,9 @@ class Rows:
         if not text.isascii() and (lone := len(LONE.findall(text))):
             notes.append(f"{lone:,} lone surrogates in the text replaced by U+FFFD")
             text = LONE.sub("\ufffd", text)
+        if zeros := text.count("\0"):
+            notes.append(f"{zeros:,} zero characters in the text replaced by U+FFFD")
+            text = text.replace("\0", "\ufffd")
         if not text.strip():
             return EMPTY
         if len(text) > self._most or (4 * len(text) > self._most and len(text.encode()) > self._most):

@@ -25,6 +25,10 @@ Found = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Distances and ids of the nearest, (q, k) each."""
 
 
+class TruthError(ValueError):
+    """A damaged file of exact neighbours: all but recall is as it would be without."""
+
+
 @dataclass(frozen=True)
 class Truth:
     """The nearest so far. queries: (q, d); own: (q, 2) ids that a query leaves out; distances, ids: (q, k)."""
@@ -44,6 +48,11 @@ class Truth:
         own = around(ids[rows], nearby)  # (q, 2)
         none = np.zeros((wanted, neighbours), np.float32), np.zeros((wanted, neighbours), np.int64)
         return cls(metric, np.ascontiguousarray(sample[rows]), own, *none).empty()
+
+    @classmethod
+    def lost(cls, dim: int, entries: int, metric: str) -> Truth:
+        """No queries, of keys of length `dim`: a store that is finished with them is one whose recall nobody knows."""
+        return cls.choose(np.empty((0, dim), np.float32), np.empty(0, np.int64), entries, metric)
 
     def empty(self) -> Truth:
         """The same queries, nothing found yet."""
@@ -98,7 +107,7 @@ class Truth:
 
     @classmethod
     def load(cls, folder: Path, parts: int) -> Truth | None:
-        """Read what `save` wrote; None if it is not there. Raises ValueError, naming the file, for a damaged one."""
+        """Read what `save` wrote; None if it is not there. Raises TruthError, naming the file, for a damaged one."""
         path = _path(folder, parts)
         try:
             file = read(path)
@@ -111,9 +120,8 @@ class Truth:
             if wrong := truth._wrong():
                 raise ValueError(wrong)
         except (ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
-            raise ValueError(
-                f"{path}: expected the exact neighbours that an interrupted build has found, found a damaged file; "
-                "restore it from a copy, or remove the store and build it again"
+            raise TruthError(
+                f"{path}: expected the exact neighbours that an interrupted build has found, found a damaged file"
             ) from error
         return truth
 

@@ -111,7 +111,7 @@ pub fn calibrate(
 }
 
 /// Measures the index of a corpus, which needs no raw keys; of the settings, those that no cheaper one equals are kept.
-/// `keys`: whether searches will have raw keys to score candidates with.
+/// `keys`: whether searches will have raw keys to score candidates with. Without a query nothing is measured: the default.
 ///
 /// # Errors
 /// As [`search`]; `Argument` for exact neighbours that do not fit; `progress` hears (settings measured, settings).
@@ -131,6 +131,9 @@ pub fn measure_against(
             own.len(),
             truth.ids.len()
         )));
+    }
+    if own.is_empty() {
+        return Ok(Calibration::default()); // nothing to measure with
     }
     let entries = lists.iter().map(Lists::len).sum::<usize>();
     let (coded, d) = (codebook.second_bits() > 0, corpus.d as f32);

@@ -46,7 +46,7 @@ impl Datastore {
     /// where raw keys are there. [`Self::damaged`] only tells.
     ///
     /// # Errors
-    /// As `compact`; `Damaged` for a codebook, without which no code means anything.
+    /// As `compact`; `Format` for a codebook, without which no code means anything.
     pub fn salvage(&self, progress: Progress, cancel: &AtomicBool) -> Result<Vec<Lost>> {
         let mut lost = Vec::new();
         self.rewrite(|snapshot| {

@@ -63,7 +63,7 @@ impl Datastore {
     /// The documents that [`Self::salvage`] would drop; reads every byte, changes nothing.
     ///
     /// # Errors
-    /// `Damaged` for a codebook, without which no code means anything; `Interrupted`; `Io`.
+    /// `Format` for a codebook, without which no code means anything; `Interrupted`; `Io`.
     pub fn damaged(&self, progress: Progress, cancel: &AtomicBool) -> Result<Vec<Lost>> {
         Ok(Salvage::of(&self.snapshot(), progress, cancel)?.lost())
     }
@@ -95,12 +95,12 @@ impl Salvage {
             let found = damages(file)?;
             salvage.any |= !found.is_empty();
             if let Some(damage) = found.into_iter().find(|damage| damage.section.is_some()) {
+                let section = damage.section.map_or_else(String::new, |s| s.name);
                 let message = format!(
-                    "{}: no code means anything without it; retrain from raw keys or with the model, or put the file back from a copy",
+                    "section {section}: {}: no code means anything without it; retrain from raw keys or with the model, or put the file back from a copy",
                     damage.message
                 );
-                let section = damage.section.map_or_else(String::new, |s| s.name);
-                return Err(Error::Damaged { path: file.path().to_path_buf(), section, entries: None, message });
+                return Err(Error::Format { path: file.path().to_path_buf(), message });
             }
         }
         for (file, record) in snapshot.lists.iter().zip(&snapshot.manifest.lists) {

@@ -150,6 +150,37 @@ def test_arguments_of_another_type_are_refused_in_words(store: Any, tmp_path: Pa
     assert len(store) == 300
 
 
+def test_masked_numbers_are_no_numbers(store: Any) -> None:
+    masked = np.ma.masked_greater(KEYS[:4], 1.0)
+    for call in (
+        lambda: store.add(masked, np.arange(4)),
+        lambda: store.search(masked, 3),
+        lambda: store.add(KEYS[:4], np.ma.array(np.arange(4), mask=[0, 1, 0, 0])),
+    ):
+        with pytest.raises(ValueError, match=r"expected an array, found a masked one of which \d+ numbers are masked"):
+            call()
+    assert len(store) == 300
+    np.testing.assert_array_equal(store.search(np.ma.array(KEYS[:4]), 3).ids, store.search(KEYS[:4], 3).ids)
+
+
+def test_flags_and_progress_are_asked_what_they_are(store: Any, tmp_path: Path) -> None:
+    calls: list[tuple[str, Any]] = [
+        ("overwrite", lambda: Datastore.create(store.path, dim=16, overwrite="no")),  # type: ignore[arg-type]
+        ("verify", lambda: Datastore.open(store.path, verify="no")),  # type: ignore[arg-type]
+        ("resident", lambda: Datastore.open(store.path, resident=0)),  # type: ignore[arg-type]
+        ("retrain", lambda: store.build(retrain=1)),
+        ("drop_damaged", lambda: store.compact(drop_damaged="no")),
+    ]
+    for name, call in calls:
+        with pytest.raises(ValueError, match=f"{name} must be True or False, found"):
+            call()
+    for call in (store.build, store.compact, store.verify, store.damaged):
+        with pytest.raises(ValueError, match=r"progress must be a function of \(stage, done, total\) or None, found 5"):
+            call(progress=5)
+    assert not store.is_built
+    assert len(Datastore.open(store.path)) == 300
+
+
 # -- k far above n ----------------------------------------------------------------------------------------------------
 
 

@@ -123,12 +123,34 @@ def test_commands_tell_what_to_do_in_their_own_words(tmp_path, run):
 def test_codes_that_a_model_can_make_anew_are_not_lost_unasked(tmp_path, run):
     store_at(tmp_path / "s", model={"name": "m"}).close()
     flipped(tmp_path / "s", "lists-*.seg", share=0.5)
+    dry = run("compact", tmp_path / "s", "--drop-damaged", "--dry-run")
+    assert dry.exit_code == 0
+    assert "but it is refused without --lose-codes: 3 documents are damaged in their codes alone" in dry.stderr
+    told = json.loads(run("compact", tmp_path / "s", "--drop-damaged", "--dry-run", "--json").stdout)
+    assert "--retrain loses none of them" in told["refused"]
+    assert "refused without" not in run(
+        "compact", tmp_path / "s", "--drop-damaged", "--dry-run", "--lose-codes"
+    ).stderr  # fmt: skip
     refused = run("compact", tmp_path / "s", "--drop-damaged")
     assert refused.exit_code == 2
     assert "--retrain loses none of them" in refused.stderr
     assert len(Datastore.open(tmp_path / "s")) == 1500
     assert run("compact", tmp_path / "s", "--drop-damaged", "--lose-codes").exit_code == 0
     assert len(Datastore.open(tmp_path / "s")) == 0
+
+
+def test_a_damaged_codebook_is_not_told_to_be_dropped(tmp_path, run):
+    store_at(tmp_path / "s").close()
+    flipped(tmp_path / "s", "codebook-*.seg", share=0.5)
+    for options in ((), ("--dry-run",)):
+        refused = run("compact", tmp_path / "s", "--drop-damaged", *options)
+        assert refused.exit_code == 1
+        assert "section" in refused.stderr
+        assert "no code means anything without it; retrain" in refused.stderr
+        assert "--drop-damaged" not in refused.stderr
+    with pytest.raises(FormatError, match="no code means anything") as error:
+        Datastore.open(tmp_path / "s").compact(drop_damaged=True)
+    assert "drop_damaged" not in str(error.value)
 
 
 def test_a_store_in_memory_answers_as_the_mapped_one(tmp_path):

@@ -109,11 +109,19 @@ ROWS = [
     ('{"text": "d", "id": 1, "id": 2, "in": {"x": 1, "x": 3}}', {"id": 2, "in": {"x": 3}}),
     ('{"text": "e", "deep": ' + "[" * 99 + "]" * 99 + "}", {"deep": nested(98, [])}),
     ('{"text": "f"}', None),
+    (
+        '{"text": "g", "digits": [' + "9" * 5000 + ', 7], "n": ' + "9" * 4000 + "}",
+        {"digits": [None, 7], "n": 10**4000 - 1},
+    ),
+    (
+        '{"text": "h", "\\ud83d": 1, "\\ud83c": 2, "\ufffd": 3}',
+        {"\ufffd\ufffd": 1, "\ufffd\ufffd\ufffd": 2, "\ufffd": 3},
+    ),
+    ('{"text": "i\\u0000\\u0000i"}', None),
 ]
 SKIPPED = [
     '{"text": "x", "deep": ' + "[" * 600 + "]" * 600 + "}",
     '{"text": "x", "deep": ' + "[" * 100_000 + "]" * 100_000 + "}",
-    '{"text": "x", "digits": ' + "9" * 5000 + "}",
     '{"text": NaN}',
     "NaN",
     '"text"',
@@ -124,7 +132,8 @@ def test_rows_with_what_json_does_not_have_are_read_and_told(tmp_path):
     (tmp_path / "b.jsonl").write_text("".join(line + "\n" for line, _ in ROWS) + "".join(x + "\n" for x in SKIPPED))
     report = ReadReport()
     documents = list(read_documents([tmp_path], report=report))
-    assert [(d.text, d.metadata) for d in documents] == [("abcdef"[i], facts) for i, (_, facts) in enumerate(ROWS)]
+    texts = [*"abcdefgh", "i\ufffd\ufffdi"]
+    assert [(d.text, d.metadata) for d in documents] == [(texts[i], facts) for i, (_, facts) in enumerate(ROWS)]
     assert report.notes == [
         ("b.jsonl#1", "score: NaN in the metadata, now null"),
         ("b.jsonl#1", "all[]: an infinite number in the metadata, now null"),
@@ -133,8 +142,11 @@ def test_rows_with_what_json_does_not_have_are_read_and_told(tmp_path):
         ("b.jsonl#3", "the key '\\ud83d': a lone surrogate in the metadata, now U+FFFD"),
         ("b.jsonl#4", "x: given more than once, the last one is kept"),
         ("b.jsonl#4", "id: given more than once, the last one is kept"),
+        ("b.jsonl#7", "digits[]: an integer of more than 4,299 digits in the metadata, now null"),
+        ("b.jsonl#8", "the key '\\ud83c': a lone surrogate in the metadata, now U+FFFD"),
+        ("b.jsonl#9", "2 zero characters in the text replaced by U+FFFD"),
     ]
-    assert [name for name, _ in report.skipped] == [f"b.jsonl#{i}" for i in range(7, 13)]
+    assert [name for name, _ in report.skipped] == [f"b.jsonl#{i}" for i in range(10, 15)]
     for document in documents:
         to_json(document.metadata or {}, "what the store would get")
 

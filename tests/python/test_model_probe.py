@@ -114,7 +114,7 @@ def test_another_buffer_is_another_model():
     store.set_attributes(describe(LoadedModel(model, LetterTokenizer(), 24, "scaled"), KeySpec()))
     check(store, LoadedModel(model, LetterTokenizer(), 24, "scaled"))
     model.scale.fill_(1.5)
-    with pytest.raises(IdentityError, match="its code or its buffers are others. Load it with the configuration"):
+    with pytest.raises(IdentityError, match=r"its code or its buffers are others\. Load it with the configuration"):
         check(store, LoadedModel(model, LetterTokenizer(), 24, "scaled"))
 
 

@@ -359,7 +359,7 @@ def test_other_changes_of_an_unfinished_build_skip_no_part(loaded, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["bit", "half", "empty", "pickle", "shape", "failed"])
-def test_a_damaged_file_of_an_unfinished_build_is_named(loaded, tmp_path, damage):
+def test_a_damaged_file_of_an_unfinished_build_costs_what_it_held(loaded, tmp_path, damage):
     def kill(stage, done, total):
         if stage == "encode":
             raise KilledError
@@ -382,5 +382,24 @@ def test_a_damaged_file_of_an_unfinished_build_is_named(loaded, tmp_path, damage
         middle = len(content) // 2
         flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
         file.write_bytes({"bit": flipped, "half": content[:middle], "empty": b""}[damage])
-    with pytest.raises(ValueError, match=rf"{file.name}: expected the .* found a damaged file; restore it"):
-        build(tmp_path / "store", loaded)
+    if damage == "failed":  # what is to be left out cannot be guessed
+        with pytest.raises(ValueError, match=rf"{file.name}: expected the .* found a damaged file; restore it"):
+            build(tmp_path / "store", loaded)
+        return
+    build(tmp_path / "whole", loaded)
+    for life in range(2):  # killed again: a run that goes on without is one to go on with
+        if life == 0:
+            with pytest.raises(KilledError):
+                build(tmp_path / "store", loaded, progress=kill)
+        else:
+            assert build(tmp_path / "store", loaded).unmeasured
+    whole, store = (Datastore.open(tmp_path / name) for name in ("whole", "store"))
+    queries = store.reconstruct(np.arange(0, len(store), 7))
+    found, expected = (opened.search(queries, 5) for opened in (store, whole))
+    np.testing.assert_array_equal(found.ids, expected.ids)
+    np.testing.assert_array_equal(found.distances, expected.distances)
+    assert whole.info()["calibration"]
+    assert not store.info()["calibration"]
+    with pytest.raises(StoreError, match="retrain"):
+        store.search(queries, 5, recall=0.9)
+    assert store.verify() == []

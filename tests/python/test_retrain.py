@@ -284,6 +284,22 @@ def test_a_damaged_staged_file_is_refused(store, loaded, monkeypatch):
     assert hashes(store) == before
 
 
+def test_a_damaged_truth_costs_the_measurement_alone(store, whole, loaded, monkeypatch):
+    kill_before_publishing(monkeypatch, store, loaded)
+    [truth] = (store / RETRAINING).glob("truth-*.npz")
+    truth.write_bytes(truth.read_bytes()[:100])
+    assert retrain(store, loaded, **INDEX).unmeasured
+    with Datastore.open(store) as opened, Datastore.open(whole[0]) as expected:
+        assert expected.info()["calibration"]
+        assert not opened.info()["calibration"]
+        queries = np.random.default_rng(0).standard_normal((20, DIM))
+        np.testing.assert_array_equal(opened.search(queries, 5).ids, expected.search(queries, 5).ids)
+        with pytest.raises(StoreError, match="retrain"):
+            opened.search(queries, 5, recall=0.5)
+        assert opened.verify() == []
+    assert not retrain(store, loaded, **INDEX).unmeasured
+
+
 def test_only_the_model_that_made_the_store_will_do(store, loaded, tmp_path):
     other = tiny(d=DIM)
     other.fingerprint = "other"

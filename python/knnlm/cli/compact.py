@@ -52,12 +52,14 @@ def command(store: Path, drop_damaged: bool, dry_run: bool, lose_codes: bool, as
         raise click.UsageError("--dry-run and --lose-codes go with --drop-damaged")
     started = time.perf_counter()
     lost: list[LostDocument] = []
+    refused: str | None = None
     with Progress(json=as_json) as progress, open_store(store) as opened:
         before = opened.info()
         if drop_damaged:
             lost = opened.damaged(progress=index_progress(progress, "verify", ("verify",)))
-            if not (lose_codes or dry_run):
-                _refuse_to_lose_codes(opened, lost)
+            refused = None if lose_codes else _loses_codes(opened, lost)
+            if refused and not dry_run:
+                raise click.UsageError(refused)
         if not dry_run:
             stages = ("verify", *COMPACT_STAGES) if drop_damaged else COMPACT_STAGES
             shown = index_progress(progress, "compact", stages)
@@ -72,11 +74,13 @@ def command(store: Path, drop_damaged: bool, dry_run: bool, lose_codes: bool, as
         damaged = [
             {"name": found.name, "ids": [found.start, found.stop], "damaged": list(found.sections)} for found in lost
         ]
-        told = {"damaged": damaged, "dry_run": dry_run} if drop_damaged else {}
+        told = {"damaged": damaged, "dry_run": dry_run, "refused": refused} if drop_damaged else {}
         print_json({"store": str(store), "removed": gone, **told, **sizes, "seconds": seconds})
         return
     if drop_damaged:
         _tell(store, lost, dry_run)
+        if refused:
+            note(f"{store}: but it is refused without --lose-codes: {refused}")
     if not dry_run:
         note(
             f"{store}: {gone['entries']:,} deleted entries of {gone['documents']:,} documents removed, "
@@ -84,14 +88,15 @@ def command(store: Path, drop_damaged: bool, dry_run: bool, lose_codes: bool, as
         )
 
 
-def _refuse_to_lose_codes(store: Datastore, lost: list[LostDocument]) -> None:
-    """Raise a usage error where a model could make anew what is damaged."""
+def _loses_codes(store: Datastore, lost: list[LostDocument]) -> str | None:
+    """What to do instead where a model could make anew what is damaged; None where it could not."""
     only_codes = [found for found in lost if found.sections == (CODES,)]
-    if only_codes and store.attributes.get("model"):
-        raise click.UsageError(
-            f"{len(only_codes):,} documents are damaged in their codes alone, which the model can make anew: "
-            f"knnlm build {store.path} --retrain loses none of them. --lose-codes drops them all the same"
-        )
+    if not only_codes or not store.attributes.get("model"):
+        return None
+    return (
+        f"{len(only_codes):,} documents are damaged in their codes alone, which the model can make anew: "
+        f"knnlm build {store.path} --retrain loses none of them. --lose-codes drops them all the same"
+    )
 
 
 def _tell(store: Path, lost: list[LostDocument], dry_run: bool) -> None:

@@ -132,6 +132,13 @@ def write_out(text: str) -> None:
         raise OSError(error.errno, error.strerror, "standard output") from error
 
 
+UNMEASURED = (
+    "recall was not measured: the file of an interrupted run that it is measured against is damaged; all else is as it "
+    "should be, and --recall is refused until knnlm build STORE --retrain measures it"
+)
+"""Said of an index whose build went on without exact neighbours."""
+
+
 def note(message: str) -> None:
     """One line for the person, on standard error."""
     _to_stderr("", message)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from knnlm.cli.console import note, refuse_existing, refuse_foreign
+from knnlm.cli.console import UNMEASURED, note, refuse_existing, refuse_foreign
 from knnlm.cli.folders import clear_leftovers, take_place
 from knnlm.cli.work import check_lists, count_tokens, key_width, load, resolved, warn_of_failed
 
@@ -90,6 +90,8 @@ def build_from_text(
         **({} if batch_tokens is None else {"batch_tokens": batch_tokens}),
     )
     warn_of_failed(result.failed)
+    if result.unmeasured:
+        note(UNMEASURED)
     take_place(partial, out, overwrite, found_again=True)
     with Datastore.open(out) as store:
         info = store.info()
@@ -102,5 +104,6 @@ def build_from_text(
         "build_seconds": result.seconds,
         "read": texts.summary(),
         "failed": result.failed,
+        "unmeasured": result.unmeasured,
         **{name: info[name] for name in names},
     }

@@ -6,7 +6,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from knnlm.cli.console import note
+from knnlm.cli.console import UNMEASURED, note
 from knnlm.cli.one_pass import stages
 from knnlm.cli.work import load_for, open_store
 
@@ -65,9 +65,12 @@ def retrain_store(
         progress=stages(progress),
         **({} if batch_tokens is None else {"batch_tokens": batch_tokens}),
     )
+    if result.unmeasured:
+        note(UNMEASURED)
     return {
         "tokens": result.tokens,
         "parts": result.parts,
         "resumed_parts": result.resumed_parts,
         "build_seconds": result.seconds,
+        "unmeasured": result.unmeasured,
     }
