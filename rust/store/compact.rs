@@ -5,11 +5,12 @@
 //! carry statistics of deleted entries until the store is re-trained.
 
 use super::build::Context;
+use super::collect::collect;
 use super::datastore::Datastore;
 use super::files::Folder;
 use super::layout::SegmentKind;
 use super::lock::Lock;
-use super::manifest::{ListsRecord, Manifest, collect};
+use super::manifest::{ListsRecord, Manifest};
 use super::merge::Merge;
 use super::names::joined_name;
 use super::salvage::{ListsDamage, Lost, Salvage};

@@ -3,9 +3,10 @@
 //! All methods take `&self`. Readers work on a [`Snapshot`], which writers never change; a writer holds the lock of the
 //! folder from its first `add` until `commit` or `discard`.
 
+use super::collect::collect;
 use super::files::{Disk, Files, Folder};
 use super::lock::{LOCK, Lock, Place};
-use super::manifest::{KeyType, MAX_DIM, Manifest, ValueType, collect, next_generation};
+use super::manifest::{KeyType, MAX_DIM, Manifest, ValueType, next_generation};
 use super::names::is_temporary;
 use super::notices::Notices;
 use super::snapshot::{Loaded, Snapshot};

@@ -9,6 +9,7 @@
 mod batch;
 mod build;
 mod calibrate;
+mod collect;
 mod compact;
 mod datastore;
 mod deleted;
