@@ -97,6 +97,7 @@ impl Action {
             (_, StorageFull | QuotaExceeded) => {
                 "; free space and do it again: the last generation of the store is whole"
             }
+            (Action::List | Action::OpenStore, NotADirectory) => "; expected a folder, found a file: check the path",
             (_, AlreadyExists | NotADirectory) => "; expected a folder or nothing, found a file: choose another path",
             _ => "",
         }

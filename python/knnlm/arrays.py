@@ -108,6 +108,8 @@ def to_integers(x: Any, what: str, dtype: Any, low: int, high: int, hint: str) -
 def to_integer(x: Any, what: str, low: int, high: int) -> int:
     """Check an integer argument, of any integer type."""
     try:
+        if isinstance(x, (bool, np.bool_)):
+            raise TypeError
         number = operator.index(x)
     except TypeError:
         raise ValueError(f"{what} must be an integer, found {x!r}") from None

@@ -104,6 +104,18 @@ def check_attributes(store: Any) -> None:
         )
 
 
+def described_alike(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two attributes say the same, but for what is measured of a model, which `identity.check` compares."""
+    return _without_measured(first) == _without_measured(second)
+
+
+def _without_measured(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    model = attributes.get("model")
+    if not isinstance(model, Mapping):
+        return dict(attributes)
+    return {**attributes, "model": {name: x for name, x in model.items() if name not in ("probe", "settings")}}
+
+
 def _blend_problems(blend: Any) -> Iterator[str]:
     """What of a saved blend `blend.Blend` could not be made of, by its place in it."""
     if not isinstance(blend, Mapping):

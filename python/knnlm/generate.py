@@ -177,6 +177,8 @@ def generate(
     """
     from knnlm.keys import arithmetic
 
+    if max_tokens < 0:
+        raise ValueError(f"max_tokens: expected at least 0, found {max_tokens}")
     tokens = [int(token) for token in prompt]
     vocabulary = int(loaded.tokenizer.vocab_size)
     if any(not 0 <= token < vocabulary for token in tokens):

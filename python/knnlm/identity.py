@@ -267,15 +267,22 @@ def _computation(loaded: Loaded) -> dict[str, Any]:
 
 def _computes_otherwise(stored: Mapping[str, Any], loaded: Loaded) -> str:
     """How a model of the right weights differs from what wrote a store, in words; "" where it does not."""
-    held, found = stored.get("probe"), None
-    if held is not None:
-        found = getattr(loaded, "probe", None)
-    if held is None or found is None:
+    held = stored.get("probe")
+    context = {stored.get("context"), int(loaded.context)}
+    if held is None or (found := getattr(loaded, "probe", None)) is None:
         return ""
-    from knnlm.model_probe import distance, tolerance, what_differs
+    from knnlm.model_probe import BEYOND, LENGTH, distance, tolerance, what_differs
 
+    if len(context) > 1 and min(c or 0 for c in context) < 2 * LENGTH:
+        return ""  # one was asked with less context
     apart = distance(held, found)
     if apart <= tolerance(_dtype(loaded)):
+        if far := what_differs(stored.get("settings"), loaded.model, BEYOND):
+            warnings.warn(
+                f"the store was written with {far}: on a short text the model computes the same, further on keys may "
+                "be others; load it with the configuration that it had, or dump the store again",
+                stacklevel=4,
+            )
         return ""
     cause = what_differs(stored.get("settings"), loaded.model)
     return (

@@ -275,11 +275,13 @@ def in_context(tokenizer: Any, tokens: NDArray[np.int64], at: int) -> tuple[str,
     return head, tokenizer.token_text(target), tokenizer.decode(after)
 
 
-def to_table(shown: Iterable[TokenRow], width: int | None = None, neighbours: int | None = None) -> Table:
+def to_table(
+    shown: Iterable[TokenRow], width: int | None = None, neighbours: int | None = None, plain: bool = False
+) -> Table:
     """A rich table: one line a token, and under it one line a neighbour.
 
     width: characters of context before a token; None = what the terminal has room for. neighbours: shown of each token;
-    None = all that the rows have.
+    None = all that the rows have. plain: marks the tokens with ‹ › instead of a style, which a pipe does not keep.
     """
     from rich.table import Table
 
@@ -294,11 +296,12 @@ def to_table(shown: Iterable[TokenRow], width: int | None = None, neighbours: in
     for number, row in enumerate(shown):
         if number:
             table.add_row()
-        table.add_row(_marked(row, width, "bold reverse"), _cell(row.document, "dim"))
+        table.add_row(_marked(row, width, "bold reverse", plain), _cell(row.document, "dim"))
         table.add_row(_cell(f"p_LM {row.p_lm:.3f}, p_kNN {row.p_knn:.3f}, p {row.p:.3f}", "dim"))
         for near in row.neighbours[:neighbours]:
             table.add_row(
-                _cell("  ") + _marked(near, width - 2, "bold green underline" if near.right else "bold underline"),
+                _cell("  ")
+                + _marked(near, width - 2, "bold green underline" if near.right else "bold underline", plain),
                 _cell(near.document),
                 f"{near.distance:.4g}",
                 f"{100 * near.share:.1f} %",
@@ -312,10 +315,11 @@ def _cell(text: str, style: str = "") -> Any:
     return Text(printable(text), style, no_wrap=True, overflow="ellipsis")
 
 
-def _marked(row: TokenRow | NeighbourRow, width: int, style: str) -> Any:
+def _marked(row: TokenRow | NeighbourRow, width: int, style: str, plain: bool) -> Any:
     from rich.text import Text
 
     token = _one_line(row.token if row.token.strip() else row.token.replace(" ", "␣"))
+    token = f"‹{token}›" if plain else token
     before, after = _one_line(row.before), _one_line(row.after)
     before = "…" + before[1 - width :] if len(before) > width else before
     after = after[: width // 3 - 1] + "…" if len(after) > width // 3 else after

@@ -26,6 +26,9 @@ _TOLERANCE_OF_16_BITS = 0.05
 """A decoder of 135 million weights moves by .000002 in float32 and .016 in bfloat16 under another attention kernel; by
 .007, .012, .09 and .4 with 10 times the epsilon of its norms, 1.1 and 2 times the rotary base, another activation."""
 
+BEYOND = ("window", "rope", "chunk")
+"""Parts of names of settings that may matter beyond 2 · `LENGTH` tokens alone."""
+
 _NOT_COMPUTED = {
     "architectures",
     "attn_implementation",
@@ -80,13 +83,19 @@ def _flat(settings: Mapping[Any, Any], front: str = "") -> dict[str, Any]:
             continue
         if isinstance(value, Mapping) and not front and len(value) <= 16:
             flat.update(_flat(value, f"{name}."))
-        elif isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value)):
+        elif (
+            value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value))
+        ):
             flat[front + name] = value
     return flat
 
 
-def what_differs(stored: Mapping[str, Any] | None, model: Any) -> str:
-    """The settings of which a store remembers other values, as "num_attention_heads 2 (now 4)"; "" for none."""
+def what_differs(stored: Mapping[str, Any] | None, model: Any, parts: Sequence[str] = ("",)) -> str:
+    """The settings of which a store remembers other values, as "num_attention_heads 2 (now 4)"; "" for none.
+
+    parts: only those with one of these in their name.
+    """
     found = settings_of_model(model)
-    both = [(name, value, found[name]) for name, value in (stored or {}).items() if name in found]
+    named = {name: value for name, value in (stored or {}).items() if any(part in name for part in parts)}
+    both = [(name, value, found[name]) for name, value in named.items() if name in found]
     return ", ".join(f"{name} {was!r} (now {now!r})" for name, was, now in both if was != now)

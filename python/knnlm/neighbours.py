@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from knnlm.arrays import to_integer, to_integers
-from knnlm.attributes import check_attributes
+from knnlm.attributes import check_attributes, described_alike
 from knnlm.memory import refuse_answer
 
 METRICS = ("l2", "ip")
@@ -72,7 +72,10 @@ class Neighbours:
         )
 
     def first(self, k: int) -> Neighbours:
-        """The nearest k of each query, (..., min(k, self.k)); raises ValueError if k < 1."""
+        """The nearest k of each query, (..., min(k, self.k)); raises ValueError if k < 1.
+
+        What a search for k finds, but for entries whose distance is 0 by their codes: of these it prefers the likelier.
+        """
         if k < 1:
             raise ValueError(f"k: expected at least 1, found {k}")
         return self[..., :k]
@@ -180,7 +183,9 @@ class StoreUnion:
                 )
         first = told[0] if told else {}
         self.attributes: dict[str, Any] = {
-            name: value for name, value in first.items() if all(name in a and a[name] == value for a in told)
+            name: value
+            for name, value in first.items()
+            if all(name in a and described_alike({name: value}, {name: a[name]}) for a in told)
         }
         self.dim, self.metric = stores[0].dim, stores[0].metric
 

@@ -26,10 +26,11 @@ from typing import Any, Literal
 import numpy as np
 
 from knnlm import _core
+from knnlm.attributes import described_alike
 from knnlm.datastore import Datastore
 from knnlm.encoding import Encoded, Encoder, encoded
 from knnlm.forward import NotFiniteError, check_tokens
-from knnlm.identity import KeySpec, Loaded, resolve
+from knnlm.identity import KeySpec, Loaded, check, resolve
 from knnlm.json_text import to_json
 from knnlm.keys import TokenDocument, arithmetic
 from knnlm.modules import token_limit, unwrapped
@@ -131,7 +132,9 @@ def build_in_one_pass(
         marks = json.loads(to_json({**attributes, "one_pass": {**chosen, "code": code}}, "attributes"))
         if store is None:  # another process may have begun it meanwhile
             store = _held(path, stack)
-        if store is not None and not (store.attributes == marks and store.info()["keep_keys"] == kept):
+        if store is not None and described_alike(store.attributes, marks):
+            check(store, loaded)  # what is measured of a model differs by its device
+        if store is not None and not (described_alike(store.attributes, marks) and store.info()["keep_keys"] == kept):
             _refuse_to_clear(store, path, digest)
             _clear(path)  # nothing that cost much
             stack.close()

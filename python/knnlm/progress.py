@@ -112,7 +112,7 @@ class Task:
 
     def line(self) -> None:
         """Print one plain line where there is no bar and somebody reads."""
-        if self._owner.silent or self._id is not None or self._printed == self.done:
+        if self._owner.silent or self._id is not None or self._printed == self.done or not (self.done or self.total):
             return
         self._printed, self._last_line = self.done, self._updated
         left = (self.total - self.done) / max(self.rate(), 1e-9) if self.total > self.done else 0.0

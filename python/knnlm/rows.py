@@ -48,13 +48,13 @@ class Rows:
             return f"more than {DEEPEST} levels of lists and objects"
         except ValueError as error:
             return f"no JSON: {error}"[:_SHOWN]
-        return row if isinstance(row, dict) else f"expected an object, found {type(row).__name__}"
+        return row if isinstance(row, dict) else f"expected an object, found {_kind(row)}"
 
     def read(self, row: Mapping[str, Any]) -> Row | str:
         """The text and the other fields of a row, or why it has none."""
         text = row.get(self._field)
         if not isinstance(text, str):
-            found = type(text).__name__ if self._field in row else f"only {', '.join(map(str, list(row)[:8]))}"
+            found = _kind(text) if self._field in row else f"only {', '.join(map(str, list(row)[:8]))}"
             return f"expected text in the field {self._field!r}, found {found}"[:_SHOWN]
         notes = [f"{name[:80]}: given more than once, the last one is kept" for name in dict.fromkeys(self._twice)]
         if not text.isascii() and (lone := len(LONE.findall(text))):
@@ -85,6 +85,10 @@ class Rows:
                     self._twice.append(name)
                 seen.add(name)
         return row
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
 
 
 def _name_of(place: str) -> str:

@@ -60,11 +60,11 @@ class Tuned:
         return plain
 
 
-def best_lambda(log_p_lm: ArrayLike, log_p_knn: ArrayLike) -> tuple[float, float]:
+def best_lambda(log_p_lm: ArrayLike, log_p_knn: ArrayLike, most: float = 1.0) -> tuple[float, float]:
     """The weight of p_kNN that maximises the likelihood, and the mean log p there (nats).
 
     log p is concave in lambda: Newton steps on its derivative, kept inside a shrinking bracket. Rows whose log_p_knn is
-    NaN (no neighbours) are the LM's whatever lambda is. Returns 0 where no weight helps.
+    NaN (no neighbours) are the LM's whatever lambda is. Returns 0 where no weight helps. most: the largest weight.
     """
     lm, knn = np.asarray(log_p_lm, np.float64), np.asarray(log_p_knn, np.float64)
     if not len(lm):
@@ -79,7 +79,7 @@ def best_lambda(log_p_lm: ArrayLike, log_p_knn: ArrayLike) -> tuple[float, float
 
     if r.mean() <= 0:
         return 0.0, base
-    low, high, x = 0.0, 1.0, 0.25
+    low, high, x = 0.0, most, min(0.25, most / 2)
     for _ in range(60):
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
             ratio = r / (1.0 + x * r)
@@ -93,8 +93,8 @@ def best_lambda(log_p_lm: ArrayLike, log_p_knn: ArrayLike) -> tuple[float, float
         if abs(new - x) < 1e-9:
             break
         x = new
-    if high == 1.0 and gain(1.0) >= gain(x):
-        x = 1.0
+    if high == most and gain(most) >= gain(x):
+        x = most
     return x, base + gain(x)
 
 
@@ -116,7 +116,9 @@ def tune(
     temperatures: grid; default: factors of 2 over 2^-6 ... 2^6 around the store's default, and on while the best is at
     an edge. ks: default: powers of two up to the cached k. For each (T, k) lambda is solved exactly; log T is then
     refined by `refine` golden-section steps around the best grid point. temperature: fixes T. Never worse than the LM:
-    lambda is 0 where nothing helps. Raises ValueError for an empty cache, or one with NaN.
+    lambda is 0 where nothing helps, and n / (n + 1) at most: n tokens cannot tell that the model is never needed, and
+    with a lambda of 1 one token that is not among its neighbours has p = 0. Raises ValueError for an empty cache, or
+    one with NaN.
     """
     if not len(cached):
         raise ValueError("tune: expected at least one scored token; give validation text")
@@ -139,7 +141,7 @@ def tune(
 
     def solve(t: float, of: list[int]) -> None:
         for k, knn in zip(of, cached.log_p_knn_by_k(t, of), strict=True):
-            solved[t, k] = best_lambda(lm, knn)
+            solved[t, k] = best_lambda(lm, knn, len(lm) / (len(lm) + 1))
 
     for t in grid:
         solve(t, ks)

@@ -258,6 +258,11 @@ fn check(corpus: &Corpus, queries: &[f32], request: &Request) -> Result<Kernels>
     if request.recall.is_some() && request.nprobe.is_some() {
         return argument("recall and nprobe: expected one of them, found both".into());
     }
+    if request.recall.is_some() && request.depth.is_some() {
+        return argument(
+            "recall and depth: expected one of them, found both: recall chooses the depth that has it".into(),
+        );
+    }
     if request.rerank == Rerank::Code && !approximate::has_second(corpus.index.as_ref()) {
         return Err(Error::state(
             Why::NoSecondLevel,

@@ -217,13 +217,16 @@ fn asked_goal(
     if measured.is_some_and(|m| m.outgrown) {
         return Err(Error::state(
             Why::Outgrown,
-            "recall: expected a store that is about as it was when its recall was measured, found that most of its entries were added since; retrain it, or give nprobe",
+            "recall: expected a store that is about as it was when its recall was measured, found that most of its entries were added or deleted since; retrain it, or give nprobe",
         ));
     }
     if asked > around.most() {
-        let what = if rerank == Rerank::Keys { "these candidates" } else { "this store's codes" };
+        let (what, instead) = match rerank {
+            Rerank::Keys => ("these candidates", "search exactly"),
+            _ => ("this store's codes", "where raw keys are kept rerank by them or search exactly"),
+        };
         return Err(Error::Argument(format!(
-            "recall: expected at most {:.3}, what {what} reach for k = {k}, found {asked}; ask for less, or where raw keys are kept rerank by them or search exactly",
+            "recall: expected at most {:.3}, what {what} reach for k = {k}, found {asked}; ask for less, or {instead}",
             around.most()
         )));
     }

@@ -107,15 +107,16 @@ impl Trials<'_, '_> {
         let now = Conditions::now();
         let scanned =
             approximate(corpus, &truth.queries, &request, &plan, &kernels, self.pool, self.cancel, &mut out, now)?;
-        let (mut hits, mut held) = (0usize, 0usize);
+        let (mut hits, mut held, mut all) = (0usize, 0usize, 0usize);
         for (found, exact) in ids.chunks_exact(candidates).zip(truth.ids.chunks_exact(truth.k)) {
-            let mut wanted: Vec<i64> = exact[..k].to_vec();
+            let mut wanted: Vec<i64> = exact[..k].iter().copied().filter(|&id| id >= 0).collect();
             wanted.sort_unstable();
             let count = |found: &[i64]| found.iter().filter(|&id| wanted.binary_search(id).is_ok()).count();
             hits += count(&found[..k]);
-            held += count(found).min(k);
+            held += count(found).min(wanted.len());
+            all += wanted.len();
         }
-        let share = |found: usize| found.saturating_sub(OPEN) as f32 / (q * k).max(1) as f32;
+        let share = |found: usize| found.saturating_sub(OPEN) as f32 / all.max(1) as f32;
         let (recall, held) = (share(hits), share(held));
         let scanned = scanned.iter().sum::<u64>() as f32 / q.max(1) as f32;
         Ok(Trial { setting: Setting { k, stop, depth, recall, scanned }, held })

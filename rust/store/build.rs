@@ -126,14 +126,19 @@ impl Build<'_> {
             self.check_same_parameters(&options.params)?;
         }
         let indexed = manifest.indexed();
-        if indexed == manifest.entries {
+        let measure = train_anew || (self.snapshot.has_all_keys() && manifest.is_measured_long_ago());
+        let new = indexed < manifest.entries;
+        if !(new || measure) {
             return Ok(None);
         }
         if !train_anew {
-            self.snapshot.check_keys(&(indexed..manifest.entries), self.cancel)?;
+            let needed = if measure { 0 } else { indexed };
+            self.snapshot.check_keys(&(needed..manifest.entries), self.cancel)?;
         }
-        self.write_all_lists(&mut manifest, indexed)?;
-        if train_anew || (self.snapshot.has_all_keys() && manifest.is_measured_long_ago()) {
+        if new {
+            self.write_all_lists(&mut manifest, indexed)?;
+        }
+        if measure {
             manifest.calibration = self.calibrate(&manifest)?;
         }
         if !train_anew {

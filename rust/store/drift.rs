@@ -65,7 +65,8 @@ impl Manifest {
         let older = self.live() - self.added_since(calibration);
         let outgrown = calibration.entries > 0
             && self.live() > older.saturating_mul(2)
-            && (drifted || self.live() > older.saturating_mul(GROWN));
+            && (drifted || self.live() > older.saturating_mul(GROWN))
+            || self.has_shrunk();
         Some(Measured { calibration, outgrown })
     }
 
@@ -82,7 +83,13 @@ impl Manifest {
     /// Whether the recall of the index ought to be measured again, where that can be done.
     pub(crate) fn is_measured_long_ago(&self) -> bool {
         let long_ago = |calibration| self.added_since(calibration).saturating_mul(2) > self.live();
-        self.calibration.as_ref().is_none_or(long_ago)
+        self.calibration.as_ref().is_none_or(long_ago) || self.has_shrunk()
+    }
+
+    /// Whether most of the entries that recall was measured with are deleted: among fewer, as many neighbours lie further.
+    fn has_shrunk(&self) -> bool {
+        let live = self.live();
+        live > 0 && self.calibration.as_ref().is_some_and(|measured| live.saturating_mul(2) < measured.entries)
     }
 
     /// Why a new index is advised, if it is, for a number of entries.
@@ -99,10 +106,12 @@ impl Manifest {
         // Few lists that somebody chose for what was there are no reason, nor is a small sample that many were learnt from.
         let lists = codebook.nlist();
         let now = plan(live as usize, codebook.d(), None).0;
-        let grown = live > GROWN.saturating_mul(codebook.trained_on()) && now >= 2 * lists;
-        grown.then(|| {
-            format!("it was built for fewer entries than the {live} there are: it has {lists} lists, a new one {now}")
-        })
+        if live > GROWN.saturating_mul(codebook.trained_on()) && now >= 2 * lists {
+            let words = "it was built for fewer entries than the";
+            return Some(format!("{words} {live} there are: it has {lists} lists, a new one {now}"));
+        }
+        let measured = self.calibration.as_ref().filter(|_| self.has_shrunk())?;
+        Some(format!("recall was measured with {} entries, most of which were deleted since", measured.entries))
     }
 }
 

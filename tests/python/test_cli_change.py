@@ -91,6 +91,8 @@ def test_delete_replace_compact(texts: Path, model: Path, tmp_path: Path) -> Non
     assert not any(b"0.txt" in path.read_bytes() for path in store.iterdir())
     assert "on disk until" not in run("info", store).stdout
     assert run_json("verify", store)["sound"]
+    assert "no file was read or written (knnlm verify reads all)" in run("compact", store).stderr
+    assert "expected a folder, found a file: check the path" in run("info", tmp_path / "other.txt", code=1).stderr
 
 
 @pytest.mark.parametrize(

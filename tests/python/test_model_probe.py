@@ -16,8 +16,11 @@ from tiny_lm import LetterTokenizer, TinyLM, TinyLoaded, texts, tiny
 from knnlm import KNNLM, Datastore, load_model
 from knnlm.dumping import dump
 from knnlm.identity import IdentityError, KeySpec, check, describe
+from knnlm.keys import TokenDocument
 from knnlm.model_probe import LENGTH, distance, probe_of, settings_of_model, tolerance
 from knnlm.models import LoadedModel
+from knnlm.neighbours import StoreUnion
+from knnlm.one_pass import build_in_one_pass
 from knnlm.reference import BruteForceStore
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -94,6 +97,70 @@ def test_attention_kernels_and_settings_that_change_nothing_are_the_same_model(f
     check(store, load_model(configured(folder, tmp_path, use_cache=False, attention_dropout=0.5), device="cpu"))
     loaded.model.set_attn_implementation("eager")
     check(store, LoadedModel(loaded.model, loaded.tokenizer, loaded.context, "eager"))
+
+
+def test_settings_that_matter_further_on_are_told(recwarn):
+    torch.manual_seed(0)
+    model = tiny_model("Mistral", sliding_window=None, max_position_embeddings=512)
+    loaded = LoadedModel(model, LetterTokenizer(), 512, "mistral")
+    store = BruteForceStore(16)
+    store.set_attributes(describe(loaded, KeySpec()))
+    check(store, LoadedModel(model, LetterTokenizer(), 512, "mistral"))
+    assert not [w for w in recwarn if "was written with" in str(w.message)]
+    other = tiny_model("Mistral", sliding_window=300, max_position_embeddings=512)
+    other.load_state_dict(model.state_dict())
+    with pytest.warns(UserWarning, match=r"written with sliding_window None \(now 300\): on a short text"):
+        check(store, LoadedModel(other, LetterTokenizer(), 512, "mistral"))
+
+
+def test_one_model_with_less_context_is_the_same_model():
+    torch.manual_seed(0)
+    model = tiny_model("Llama", max_position_embeddings=512)
+    store = BruteForceStore(16)
+    store.set_attributes(describe(LoadedModel(model, LetterTokenizer(), 512, "llama"), KeySpec(window=32)))
+    check(store, LoadedModel(model, LetterTokenizer(), 40, "llama"))
+    check(store, LoadedModel(model, LetterTokenizer(), 300, "llama"))
+
+
+def test_an_interrupted_build_goes_on_where_the_probe_differs_a_little(tmp_path):
+    def loaded(shift):
+        made = LoadedModel(model, LetterTokenizer(), 24, "tiny")
+        made.__dict__["probe"] = [x + shift * sign for x, sign in zip(probe, [1, -1] * LENGTH, strict=True)]
+        return made
+
+    def build(loaded, progress=None):
+        keys = KeySpec(window=24, context=12)
+        documents = [TokenDocument(d.name, LetterTokenizer().encode(d.text)) for d in texts(8)]
+        attributes = describe(loaded, keys)
+        return build_in_one_pass(
+            tmp_path / "store", loaded, lambda: documents, keys=keys, dim=16, attributes=attributes, part_tokens=50,
+            threads=1, progress=progress,
+        )  # fmt: skip
+
+    def kill(stage, done, total):
+        if stage == "encode":
+            raise KeyboardInterrupt
+
+    torch.manual_seed(0)
+    model = TinyLM()
+    probe = probe_of(LoadedModel(model, LetterTokenizer(), 24, "tiny"))
+    with pytest.raises(KeyboardInterrupt):
+        build(loaded(0.0), kill)
+    with pytest.raises(IdentityError, match="what the model computes"):
+        build(loaded(1.0))
+    assert build(loaded(1e-4)).resumed_parts >= 1
+    joined = StoreUnion([Datastore.open(tmp_path / "store"), Datastore.open(tmp_path / "store")])
+    assert joined.attributes["model"]["probe"]
+
+
+def test_stores_of_one_model_join_whatever_the_last_digits_of_their_probes():
+    torch.manual_seed(0)
+    attributes = describe(LoadedModel(TinyLM(), LetterTokenizer(), 24, "tiny"), KeySpec())
+    other = {**attributes, "model": {**attributes["model"], "probe": [-1.0] * 2 * LENGTH}}
+    stores = [BruteForceStore(16), BruteForceStore(16)]
+    for store, told in zip(stores, (attributes, other), strict=True):
+        store.set_attributes(told)
+    assert StoreUnion(stores).attributes["model"]["fingerprint"] == attributes["model"]["fingerprint"]
 
 
 class Scaled(TinyLM):

@@ -89,6 +89,10 @@ def test_bars_and_tables_on_a_terminal(monkeypatch):
     Console(file=file, width=400, color_system=None).print(to_table([row], width=300))
     assert is_harmless(file.getvalue())
     assert "\\x1b[31mred" in file.getvalue()
+    assert "‹" not in file.getvalue()
+    file = io.StringIO()
+    Console(file=file, width=400, color_system=None).print(to_table([row], width=300, plain=True))
+    assert file.getvalue().count("‹") == 2  # what a pipe does not keep of a style
     page = token_page(EVIL, {EVIL: EVIL}, [row])
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", page)
     assert "\\x1b[31mred" in page

@@ -79,6 +79,18 @@ def test_best_lambda_at_its_ends():
     assert best_lambda(np.array([-1.0]), np.array([np.nan])) == (0.0, -1.0)
 
 
+@pytest.mark.parametrize("n", [1, 9, 300])
+def test_few_tokens_do_not_switch_the_model_off(n):
+    lm, distances = np.full(n, np.log(0.1), np.float32), np.tile(np.arange(4, dtype=np.float32), (n, 1))
+    match = np.ones((n, 4), bool)
+    tuned = tune(Cached(lm, distances, match, "l2", offsets=np.array([0, n]), words=np.array([n])))
+    assert tuned.lambda_ == n / (n + 1)
+    assert tuned.perplexity == pytest.approx(1 / (0.1 / (n + 1) + n / (n + 1)), rel=1e-6)
+    match[0] = False
+    tuned = tune(Cached(lm, distances, match, "l2", offsets=np.array([0, n]), words=np.array([n])))
+    assert tuned.lambda_ < n / (n + 1)
+
+
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 def test_tuned_is_the_best_of_a_dense_grid(metric):
     cached = made(metric=metric)

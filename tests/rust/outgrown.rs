@@ -100,11 +100,36 @@ fn deletions_do_not_hide_how_much_is_new() {
     build(&store, false).expect("build");
     ask(&store, 0.1).expect("measured");
     store.delete(&[DocumentKey::Name("deleted".into())]).expect("delete");
-    ask(&store, 0.1).expect("nothing is new");
-    add_odd(&store, 300);
-    build(&store, false).expect("build");
-    let error = ask(&store, 0.1).expect_err("three quarters are new, and otherwise, though fewer than there were");
+    let error = ask(&store, 0.1).expect_err("measured with ten times the entries");
     assert!(matches!(&error, Error::State { why: Why::Outgrown, .. }), "{error}");
+    let reason = index(&store).retrain_reason.expect("advised");
+    assert_eq!(reason, "recall was measured with 1000 entries, most of which were deleted since");
+    add_odd(&store, 890);
+    build(&store, false).expect("build");
+    let error = ask(&store, 0.1).expect_err("nearly all are new, and otherwise, though fewer than there were");
+    assert!(matches!(&error, Error::State { why: Why::Outgrown, .. }), "{error}");
+}
+
+#[test]
+fn recall_is_measured_anew_where_most_entries_are_deleted() {
+    let folder = tempdir().expect("folder");
+    let store = Datastore::create(folder.path(), &keeping(DIM, KeyType::Float32)).expect("create");
+    for name in ["kept", "few", "many"] {
+        add(&store, if name == "many" { 600 } else { 200 }, Some(name), None).expect("add");
+    }
+    build(&store, false).expect("build");
+    store.delete(&[DocumentKey::Name("few".into())]).expect("delete");
+    let generation = store.snapshot().manifest.generation;
+    build(&store, false).expect("nothing to do");
+    assert_eq!(store.snapshot().manifest.generation, generation);
+    ask(&store, 0.1).expect("most are there");
+    store.delete(&[DocumentKey::Name("many".into())]).expect("delete");
+    ask(&store, 0.1).expect_err("most are not");
+    build(&store, false).expect("measures");
+    ask(&store, 0.1).expect("measured");
+    let measured = store.snapshot().manifest.calibration.clone().expect("measured");
+    assert_eq!(measured.entries, 200);
+    assert!(!index(&store).retrain_advised && store.verify().expect("reads").is_empty());
 }
 
 #[test]

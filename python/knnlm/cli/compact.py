@@ -78,10 +78,14 @@ def command(store: Path, drop_damaged: bool, dry_run: bool, lose_codes: bool, as
         print_json({"store": str(store), "removed": gone, **told, **sizes, "seconds": seconds})
         return
     if drop_damaged:
-        _tell(store, lost, dry_run)
+        _tell(store, lost, dry_run, sum(map(len, lost)) < before["n"])
         if refused:
             note(f"{store}: but it is refused without --lose-codes: {refused}")
-    if not dry_run:
+    if not dry_run and after["generation"] == before["generation"]:
+        note(
+            f"{store}: nothing is deleted, nothing came in parts: no file was read or written (knnlm verify reads all)"
+        )
+    elif not dry_run:
         note(
             f"{store}: {gone['entries']:,} deleted entries of {gone['documents']:,} documents removed, "
             f"{size(before['bytes'])} before, {size(after['bytes'])} now, in {duration(seconds)}"
@@ -99,7 +103,7 @@ def _loses_codes(store: Datastore, lost: list[LostDocument]) -> str | None:
     )
 
 
-def _tell(store: Path, lost: list[LostDocument], dry_run: bool) -> None:
+def _tell(store: Path, lost: list[LostDocument], dry_run: bool, left: bool) -> None:
     what = "would be dropped" if dry_run else "dropped"
     if not lost:
         note(f"{store}: no document is damaged")
@@ -110,4 +114,5 @@ def _tell(store: Path, lost: list[LostDocument], dry_run: bool) -> None:
         note(f"{what}: {name} ({ids}; damaged: {', '.join(found.sections)})")
     if len(lost) > SHOWN:
         note(f"{what}: and {len(lost) - SHOWN:,} more (--json names all)")
-    note(f"{store}: {len(lost):,} documents of {sum(map(len, lost)):,} entries {what}, the rest is as it was")
+    rest = "the rest is as it was" if left else "which is all of them"
+    note(f"{store}: {len(lost):,} documents of {sum(map(len, lost)):,} entries {what}, {rest}")

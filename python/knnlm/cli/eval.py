@@ -24,14 +24,18 @@ from knnlm.cli.options import (
     text_options,
     threads,
 )
-from knnlm.cli.work import blend_text, load_for, note_defaults, open_store, warn_of_failed
+from knnlm.cli.work import (
+    blend_text,
+    load_for,
+    note_defaults,
+    open_store,
+    overlap_share,
+    warn_of_failed,
+    warn_of_overlap,
+)
 
 if TYPE_CHECKING:
-    from knnlm.cached import Cached, Evaluation
-    from knnlm.datastore import Datastore
-    from knnlm.progress import Progress
-
-OVERLAP = 0.01  # a larger share of evaluated tokens in the store's 13-grams is worth a warning
+    from knnlm.cached import Evaluation
 
 
 @click.command("eval", cls=Command)
@@ -104,7 +108,7 @@ def command(
         )
         found = score(cached, settings)
         blended = None if blend is None else score(cached, settings, blend)
-        share = _overlap(cached, opened, progress)
+        share = overlap_share(cached, opened, progress)
     texts.finish()
     warn_of_failed(found.failed)
     _warn(share, found, exclude, ngram)
@@ -119,26 +123,17 @@ def command(
         click.get_current_context().exit(1)
 
 
-def _overlap(cached: Cached, store: Datastore, progress: Progress) -> float:
-    """Share of the scored tokens that lie in a 13-gram of the store."""
-    from knnlm.entries import values_of_documents
-    from knnlm.overlap import overlap_13gram
-
-    task = progress.track("overlap", len(store), "tok")
-    scored = [cached.tokens[a:b] for a, b in zip(cached.offsets, cached.offsets[1:], strict=False)]
-    return overlap_13gram(scored, values_of_documents(store, task.update))
-
-
 def _warn(share: float, found: Evaluation, exclude: str, ngram: bool) -> None:
     if found.excluded_documents:
         left_out = {"document": "their own document was", "entry": "their own entries were", "none": "nothing was"}
         warn(f"{found.excluded_documents} of the evaluated documents are in the store; {left_out[exclude]} left out")
         if ngram:
             warn("the 5-gram model has counted those documents too: its part of the result is of text that it knows")
-    if share > OVERLAP:
+    warn_of_overlap(share)
+    if found.settings["lambda_"] == 1 and np.isinf(found.perplexity):
         warn(
-            f"{100 * share:.1f} % of the evaluated tokens are in a run of 13 tokens that the store has too: "
-            "the perplexity is of text that is partly known"
+            "with a lambda of 1 the model has no say, and a token that is not among its neighbours has p = 0: give "
+            "--lambda below 1, or knnlm tune chooses one"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -113,7 +114,7 @@ def command(
             }
         )
     elif html is None:
-        show(to_table(shown))
+        show(to_table(shown, plain=not sys.stdout.isatty()))
     if html is not None:
         from knnlm.own_files import write_text
         from knnlm.report import token_page

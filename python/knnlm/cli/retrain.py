@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from knnlm.cli.console import UNMEASURED, note
 from knnlm.cli.one_pass import stages
 from knnlm.cli.work import load_for, open_store
+from knnlm.own_files import is_folder
 
 if TYPE_CHECKING:
     from knnlm.cli.options import Loading
@@ -52,7 +53,7 @@ def retrain_store(
     from knnlm.retrain import RETRAINING, retrain
 
     load = functools.partial(load_of, path, model, loading, threads)
-    if (path / RETRAINING).exists():
+    if is_folder(path / RETRAINING):
         note(f"{path / RETRAINING}: going on with an interrupted re-training, if the store is as it was then")
     result = retrain(
         path,

@@ -24,7 +24,7 @@ from knnlm.cli.options import (
     text_options,
     threads,
 )
-from knnlm.cli.work import blend_text, load_for, open_store, warn_of_failed
+from knnlm.cli.work import blend_text, load_for, open_store, overlap_share, warn_of_failed, warn_of_overlap
 
 if TYPE_CHECKING:
     from knnlm.blend import Blend
@@ -125,6 +125,7 @@ def command(
         )
         progress("tune", 0, 1)
         tuned = choose(cached, temperature=temperature)
+        share = overlap_share(cached, opened, progress)
         blends = _blends(cached, tuned, thetas, ngram, opened.metric)
         progress("tune", 1, 1)
         search = {"nprobe": nprobe, "rerank": rerank, "exact": exact or None}
@@ -145,6 +146,7 @@ def command(
             written = _plots(tuned, curves, folder)
     texts.finish()
     warn_of_failed(cached.failed)
+    warn_of_overlap(share)
     if as_json:
         print_json(
             {
@@ -154,6 +156,7 @@ def command(
                 "saved": unsaved is None,
                 "plots": written,
                 "excluded": cached.excluded_documents,
+                "overlap_13gram": share,
                 "failed": cached.failed,
             }
         )

@@ -17,6 +17,7 @@ from knnlm.cli.console import note, warn
 from knnlm.cli.folders import missing
 
 if TYPE_CHECKING:
+    from knnlm.cached import Cached
     from knnlm.cli.options import Loading, Texts
     from knnlm.datastore import Datastore
     from knnlm.dumping import DumpResult
@@ -232,3 +233,25 @@ def note_defaults(store: Datastore, settings: Settings, **given: Any) -> None:
     if unchosen:
         why = f"are of the preset {preset}" if preset else "are defaults, the store is not tuned"
         note(f"{', '.join(unchosen)} {why}: knnlm tune {store.path} TEXT chooses them on text of yours")
+
+
+OVERLAP = 0.01  # a larger share of a text's tokens in the store's 13-grams is worth a warning
+
+
+def overlap_share(cached: Cached, store: Datastore, progress: Progress) -> float:
+    """Share of the scored tokens that lie in a 13-gram of the store."""
+    from knnlm.entries import values_of_documents
+    from knnlm.overlap import overlap_13gram
+
+    task = progress.track("overlap", len(store), "tok")
+    scored = [cached.tokens[a:b] for a, b in zip(cached.offsets, cached.offsets[1:], strict=False)]
+    return overlap_13gram(scored, values_of_documents(store, task.update))
+
+
+def warn_of_overlap(share: float) -> None:
+    """Say where a text is partly known to the store."""
+    if share > OVERLAP:
+        warn(
+            f"{100 * share:.1f} % of the tokens are in a run of 13 tokens that the store has too: the perplexity is of "
+            "text that is partly known, and weights that are chosen on it are too large for other text"
+        )
