@@ -78,6 +78,12 @@ def test_delete_replace_compact(texts: Path, model: Path, tmp_path: Path) -> Non
     run_json("build", texts / "books", "--model", model, "--out", store, "--threads", 1)
     before = run_json("info", store)["n"]
     assert "on disk until" not in run("info", store).stdout
+    listed = run("info", store, "--documents").stdout.splitlines()
+    assert listed[0].split("\t")[0] == "0.txt"
+    told = run_json("info", store, "--documents")["documents"]
+    assert [line.split("\t")[0] for line in listed] == [document["name"] for document in told]
+    assert sum(document["stop"] - document["start"] for document in told) == before
+    assert sum(int(line.split("\t")[1].replace(",", "")) for line in listed) == before
     gone = run_json("delete", store, "0.txt")
     assert f"{gone['entries']:,} entries of 1 documents, on disk until knnlm compact" in run("info", store).stdout
     assert gone["left"] == before - gone["entries"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,20 +13,29 @@ from knnlm.cli.console import Command, facts, print_json, size, table, write_out
 from knnlm.cli.options import as_json
 from knnlm.cli.retrain import advice
 from knnlm.cli.work import open_store
+from knnlm.terminal import printable
+
+if TYPE_CHECKING:
+    from knnlm.datastore import Datastore
 
 
 @click.command("info", cls=Command)
 @click.argument("store", type=click.Path(path_type=Path))
+@click.option("--documents", is_flag=True, help="List the documents instead: name and number of entries.")
 @as_json
-def command(store: Path, as_json: bool) -> None:
+def command(store: Path, documents: bool, as_json: bool) -> None:
     """What STORE holds, how it was made, and where its bytes are.
 
     \b
-    Example:
+    Examples:
       knnlm info store
+      knnlm info store --documents
     """
     with open_store(store) as opened:
         info = opened.info()
+        if documents:
+            _list(opened, as_json)
+            return
     if as_json:
         print_json(info)
         return
@@ -35,6 +45,16 @@ def command(store: Path, as_json: bool) -> None:
     rows = [[name, size(count), f"{count / n:.2f}"] for name, count in info["sections"].items()]
     rows.append(["all files", size(info["bytes"]), f"{info['bytes_per_entry']:.2f}"])
     table(None, ["section", "bytes", "per entry"], rows)
+
+
+def _list(store: Datastore, as_json: bool) -> None:
+    """One document a line, so that it can be searched and cut; as JSON with ids and metadata."""
+    if as_json:
+        print_json({"store": store.path, "documents": [asdict(document) for document in store.documents()]})
+        return
+    for document in store.documents():
+        name = "(no name)" if document.name is None else printable(document.name)
+        write_out(f"{name}\t{len(document):,}\n")
 
 
 def _pairs(info: dict[str, Any]) -> dict[str, str]:
