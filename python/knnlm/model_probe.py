@@ -45,11 +45,17 @@ _MOST_SETTINGS = 200
 
 
 def probe_of(loaded: Loaded) -> list[float] | None:
-    """log p of 2 · `LENGTH` tokens, nats, in the model's own arithmetic; None where one is not finite."""
+    """log p of 2 · `LENGTH` tokens, nats, in the model's own arithmetic; None where it cannot be asked.
+
+    That is where one is not finite, or the model refuses these tokens: it may read less at a time than anybody knows.
+    """
     limit = token_limit(unwrapped(loaded.model)) or int(loaded.tokenizer.vocab_size)
     tokens = (np.arange(LENGTH) * 7919 + 1) % limit  # a prime steps through all of a vocabulary
     document = TokenDocument("probe", np.tile(tokens, 2).astype(np.uint32))
-    chunks = iterate(loaded, [document], captures=(), tolerant=True)
+    try:
+        chunks = list(iterate(loaded, [document], captures=(), tolerant=True))
+    except Exception:  # a model's own; what its text makes of it, the work itself will tell
+        return None
     log_p = [float(x) for chunk in chunks for x in chunk.log_p]
     return [float(f"{x:.6g}") for x in log_p] if log_p and all(map(math.isfinite, log_p)) else None
 

@@ -150,7 +150,8 @@ class KneserNey:
 def modified_discounts(counts: Ints) -> tuple[float, float, float]:
     """D1, D2, D3+ from the counts of counts n1..n4 (Chen & Goodman 1998, equation 26).
 
-    Small or unnatural data can leave an n_i empty or push a D_i out of [0, i]. Then one absolute discount n1/(n1+2n2)
+    Small or unnatural data can leave an n_i empty or push a D_i out of (0, i]; one of 0 would leave
+    nothing for words that were not seen. Then one absolute discount n1/(n1+2n2)
     serves all counts, and where even that is undefined, 1/2, 1 and 3/2.
     """
     n1, n2, n3, n4 = (int((counts == i).sum()) for i in range(1, 5))
@@ -158,7 +159,7 @@ def modified_discounts(counts: Ints) -> tuple[float, float, float]:
         y = n1 / (n1 + 2 * n2)
         if n3 and n4:
             d = (1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3)
-            if all(0 <= d[i] <= i + 1 for i in range(3)):
+            if all(0 < d[i] <= i + 1 for i in range(3)):
                 return d
         return (y, y, y)
     return _FALLBACK_DISCOUNTS

@@ -165,11 +165,11 @@ def rows_of_file(data: bytes) -> dict[int, str]:
     found = {}
     for number, line in enumerate((text_of_file(data) or "").split("\n"), 1):
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_int=lambda digits: 0)  # of any length
         except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and isinstance(row.get("text"), str) and row["text"].strip():
-            found[number] = re.sub("[\ud800-\udfff]", "\ufffd", row["text"])
+            found[number] = re.sub("[\0\ud800-\udfff]", "\ufffd", row["text"])
     return found
 
 

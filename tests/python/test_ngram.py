@@ -4,7 +4,7 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nltk.lm import KneserNeyInterpolated
 from nltk.lm.preprocessing import everygrams
@@ -97,6 +97,7 @@ def test_equals_nltk_with_one_discount():
     history=st.lists(st.integers(0, 7), max_size=6),
     order=st.integers(1, 5),
 )
+@example([[4], [4, 0, 0, 0, 0, 0, 2, 1], [4, 0, 3, 1, 0, 2, 0, 4, 0], [4, 1, 1, 1, 2, 0, 1, 0, 1]], [], 2)  # D3 of 0
 @settings(max_examples=150, deadline=None)
 def test_every_distribution_sums_to_one_and_is_what_log_probs_reads(documents, history, order):
     if not any(documents):
