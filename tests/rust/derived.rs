@@ -348,3 +348,25 @@ fn lists_that_are_damaged_are_not_joined_and_nothing_is_lost_by_it() {
     assert_eq!(store.len(), 130);
     assert!(Datastore::verify_path(folder.path()).expect("verify").iter().all(|problem| problem.file == joined[0]));
 }
+
+#[test]
+fn damaged_raw_keys_are_read_by_nobody() {
+    let folder = tempdir().expect("folder");
+    let store = Datastore::create(folder.path(), &keeping(128, KeyType::Float32)).expect("create");
+    add(&store, 3_000, Some("long"), None).expect("add");
+    store.commit().expect("commit");
+    let row: Vec<u8> = store.keys(2_500..2_501).expect("sound").iter().flat_map(|x| x.to_le_bytes()).collect();
+    let path = folder.path().join(&store.snapshot().manifest.data[0].name.file);
+    drop(store);
+    let mut bytes = std::fs::read(&path).expect("read");
+    let at = bytes.windows(row.len()).position(|bytes| bytes == row).expect("there");
+    bytes[at + 3] ^= 1;
+    std::fs::write(&path, bytes).expect("write");
+
+    let store = Datastore::open(folder.path()).expect("open");
+    for error in [store.keys(2_400..2_600).map(drop), store.reconstruct(&[2_450]).map(drop)] {
+        let error = error.expect_err("of the same MiB");
+        assert!(matches!(&error, Error::Damaged { section, .. } if section == "Keys"), "{error}");
+    }
+    assert!(store.keys(0..1_000).is_ok() && store.reconstruct(&[7]).is_ok(), "another MiB is sound");
+}
