@@ -161,3 +161,16 @@ fn a_few_odd_entries_are_no_reason_and_an_empty_store_has_none() {
     store.delete(&names).expect("delete");
     assert_eq!(index(&store).retrain_reason, None);
 }
+
+#[test]
+fn a_build_with_nothing_to_do_publishes_nothing() {
+    for n in [1, 2, 40] {
+        let folder = tempdir().expect("folder");
+        let store = Datastore::create(folder.path(), &keeping(DIM, KeyType::Float32)).expect("create");
+        add(&store, n, Some("all"), None).expect("add");
+        build(&store, false).expect("build");
+        let generation = store.snapshot().manifest.generation;
+        build(&store, false).expect("nothing to do");
+        assert_eq!(store.snapshot().manifest.generation, generation, "{n} entries");
+    }
+}
