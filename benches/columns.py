@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from knnlm.cached import Cached
-from knnlm.identity import default_temperature
+from knnlm.lm.scored_text import Cached
+from knnlm.model.identity import default_temperature
 
 Floats = NDArray[np.float64]
 Capture = tuple[str, int]  # key representation, layer

@@ -15,8 +15,8 @@ import gzip
 from dataclasses import dataclass
 from pathlib import Path
 
-from knnlm.documents import SPLIT_PATTERNS, Document, split_text
-from knnlm.tokens import Tokenizer, count_words
+from knnlm.text.documents import SPLIT_PATTERNS, Document, split_text
+from knnlm.text.tokenizer import Tokenizer, count_words
 
 
 @dataclass(frozen=True)

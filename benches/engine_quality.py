@@ -14,9 +14,9 @@ import numpy as np
 from engine_sets import KeySet
 from numpy.typing import NDArray
 
-from knnlm.cached import Cached
-from knnlm.interpolate import mix
-from knnlm.tune import tune
+from knnlm.evaluate.tune import tune
+from knnlm.lm.scored_text import Cached
+from knnlm.probability.interpolate import mix
 
 Array = NDArray[Any]
 

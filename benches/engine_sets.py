@@ -102,7 +102,7 @@ class Runner:
 
     def run(self, documents: Any, tokens: int, scores: bool = False) -> tuple[Array, Array, Array]:
         """Keys (n, d) float16, tokens and log-probabilities (n,) of the first tokens."""
-        from knnlm.keys import iterate
+        from knnlm.model.keys import iterate
 
         lm, capture = self.lm, self.lm.capture
         keys, values, log_p = [], [], []

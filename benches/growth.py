@@ -29,7 +29,7 @@ from growing_keys import BATCH, Exact, Source, doubled
 
 from knnlm import Datastore, _core
 from knnlm._core import plan_index
-from knnlm.truth import Truth
+from knnlm.store.recall_sample import Truth
 
 GOAL = 0.90
 ASKED = (0.8, 0.85, 0.88, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99)

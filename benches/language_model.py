@@ -16,15 +16,15 @@ import torch
 from columns import Capture, Chunk, Split
 from numpy.typing import NDArray
 
-from knnlm.datastore import Datastore
-from knnlm.documents import Document
-from knnlm.dumping import dump
-from knnlm.identity import KeySpec, describe, resolve
-from knnlm.keys import iterate
-from knnlm.models import load_model
-from knnlm.tokens import count_words
-from knnlm.train import TrainConfig, train
-from knnlm.transformer import TransformerLM
+from knnlm.build.dump import dump
+from knnlm.model.identity import KeySpec, describe, resolve
+from knnlm.model.keys import iterate
+from knnlm.model.load import load_model
+from knnlm.model.transformer import TransformerLM
+from knnlm.store.datastore import Datastore
+from knnlm.text.documents import Document
+from knnlm.text.tokenizer import count_words
+from knnlm.train.loop import TrainConfig, train
 
 
 @dataclass(frozen=True)

@@ -27,14 +27,14 @@ import numpy as np
 import tables
 from columns import Floats, Split, log
 
-from knnlm.bootstrap import paired_bootstrap
-from knnlm.cache import continuous_cache_log_p
-from knnlm.cached import Cached
-from knnlm.identity import KeySpec
-from knnlm.interpolate import mix
-from knnlm.ngram import KneserNey
-from knnlm.overlap import overlap
-from knnlm.tune import fit_weights, mix_components, tune
+from knnlm.evaluate.bootstrap import paired_bootstrap
+from knnlm.evaluate.overlap import overlap
+from knnlm.evaluate.tune import fit_weights, mix_components, tune
+from knnlm.lm.scored_text import Cached
+from knnlm.model.identity import KeySpec
+from knnlm.probability.continuous_cache import continuous_cache_log_p
+from knnlm.probability.interpolate import mix
+from knnlm.probability.ngram import KneserNey
 
 CACHE_SIZES = (500, 2000, 8000)
 FEWEST = 5  # documents; with fewer a bootstrap over documents says nothing

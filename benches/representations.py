@@ -23,11 +23,11 @@ import numpy as np
 import tables
 from columns import Capture, Split, log
 
-from knnlm.bootstrap import paired_bootstrap
-from knnlm.capture import REPRESENTATIONS
-from knnlm.datastore import Datastore
-from knnlm.interpolate import mix
-from knnlm.tune import tune
+from knnlm.evaluate.bootstrap import paired_bootstrap
+from knnlm.evaluate.tune import tune
+from knnlm.model.capture import REPRESENTATIONS
+from knnlm.probability.interpolate import mix
+from knnlm.store.datastore import Datastore
 
 LAYERS = (-1, -2)
 FEWEST = 5  # documents; with fewer a bootstrap over documents says nothing

@@ -28,10 +28,10 @@ import numpy as np
 import tables
 from columns import Floats, Split, log
 
-from knnlm.datastore import Datastore
-from knnlm.identity import KeySpec
-from knnlm.interpolate import log_p_of_matches, mix
-from knnlm.tune import Tuned, tune
+from knnlm.evaluate.tune import Tuned, tune
+from knnlm.model.identity import KeySpec
+from knnlm.probability.interpolate import log_p_of_matches, mix
+from knnlm.store.datastore import Datastore
 
 APPENDS = 20
 GOALS = (0.8, 0.9, 0.95)

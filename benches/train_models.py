@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from corpora import CORPORA
 
-from knnlm.checkpoint import read_model
-from knnlm.tokens import Tokenizer
-from knnlm.train import TrainConfig, bf16_is_fast, train, validate
-from knnlm.transformer import TransformerConfig, TransformerLM
+from knnlm.model.checkpoint import read_model
+from knnlm.model.transformer import TransformerConfig, TransformerLM
+from knnlm.text.tokenizer import Tokenizer
+from knnlm.train.loop import TrainConfig, bf16_is_fast, train, validate
 
 
 def main() -> None:

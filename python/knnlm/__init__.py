@@ -10,31 +10,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from knnlm.datastore import Datastore as Datastore
-    from knnlm.datastore import FormatError as FormatError
-    from knnlm.datastore import StoreError as StoreError
-    from knnlm.entries import DocumentInfo as DocumentInfo
-    from knnlm.entries import Entries as Entries
-    from knnlm.entries import LostDocument as LostDocument
     from knnlm.knn_lm import KNNLM as KNNLM
-    from knnlm.models import load_model as load_model
-    from knnlm.neighbours import Neighbours as Neighbours
-    from knnlm.neighbours import Searchable as Searchable
+    from knnlm.model.load import load_model as load_model
+    from knnlm.store.datastore import Datastore as Datastore
+    from knnlm.store.datastore import FormatError as FormatError
+    from knnlm.store.datastore import StoreError as StoreError
+    from knnlm.store.entries import DocumentInfo as DocumentInfo
+    from knnlm.store.entries import Entries as Entries
+    from knnlm.store.entries import LostDocument as LostDocument
+    from knnlm.store.neighbors import Neighbours as Neighbours
+    from knnlm.store.neighbors import Searchable as Searchable
 
     __version__: str
 
 # Public name → module that has it.
 _HOME = {
     "KNNLM": "knn_lm",
-    "Datastore": "datastore",
-    "DocumentInfo": "entries",
-    "Entries": "entries",
-    "FormatError": "datastore",
-    "LostDocument": "entries",
-    "Neighbours": "neighbours",
-    "Searchable": "neighbours",
-    "StoreError": "datastore",
-    "load_model": "models",
+    "Datastore": "store.datastore",
+    "DocumentInfo": "store.entries",
+    "Entries": "store.entries",
+    "FormatError": "store.datastore",
+    "LostDocument": "store.entries",
+    "Neighbours": "store.neighbors",
+    "Searchable": "store.neighbors",
+    "StoreError": "store.datastore",
+    "load_model": "model.load",
 }
 
 __all__ = [

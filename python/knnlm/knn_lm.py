@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from knnlm.blend import blend_of, untuned_cache
-from knnlm.cached import Evaluation
-from knnlm.identity import KeySpec, Loaded, check, key_spec, resolve, settings_of
-from knnlm.inputs import as_document, token_ids
-from knnlm.inspection import Explanation, explain
-from knnlm.neighbours import Searchable
+from knnlm.lm.blend import blend_of, untuned_cache
+from knnlm.lm.explain import Explanation, explain
+from knnlm.lm.scored_text import Evaluation
+from knnlm.model.identity import KeySpec, Loaded, check, key_spec, resolve, settings_of
+from knnlm.model.inputs import as_document, token_ids
+from knnlm.store.neighbors import Searchable
 
 JOINED = 8
 """Tokens before a new one that are decoded with it: the white space that joins them is the decoder's to say."""
@@ -93,7 +93,7 @@ class KNNLM:
 
     def evaluate(self, documents: Iterable[Any], **options: Any) -> Evaluation:
         """Perplexity of documents, in all detail; options as `perplexity.neighbours_of`."""
-        from knnlm.perplexity import evaluate
+        from knnlm.lm.score import evaluate
 
         if isinstance(documents, (str, bytes)):
             raise TypeError("documents: expected several texts, found one: give a list of it")
@@ -110,8 +110,8 @@ class KNNLM:
         every text is read after one. exclude: where the very same text is a document of the store,
         leave out that "document", each token's own "entry", or "none".
         """
-        from knnlm.keys import arithmetic, iterate
-        from knnlm.perplexity import mixed_log_p, scored_by
+        from knnlm.lm.score import mixed_log_p, scored_by
+        from knnlm.model.keys import arithmetic, iterate
 
         document = as_document(text, self.loaded.tokenizer)
         if self.datastore is None and self.blend is not None:
@@ -140,9 +140,9 @@ class KNNLM:
 
     def _cache_log_probs(self, document: Any) -> NDArray[np.floating[Any]]:
         """LM and continuous cache, without a store, (L,)."""
-        from knnlm.cache import continuous_cache_log_p
-        from knnlm.keys import arithmetic, iterate_as
-        from knnlm.mixture import mix_components
+        from knnlm.model.keys import arithmetic, iterate_as
+        from knnlm.probability.continuous_cache import continuous_cache_log_p
+        from knnlm.probability.mixture import mix_components
 
         assert self.blend is not None
         assert self.blend.theta is not None
@@ -169,7 +169,7 @@ class KNNLM:
         log_p = self.log_probs(text, exclude=exclude)
         units = len(log_p)
         if words:
-            from knnlm.tokens import count_words
+            from knnlm.text.tokenizer import count_words
 
             read = as_document(text, self.loaded.tokenizer).text
             if read is None:
@@ -220,7 +220,7 @@ class KNNLM:
         stop: Collection[int] | None = None,
     ) -> Iterator[str]:
         """As `generate`, in pieces of text as they come."""
-        from knnlm.generate import Sampling, generate
+        from knnlm.lm.generate import Sampling, generate
 
         tokenizer = self.loaded.tokenizer
         tokens = token_ids(prompt, tokenizer).tolist()
@@ -258,7 +258,7 @@ class KNNLM:
 
     def _stop(self) -> tuple[int, ...]:
         """What the model's own configuration names as end of text; nothing for a model without one."""
-        from knnlm.modules import unwrapped
+        from knnlm.model.modules import unwrapped
 
         for holder in ("generation_config", "config"):
             end = getattr(getattr(unwrapped(self.loaded.model), holder, None), "eos_token_id", None)
@@ -288,9 +288,9 @@ def as_loaded(model: Any, tokenizer: Any = None) -> Loaded:
         return loaded
     from torch import nn
 
-    from knnlm.models import LoadedModel, read_model_context
-    from knnlm.modules import config_of, unwrapped
-    from knnlm.suitable import check_causal, check_config, check_vocabulary
+    from knnlm.model.load import LoadedModel, read_model_context
+    from knnlm.model.modules import config_of, unwrapped
+    from knnlm.model.suitable import check_causal, check_config, check_vocabulary
 
     module: Any = model.model if hasattr(model, "fingerprint") else model
     if not isinstance(module, nn.Module):
@@ -316,8 +316,8 @@ def as_tokenizer(tokenizer: Any, config: Any = None, where: str = "tokenizer") -
     """
     if hasattr(tokenizer, "bos_id") and hasattr(tokenizer, "fingerprint"):
         return tokenizer
-    from knnlm.suitable import check_tokenizer, hugging_face_tokenizer
-    from knnlm.tokens import BackendTokenizer, Tokenizer
+    from knnlm.model.suitable import check_tokenizer, hugging_face_tokenizer
+    from knnlm.text.tokenizer import BackendTokenizer, Tokenizer
 
     if isinstance(tokenizer, str) or hasattr(tokenizer, "__fspath__"):
         found = Tokenizer.load(tokenizer)

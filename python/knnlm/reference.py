@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from knnlm.neighbours import Neighbours
+from knnlm.store.neighbors import Neighbours
 
 Vector = NDArray[np.float64]
 

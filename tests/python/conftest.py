@@ -40,7 +40,7 @@ def _fail_if_hidden(report):
 
 def tiny_documents(count, seed, sentences=12):
     """Documents in a language of 24 words whose next word depends on the last one, so that a model can learn it."""
-    from knnlm.documents import Document
+    from knnlm.text.documents import Document
 
     rng = random.Random(seed)
     followers = {i: [(5 * i + j) % 24 for j in (1, 2, 3)] for i in range(24)}
@@ -66,7 +66,7 @@ def tiny_corpus():
 @pytest.fixture(scope="session")
 def tiny_tokenizer(tiny_corpus):
     """Word-level tokenizer of the tiny language."""
-    from knnlm.tokens import Tokenizer
+    from knnlm.text.tokenizer import Tokenizer
 
     return Tokenizer.train_words(document.text for document in tiny_corpus[0])
 
@@ -76,7 +76,7 @@ def tiny_model(tiny_tokenizer):
     """A fresh transformer of two layers, the same weights each time."""
     import torch
 
-    from knnlm.transformer import TransformerConfig, TransformerLM
+    from knnlm.model.transformer import TransformerConfig, TransformerLM
 
     torch.manual_seed(0)
     return TransformerLM(

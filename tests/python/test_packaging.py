@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import knnlm
-import knnlm.datastore
+import knnlm.store.datastore
 from knnlm import _core
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +60,7 @@ def test_one_version():
 
 
 def test_example_of_the_datastore():
-    assert doctest.testmod(knnlm.datastore) == (0, 3)
+    assert doctest.testmod(knnlm.store.datastore) == (0, 3)
 
 
 def test_instruction_sets_start_with_the_portable_one():

@@ -8,11 +8,11 @@ import torch
 from tiny_lm import LETTERS, Doc, tiny
 
 from knnlm import Datastore, reference
-from knnlm.dumping import dump
-from knnlm.identity import KeySpec, describe, settings_of
+from knnlm.build.dump import dump
+from knnlm.evaluate.tune import save_tuned, tune
 from knnlm.knn_lm import KNNLM
-from knnlm.perplexity import neighbours_of, score
-from knnlm.tune import save_tuned, tune
+from knnlm.lm.score import neighbours_of, score
+from knnlm.model.identity import KeySpec, describe, settings_of
 
 WORDS = ["bade", "cafe", "face", "dace", "fade", "bead"]
 

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from knnlm.cli import main
-from knnlm.stdlib_text import language_reference
+from knnlm.demo.stdlib_text import language_reference
 
 README = Path(__file__).parents[2] / "README.md"
 BLOCK = re.compile(r"<!-- test: ([^\n]*) -->\n```(sh|python)\n(.*?)```", re.DOTALL)
@@ -78,7 +78,7 @@ def test_the_pipeline_table_names_files_that_exist() -> None:
         for line in README.read_text(encoding="utf-8").splitlines()
         if line.startswith("| ") and "`" in line and "| step" not in line
     ]
-    python = [name for row in rows for name in re.findall(r"`([a-z_]+(?:\.py|/))`", row.split("|")[2])]
+    python = [name for row in rows for name in re.findall(r"`([a-z_/]+(?:\.py|/))`", row.split("|")[2])]
     rust = [name for row in rows for name in re.findall(r"`([a-z_]+/)`", row.split("|")[3])]
     assert len(python) > 15
     assert len(rust) >= 4

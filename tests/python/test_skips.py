@@ -39,7 +39,7 @@ def test_what_the_test_extra_installs():
     ("reason", "package"),
     [
         ("could not import 'faiss': No module named 'faiss'", "faiss"),
-        ("could not import 'knnlm.transformer': cannot import name 'x'", "knnlm"),
+        ("could not import 'knnlm.model.transformer': cannot import name 'x'", "knnlm"),
         ("could not import GptOssConfig from 'transformers' 4.45", "transformers"),
         ("could not import 'scann': No module named 'scann'", None),
         ("this system has no 'faiss'", None),
@@ -53,7 +53,9 @@ def run_inner(folder, required):
     (folder / "conftest.py").write_text((HERE / "conftest.py").read_text())
     ours = ("KNNLM_REQUIRE_TEST_PACKAGES", "PYTEST_ADDOPTS")
     environment = {name: value for name, value in os.environ.items() if name not in ours}
-    environment["PYTHONPATH"] = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [str(HERE), str(HERE / "support"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
     if required:
         environment["KNNLM_REQUIRE_TEST_PACKAGES"] = "1"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", folder]

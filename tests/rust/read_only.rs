@@ -1,5 +1,5 @@
 //! A disk that is mounted read-only: everything that reads works, everything that writes says why not and changes nothing.
-//! `tests/python/test_read_only.py` does the same on a real one.
+//! `tests/python/store/test_read_only.py` does the same on a real one.
 
 use crate::failing_disk::{FailingDisk, Failure};
 use crate::store_support::{add, assert_entries, keeping, key, options};

@@ -41,7 +41,7 @@ class _Commands(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module = {"import": "import_store", "export": "export_store"}.get(cmd_name, cmd_name)
-        return cast(click.Command, importlib.import_module(f"knnlm.cli.{module}").command)
+        return cast(click.Command, importlib.import_module(f"knnlm.cli.commands.{module}").command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -17,8 +17,8 @@ import numpy as np
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from knnlm.own_files import MODEL, STORE
-from knnlm.terminal import give_up, printable, printable_json
+from knnlm.system.own_files import MODEL, STORE
+from knnlm.system.terminal import give_up, printable, printable_json
 
 INTERRUPTED = 130
 

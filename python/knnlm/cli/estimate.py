@@ -18,11 +18,11 @@ from knnlm.cli.work import check_lists, key_width, open_store, resolved
 
 if TYPE_CHECKING:
     from knnlm.cli.options import Texts
-    from knnlm.datastore import Datastore
-    from knnlm.identity import KeySpec
-    from knnlm.keys import TokenDocument
-    from knnlm.models import LoadedModel
-    from knnlm.progress import Progress
+    from knnlm.model.identity import KeySpec
+    from knnlm.model.keys import TokenDocument
+    from knnlm.model.load import LoadedModel
+    from knnlm.report.progress import Progress
+    from knnlm.store.datastore import Datastore
 
 SAMPLE_SECONDS = 5.0  # of running the model
 SAMPLE_ENTRIES = 20_000  # indexed for the estimate of a dumped store
@@ -88,7 +88,7 @@ def of_retraining(
     progress: Progress,
 ) -> dict[str, Any]:
     """The same for a store whose keys the model computes again."""
-    from knnlm.retrain import spec_of, stored_documents
+    from knnlm.build.retrain import spec_of, stored_documents
 
     spec, total, info = spec_of(store, loaded), len(store), store.info()
     sampled = _some_of(document for _, document in stored_documents(store, int(loaded.tokenizer.vocab_size)))
@@ -116,7 +116,7 @@ def _sample_keys(
     One window comes first, which also warms the model up: where a whole batch would take longer than all the time
     there is, the rest goes window by window as well.
     """
-    from knnlm.keys import arithmetic, batch_size, iterate_as
+    from knnlm.model.keys import arithmetic, batch_size, iterate_as
 
     keys: list[Any] = []
     values: list[Any] = []
@@ -192,7 +192,7 @@ def of_store(path: Path, index: dict[str, Any], threads: int | None) -> dict[str
 def _index(keys: Any, values: Any, n: int, index: dict[str, Any], threads: int | None) -> tuple[dict[str, Any], float]:
     """Builds an index of the sample and scales it to n entries: seconds, memory and lists; and bytes of the index."""
     from knnlm._core import plan_index
-    from knnlm.datastore import Datastore
+    from knnlm.store.datastore import Datastore
 
     d = keys.shape[1]
     nlist, trained_on = plan_index(n, d, index["nlist"])
@@ -269,7 +269,7 @@ def process_bytes() -> int:
 
 def _some_of(documents: Iterable[TokenDocument]) -> list[TokenDocument]:
     """Documents from all over a text, in random order and cut (reservoir sampling); the text is read to its end."""
-    from knnlm.keys import TokenDocument
+    from knnlm.model.keys import TokenDocument
 
     rng = np.random.default_rng(0)
     kept: list[TokenDocument] = []

@@ -11,8 +11,9 @@ from pathlib import Path
 import click
 
 from knnlm.cli.console import note, refuse_existing, refuse_foreign, warn
-from knnlm.cli.replacing import REPLACED, kept_from_writers, rename_to_free, swap
-from knnlm.own_files import force, is_file, is_folder, leftovers, remove, remove_tree, sibling, sync
+from knnlm.store.lock import kept_from_writers
+from knnlm.system.own_files import force, is_file, is_folder, leftovers, remove, remove_tree, sibling, sync
+from knnlm.system.rename import REPLACED, rename_to_free, swap
 
 
 @contextmanager
@@ -46,7 +47,7 @@ def take_place(new: Path, out: Path, overwrite: bool, found_again: bool = False)
     What may not become `out` is kept, and it is said where. found_again: the same command finds it at `new`; else it
     gets a name that no command clears.
     """
-    from knnlm.datastore import StoreError
+    from knnlm.store.datastore import StoreError
 
     force(new)
     try:

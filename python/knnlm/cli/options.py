@@ -12,14 +12,14 @@ import click
 
 from knnlm.cli.console import note, report_reading
 from knnlm.cli.out_folder import OutFolder
-from knnlm.documents import MAX_DOCUMENT_BYTES, SPLIT_PATTERNS
-from knnlm.identity import AUTOCAST, REPRESENTATIONS
+from knnlm.model.identity import AUTOCAST, REPRESENTATIONS
+from knnlm.text.documents import MAX_DOCUMENT_BYTES, SPLIT_PATTERNS
 
 if TYPE_CHECKING:
-    from knnlm.datastore import Datastore
-    from knnlm.documents import Document
-    from knnlm.keys import TokenDocument
-    from knnlm.progress import Progress
+    from knnlm.model.keys import TokenDocument
+    from knnlm.report.progress import Progress
+    from knnlm.store.datastore import Datastore
+    from knnlm.text.documents import Document
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -306,15 +306,15 @@ class Texts:
     nothing: str = ""  # what to do where there is nothing to read, for people
 
     def __post_init__(self) -> None:
-        from knnlm.documents import ReadReport
+        from knnlm.text.documents import ReadReport
 
         self.report = ReadReport()
         self.tokens = 0
 
     def __iter__(self) -> Iterator[Document]:
         """Read from the start; raises ValueError at the end if there was no document, with the reasons."""
-        from knnlm.documents import ReadReport, read_documents
-        from knnlm.update import stamp
+        from knnlm.build.update import stamp
+        from knnlm.text.documents import ReadReport, read_documents
 
         self.report = ReadReport()
         documents = read_documents(
@@ -349,7 +349,7 @@ class Texts:
 
     def tokenised(self, tokenizer: Any) -> Iterator[TokenDocument]:
         """The documents with their tokens, one after the other: nothing is tokenised twice, nothing is kept."""
-        from knnlm.keys import TokenDocument, encoded
+        from knnlm.model.keys import TokenDocument, encoded
 
         self.tokens = 0
         for document in self:

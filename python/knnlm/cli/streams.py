@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 
 import click
 
-from knnlm.terminal import give_up, printable, printable_json, say
+from knnlm.system.terminal import give_up, printable, printable_json, say
 
 
 def prepare() -> None:

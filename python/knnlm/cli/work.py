@@ -17,13 +17,13 @@ from knnlm.cli.console import note, warn
 from knnlm.cli.folders import missing
 
 if TYPE_CHECKING:
-    from knnlm.cached import Cached
+    from knnlm.build.dump import DumpResult
     from knnlm.cli.options import Loading, Texts
-    from knnlm.datastore import Datastore
-    from knnlm.dumping import DumpResult
-    from knnlm.identity import KeySpec, Settings
-    from knnlm.models import LoadedModel
-    from knnlm.progress import Progress
+    from knnlm.lm.scored_text import Cached
+    from knnlm.model.identity import KeySpec, Settings
+    from knnlm.model.load import LoadedModel
+    from knnlm.report.progress import Progress
+    from knnlm.store.datastore import Datastore
 
 
 def is_store(path: Path) -> bool:
@@ -36,7 +36,7 @@ def open_store(path: Path) -> Datastore:
 
     Raises ValueError for attributes that nobody can read: now, and not after the work of a command.
     """
-    from knnlm.datastore import Datastore
+    from knnlm.store.datastore import Datastore
 
     if not path.exists():
         raise FileNotFoundError(f"expected a store at {path}, found nothing there: {missing(path)}")
@@ -53,8 +53,8 @@ def load(name: str, loading: Loading, threads: int | None) -> LoadedModel:
     """The model by folder or Hugging Face name, torch limited to `threads`."""
     import torch
 
-    from knnlm.checkpoint import read_config
-    from knnlm.models import load_model
+    from knnlm.model.checkpoint import read_config
+    from knnlm.model.load import load_model
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -78,8 +78,8 @@ def load_for(store: Datastore, name: str | None, loading: Loading, threads: int 
         IdentityError: the model, tokenizer or representation is another.
         ValueError: the store's attributes are not what knnlm writes.
     """
-    from knnlm.attributes import check_attributes
-    from knnlm.identity import check
+    from knnlm.model.identity import check
+    from knnlm.store.attributes import check_attributes
 
     check_attributes(store)
     remembered = store.attributes.get("model") or {}
@@ -110,14 +110,14 @@ def key_spec(
     key: str, layer: int, keys: str, window: int | None, context: int | None, autocast: str | None = None
 ) -> KeySpec:
     """The options of a command as `KeySpec`; codes are made from float32 where raw keys are not kept."""
-    from knnlm.identity import KeySpec
+    from knnlm.model.identity import KeySpec
 
     return KeySpec(key, layer, window, context, "float32" if keys == "none" else keys, autocast)
 
 
 def resolved(loaded: LoadedModel, keys: KeySpec) -> KeySpec:
     """How keys are made with a model, all of it filled in; says where another key had to be taken than was asked."""
-    from knnlm.identity import resolve
+    from knnlm.model.identity import resolve
 
     found = resolve(loaded, keys)
     if found.representation != keys.representation:
@@ -130,7 +130,7 @@ def resolved(loaded: LoadedModel, keys: KeySpec) -> KeySpec:
 
 def key_width(loaded: LoadedModel, keys: KeySpec) -> int:
     """Dimension of the model's keys, from running it on one token."""
-    from knnlm.keys import TokenDocument, iterate
+    from knnlm.model.keys import TokenDocument, iterate
 
     probe = TokenDocument("", np.zeros(1, np.uint32))
     chunks = iterate(loaded, [probe], captures=[(keys.representation, keys.layer)], key_dtype="float32")
@@ -165,9 +165,9 @@ def dump_to(
     metric: Literal["l2", "ip"] = "l2",
 ) -> tuple[Datastore, DumpResult]:
     """A new store at `path` with the keys of the texts, unindexed; they are read as they are needed."""
-    from knnlm.datastore import Datastore
-    from knnlm.dumping import dump
-    from knnlm.identity import describe
+    from knnlm.build.dump import dump
+    from knnlm.model.identity import describe
+    from knnlm.store.datastore import Datastore
 
     keys = resolved(loaded, keys)
     store = Datastore.create(
@@ -240,8 +240,8 @@ OVERLAP = 0.01  # a larger share of a text's tokens in the store's 13-grams is w
 
 def overlap_share(cached: Cached, store: Datastore, progress: Progress) -> float:
     """Share of the scored tokens that lie in a 13-gram of the store."""
-    from knnlm.entries import values_of_documents
-    from knnlm.overlap import overlap_13gram
+    from knnlm.evaluate.overlap import overlap_13gram
+    from knnlm.store.entries import values_of_documents
 
     task = progress.track("overlap", len(store), "tok")
     scored = [cached.tokens[a:b] for a, b in zip(cached.offsets, cached.offsets[1:], strict=False)]

@@ -1,0 +1,314 @@
+"""`knnlm build`: an index for a dumped store, or a whole store from text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+from click.core import ParameterSource
+
+from knnlm.cli.building import build_from_text
+from knnlm.cli.console import Command, duration, note, print_json, refuse_existing, refuse_foreign, size
+from knnlm.cli.options import (
+    Loading,
+    Reading,
+    Texts,
+    as_json,
+    code_options,
+    kept_keys,
+    loading_options,
+    overwrite,
+    seed,
+    text_options,
+    threads,
+    window_options,
+)
+from knnlm.cli.options import (
+    metric as metric_option,
+)
+from knnlm.cli.out_folder import OutFolder
+from knnlm.cli.retraining import needs_model, retrain_store
+from knnlm.cli.work import check_lists, is_store, key_spec, load, load_for, open_store
+
+if TYPE_CHECKING:
+    from knnlm.store.datastore import Datastore
+
+# The 2020 paper's index and settings; its λ is for WikiText-103, `tune` finds yours.
+PAPER = {"nlist": 4096, "code": (64, 8)}
+PAPER_SETTINGS = {"lambda_": 0.25, "temperature": 1.0, "k": 1024, "nprobe": 32, "rerank": "none"}
+
+
+def _code(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+    """A product quantiser as (M, BITS), or a word."""
+    if value is None or value in ("small", "flat"):
+        return value
+    try:
+        m, bits = (int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"expected two numbers such as 64,8, small or flat, found {value!r}") from None
+    return m, bits
+
+
+@click.command("build", cls=Command)
+@click.argument("source", nargs=-1, required=True)
+@click.option(
+    "--model",
+    help="Model folder or Hugging Face name: SOURCE is text then, or with --retrain a store.  [default for a store: "
+    "the one that it remembers]",
+)
+@click.option("--out", type=OutFolder(), help="Output folder of a store made from text.")
+@click.option("--preset", type=click.Choice(("paper", "small")), help="paper: IVF4096, PQ 64 × 8 bit, nprobe 32, "
+              "k 1024, T 1. small: the least bytes.")  # fmt: skip
+@click.option("--nlist", type=click.IntRange(min=1), help="Number of lists.  [default: by the number of entries]")
+@click.option(
+    "--code",
+    metavar="M,BITS|small|flat",
+    callback=_code,
+    help="Code of an entry: M parts of BITS bits, the least bytes, or one level of 4 bits.  [default: two levels]",
+)
+@click.option(
+    "--retrain",
+    is_flag=True,
+    help="Learn lists and codes again for a store that has an index: from its raw keys, or, if they are not kept, by "
+    "running the model over its documents.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Processes that run the model, each with its own copy and --threads threads; without, they share the cores. "
+    "On another number of threads a key may differ in its last bits: give --threads for the bytes of a build without "
+    "workers.",
+)
+@click.option("--dry-run", is_flag=True, help="Only say how many tokens, minutes, and bytes on disk and in memory.")
+@text_options
+@code_options
+@metric_option
+@window_options
+@seed
+@loading_options
+@threads
+@overwrite
+@as_json
+def command(
+    source: tuple[str, ...],
+    model: str | None,
+    out: Path | None,
+    metric: Literal["l2", "ip"] | None,
+    preset: str | None,
+    nlist: int | None,
+    code: Any,
+    retrain: bool,
+    workers: int,
+    dry_run: bool,
+    reading: Reading,
+    key: str,
+    layer: int,
+    keys: str | None,
+    keep_keys: bool,
+    autocast: str | None,
+    window: int | None,
+    context: int | None,
+    batch_tokens: int | None,
+    seed: int,
+    loading: Loading,
+    threads: int | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Index a store that `knnlm dump` wrote, or make an indexed store from text.
+
+    From text, keys are encoded in memory, part by part, and raw keys are not written unless asked for (--keep-keys),
+    but for 256 that recall is measured with, until the store is finished. Such a build that was killed goes on where it
+    was when the same command is run again, and ends with the same bytes if the model runs on as many threads. So does
+    --retrain of a store without raw keys, which is searched with its old index until then.
+
+    \b
+    Examples:
+      knnlm build store
+      knnlm build books/ --model model --out store
+      knnlm build books/ --model model --dry-run
+      knnlm build store --retrain
+    """
+    from knnlm.report.progress import Progress
+
+    kept = kept_keys(keys, keep_keys)
+    index = _index_options(preset, nlist, code)
+    # Without --seed, an index that is there keeps its own.
+    given = click.get_current_context().get_parameter_source("seed") == ParameterSource.COMMANDLINE
+    options = {**index, "seed": seed if given else None, "threads": threads, "retrain": retrain}
+    with Progress(json=as_json) as progress:
+        if model is None or (retrain and len(source) == 1 and is_store(Path(source[0]))):
+            path = _single_store(source, out)
+            with open_store(path) as store:
+                _refuse_useless(store, retrain, index["nlist"], metric)
+                again = retrain and needs_model(store.info())
+                if dry_run:
+                    from knnlm.cli.estimate import of_retraining, of_store
+
+                    if again:
+                        loaded = load_for(store, model, loading, threads)
+                        estimate = of_retraining(store, loaded, index, batch_tokens, threads, progress)
+                    else:
+                        estimate = of_store(path, index, threads)
+                    _show_estimate(estimate, as_json)
+                    return
+            if again:
+                before = _tuned(path)
+                made = retrain_store(path, model, index, seed, loading, threads, workers, batch_tokens, progress)
+                with open_store(path) as store:
+                    extra = {**_settle(store, before, preset, retrain), **made}
+            else:
+                if model is not None:
+                    note(f"{path} keeps its raw keys: the model is not run")
+                with open_store(path) as store:
+                    extra = _build(store, options, preset, progress)
+        else:
+            texts = Texts(source, reading, stamped=True)
+            spec = key_spec(key, layer, kept, window, context, autocast)
+            if dry_run:
+                from knnlm.cli.estimate import of_text
+
+                if out is not None:
+                    refuse_existing(out, overwrite)
+                    refuse_foreign(out, (*source, model))
+                loaded = load(model, loading, threads)
+                estimate = of_text(loaded, texts, spec, kept, index, batch_tokens, threads, progress, out)
+                _show_estimate(estimate, as_json)
+                texts.finish()
+                return
+            if out is None:
+                raise click.UsageError("a store made from text needs a place: --out FOLDER")
+            refuse_existing(out, overwrite)
+            path = out
+            extra = build_from_text(
+                out,
+                overwrite,
+                load(model, loading, threads),
+                model,
+                loading,
+                texts,
+                spec,
+                kept != "none",
+                index,
+                {**PAPER_SETTINGS, "preset": "paper"} if preset == "paper" else None,
+                metric or "l2",
+                seed,
+                threads,
+                workers,
+                batch_tokens,
+                progress,
+            )
+            texts.finish()
+    _report(path, extra, as_json)
+
+
+def _report(path: Path, extra: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json({"store": str(path), **extra})
+        return
+    note(
+        f"{path}: {extra['entries']:,} entries indexed in {duration(extra['build_seconds'])}, {size(extra['bytes'])}, "
+        f"{extra['bytes_per_entry']:.1f} bytes per entry of which {extra['search_bytes_per_entry']:.1f} are searched"
+    )
+
+
+def _index_options(preset: str | None, nlist: int | None, code: Any) -> dict[str, Any]:
+    """nlist and code, from the preset unless they are given."""
+    chosen: dict[str, Any] = {"nlist": None, "code": None}
+    if preset == "paper":
+        chosen.update(PAPER)
+    elif preset == "small":
+        chosen["code"] = "small"
+    return {"nlist": nlist or chosen["nlist"], "code": code or chosen["code"]}
+
+
+def _single_store(source: tuple[str, ...], out: Path | None) -> Path:
+    if len(source) == 1 and is_store(Path(source[0])):
+        if out is not None:
+            raise click.UsageError("--out is for a store made from text; a store is indexed where it is")
+        return Path(source[0])
+    if len(source) == 1 and not Path(source[0]).exists():
+        raise click.UsageError(f"expected a store or text, found nothing at {source[0]}")
+    raise click.UsageError(f"expected one store, found {', '.join(source)}; to build from text add --model")
+
+
+def _refuse_useless(store: Datastore, retrain: bool, nlist: int | None, metric: str | None) -> None:
+    """Raises what is wrong with indexing a store, before anything is done; --dry-run says the same."""
+    n, info = len(store), store.info()
+    if metric is not None and metric != store.metric:
+        raise click.UsageError(f"{store.path} is a store of --metric {store.metric}: dump the text again for {metric}")
+    if not n:
+        raise ValueError(f"expected entries to index in {store.path}, found none: give a text that has tokens")
+    if store.is_built and not retrain and info["indexed"] == n:
+        raise click.UsageError(f"{store.path} has an index of all its entries: add --retrain to learn a new one")
+    if retrain and needs_model(info) and "model" not in store.attributes:
+        raise ValueError(
+            f"expected raw keys of all {n:,} entries of {store.path}, or a model that it remembers, found "
+            f"{info['entries_with_keys']:,} keys and no model: it was built without keeping them, so no new index can "
+            "be learned; build it again with --keep-keys, or dump the text with --keys float16"
+        )
+    check_lists(n, nlist if retrain or not store.is_built else None)
+
+
+def _build(store: Datastore, options: dict[str, Any], preset: str | None, progress: Any) -> dict[str, Any]:
+    from knnlm.report.index_progress import index_progress
+
+    before = _tuned_of(store)
+    started = time.perf_counter()
+    store.build(progress=index_progress(progress, "index"), **options)
+    seconds = time.perf_counter() - started
+    return {**_settle(store, before, preset, options["retrain"]), "build_seconds": seconds}
+
+
+def _tuned(path: Path) -> Mapping[str, Any]:
+    with open_store(path) as store:
+        return _tuned_of(store)
+
+
+def _tuned_of(store: Datastore) -> Mapping[str, Any]:
+    """What was tuned for a store, nothing where somebody else wrote its attributes."""
+    from knnlm.store.attributes import attribute_problems
+
+    attributes = store.attributes
+    return {} if attribute_problems(attributes) else attributes.get("tuned") or {}
+
+
+def _settle(store: Datastore, before: Mapping[str, Any], preset: str | None, retrain: bool) -> dict[str, Any]:
+    """Have a store with a new index remember the preset's settings, if there are any; facts for JSON."""
+    if preset == "paper":
+        settings = {**PAPER_SETTINGS, "k": min(1024, max(1, len(store)))}
+        store.set_attributes({**store.attributes, "tuned": {**settings, "preset": "paper"}})
+        if before and "preset" not in before:
+            note(f"the preset's settings replace the tuned ones ({_settings(before)}): knnlm tune chooses them again")
+    elif before and retrain:
+        note(f"kept {_settings(before)}, which were chosen with the former index: knnlm tune chooses them again")
+    info = store.info()
+    names = ("bytes", "bytes_per_entry", "search_bytes_per_entry", "nlist", "code", "generation")
+    return {"entries": len(store), **{name: info[name] for name in names}}
+
+
+def _settings(tuned: Mapping[str, Any]) -> str:
+    return f"λ {tuned['lambda_']:.3f}, T {tuned['temperature']:.4g}, k {tuned['k']}"
+
+
+def _show_estimate(estimate: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(estimate)
+        return
+    from knnlm.cli.console import facts
+
+    facts(
+        {
+            "tokens": f"{estimate['tokens']:,} in {estimate['documents']:,} documents",
+            "time": f"about {duration(estimate['seconds'])} (keys {duration(estimate['dump_seconds'])}, "
+            f"index {duration(estimate['build_seconds'])}), from {estimate['sample_tokens']:,} sample tokens",
+            "disk": f"about {size(estimate['disk_bytes'])}, {size(estimate['peak_disk_bytes'])} while building; "
+            f"{size(estimate['free_bytes'])} are free",
+            "memory": f"about {size(estimate['memory_bytes'])}",
+        }
+    )

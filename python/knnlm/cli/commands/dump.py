@@ -1,0 +1,95 @@
+"""`knnlm dump`: the keys of a text, raw and unindexed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from knnlm.cli.console import Command, duration, note, print_json, size
+from knnlm.cli.folders import whole_folder
+from knnlm.cli.options import (
+    Loading,
+    Reading,
+    Texts,
+    as_json,
+    key_options,
+    loading_options,
+    metric,
+    out,
+    overwrite,
+    text_options,
+    threads,
+    window_options,
+)
+from knnlm.cli.work import dump_to, key_spec, load, warn_of_failed
+
+
+@click.command("dump", cls=Command)
+@click.argument("text", nargs=-1, required=True)
+@click.option("--model", required=True, help="Model folder or Hugging Face name.")
+@out
+@text_options
+@key_options
+@metric
+@window_options
+@loading_options
+@threads
+@overwrite
+@as_json
+def command(
+    text: tuple[str, ...],
+    model: str,
+    out: Path,
+    metric: Literal["l2", "ip"] | None,
+    reading: Reading,
+    key: str,
+    layer: int,
+    keys: str,
+    autocast: str | None,
+    window: int | None,
+    context: int | None,
+    batch_tokens: int | None,
+    loading: Loading,
+    threads: int | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Run MODEL over TEXT and write (key, next token) of every token to a store, unindexed.
+
+    TEXT is files, folders, globs, .gz, JSONL or hf:NAME. `knnlm build STORE` indexes the result.
+
+    \b
+    Example:
+      knnlm dump books/ --model model --out store
+    """
+    from knnlm.report.progress import Progress
+
+    texts = Texts(text, reading, stamped=True)
+    with Progress(json=as_json) as progress, whole_folder(out, overwrite, (*text, model)) as partial:
+        loaded = load(model, loading, threads)
+        spec = key_spec(key, layer, keys, window, context, autocast)
+        store, written = dump_to(partial, loaded, texts, spec, keys, batch_tokens, progress, metric or "l2")
+        with store:
+            info = store.info()
+    texts.finish()
+    warn_of_failed(written.failed)
+    if as_json:
+        print_json(
+            {
+                "store": str(out),
+                "tokens": written.tokens,
+                "documents": written.documents,
+                "empty_documents": written.empty_documents,
+                "failed": written.failed,
+                "seconds": written.seconds,
+                "bytes": info["bytes"],
+                "read": texts.summary(),
+            }
+        )
+        return
+    note(
+        f"{out}: {written.tokens:,} entries of {written.documents:,} documents, {size(info['bytes'])}, "
+        f"in {duration(written.seconds)}; not indexed yet: knnlm build {out}"
+    )

@@ -1,0 +1,170 @@
+"""`knnlm eval`: perplexity of a text with and without the store."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from knnlm.cli.console import Command, facts, print_json, table, warn
+from knnlm.cli.options import (
+    Loading,
+    Mixing,
+    Reading,
+    Texts,
+    as_json,
+    cache_option,
+    loading_options,
+    mixing_options,
+    model,
+    ngram_option,
+    text_options,
+    threads,
+)
+from knnlm.cli.work import (
+    blend_text,
+    load_for,
+    note_defaults,
+    open_store,
+    overlap_share,
+    warn_of_failed,
+    warn_of_overlap,
+)
+
+if TYPE_CHECKING:
+    from knnlm.lm.scored_text import Evaluation
+
+
+@click.command("eval", cls=Command)
+@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("text", nargs=-1, required=True)
+@model
+@mixing_options
+@cache_option
+@ngram_option
+@click.option(
+    "--exclude",
+    type=click.Choice(("document", "entry", "none")),
+    default="document",
+    show_default=True,
+    help="What to leave out where the very text is in the store: its document, each token's own entry, nothing.",
+)
+@text_options
+@loading_options
+@threads
+@as_json
+def command(
+    store: Path,
+    text: tuple[str, ...],
+    model: str | None,
+    mixing: Mixing,
+    cache: bool,
+    ngram: bool,
+    exclude: str,
+    reading: Reading,
+    loading: Loading,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Perplexity of TEXT under the model alone and with STORE, by token and by word.
+
+    λ, T and k are those that `knnlm tune` saved, and so are the weights of --cache and --ngram. Warns when the text
+    overlaps the store. A document for which the model gives NaN is left out and named, and the exit code is 1 then.
+
+    \b
+    Example:
+      knnlm eval store held-out.txt
+      knnlm eval store held-out.txt --lambda 0.3 --temperature 10 --exact
+    """
+    from knnlm.lm.blend import blend_of, saved_blends, untuned_cache
+    from knnlm.lm.score import score, scored_by
+    from knnlm.model.identity import DEFAULT_LAMBDA, settings_of
+    from knnlm.report.progress import Progress
+
+    texts = Texts(text, reading)
+    with Progress(json=as_json) as progress, open_store(store) as opened:
+        alone = cache and not ngram and "cache" not in saved_blends(opened)
+        blend = untuned_cache() if alone else blend_of(opened, cache, ngram)
+        if alone:
+            warn(
+                f"no weights of the cache are tuned: it is mixed with the model alone, weight {DEFAULT_LAMBDA}; "
+                "knnlm tune STORE TEXT --cache finds weights beside the store"
+            )
+        loaded = load_for(opened, model, loading, threads)
+        mixing = mixing.within(opened)
+        settings = settings_of(opened, **mixing.given())
+        note_defaults(opened, settings, **mixing.given())
+        cached, settings = scored_by(
+            loaded,
+            texts.tokenised(loaded.tokenizer),
+            opened,
+            replace(settings, threads=threads),
+            blend=blend,
+            exclude=exclude,
+            progress=texts.callback(progress, "score"),
+        )
+        found = score(cached, settings)
+        blended = None if blend is None else score(cached, settings, blend)
+        share = overlap_share(cached, opened, progress)
+    texts.finish()
+    warn_of_failed(found.failed)
+    _warn(share, found, exclude, ngram)
+    if blended is not None and mixing.lambda_ is not None:
+        warn("--lambda does not change what is blended in: its weights are those that knnlm tune saved")
+    if as_json:
+        more = {} if blended is None else {"blended": blended.to_dict()}
+        print_json({**found.to_dict(), **more, "overlap_13gram": share, "store": str(store), "read": texts.summary()})
+    else:
+        _show(found, blended, share)
+    if found.failed:
+        click.get_current_context().exit(1)
+
+
+def _warn(share: float, found: Evaluation, exclude: str, ngram: bool) -> None:
+    if found.excluded_documents:
+        left_out = {"document": "their own document was", "entry": "their own entries were", "none": "nothing was"}
+        warn(f"{found.excluded_documents} of the evaluated documents are in the store; {left_out[exclude]} left out")
+        if ngram:
+            warn("the 5-gram model has counted those documents too: its part of the result is of text that it knows")
+    warn_of_overlap(share)
+    if found.settings["lambda_"] == 1 and np.isinf(found.perplexity):
+        warn(
+            "with a lambda of 1 the model has no say, and a token that is not among its neighbours has p = 0: give "
+            "--lambda below 1, or knnlm tune chooses one"
+        )
+
+
+def _blended_name(blended: Evaluation | None) -> str:
+    weights = {} if blended is None else blended.settings["blend"]["weights"]
+    return "and what is blended in" if weights.get("knn") else "model and cache, without the store"
+
+
+def _show(found: Evaluation, blended: Evaluation | None, share: float) -> None:
+    def word(value: float | None) -> str:
+        return "–" if value is None or not np.isfinite(value) else f"{value:.2f}"
+
+    model_speed = found.tokens / found.model_seconds if found.model_seconds else float("nan")
+    rows = [["model alone", f"{found.lm_perplexity:.2f}", word(found.lm_word_perplexity), "", f"{model_speed:,.0f}"]]
+    for name, one in (("with the store", found), (_blended_name(blended), blended)):
+        if one is not None:
+            change = f"{100 * (one.perplexity / found.lm_perplexity - 1):+.1f} %"
+            rows.append(
+                [name, f"{one.perplexity:.2f}", word(one.word_perplexity), change, f"{one.tokens_per_second:,.0f}"]
+            )
+    table(None, ["", "perplexity", "by word", "change", "tokens/s"], rows)
+    used: dict[str, Any] = found.settings
+    facts(
+        {
+            "scored": f"{found.tokens:,} tokens, {found.words:,} words, {len(found.document_tokens):,} documents",
+            "settings": f"λ {used['lambda_']:.3f}, T {used['temperature']:.4g}, k {used['k']}",
+            "search": "exact"
+            if used["exact"]
+            else f"index, nprobe {used['nprobe'] or 'default'}, rerank {used['rerank'] or 'default'}",
+            "retrieved": f"{100 * found.retrieved:.1f} % of the tokens are among their neighbours",
+            **({} if blended is None else {"blended": blend_text(blended.settings["blend"])}),
+            "overlap": f"{100 * share:.2f} % of the tokens are in a 13-gram of the store",
+        }
+    )

@@ -1,0 +1,105 @@
+"""`knnlm export`: neighbours and p_kNN of a text, or the store itself, for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from knnlm.cli.console import Command, note, print_json, refuse_existing
+from knnlm.cli.options import (
+    Loading,
+    Mixing,
+    Reading,
+    Texts,
+    as_json,
+    loading_options,
+    mixing_options,
+    model,
+    overwrite,
+    text_options,
+    threads,
+)
+from knnlm.cli.work import load_for, open_store, warn_of_failed
+
+
+@click.command("export", cls=Command)
+@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("text", nargs=-1)
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), required=True,
+    help="Output: .parquet or .safetensors for a text, .arrow for the store.",
+)  # fmt: skip
+@click.option("--only-p", is_flag=True, help="Sparse p_kNN only, without the neighbours that it comes from.")
+@click.option("--own-document", is_flag=True, help="Let a document of TEXT find its own entries in the store.")
+@click.option("--no-keys", is_flag=True, help="Leave keys out of the .arrow file.")
+@model
+@mixing_options
+@text_options
+@loading_options
+@threads
+@overwrite
+@as_json
+def command(
+    store: Path,
+    text: tuple[str, ...],
+    out: Path,
+    only_p: bool,
+    own_document: bool,
+    no_keys: bool,
+    model: str | None,
+    mixing: Mixing,
+    reading: Reading,
+    loading: Loading,
+    threads: int | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """With TEXT: each token's neighbours in STORE and the sparse p_kNN that they give. Without: STORE as Arrow.
+
+    A document of TEXT that is in STORE, by its tokens, does not find its own entries (but see --own-document).
+
+    \b
+    Examples:
+      knnlm export store books/ --out targets.parquet
+      knnlm export store --out store.arrow
+    """
+    from knnlm.lm.distill import targets, write_arrow, write_parquet, write_safetensors
+    from knnlm.model.identity import settings_of
+    from knnlm.report.progress import Progress
+
+    writers = {".parquet": write_parquet, ".safetensors": write_safetensors}
+    expected = tuple(writers) if text else (".arrow",)
+    if out.suffix not in expected:
+        raise click.UsageError(f"--out: expected a name that ends in {' or '.join(expected)}, found {out}")
+    refuse_existing(out, overwrite)
+    failed: list[tuple[str, str]] = []
+    with Progress(json=as_json) as progress, open_store(store) as opened:
+        task = progress.track("export", unit="tok")
+        if text:
+            loaded = load_for(opened, model, loading, threads)
+            texts = Texts(text, reading)
+            mixing = mixing.within(opened)
+            settings = settings_of(opened, **mixing.given(), threads=threads)
+            batches = targets(
+                loaded,
+                texts.tokenised(loaded.tokenizer),
+                opened,
+                settings,
+                own_document=own_document,
+                neighbours=not only_p,
+                failed=failed,
+                progress=lambda _, done, total: task.update(done, total or texts.expected_tokens()),
+            )
+            rows = writers[out.suffix](out, batches)
+            texts.finish()
+            warn_of_failed(failed)
+        else:
+            rows = write_arrow(out, opened, keys=not no_keys, progress=lambda _, done, total: task.update(done, total))
+    if as_json:
+        found = {"store": str(store), "out": str(out), "rows": rows, "bytes": out.stat().st_size}
+        print_json({**found, "failed": failed} if text else found)
+    else:
+        note(f"{out}: {rows:,} rows")
+    if failed:
+        click.get_current_context().exit(1)

@@ -1,0 +1,97 @@
+"""`knnlm generate`: text from the model and the store together, or from the model alone."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from knnlm.cli.console import Command, print_json, write_out
+from knnlm.cli.options import Loading, Mixing, Words, as_json, loading_options, mixing_options, model, seed, threads
+from knnlm.cli.work import load_for, note_defaults, open_store
+from knnlm.system.terminal import printable
+
+
+@click.command("generate", cls=Command)
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option("--prompt", type=Words(), help="Text to continue.  [default: standard input]")
+@model
+@mixing_options
+@click.option("--max-tokens", type=click.IntRange(min=1), default=100, show_default=True, help="Tokens to generate.")
+@click.option(
+    "--sampling-temperature",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="0 takes the likeliest token; 1 draws from the mixture.",
+)
+@click.option("--top-k", type=click.IntRange(min=1), help="Draw from so many likeliest tokens only.")
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Draw from the likeliest with so much mass.")
+@click.option("--without-store", is_flag=True, help="Use the model alone, for comparison.")
+@seed
+@loading_options
+@threads
+@as_json
+def command(
+    store: Path,
+    prompt: str | None,
+    model: str | None,
+    mixing: Mixing,
+    max_tokens: int,
+    sampling_temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    without_store: bool,
+    seed: int,
+    loading: Loading,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Continue a prompt with the model and STORE together.
+
+    \b
+    Examples:
+      knnlm generate store --prompt "It was a"
+      echo "It was a" | knnlm generate store --sampling-temperature 0.8 --top-p 0.95 --seed 3
+    """
+    from knnlm.knn_lm import KNNLM
+
+    if prompt is None:
+        if sys.stdin is not None and sys.stdin.isatty():
+            raise click.UsageError("expected a prompt: --prompt TEXT, or text on standard input")
+        prompt = _standard_input().rstrip("\n")
+    with open_store(store) as opened:
+        loaded = load_for(opened, model, loading, threads)
+        mixing = mixing.within(opened)
+        lm = KNNLM(loaded, None if without_store else opened, **mixing.given(), threads=threads)
+        if not without_store:
+            note_defaults(opened, lm.settings, **mixing.given())
+        pieces = []
+        if not as_json:
+            write_out(_shown(prompt))
+        for piece in lm.stream(
+            prompt, max_tokens=max_tokens, temperature=sampling_temperature, top_k=top_k, top_p=top_p, seed=seed
+        ):
+            pieces.append(piece)
+            if not as_json:
+                write_out(_shown(piece))
+    if as_json:
+        settings = None if without_store else lm.settings.to_dict()
+        print_json({"prompt": prompt, "text": "".join(pieces), "settings": settings, "seed": seed})
+        return
+    write_out("\n")
+
+
+def _standard_input() -> str:
+    if sys.stdin is None:
+        raise click.UsageError("expected a prompt: --prompt TEXT, or text on standard input, found that closed")
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"standard input: expected text in UTF-8, found {error}") from error
+
+
+def _shown(text: str) -> str:
+    """What goes out: a terminal is steered by nothing that a model writes; a file or a pipe gets the text as it is."""
+    return printable(text, keep="\n\t") if sys.stdout is not None and sys.stdout.isatty() else text

@@ -1,0 +1,127 @@
+"""`knnlm inspect`: each token of a text with its neighbours in context, in the terminal and as an HTML page."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from knnlm.cli.console import Command, note, print_json, refuse_existing, show
+from knnlm.cli.options import (
+    Loading,
+    Mixing,
+    Reading,
+    Texts,
+    Words,
+    as_json,
+    loading_options,
+    mixing_options,
+    model,
+    one_text_options,
+    overwrite,
+    threads,
+)
+from knnlm.cli.work import load_for, note_defaults, open_store
+
+
+@click.command("inspect", cls=Command)
+@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("text", nargs=-1)
+@click.option("--string", type=Words(), help="Inspect this text instead of files.")
+@model
+@mixing_options
+@click.option("--neighbours", type=click.IntRange(min=1), default=5, show_default=True, help="Shown for each token.")
+@click.option("--first", type=click.IntRange(min=0), default=0, show_default=True, help="First token shown.")
+@click.option("--tokens", type=click.IntRange(min=1), default=20, show_default=True, help="Tokens shown of each text.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write a page to this file instead of the table.")
+@one_text_options
+@loading_options
+@threads
+@overwrite
+@as_json
+def command(
+    store: Path,
+    text: tuple[str, ...],
+    string: str | None,
+    model: str | None,
+    mixing: Mixing,
+    neighbours: int,
+    first: int,
+    tokens: int,
+    html: Path | None,
+    reading: Reading,
+    loading: Loading,
+    threads: int | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Show where each prediction of TEXT comes from: its nearest neighbours in STORE, in context.
+
+    Of several documents the first is shown, unless --max-documents asks for more.
+
+    \b
+    Examples:
+      knnlm inspect store --string "It was a bright cold day"
+      knnlm inspect store held-out.txt --first 100 --tokens 50 --html neighbours.html
+    """
+    from knnlm.knn_lm import KNNLM
+    from knnlm.lm.explain import rows, to_table
+    from knnlm.model.inputs import Text
+    from knnlm.report.progress import Progress
+
+    if (string is None) == (not text):
+        raise click.UsageError("expected text to inspect: files, or --string TEXT")
+    if html is not None:
+        refuse_existing(html, overwrite)
+    texts = Texts(text, replace(reading, max_documents=reading.max_documents or 2))
+    shown = []
+    with Progress(json=as_json) as progress, open_store(store) as opened:
+        loaded = load_for(opened, model, loading, threads)
+        mixing = mixing.within(opened)
+        lm = KNNLM(loaded, opened, **mixing.given(), threads=threads)
+        note_defaults(opened, lm.settings, **mixing.given())
+        documents: Iterable[Any] = [Text("string", string)] if string is not None else texts
+        task = progress.track("search", unit="tok")
+        names: list[str] = []
+        more = False
+        for document in documents:
+            if names and reading.max_documents is None:
+                more = True
+                break
+            names.append(document.name)
+            explained = lm.explain(
+                document, start=first, stop=first + tokens, progress=lambda _, done, total: task.update(done, total)
+            )
+            shown += list(rows(explained, loaded.tokenizer, neighbours=neighbours, left=24, right=6))
+        settings = lm.settings
+    texts.finish()
+    if more:
+        note(f"only {names[0]}, the first document, is shown: --max-documents 2 and so on shows more")
+    if not shown:
+        raise ValueError(f"expected tokens from position {first} on, found a shorter text")
+    if as_json:
+        print_json(
+            {
+                "store": str(store),
+                "settings": settings.to_dict(),
+                "documents": names,
+                "more": more,
+                "tokens": [asdict(row) for row in shown],
+            }
+        )
+    elif html is None:
+        show(to_table(shown, plain=not sys.stdout.isatty()))
+    if html is not None:
+        from knnlm.report.page import token_page
+        from knnlm.system.own_files import write_text
+
+        facts = {
+            "store": str(store),
+            "settings": f"λ {settings.lambda_:.3f}, T {settings.temperature:.4g}, k {settings.k}",
+        }
+        write_text(html, token_page(f"Neighbours in {store.name}", facts, shown))
+        note(f"{html}: {len(shown)} tokens with their neighbours")

@@ -1,0 +1,270 @@
+"""`knnlm train`: a language model from text."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from knnlm.cli.console import Command, duration, note, print_json, refuse_foreign
+from knnlm.cli.folders import clear_leftovers, take_place
+from knnlm.cli.options import Reading, Texts, as_json, device, out, overwrite, seed, text_options, threads
+from knnlm.system.own_files import remove_tree
+
+if TYPE_CHECKING:
+    from knnlm.report.progress import Progress
+    from knnlm.text.documents import Document
+    from knnlm.text.tokenizer import Tokenizer
+    from knnlm.train.loop import TrainResult
+
+STATE_FILE = "training.safetensors"  # of `checkpoint.py`, which needs torch
+HELD_OUT = 20  # one document of so many is held out for validation
+
+
+@click.command("train", cls=Command)
+@click.argument("text", nargs=-1, required=True)
+@out
+@click.option("--valid", multiple=True, help="Validation text.  [default: one document in 20 of TEXT]")
+@click.option("--tokenizer", default="bpe", show_default=True, help="bpe, words, or a saved tokenizer.")
+@click.option(
+    "--vocab-size", type=click.IntRange(min=2), help="Of a new tokenizer.  [default: 8192 for bpe, all words for words]"
+)
+@click.option("--d-model", type=click.IntRange(min=8), default=384, show_default=True, help="Width of the model.")
+@click.option("--layers", type=click.IntRange(min=1), default=6, show_default=True, help="Layers of the model.")
+@click.option("--heads", type=click.IntRange(min=1), default=6, show_default=True, help="Attention heads.")
+@click.option("--context", type=click.IntRange(min=2), default=256, show_default=True, help="Longest input, tokens.")
+@click.option(
+    "--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.1, show_default=True, help="While training."
+)
+@click.option("--steps", type=click.IntRange(min=1), help="Stop after so many steps.")
+@click.option("--seconds", type=click.FloatRange(min=1), help="Stop after so many seconds.  [default: 600]")
+@click.option("--batch-tokens", type=click.IntRange(min=1), default=4096, show_default=True, help="Tokens of a step.")
+@click.option(
+    "--learning-rate", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True, help="At its highest."
+)
+@click.option(
+    "--optimizer",
+    type=click.Choice(("adamw", "muon")),
+    default="adamw",
+    show_default=True,
+    help="muon learns faster when time is short; it wants --learning-rate 3e-3.",
+)
+@click.option("--resume", is_flag=True, help="Go on with an interrupted training in the output folder.")
+@text_options
+@seed
+@device
+@threads
+@overwrite
+@as_json
+def command(
+    text: tuple[str, ...],
+    out: Path,
+    valid: tuple[str, ...],
+    tokenizer: str,
+    vocab_size: int | None,
+    d_model: int,
+    layers: int,
+    heads: int,
+    context: int,
+    dropout: float,
+    steps: int | None,
+    seconds: float | None,
+    batch_tokens: int,
+    learning_rate: float,
+    optimizer: str,
+    resume: bool,
+    reading: Reading,
+    seed: int,
+    device: str | None,
+    threads: int | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Train a decoder-only transformer on TEXT and leave it in a folder for the other commands.
+
+    Ctrl-C stops the training after the step in progress and saves its state; --resume goes on with it. --overwrite
+    trains in a folder beside OUT, named OUT.new, which takes the place of OUT once it is whole.
+
+    \b
+    Example:
+      knnlm train books/ --out model --seconds 600
+      knnlm train wiki.train.tokens --valid wiki.valid.tokens --tokenizer words --split-documents wikitext --out model
+    """
+    clear_leftovers(out, beside(out))
+    if out.exists() and any(out.iterdir()) and not (overwrite or resume):
+        raise click.UsageError(f"output {out} exists already: choose another name, or add --overwrite or --resume")
+    import torch
+
+    if overwrite:
+        refuse_foreign(out, (*text, *valid))
+    from knnlm.model.load import pick_device
+    from knnlm.model.transformer import TransformerConfig, TransformerLM
+    from knnlm.report.progress import Progress
+    from knnlm.train.loop import TrainConfig
+    from knnlm.train.loop import train as fit
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    texts = Texts(text, reading)
+    valid_texts = Texts(valid, replace(reading, max_documents=None))
+    with Progress(json=as_json) as progress, _place(out, overwrite, resume) as place:
+        documents = texts.read(progress)
+        if valid:
+            held_out = valid_texts.read()
+        else:
+            documents, held_out = hold_out(documents)
+        words = _tokenizer(tokenizer, documents, vocab_size, place if resume else None, progress)
+        torch.manual_seed(seed)
+        config = TransformerConfig(words.vocab_size, d_model, layers, heads, context=context, dropout=dropout)
+        model = TransformerLM(config).to(pick_device(device))
+        budget = TrainConfig(
+            max_steps=steps,
+            max_seconds=600.0 if steps is None and seconds is None else seconds,
+            batch_tokens=batch_tokens,
+            learning_rate=learning_rate,
+            optimizer=optimizer,
+            seed=seed,
+        )
+        result = fit(
+            model,
+            words,
+            documents,
+            held_out,
+            place,
+            budget,
+            resume=resume,
+            progress=progress,
+            on_valid=lambda point: progress.say(reached(point)),
+        )
+        if result.interrupted:
+            raise KeyboardInterrupt(stopped(result, place, out))
+    texts.finish()
+    if valid:
+        valid_texts.finish()
+    if as_json:
+        print_json(
+            {
+                "model": str(out),
+                "parameters": sum(parameter.numel() for parameter in model.parameters()),
+                "vocabulary": words.vocab_size,
+                "steps": result.steps,
+                "tokens": result.tokens,
+                "seconds": result.seconds,
+                "valid_perplexity": result.best,
+                "curve": result.curve,
+                "read": texts.summary(),
+                "read_valid": valid_texts.summary(),
+            }
+        )
+        return
+    note(
+        f"{out}: {result.steps:,} steps, {result.tokens:,} tokens in {duration(result.seconds)}, "
+        f"validation perplexity {result.best:.2f}"
+    )
+
+
+def reached(point: Mapping[str, float]) -> str:
+    """One validation in a line."""
+    return (
+        f"validation perplexity {point['valid_perplexity']:.2f} after {point['step']:,} steps, "
+        f"{duration(point['seconds'])}"
+    )
+
+
+def beside(out: Path) -> Path:
+    """Folder of a training that is to replace `out`."""
+    return out.with_name(f"{out.name}.new")
+
+
+@contextmanager
+def _place(out: Path, overwrite: bool, resume: bool) -> Iterator[Path]:
+    """Where to train: `out`, or with --overwrite a folder beside it that takes its place at the end.
+
+    What an interrupted training leaves there is kept for --resume; what has no state to go on with is removed.
+    """
+    new = beside(out)
+    if not overwrite or not out.exists():
+        if resume and (new / STATE_FILE).is_file():
+            note(f"{new} holds an interrupted training that is to replace {out}: --overwrite --resume goes on")
+        yield out
+        return
+    if new.is_symlink():
+        raise click.UsageError(
+            f"{new} is a link: expected an earlier training that was to replace {out}, or nothing; remove it"
+        )
+    if resume and not (new / STATE_FILE).is_file():
+        yield out
+        return
+    if not resume and new.exists():
+        refuse_foreign(new)
+        remove_tree(new)
+        note(f"removed {new}, an earlier training that was to replace {out}")
+    try:
+        yield new
+        take_place(new, out, overwrite)
+    finally:
+        if new.exists() and not (new / STATE_FILE).is_file():
+            remove_tree(new)
+
+
+def stopped(result: TrainResult, place: Path, out: Path) -> str:
+    """What an interrupted training leaves, and how to go on."""
+    usable = (
+        f"{place} is a model with the best weights so far, of validation perplexity {result.best:.2f}"
+        if math.isfinite(result.best)
+        else f"{place} is a model with the weights of step {result.steps:,}, not validated yet"
+        if result.steps
+        else "no weights are there to use yet"
+    )
+    unharmed = f"{out} is as it was. " if place != out else ""
+    return (
+        f"interrupted after {result.steps:,} steps and {duration(result.seconds)}; the state is saved in {place}, and "
+        f"{usable}. {unharmed}To go on, give the same command with --resume"
+    )
+
+
+def hold_out(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
+    """Train and validation documents, by a hash of the name; of few documents, the last part of the longest."""
+    train: list[Document] = []
+    valid: list[Document] = []
+    for document in documents:
+        bucket = int.from_bytes(hashlib.sha256(document.name.encode()).digest()[:4], "little") % HELD_OUT
+        (valid if bucket == 0 else train).append(document)
+    if valid and train:
+        return train, valid
+    longest = max(documents, key=lambda document: len(document.text))
+    cut = longest.text.rfind("\n", 0, len(longest.text) * (HELD_OUT - 1) // HELD_OUT) + 1
+    cut = cut or len(longest.text) * (HELD_OUT - 1) // HELD_OUT
+    train = [replace(d, text=d.text[:cut]) if d is longest else d for d in documents]
+    return train, [replace(longest, name=f"{longest.name} (end)", text=longest.text[cut:])]
+
+
+def _tokenizer(
+    kind: str, documents: Sequence[Document], vocab_size: int | None, resumed: Path | None, progress: Progress
+) -> Tokenizer:
+    from knnlm.text.tokenizer import Tokenizer
+
+    if resumed is not None and (resumed / "tokenizer.json").is_file():
+        return Tokenizer.load(resumed)
+    if kind not in ("bpe", "words"):
+        return Tokenizer.load(kind)
+    task = progress.track("tokenizer: count", sum(len(document.text) for document in documents), "characters")
+
+    def texts() -> Iterator[str]:
+        for document in documents:
+            yield document.text
+            task.advance(len(document.text))
+        if kind == "bpe":
+            progress.track("tokenizer: merge")  # the library says nothing of how far it is
+
+    return (
+        Tokenizer.train_bpe(texts(), vocab_size or 8192)
+        if kind == "bpe"
+        else Tokenizer.train_words(texts(), vocab_size)
+    )

@@ -1,0 +1,1 @@
+"""The whole method on text that every CPython carries."""

@@ -1,0 +1,1 @@
+"""The method in use: neighbors of each token, scores, text, explanations."""

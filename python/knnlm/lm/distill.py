@@ -1,0 +1,225 @@
+"""Export: neighbours and sparse p_kNN of a text for distillation, and a store as Arrow."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knnlm.lm.stored_texts import search_without, stored_texts
+from knnlm.model.identity import KeySpec, Loaded, Settings, check, resolve
+from knnlm.probability.interpolate import sparse_p_knn
+from knnlm.store.datastore import Datastore
+from knnlm.system.own_files import replacing, replacing_path
+
+ROWS = 1 << 14
+"""Entries of a store that one Arrow batch holds."""
+
+Progress = Callable[[str, int, int], None]
+
+
+def _arrow(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError("Arrow and Parquet need PyArrow: pip install pyarrow") from error
+
+
+def targets(
+    loaded: Loaded,
+    documents: Iterable[Any],
+    store: Datastore,
+    settings: Settings,
+    *,
+    keys: KeySpec | None = None,
+    own_document: bool = False,
+    neighbours: bool = True,
+    failed: list[tuple[str, str]] | None = None,
+    dtype: Any = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Iterator[dict[str, Any]]:
+    """One batch of columns for each run of tokens: what a model that learns p_kNN needs.
+
+    own_document: let a document find its own entries; otherwise every document of the store with its tokens is left
+    out, whatever its name, as distillation on the store's own text needs. neighbours: give ids, distances and values
+    too. Columns: document (name), position, token (the target), probability (of the target), tokens and probabilities
+    (sparse p_kNN, lists), and ids, distances, values (k, fixed-size lists). failed: gets name and reason of a document
+    whose keys are not finite, which has no rows from there on; None: it ends the work. dtype: as of `iterate`, default
+    as the store's keys were made. options: of `iterate`.
+
+    Raises:
+        IdentityError: the store belongs to another model, or was made with another arithmetic.
+        NotFiniteError: a key is not finite, or of `failed` documents none is sound.
+        ValueError: settings without a temperature or a k.
+    """
+    from knnlm.model.keys import NotFiniteError, arithmetic, iterate_as
+
+    check(store, loaded, keys)
+    spec = resolve(loaded, keys, store)
+    if settings.temperature is None or settings.k is None:
+        raise ValueError("settings need a temperature and a k: take them from knnlm.model.identity.settings_of")
+    stored = None if own_document else stored_texts(store)
+    copies: list[tuple[int, int]] = []
+    done = 0
+    failing = -1  # index of the document that is left out
+    for chunk in iterate_as(
+        loaded,
+        documents,
+        spec,
+        key_dtype="float32",  # as queries are in scoring
+        scores=False,
+        tolerant=failed is not None,
+        dtype=arithmetic(store, spec, dtype),
+        **options,
+    ):
+        name = chunk.document.name
+        if chunk.index == failing:
+            continue
+        if chunk.bad is not None and failed is not None:
+            failing = chunk.index
+            failed.append((name, chunk.bad))
+            continue
+        if chunk.start == 0:
+            copies = [] if stored is None else stored.find_all(name, chunk.all_tokens)
+        found = search_without(
+            store,
+            chunk.key,
+            settings.k,
+            copies,
+            "document",
+            chunk.start,
+            nprobe=settings.nprobe,
+            rerank=settings.rerank,
+            exact=settings.exact,
+            threads=settings.threads,
+        )
+        sparse = sparse_p_knn(found, settings.temperature)
+        offsets = np.asarray(sparse.offsets, np.int64)
+        rows = np.repeat(np.arange(len(chunk.tokens)), np.diff(offsets))
+        own = np.zeros(len(chunk.tokens))
+        hit = sparse.tokens == chunk.tokens[rows]
+        own[rows[hit]] = sparse.probabilities[hit]
+        batch: dict[str, Any] = {
+            "document": name,
+            "position": np.arange(chunk.start, chunk.start + len(chunk.tokens), dtype=np.int64),
+            "token": chunk.tokens,
+            "probability": own.astype(np.float32),
+            "tokens": np.asarray(sparse.tokens, np.uint32),
+            "probabilities": np.asarray(sparse.probabilities, np.float32),
+            "offsets": offsets,
+        }
+        if neighbours:
+            batch |= {"ids": found.ids, "distances": found.distances, "values": found.values}
+        done += len(chunk.tokens)
+        if progress is not None:
+            progress("export", done, 0)
+        yield batch
+    if failed and not done:
+        raise NotFiniteError(failed[0][1])
+
+
+def write_parquet(path: str | Path, batches: Iterable[dict[str, Any]]) -> int:
+    """Write batches of `targets` as Parquet, one row a token; return the number of rows. The file appears whole."""
+    pa, parquet = _arrow("pyarrow"), _arrow("pyarrow.parquet")
+    writer, rows = None, 0
+    with replacing(Path(path)) as file:
+        for batch in batches:
+            n = len(batch["token"])
+            offsets = pa.array(batch["offsets"], pa.int64())
+            columns = {
+                "document": pa.array([batch["document"]] * n, pa.string()),
+                "position": pa.array(batch["position"]),
+                "token": pa.array(batch["token"]),
+                "probability": pa.array(batch["probability"]),
+                "tokens": pa.LargeListArray.from_arrays(offsets, pa.array(batch["tokens"])),
+                "probabilities": pa.LargeListArray.from_arrays(offsets, pa.array(batch["probabilities"])),
+            }
+            for name in ("ids", "distances", "values"):
+                if name in batch:
+                    k = batch[name].shape[1]
+                    columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(batch[name].reshape(-1)), k)
+            table = pa.table(columns)
+            writer = writer or parquet.ParquetWriter(file, table.schema, compression="zstd")
+            writer.write_table(table)
+            rows += n
+        if writer is None:
+            raise ValueError("expected text with at least one token, found none")
+        writer.close()
+    return rows
+
+
+def write_safetensors(path: str | Path, batches: Iterable[dict[str, Any]]) -> int:
+    """Write batches of `targets` as one safetensors file, held in memory before; return the number of rows.
+
+    Tensors: token, position, probability (n,); tokens, probabilities (h,) with offsets (n + 1,); ids, distances, values
+    (n, k) if they were asked for; document (n,), index into the JSON list `documents` of the metadata.
+    """
+    import json
+
+    from safetensors.numpy import save_file
+
+    columns: dict[str, list[NDArray[Any]]] = {}
+    names: list[str] = []
+    documents: list[NDArray[np.int64]] = []
+    offsets: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]
+    end = 0
+    for batch in batches:
+        if not names or names[-1] != batch["document"]:
+            names.append(batch["document"])
+        documents.append(np.full(len(batch["token"]), len(names) - 1, np.int64))
+        offsets.append(batch["offsets"][1:] + end)
+        end += int(batch["offsets"][-1])
+        for name, column in batch.items():
+            if name not in ("document", "offsets"):
+                columns.setdefault(name, []).append(np.asarray(column))
+    if not names:
+        raise ValueError("expected text with at least one token, found none")
+    tensors = {name: np.ascontiguousarray(np.concatenate(parts)) for name, parts in columns.items()}
+    tensors |= {"offsets": np.concatenate(offsets), "document": np.concatenate(documents)}
+    with replacing_path(Path(path)) as partial:
+        save_file(tensors, partial, metadata={"documents": json.dumps(names, ensure_ascii=False)})
+    return len(tensors["token"])
+
+
+def write_arrow(path: str | Path, store: Datastore, *, keys: bool = True, progress: Progress | None = None) -> int:
+    """Write a store as an Arrow IPC file, one row an entry in the order of ids; return the number of rows.
+
+    Columns: id, value, document (name), position, and with `keys` key (fixed-size list: the raw keys if they are kept,
+    else what the codes decode to; the schema's metadata says which). The store's attributes are in the metadata.
+    """
+    import json
+
+    pa = _arrow("pyarrow")
+    info = store.info()
+    raw = info["entries_with_keys"] > 0 and info["keep_keys"] is not None
+    value = pa.uint32() if info["value_dtype"] == "uint32" else pa.uint64()
+    fields = [("id", pa.int64()), ("value", value), ("document", pa.string()), ("position", pa.int64())]
+    if keys:
+        fields.append(("key", pa.list_(pa.float32(), store.dim)))
+    facts = {"attributes": store.attributes, "metric": store.metric, "keys": "raw" if raw else "decoded"}
+    schema = pa.schema(fields, metadata={"knnlm": json.dumps(facts)})
+    rows = 0
+    with replacing(Path(path)) as file, pa.ipc.new_file(file, schema) as writer:
+        for document in store.documents():
+            for start in range(document.start, document.stop, ROWS):
+                stop = min(document.stop, start + ROWS)
+                ids = np.arange(start, stop)
+                columns = [
+                    pa.array(ids),
+                    pa.array(store.values(start, stop)),
+                    pa.array([document.name] * len(ids), pa.string()),
+                    pa.array(ids - document.start),
+                ]
+                if keys:
+                    flat = pa.array(store.reconstruct(ids).reshape(-1))
+                    columns.append(pa.FixedSizeListArray.from_arrays(flat, store.dim))
+                writer.write_batch(pa.record_batch(columns, schema=schema))
+                rows += len(ids)
+                if progress is not None:
+                    progress("export", rows, len(store))
+    return rows

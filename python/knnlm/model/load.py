@@ -1,0 +1,230 @@
+"""One way to load a language model: our checkpoint folder, or any causal LM of Hugging Face.
+
+Everything behind this file sees a module whose output has ``.logits`` (B, T, v), a `Tokenizer`, the context length,
+and a fingerprint that ties a store to the weights that made its keys. Next: `capture.py` hooks the module.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from knnlm.model.checkpoint import read_config, read_model
+from knnlm.model.fingerprint import fingerprint_of
+from knnlm.model.modules import config_of, device_of
+from knnlm.model.suitable import (
+    check_causal,
+    check_config,
+    check_tokenizer,
+    check_vocabulary,
+    context_of,
+    hugging_face_tokenizer,
+    layers_of,
+)
+from knnlm.model.weights import check_file, check_fit, made_on_meta, read_json, read_shapes
+from knnlm.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with what is needed to use it."""
+
+    model: nn.Module  # evaluation mode; output has .logits (B, T, v)
+    tokenizer: Tokenizer
+    context: int  # longest input in tokens
+    name: str  # for people
+    source: str | None = None  # folder or name that it can be loaded from again
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights, see `fingerprint_of`; computed once."""
+        return fingerprint_of(self.model)
+
+    @cached_property
+    def probe(self) -> list[float] | None:
+        """What the model computes, see `model_probe.probe_of`; computed once."""
+        from knnlm.model.probe import probe_of  # runs the model, which is below this file
+
+        return probe_of(self)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return device_of(self.model)
+
+
+def pick_device(device: str | torch.device | None = None) -> torch.device:
+    """The given device, or the GPU if there is one, or the CPU."""
+    if device is not None:
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def load_model(
+    path: str | Path,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    *,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Load a model folder written by `train`, or a Hugging Face causal LM from a folder or by its hub name.
+
+    ``device`` None takes the GPU if there is one; ``dtype`` None keeps the type of the file, else a torch dtype or its
+    name. Weights are read from safetensors only. Code that comes with a model runs only with ``trust_remote_code``,
+    with your rights: only for a model that you trust.
+
+    Raises:
+        FileNotFoundError: a folder that holds no model, or not all of it.
+        ImportError: transformers is needed and missing.
+        ValueError: a damaged or unusable model, or one that is no causal language model.
+    """
+    where = pick_device(device)
+    wanted = _dtype(dtype)
+    folder = Path(path)
+    if folder.is_dir():
+        config = read_config(folder)
+        if config is not None:
+            tokenizer = Tokenizer.load(folder)
+            check_tokenizer(tokenizer, str(folder))
+            if tokenizer.vocab_size > config.vocab_size:
+                raise ValueError(
+                    f"expected a tokenizer of at most {config.vocab_size} ids in {folder}, "
+                    f"found {tokenizer.vocab_size}: model and tokenizer do not belong together"
+                )
+            model = read_model(folder).to(device=where, dtype=wanted).eval()
+            return LoadedModel(model, tokenizer, config.context, folder.resolve().name, str(path))
+        if not (folder / "config.json").is_file():
+            adapter = (folder / "adapter_config.json").is_file()
+            raise FileNotFoundError(
+                f"expected config.json of a model in {folder}, found "
+                + (
+                    "an adapter (PEFT): merge it into its model and save that, or load both yourself and give KNNLM "
+                    "the object"
+                    if adapter
+                    else "none; give the folder of a checkpoint"
+                )
+            )
+    elif folder.exists():
+        raise ValueError(f"{folder}: expected the folder of a model, found a file; give the folder that it is in")
+    return _load_hugging_face(str(path), where, wanted, trust_remote_code)
+
+
+def read_model_context(model: nn.Module) -> int:
+    """Longest input of a model, from its configuration. Raises ValueError for one that no model can read."""
+    return context_of(config_of(model))
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return dtype
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"expected a floating-point type such as float32 or bfloat16, found {dtype!r}")
+    return found
+
+
+def _load_hugging_face(name: str, device: torch.device, dtype: torch.dtype | None, trusted: bool) -> LoadedModel:
+    try:
+        transformers: Any = importlib.import_module("transformers")
+    except ImportError as error:
+        raise ImportError(
+            f"{name} is not a folder written by knnlm, so it needs Hugging Face transformers, which is not installed: "
+            "pip install 'knnlm[hf]'"
+        ) from error
+    folder = Path(name) if Path(name).is_dir() else None
+    if folder is not None:
+        _check_files(folder)
+    config = _asked(name, transformers.AutoConfig.from_pretrained, trust_remote_code=trusted)
+    check_config(config, name)
+    if folder is not None:
+        _check_sizes(transformers, config, folder, trusted)
+    auto = _asked(name, transformers.AutoTokenizer.from_pretrained, trust_remote_code=trusted)
+    tokenizer = hugging_face_tokenizer(auto, config, name)
+    model, report = _asked(
+        name,
+        transformers.AutoModelForCausalLM.from_pretrained,
+        **{_dtype_name(transformers.__version__): dtype or "auto"},
+        trust_remote_code=trusted,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(
+            f"{name}: expected all weights of a {type(model).__name__}, found none for {len(missing)} of them, such as "
+            f"{missing[0]}, which would be random: give the folder of a whole model of this kind"
+        )
+    check_vocabulary(tokenizer, model, name)
+    model = model.to(device).eval()
+    check_causal(model, name)
+    return LoadedModel(model, tokenizer, context_of(config), name.rstrip("/").split("/")[-1], name)
+
+
+def _dtype_name(release: str) -> str:
+    """What a release of transformers calls the type of weights."""
+    return "dtype" if tuple(int(part) for part in release.split(".")[:2]) >= (4, 56) else "torch_dtype"
+
+
+TOKENIZER_FILES = ("tokenizer.json", "*.model", "*.tiktoken", "vocab*", "*vocab.json", "merges.txt")
+
+
+def _check_files(folder: Path) -> None:
+    """Raise ValueError, with its name, for a file of a Hugging Face folder that is not what it should be.
+
+    Raises FileNotFoundError where there is no file that a tokenizer could be made of.
+    """
+    if not any(next(folder.glob(pattern), None) for pattern in TOKENIZER_FILES):
+        raise FileNotFoundError(
+            f"expected the model's tokenizer at {folder / 'tokenizer.json'}, found none: copy tokenizer.json (and what "
+            "came with it) there, from where the model came from"
+        )
+    for file in (folder / "config.json", *sorted(folder.glob("tokenizer*.json"))):
+        read_json(file)
+    for file in sorted(folder.glob("*.model")):
+        check_file(file)
+
+
+def _check_sizes(transformers: Any, config: Any, folder: Path, trusted: bool) -> None:
+    """Raise ValueError where config.json speaks of a much larger model than the weights beside it are of."""
+    shapes = read_shapes(folder)
+    if layers_of(config) > len(shapes):
+        raise ValueError(
+            f"{folder}: expected weights of {layers_of(config):,} layers, as config.json says, found {len(shapes):,} "
+            "tensors: the two do not belong together"
+        )
+    make = transformers.AutoModelForCausalLM.from_config
+    skeleton = made_on_meta(lambda: make(config, trust_remote_code=trusted))
+    if skeleton is not None:
+        check_fit(skeleton, shapes, folder, packed=16 if getattr(config, "quantization_config", None) else 1)
+
+
+def _asked(name: str, load: Callable[..., Any], **options: Any) -> Any:
+    """What transformers loads; its errors with the name of the model, and none with advice to run its code."""
+    try:
+        return load(name, **options)
+    except (MemoryError, torch.OutOfMemoryError, ImportError):
+        raise
+    except Exception as error:  # of every type, a bare Exception among them
+        said = str(error)
+        if "trust_remote_code" in said:
+            raise ValueError(
+                f"{name}: expected a model that the installed transformers knows, found one that brings code of its "
+                "own, which was not run. If you have read it and trust it, give the model by its name with "
+                "trust_remote_code=True (in commands --model NAME --trust-remote-code)"
+            ) from error
+        if isinstance(error, OSError) and "safetensors" in said:
+            raise ValueError(
+                f"{name}: expected weights as safetensors, found none; a pickle can hold code and is not read: take a "
+                "revision that has model.safetensors, or convert the weights and give the folder"
+            ) from error
+        kind = OSError if isinstance(error, OSError) else ValueError
+        folder = "" if Path(name).is_dir() else "there is no such folder, and as a name on the hub: "
+        raise kind(f"expected a causal language model with tokenizer at {name}, found: {folder}{said}") from error

@@ -1,0 +1,1 @@
+"""What people see of numbers: progress, plots, pages."""

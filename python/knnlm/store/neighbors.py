@@ -1,0 +1,231 @@
+"""Neighbours: what every search returns, what counts as a datastore, and how results of several stores merge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from knnlm.store.arrays import to_integer, to_integers
+from knnlm.store.attributes import check_attributes, described_alike
+from knnlm.system.memory import refuse_answer
+
+METRICS = ("l2", "ip")
+MISSING = -1
+"""The id of a slot that holds no neighbour."""
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The k nearest entries of each query, for any leading shape.
+
+    distances: (..., k) float32; "l2": squared L2, ascending; "ip": inner product, descending; missing +inf (ip: -inf).
+    values: (..., k) uint32 or uint64; missing: all ones.  ids: (..., k) int64; missing: -1.
+    documents, positions: (..., k) int64 where the search was asked for them: index of an entry's document and number of
+    entries before it in there; missing: -1.
+    Raises ValueError if the shapes differ or the metric is unknown, TypeError for values that are not unsigned.
+    """
+
+    distances: NDArray[np.floating[Any]]
+    values: NDArray[np.unsignedinteger[Any]]
+    ids: NDArray[np.int64]
+    metric: str = "l2"
+    documents: NDArray[np.int64] | None = None
+    positions: NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        """Check shapes, kinds and the metric."""
+        if self.metric not in METRICS:
+            raise ValueError(f"metric: expected one of {METRICS}, found {self.metric!r}")
+        shape = self.ids.shape
+        if self.distances.shape != shape or self.values.shape != shape or not shape:
+            raise ValueError(
+                "distances, values and ids must share one shape (..., k); found "
+                f"{self.distances.shape}, {self.values.shape} and {shape}"
+            )
+        if self.values.dtype.kind != "u":
+            raise TypeError(f"values: expected an unsigned integer type, found {self.values.dtype}")
+        if self.ids.dtype != np.int64:
+            raise TypeError(f"ids: expected int64, found {self.ids.dtype}")
+
+    @property
+    def k(self) -> int:
+        """Number of slots a query has."""
+        return int(self.ids.shape[-1])
+
+    @property
+    def found(self) -> NDArray[np.bool_]:
+        """Which slots hold a neighbour, (..., k) bool."""
+        return np.not_equal(self.ids, MISSING)
+
+    def __getitem__(self, rows: Any) -> Neighbours:
+        """The neighbours of some queries: indexes the leading axes."""
+        return self._each(lambda array: array[rows])
+
+    def _each(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Neighbours:
+        documents, positions = (None if a is None else change(a) for a in (self.documents, self.positions))
+        return Neighbours(
+            change(self.distances), change(self.values), change(self.ids), self.metric, documents, positions
+        )
+
+    def first(self, k: int) -> Neighbours:
+        """The nearest k of each query, (..., min(k, self.k)); raises ValueError if k < 1.
+
+        What a search for k finds, but for entries whose distance is 0 by their codes: of these it prefers the likelier.
+        """
+        if k < 1:
+            raise ValueError(f"k: expected at least 1, found {k}")
+        return self[..., :k]
+
+    def reshape(self, *leading: int) -> Neighbours:
+        """The same neighbours with another leading shape; k stays."""
+        shape = (*leading, self.k)
+        return self._each(lambda array: array.reshape(shape))
+
+
+@runtime_checkable
+class Searchable(Protocol):
+    """Anything that can be searched is a datastore: one on disk, several together, a cache of the running text."""
+
+    @property
+    def metric(self) -> str:
+        """`"l2"` or `"ip"`."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Key dimension d."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of entries n."""
+        ...
+
+    def search(
+        self,
+        queries: Any,
+        k: int = ...,
+        *,
+        nprobe: int | None = None,
+        rerank: str | None = None,
+        exact: bool = False,
+        exclude: Any = None,
+        threads: int | None = None,
+    ) -> Neighbours:
+        """The k nearest entries of each query (..., d); `exclude`: one half-open id range a query, (..., 2) int64."""
+        ...
+
+
+def missing_value(dtype: Any) -> int:
+    """The value of a missing slot: all ones."""
+    return int(np.iinfo(dtype).max)
+
+
+def merge(parts: Sequence[Neighbours], k: int | None = None) -> tuple[Neighbours, NDArray[np.int64]]:
+    """The k nearest of several stores' answers to the same queries, ordered by (distance, store, id).
+
+    parts: one `Neighbours` a store, same leading shape and metric, each (..., k_s). k: None = the largest k_s.
+    Returns the merged neighbours (..., k), whose ids are each store's own, and the store of each, (..., k) int64 with
+    -1 for missing. Raises ValueError if there is nothing to merge or if shapes or metrics differ.
+    """
+    if not parts:
+        raise ValueError("merge: expected the neighbours of at least one store, found none")
+    metric, leading = parts[0].metric, parts[0].ids.shape[:-1]
+    if any(part.metric != metric or part.ids.shape[:-1] != leading for part in parts):
+        raise ValueError("merge: every store must answer the same queries with the same metric")
+    k = max(part.k for part in parts) if k is None else k
+    if k < 1:
+        raise ValueError(f"k: expected at least 1, found {k}")
+    dtype = np.result_type(*[part.values for part in parts])
+    ones = np.array(missing_value(dtype), dtype)
+    distances = np.concatenate([part.distances for part in parts], axis=-1)
+    values = np.concatenate([np.where(p.found, p.values.astype(dtype), ones) for p in parts], axis=-1)
+    ids = np.concatenate([part.ids for part in parts], axis=-1)
+    stores = np.concatenate([np.full(part.ids.shape, s, np.int64) for s, part in enumerate(parts)], axis=-1)
+    stores[ids == MISSING] = MISSING
+    # Missing slots sort last even beside an inner product of -inf or a distance of +inf.
+    key = -distances if metric == "ip" else distances
+    order = np.lexsort((ids, stores, key, ids == MISSING), axis=-1)[..., :k]
+    merged = [np.take_along_axis(a, order, axis=-1) for a in (distances, values, ids, stores)]
+    if (short := k - order.shape[-1]) > 0:
+        pad = [(0, 0)] * len(leading) + [(0, short)]
+        fills = (-np.inf if metric == "ip" else np.inf, missing_value(dtype), MISSING, MISSING)
+        merged = [np.pad(a, pad, constant_values=fill) for a, fill in zip(merged, fills, strict=True)]
+    return Neighbours(merged[0], merged[1], merged[2], metric), merged[3]
+
+
+class StoreUnion:
+    """Several stores searched as one; entry `id` of store `s` is `id + offsets[s]` here.
+
+    Where a store grows (`add`, `refresh`), the ids of those after it move: what was found before has the ids of then.
+    attributes: what all stores that have any agree on, so that queries are made as all of their keys were. Raises
+    ValueError if there is no store, if dimensions, metrics or the making of the keys differ, or for attributes that
+    knnlm did not write.
+    """
+
+    def __init__(self, stores: Sequence[Searchable]) -> None:
+        """Join `stores` in the given order, which also orders equal distances."""
+        if not stores or len({(store.dim, store.metric) for store in stores}) != 1:
+            raise ValueError("expected at least one store, all of one dimension and one metric")
+        self.stores = list(stores)
+        for store in self.stores:
+            check_attributes(store)
+        told = [dict(found) for store in stores if (found := getattr(store, "attributes", None))]
+        for name in ("representation", "layer", "window", "context", "autocast"):
+            ways = {repr(attributes[name]) for attributes in told if name in attributes}
+            if len(ways) > 1:
+                raise ValueError(
+                    f"expected stores whose keys were made alike, found {name} {' and '.join(sorted(ways))}; "
+                    "dump one of them again"
+                )
+        first = told[0] if told else {}
+        self.attributes: dict[str, Any] = {
+            name: value
+            for name, value in first.items()
+            if all(name in a and described_alike({name: value}, {name: a[name]}) for a in told)
+        }
+        self.dim, self.metric = stores[0].dim, stores[0].metric
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """The first id of each store, and the id after the last, (stores + 1,); of the stores as they are now."""
+        # Ids of a store end at next_id, which deleted entries make larger than its length.
+        ends = [int(getattr(store, "next_id", len(store))) for store in self.stores]
+        return np.cumsum([0, *ends], dtype=np.int64)
+
+    def __len__(self) -> int:
+        """Entries of all stores."""
+        return sum(len(store) for store in self.stores)
+
+    @property
+    def next_id(self) -> int:
+        """Every id is below it."""
+        return int(self.offsets[-1])
+
+    def search(
+        self,
+        queries: Any,
+        k: int = 1024,
+        *,
+        nprobe: int | None = None,
+        rerank: str | None = None,
+        exact: bool = False,
+        exclude: ArrayLike | None = None,
+        threads: int | None = None,
+    ) -> Neighbours:
+        """Search every store and merge by (distance, store, id)."""
+        k, parts, offsets = to_integer(k, "k", 1, 2**32), [], self.offsets
+        refuse_answer(int(np.prod(np.shape(queries)[:-1], dtype=np.int64)), k, len(self), 4 + 8 + 8 + 8)
+        ranges = None if exclude is None else to_integers(exclude, "exclude", np.int64, 0, 2**63 - 1, "give ids")
+        for store, start, end in zip(self.stores, offsets[:-1], offsets[1:], strict=True):
+            own = None if ranges is None else np.clip(ranges - start, 0, end - start)
+            most = min(k, max(1, len(store)))  # what cannot be there is added by the merge
+            parts.append(
+                store.search(queries, most, nprobe=nprobe, rerank=rerank, exact=exact, exclude=own, threads=threads)
+            )
+        merged, stores = merge(parts, k)
+        ids = np.where(merged.found, merged.ids + offsets[stores], MISSING)
+        return Neighbours(merged.distances, merged.values, ids, self.metric)

@@ -1,0 +1,1 @@
+"""A small decoder of our own, trained here."""
