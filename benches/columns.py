@@ -1,7 +1,7 @@
 """Per-token log-probabilities of one split, computed once and kept in a work folder, so that a table is cheap to redo.
 
 A split is scored by the language model in one pass (`score`): targets, log p_LM, keys, document borders. Then each
-baseline adds a column of log-probabilities over the same tokens; `neighbours` keeps distances and matches (k per
+baseline adds a column of log-probabilities over the same tokens; `neighbors` keeps distances and matches (k per
 token) instead, because lambda, temperature and k are chosen later.
 """
 
@@ -164,13 +164,13 @@ def _keys_path(folder: Path, capture: Capture) -> Path:
     return folder / f"keys-{capture[0]}{capture[1]}.npy"
 
 
-def neighbours(store: Any, split: Split, k: int, name: str, shuffled: NDArray[Any], **options: Any) -> Cached:
+def neighbors(store: Any, split: Split, k: int, name: str, shuffled: NDArray[Any], **options: Any) -> Cached:
     """Searches the store for every token of a split; distances and matches are kept in the split's folder, mapped.
 
     Args:
         store: a datastore.
         split: queries and targets.
-        k: neighbours per token.
+        k: neighbors per token.
         name: of the kept result; must change with the store and with the options.
         shuffled: (len(store),) the values in a random order: the same store without its meaning.
         options: for `search`, such as exact=True.
@@ -214,7 +214,7 @@ def neighbours(store: Any, split: Split, k: int, name: str, shuffled: NDArray[An
 
 
 def head(cached: Cached, split: Split) -> Cached:
-    """The neighbours of a shorter split: its documents are the first ones."""
+    """The neighbors of a shorter split: its documents are the first ones."""
     n = len(split)
     wrong = cached.match_shuffled
     return dataclasses.replace(

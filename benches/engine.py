@@ -67,7 +67,7 @@ def truth(a: argparse.Namespace, key_set: engine_sets.KeySet, work: Path) -> eng
     """Exact answers for all measured queries, lambda, T and k tuned on the others."""
     largest = max(a.k)
     rows = np.arange(key_set.half, len(key_set.queries))
-    log(f"exact neighbours of {len(rows):,} queries among {len(key_set.keys):,} keys")
+    log(f"exact neighbors of {len(rows):,} queries among {len(key_set.keys):,} keys")
     tuning = exact(key_set, key_set.queries[: min(key_set.half, TUNING)], largest, work)
     return engine_quality.truth(key_set, exact(key_set, key_set.queries[rows], largest, work), tuning, rows)
 

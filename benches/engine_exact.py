@@ -1,4 +1,4 @@
-"""Exact neighbours for the search benchmark, by FAISS in float32 and then again in float64: neither side's own code."""
+"""Exact neighbors for the search benchmark, by FAISS in float32 and then again in float64: neither side's own code."""
 
 from __future__ import annotations
 

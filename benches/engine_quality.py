@@ -1,7 +1,7 @@
-"""What found neighbours are worth: recall, mass of the weights, total variation, perplexity, all against exact search.
+"""What found neighbors are worth: recall, mass of the weights, total variation, perplexity, all against exact search.
 
 All scores use true distances of the returned ids where the truth is meant, and the returned distances where the user of
-an index would see them: recall and mass say which neighbours came back, total variation and perplexity what p_kNN makes
+an index would see them: recall and mass say which neighbors came back, total variation and perplexity what p_kNN makes
 of them.
 """
 
@@ -36,7 +36,7 @@ def pair_distances(keys: Array, queries: Array, rows: Array, ids: Array) -> NDAr
 
 
 def softmax(distances: Array, temperature: float) -> NDArray[np.float64]:
-    """Weights of the neighbours: (q, k)."""
+    """Weights of the neighbors: (q, k)."""
     x = -distances.astype(np.float64) / temperature
     x -= np.where(np.isfinite(x), x, -np.inf).max(axis=1, keepdims=True, initial=-1e300)
     weights = np.exp(np.where(np.isfinite(x), x, -np.inf))
@@ -46,7 +46,7 @@ def softmax(distances: Array, temperature: float) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Truth:
-    """Exact neighbours of the queries and what is tuned on them."""
+    """Exact neighbors of the queries and what is tuned on them."""
 
     queries: Array  # (q, d)
     distances: Array  # (q, k)
@@ -74,9 +74,9 @@ class Truth:
         return replace(part, perplexity=exact, lm_perplexity=lm)
 
 
-def truth(key_set: KeySet, neighbours: tuple[Array, Array], tuning: tuple[Array, Array], rows: Array) -> Truth:
-    """Tunes lambda, T and k on exact neighbours of the tuning queries, and scores the measured ones (`rows`)."""
-    distances, ids = neighbours
+def truth(key_set: KeySet, neighbors: tuple[Array, Array], tuning: tuple[Array, Array], rows: Array) -> Truth:
+    """Tunes lambda, T and k on exact neighbors of the tuning queries, and scores the measured ones (`rows`)."""
+    distances, ids = neighbors
     if key_set.values is None or key_set.targets is None or key_set.log_p_lm is None:
         gap = float(np.median(distances[:, -1] - distances[:, 0]))
         return Truth(key_set.queries[rows], distances, ids, max(gap / 6, 1e-6), None, None, None)

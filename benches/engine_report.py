@@ -148,7 +148,7 @@ def write(
     sections = [about]
     if np.isfinite(t.perplexity):
         sections.append(
-            f"Perplexity of the {len(t.queries):,} queries: LM {t.lm_perplexity:.2f}, kNN-LM with exact neighbours "
+            f"Perplexity of the {len(t.queries):,} queries: LM {t.lm_perplexity:.2f}, kNN-LM with exact neighbors "
             f"{t.perplexity:.3f} (lambda {t.lambda_:.2f}, T {t.temperature:.3g}, k {t.k}, tuned on other queries).\n"
         )
     if more.get("default"):

@@ -1,4 +1,4 @@
-"""Key sets of the search benchmark: keys, held-out queries and what is needed to turn neighbours into perplexity.
+"""Key sets of the search benchmark: keys, held-out queries and what is needed to turn neighbors into perplexity.
 
     python benches/engine_sets.py --model MODEL --corpus wikitext2 --data DATA --out SETS/wikitext2 --entries 1000000
 

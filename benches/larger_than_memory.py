@@ -7,7 +7,7 @@ Each system runs in a process of its own inside a memory cgroup (version 1 or 2)
 dropped from the page cache first, so that every page is read and charged inside. Single queries on one thread: p50 and
 p99 of the first pass (cold) and of later ones, major page faults and bytes read from disk. FAISS reads its index with
 IO_FLAG_MMAP (OnDiskInvertedLists), without precomputed tables, which would be memory that the limit does not leave.
-Without `--answers`, `--set` and `--work` of engine.py give the queries and the exact neighbours.
+Without `--answers`, `--set` and `--work` of engine.py give the queries and the exact neighbors.
 """
 
 from __future__ import annotations

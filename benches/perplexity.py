@@ -80,7 +80,7 @@ def mixed(name: str, *components: Component) -> Row:
 
 
 def knn(valid: Cached, test: Cached) -> Component:
-    """p_kNN with lambda, temperature and k tuned on validation; `found`: share of test targets among the neighbours."""
+    """p_kNN with lambda, temperature and k tuned on validation; `found`: share of test targets among the neighbors."""
     tuned = tune(valid)
     pair = [cached.log_p_knn(tuned.temperature, tuned.k) for cached in (valid, test)]
     settings = {"lambda": tuned.lambda_, "T": tuned.temperature, "k": tuned.k}
@@ -88,10 +88,10 @@ def knn(valid: Cached, test: Cached) -> Component:
     return Component("kNN", pair[0], pair[1], test.search_seconds, settings | found)
 
 
-def knn_row(name: str, lm: Component, neighbours: Component) -> Row:
+def knn_row(name: str, lm: Component, neighbors: Component) -> Row:
     """LM and p_kNN mixed with the tuned lambda, as `knnlm eval` does."""
-    log_p = np.asarray(mix(lm.test, neighbours.test, neighbours.settings["lambda"]), np.float64)
-    return Row(name, log_p, lm.seconds + neighbours.seconds, neighbours.settings)
+    log_p = np.asarray(mix(lm.test, neighbors.test, neighbors.settings["lambda"]), np.float64)
+    return Row(name, log_p, lm.seconds + neighbors.seconds, neighbors.settings)
 
 
 def cache(valid: Split, test: Split) -> Component:
@@ -201,7 +201,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="folder of a trained model")
     parser.add_argument("--corpus", required=True, choices=corpora.CORPORA)
     parser.add_argument("--data", type=Path, required=True, help="folder of the corpora")
-    parser.add_argument("--work", type=Path, required=True, help="folder for stores, columns and neighbours")
+    parser.add_argument("--work", type=Path, required=True, help="folder for stores, columns and neighbors")
     parser.add_argument("--out", type=Path, default=tables.ROOT / "benches" / "record")
     parser.add_argument("--adapt", action="store_true", help="the model comes from other text: the domain baselines")
     parser.add_argument("--representation", default="ffn-input")
@@ -244,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log("quantised search")
     shuffled = np.random.default_rng(args.seed).permutation(store.values(0, len(store)))
     name = f"quantised-{args.nprobe or 'default'}"
-    found = [columns.neighbours(store, split, args.k, name, shuffled, nprobe=args.nprobe) for split in (valid, test)]
+    found = [columns.neighbors(store, split, args.k, name, shuffled, nprobe=args.nprobe) for split in (valid, test)]
     right, wrong = knn(*found), knn(found[0].shuffled(), found[1].shuffled())
     domain = "domain " if args.adapt else ""
     rows = [
@@ -267,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.limit:
         log("exact search")
         part_valid, part = (s.head(columns.documents_within(s.document_tokens, args.limit)) for s in (valid, test))
-        exact = knn(*(columns.neighbours(store, s, args.k, "exact", shuffled, exact=True) for s in (part_valid, part)))
+        exact = knn(*(columns.neighbors(store, s, args.k, "exact", shuffled, exact=True) for s in (part_valid, part)))
         right = knn(columns.head(found[0], part_valid), columns.head(found[1], part))
         base, running = (c.head(len(part_valid), len(part)) for c in (base, running))
         rows = [
@@ -314,7 +314,7 @@ def set_up(record: dict[str, Any], valid: Split, n: int) -> str:
         "of the perplexity against the LM of the same table, 10,000 paired bootstrap samples of documents. Tokens/s: "
         "model, search and mixing one after the other; an n-gram alone needs no model. Settings: weights of a mixture, "
         "found on validation by EM; for LM + kNN lambda, temperature and k, and the share of targets among the "
-        "neighbours.\n"
+        "neighbors.\n"
     )
 
 

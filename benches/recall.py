@@ -58,7 +58,7 @@ class ExactCheck:
     keys: int
     queries: int
     k: int
-    tied: int  # ids that differ, every one of them at the distance of the last neighbour
+    tied: int  # ids that differ, every one of them at the distance of the last neighbor
     error: float  # largest relative error of a distance
 
     def __str__(self) -> str:
@@ -88,8 +88,8 @@ def check_exact(keys: np.ndarray, queries: np.ndarray, k: int, metric: str, path
         best = np.argsort(scores, kind="stable")[:k]
         assert len(set(ids.tolist())) == len(best), "an id came twice or is missing"
         other = np.setxor1d(ids, best)
-        assert (abs(scores[other] - scores[best[-1]]) <= slack).all(), "the exact scan missed a neighbour"
-        assert (np.diff(scores[ids]) >= -slack).all(), "neighbours out of order"
+        assert (abs(scores[other] - scores[best[-1]]) <= slack).all(), "the exact scan missed a neighbor"
+        assert (np.diff(scores[ids]) >= -slack).all(), "neighbors out of order"
         given = distances.astype(np.float64) * (1 if metric == "l2" else -1)
         wrong = abs(given - scores[ids]) / np.maximum(abs(scores[ids]), 1e-3 * abs(scores[best]).max())
         assert wrong.max() <= NEAR, f"a distance is wrong by {wrong.max():.1e}"

@@ -102,7 +102,7 @@ def row(store: Datastore, valid: Split, test: Split, capture: Capture, args: arg
     values = store.values(0, len(store))
     options = {} if args.quantised else {"exact": True}
     name = f"{'quantised' if args.quantised else 'exact'}-{capture[0]}{capture[1]}"
-    found = [columns.neighbours(store, split, args.k, name, values, **options) for split in (valid, test)]
+    found = [columns.neighbors(store, split, args.k, name, values, **options) for split in (valid, test)]
     tuned = tune(found[0])
     mixed = np.asarray(mix(test.log_p_lm, found[1].log_p_knn(tuned.temperature, tuned.k), tuned.lambda_), np.float64)
     interval = paired_bootstrap(test.sums(test.log_p_lm), test.sums(mixed), test.document_tokens)
@@ -138,7 +138,7 @@ def interval_text(documents: int) -> str:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as Markdown."""
-    head = ("key", "layer", "perplexity", "against the LM", "lambda", "T", "k", "target among the neighbours")
+    head = ("key", "layer", "perplexity", "against the LM", "lambda", "T", "k", "target among the neighbors")
     return tables.markdown(
         head,
         [

@@ -197,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     raw, _ = lm.store(lm.encode(corpus.train), place / "store", args.seed)
     part_valid, part = (s.head(columns.documents_within(s.document_tokens, args.limit)) for s in (valid, test))
     values = raw.values(0, len(raw))
-    found = [columns.neighbours(raw, s, args.k, "exact", values, exact=True) for s in (part_valid, part)]
+    found = [columns.neighbors(raw, s, args.k, "exact", values, exact=True) for s in (part_valid, part)]
     tuned = tune(found[0])
     log(f"lambda {tuned.lambda_:.3f}, T {tuned.temperature:.3g}, k {tuned.k}")
     exact_log_p = np.asarray(mix(part.log_p_lm, found[1].log_p_knn(tuned.temperature, tuned.k), tuned.lambda_))

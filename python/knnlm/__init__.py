@@ -1,4 +1,4 @@
-"""Nearest-neighbour language models: fast, durable, traceable to the document.
+"""Nearest-neighbor language models: fast, durable, traceable to the document.
 
 `knnlm.Datastore` stores and finds vectors and needs no torch; `knnlm.KNNLM` puts a language model on top of it. Names
 are imported when first used, so that the first does not pay for the second.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from knnlm.store.entries import DocumentInfo as DocumentInfo
     from knnlm.store.entries import Entries as Entries
     from knnlm.store.entries import LostDocument as LostDocument
-    from knnlm.store.neighbors import Neighbours as Neighbours
+    from knnlm.store.neighbors import Neighbors as Neighbors
     from knnlm.store.neighbors import Searchable as Searchable
 
     __version__: str
@@ -31,7 +31,7 @@ _HOME = {
     "Entries": "store.entries",
     "FormatError": "store.datastore",
     "LostDocument": "store.entries",
-    "Neighbours": "store.neighbors",
+    "Neighbors": "store.neighbors",
     "Searchable": "store.neighbors",
     "StoreError": "store.datastore",
     "load_model": "model.load",
@@ -44,7 +44,7 @@ __all__ = [
     "Entries",
     "FormatError",
     "LostDocument",
-    "Neighbours",
+    "Neighbors",
     "Searchable",
     "StoreError",
     "__version__",

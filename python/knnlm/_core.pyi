@@ -77,7 +77,7 @@ def calibrate(
     threads: int | None,
     progress: Callable[[str, int, int], object] | None,
 ) -> None:
-    """Measure the recall of the index against the exact neighbours (q, k) of queries (q, d)."""
+    """Measure the recall of the index against the exact neighbors (q, k) of queries (q, d)."""
 
 def exact_nearest(
     keys: NDArray[np.float16] | NDArray[np.float32],
@@ -92,7 +92,7 @@ def exact_nearest(
     """Exact k nearest of keys, whose ids count from `first_id`, for each query, less one range of ids each."""
 
 def plan_calibration(n: int) -> tuple[int, int, int]:
-    """For n entries: stored keys that serve as queries, neighbours of each, entries around its own to leave out."""
+    """For n entries: stored keys that serve as queries, neighbors of each, entries around its own to leave out."""
 
 @final
 class Held:
@@ -150,7 +150,7 @@ def reindex(
 ) -> None:
     """Publish a staged codebook and lists (a JSON array) of all entries as the next generation.
 
-    queries (q, d), own (q, 2), ids (q, k): exact neighbours that the recall is measured against.
+    queries (q, d), own (q, 2), ids (q, k): exact neighbors that the recall is measured against.
     """
 
 @final

@@ -92,7 +92,7 @@ class KNNLM:
         return f"KNNLM({self.loaded.name!r}, {size} entries, {self.settings})"
 
     def evaluate(self, documents: Iterable[Any], **options: Any) -> Evaluation:
-        """Perplexity of documents, in all detail; options as `perplexity.neighbours_of`."""
+        """Perplexity of documents, in all detail; options as `perplexity.neighbors_of`."""
         from knnlm.lm.score import evaluate
 
         if isinstance(documents, (str, bytes)):
@@ -187,12 +187,12 @@ class KNNLM:
         stop: int | None = None,
         progress: Callable[[str, int, int], None] | None = None,
     ) -> Explanation:
-        """Tokens, p_LM, p_kNN and p of each, neighbours, their shares and documents, as arrays.
+        """Tokens, p_LM, p_kNN and p of each, neighbors, their shares and documents, as arrays.
 
         start, stop: only these tokens of a long text, for the arrays hold some 32 k bytes a token.
         """
         if self.datastore is None:
-            raise ValueError("explain: expected a datastore, found None; there are no neighbours to show")
+            raise ValueError("explain: expected a datastore, found None; there are no neighbors to show")
         if self.blend is not None:
             raise ValueError("explain: expected a KNNLM without cache and ngram, found one; make another one for it")
         return explain(

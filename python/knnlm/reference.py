@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from knnlm.store.neighbors import Neighbours
+from knnlm.store.neighbors import Neighbors
 
 Vector = NDArray[np.float64]
 
@@ -66,7 +66,7 @@ class BruteForceStore:
         exact: bool = False,
         exclude: ArrayLike | None = None,
         threads: int | None = None,
-    ) -> Neighbours:
+    ) -> Neighbors:
         """The k nearest by (distance, id); distances summed in float64. Always exact: the knobs change nothing."""
         queries = np.asarray(queries, np.float64)
         if k < 1:
@@ -90,7 +90,7 @@ class BruteForceStore:
                 self._values[best],
                 best,
             )
-        return Neighbours(distances, values, ids, self.metric)
+        return Neighbors(distances, values, ids, self.metric)
 
     def keys(self, start: int, stop: int) -> NDArray[np.float32]:
         """Keys of a range of ids."""
@@ -127,10 +127,10 @@ def p_knn(distances: ArrayLike, values: ArrayLike, vocabulary: int, temperature:
     return p
 
 
-def mixture(p_lm: ArrayLike, p_neighbours: ArrayLike, lambda_: float) -> Vector:
+def mixture(p_lm: ArrayLike, p_neighbors: ArrayLike, lambda_: float) -> Vector:
     """lambda p_kNN + (1 - lambda) p_LM over the vocabulary (equation 3); p_LM where p_kNN is all zero."""
-    p_lm, p_neighbours = np.asarray(p_lm, np.float64), np.asarray(p_neighbours, np.float64)
-    return lambda_ * p_neighbours + (1 - lambda_) * p_lm if p_neighbours.any() else p_lm
+    p_lm, p_neighbors = np.asarray(p_lm, np.float64), np.asarray(p_neighbors, np.float64)
+    return lambda_ * p_neighbors + (1 - lambda_) * p_lm if p_neighbors.any() else p_lm
 
 
 def perplexity(log_p: ArrayLike, units: int | None = None) -> float:

@@ -1,4 +1,4 @@
-"""End to end: text, keys, store, neighbours, mixture, perplexity; each step again in the exact NumPy reference."""
+"""End to end: text, keys, store, neighbors, mixture, perplexity; each step again in the exact NumPy reference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from knnlm import Datastore, reference
 from knnlm.build.dump import dump
 from knnlm.evaluate.tune import save_tuned, tune
 from knnlm.knn_lm import KNNLM
-from knnlm.lm.score import neighbours_of, score
+from knnlm.lm.score import neighbors_of, score
 from knnlm.model.identity import KeySpec, describe, settings_of
 
 WORDS = ["bade", "cafe", "face", "dace", "fade", "bead"]
@@ -79,7 +79,7 @@ def test_everything_equals_the_reference(system):
     assert len(store) == len(values) == sum(len(d.text) for d in STORED)
     np.testing.assert_array_equal(store.values(0, len(store)), values)
 
-    cached = neighbours_of(loaded, VALID, store, k=64, exact=True)
+    cached = neighbors_of(loaded, VALID, store, k=64, exact=True)
     tuned = tune(cached)
     assert tuned.perplexity < tuned.lm_perplexity
     save_tuned(store, tuned, exact=True)
@@ -106,7 +106,7 @@ def test_everything_equals_the_reference(system):
 
 
 @pytest.mark.parametrize("make", [brute_force, rust])
-def test_one_neighbour_alone_predicts_all_of_the_stored_text(make, tmp_path):
+def test_one_neighbor_alone_predicts_all_of_the_stored_text(make, tmp_path):
     # A window as long as the text: no two tokens have the same past, so no two keys are equal.
     loaded = tiny(seed=3, context=256)
     store = make(tmp_path)
@@ -115,27 +115,27 @@ def test_one_neighbour_alone_predicts_all_of_the_stored_text(make, tmp_path):
     lm = KNNLM(loaded, store, lambda_=1.0, k=1, temperature=1.0, exact=True)
     explained = lm.explain(document, exclude="none")
     assert len(explained) > 200
-    np.testing.assert_array_equal(explained.neighbours.ids[:, 0], np.arange(len(explained)))
-    np.testing.assert_array_equal(explained.neighbours.values[:, 0], explained.tokens)
+    np.testing.assert_array_equal(explained.neighbors.ids[:, 0], np.arange(len(explained)))
+    np.testing.assert_array_equal(explained.neighbors.values[:, 0], explained.tokens)
     np.testing.assert_array_equal(explained.log_p, 0.0)
     assert lm.perplexity(document, exclude="none") == 1.0
 
 
-def test_a_stored_document_is_not_its_own_neighbour(system):
+def test_a_stored_document_is_not_its_own_neighbor(system):
     loaded, store = system
     lm = KNNLM(loaded, store, k=30, exact=True)
     for document, info in zip(STORED, store.documents(), strict=True):
-        ids = lm.explain(document).neighbours.ids
+        ids = lm.explain(document).neighbors.ids
         assert ((ids >= 0) & ((ids < info.start) | (ids >= info.stop))).all()
 
 
 @pytest.mark.parametrize("system", [rust], indirect=True)  # the reference store has no index
 def test_the_index_answers_the_same_pipeline(system, tmp_path):
     loaded, store = system
-    exact = score(neighbours_of(loaded, TEST, store, k=16, exact=True), settings_of(store, k=16, temperature=5.0))
+    exact = score(neighbors_of(loaded, TEST, store, k=16, exact=True), settings_of(store, k=16, temperature=5.0))
     store.build(seed=0)
     assert settings_of(store).temperature > 0
-    built = score(neighbours_of(loaded, TEST, store, k=16), settings_of(store, k=16, temperature=5.0))
+    built = score(neighbors_of(loaded, TEST, store, k=16), settings_of(store, k=16, temperature=5.0))
     assert built.lm_perplexity == exact.lm_perplexity
     assert built.perplexity == pytest.approx(exact.perplexity, rel=0.1)
 
@@ -153,7 +153,7 @@ def test_an_untuned_store_proposes_a_temperature(system):
 
 def test_shuffled_values_gain_less(system):
     loaded, store = system
-    cached = neighbours_of(loaded, [*VALID, *TEST], store, k=32, exact=True, shuffle_seed=0)
+    cached = neighbors_of(loaded, [*VALID, *TEST], store, k=32, exact=True, shuffle_seed=0)
     real, shuffled = tune(cached), tune(cached.shuffled())
     assert real.lm_perplexity - real.perplexity > 0
     assert real.perplexity < shuffled.perplexity

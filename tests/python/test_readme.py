@@ -64,7 +64,7 @@ def test_block(folder: Path, what: str, language: str, code: str, capsys: pytest
         assert program == "knnlm"
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 0, f"{line}\n{result.output}"
-    assert (folder / "neighbours.html").stat().st_size > 1000
+    assert (folder / "neighbors.html").stat().st_size > 1000
 
 
 def test_links_to_files_lead_somewhere() -> None:

@@ -5,7 +5,7 @@ fixed number of tokens (`parts`); each part is encoded into files of its own, by
 (`encoding`), and committed in document order by this one, which holds the lock from its first look at the store to its
 end. A part is computed by itself, so that the store has the same bytes whether it was interrupted or not, and whichever
 process computed which part, as long as the model of each runs on as many threads. Raw keys are stored only if they are
-to be kept, but for the queries of the truth, until it is finished. Exact neighbours of some keys (`truth`) are kept on
+to be kept, but for the queries of the truth, until it is finished. Exact neighbors of some keys (`truth`) are kept on
 the way: at the end the recall of the codes is measured against them.
 """
 

@@ -23,11 +23,11 @@ _COMMANDS = {
     "tune": "choose λ, T and k on validation text and save them",
     "eval": "perplexity of a text with and without the store",
     "generate": "continue a prompt with the help of the store",
-    "inspect": "show each token's neighbours in context",
+    "inspect": "show each token's neighbors in context",
     "info": "what a store holds, and its bytes",
     "verify": "check every byte of a store",
     "import": "a store from FAISS or raw key files",
-    "export": "neighbours and p_kNN of a text, or a store, for others",
+    "export": "neighbors and p_kNN of a text, or a store, for others",
 }
 
 
@@ -72,7 +72,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="knnlm", message="%(prog)s %(version)s")
 def main() -> None:
-    """Nearest-neighbour language models: text in, better perplexity out, every prediction traceable.
+    """Nearest-neighbor language models: text in, better perplexity out, every prediction traceable.
 
     \b
     The usual way:

@@ -136,7 +136,7 @@ UNMEASURED = (
     "recall was not measured: the file of an interrupted run that it is measured against is damaged; all else is as it "
     "should be, and --recall is refused until knnlm build STORE --retrain measures it"
 )
-"""Said of an index whose build went on without exact neighbours."""
+"""Said of an index whose build went on without exact neighbors."""
 
 
 def note(message: str) -> None:

@@ -123,7 +123,7 @@ class Loading:
 
 @dataclass(frozen=True)
 class Mixing:
-    """How neighbours are searched and mixed in; None where nothing was said."""
+    """How neighbors are searched and mixed in; None where nothing was said."""
 
     lambda_: float | None
     temperature: float | None
@@ -137,7 +137,7 @@ class Mixing:
         return asdict(self)
 
     def within(self, store: Datastore) -> Mixing:
-        """With no more neighbours than the store has entries, which is said: more of them change no answer."""
+        """With no more neighbors than the store has entries, which is said: more of them change no answer."""
         most = max(1, len(store))
         if self.k is None or self.k <= most:
             return self
@@ -280,9 +280,9 @@ def mixing_options(command: F) -> F:
         "mixing",
         Mixing,
         (
-            click.option("--lambda", "lambda_", type=click.FloatRange(0, 1), help="Weight of the neighbours."),
+            click.option("--lambda", "lambda_", type=click.FloatRange(0, 1), help="Weight of the neighbors."),
             click.option("--temperature", type=click.FloatRange(0, min_open=True), help="T of p_kNN."),
-            click.option("--k", type=click.IntRange(min=1), help="Neighbours.  [default of all three: as tuned]"),
+            click.option("--k", type=click.IntRange(min=1), help="Neighbors.  [default of all three: as tuned]"),
             click.option(
                 "--nprobe", type=click.IntRange(min=1), help="Lists scanned per query.  [default: the store's]"
             ),

@@ -203,14 +203,14 @@ def _plots(case: CaseResult) -> Iterator[Plot]:
 
 
 def as_terminal(result: DemoResult) -> RenderableType:
-    """The result table, what was chosen, a few tokens with their neighbours, and the claims, for rich."""
+    """The result table, what was chosen, a few tokens with their neighbors, and the claims, for rich."""
     parts: list[RenderableType] = [_result_table(result), "", _facts_table(result)]
     for case in result.cases():
         parts += ["", Text(f"Where predictions come from: {case.name}", style="bold"), ""]
-        parts.append(to_table(case.examples[:2], neighbours=3))
+        parts.append(to_table(case.examples[:2], neighbors=3))
     parts += ["", _check_table(result.checks())]
     if result.report:
-        parts += ["", Text(f"Report with plots and more neighbours: {result.report}")]
+        parts += ["", Text(f"Report with plots and more neighbors: {result.report}")]
     return Group(*parts)
 
 

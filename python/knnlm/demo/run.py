@@ -29,7 +29,7 @@ from knnlm.evaluate.size_curve import PARTS as SIZES
 from knnlm.evaluate.size_curve import size_curve
 from knnlm.evaluate.tune import Tuned, tune
 from knnlm.lm.explain import TokenRow, explain, rows
-from knnlm.lm.score import Evaluation, neighbours_of, score
+from knnlm.lm.score import Evaluation, neighbors_of, score
 from knnlm.lm.scored_text import Cached
 from knnlm.model.identity import KeySpec, Settings, describe, resolve
 from knnlm.model.load import LoadedModel, load_model, pick_device
@@ -185,7 +185,7 @@ def _case(parts: _Parts, name: str, text: str, corpus: Corpus, path: Path) -> Ca
     store = _fill(parts, name, corpus.train, path, seconds)
     with store:
         started = time.perf_counter()
-        cached = _neighbours(parts, f"{name}: validation", valid, store, shuffle_seed=settings.seed)
+        cached = _neighbors(parts, f"{name}: validation", valid, store, shuffle_seed=settings.seed)
         tuned = tune(cached)
         tuned_shuffled = tune(cached.shuffled())
         store.set_attributes({**store.attributes, "tuned": {**tuned.to_dict(), "rerank": "none"}})
@@ -194,8 +194,8 @@ def _case(parts: _Parts, name: str, text: str, corpus: Corpus, path: Path) -> Ca
         seconds["tune and plots"] = time.perf_counter() - started
 
         started = time.perf_counter()
-        found = _neighbours(parts, f"{name}: test, quantised", test, store, shuffle_seed=settings.seed)
-        found_exact = _neighbours(parts, f"{name}: test, exact", test, store, exact=True)
+        found = _neighbors(parts, f"{name}: test, quantised", test, store, shuffle_seed=settings.seed)
+        found_exact = _neighbors(parts, f"{name}: test, exact", test, store, exact=True)
         scores = {
             "exact": score(found_exact, _settings(tuned)),
             "quantised": score(found, _settings(tuned)),
@@ -272,9 +272,9 @@ def _fill(parts: _Parts, name: str, documents: Sequence[Document], path: Path, s
     return store
 
 
-def _neighbours(parts: _Parts, stage: str, documents: Sequence[Document], store: Any, **options: Any) -> Cached:
+def _neighbors(parts: _Parts, stage: str, documents: Sequence[Document], store: Any, **options: Any) -> Cached:
     total = sum(len(parts.loaded.tokenizer.encode(document.text)) for document in documents)
-    return neighbours_of(
+    return neighbors_of(
         parts.loaded,
         documents,
         store,

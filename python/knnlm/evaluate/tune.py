@@ -1,4 +1,4 @@
-"""Tune lambda, T and k on validation text, and weights of more than two components, from neighbours cached once."""
+"""Tune lambda, T and k on validation text, and weights of more than two components, from neighbors cached once."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def best_lambda(log_p_lm: ArrayLike, log_p_knn: ArrayLike, most: float = 1.0) ->
     """The weight of p_kNN that maximises the likelihood, and the mean log p there (nats).
 
     log p is concave in lambda: Newton steps on its derivative, kept inside a shrinking bracket. Rows whose log_p_knn is
-    NaN (no neighbours) are the LM's whatever lambda is. Returns 0 where no weight helps. most: the largest weight.
+    NaN (no neighbors) are the LM's whatever lambda is. Returns 0 where no weight helps. most: the largest weight.
     """
     lm, knn = np.asarray(log_p_lm, np.float64), np.asarray(log_p_knn, np.float64)
     if not len(lm):
@@ -111,13 +111,13 @@ def tune(
     temperature: float | None = None,
     refine: int = 10,
 ) -> Tuned:
-    """Find lambda, T and k of the least perplexity on cached validation neighbours.
+    """Find lambda, T and k of the least perplexity on cached validation neighbors.
 
     temperatures: grid; default: factors of 2 over 2^-6 ... 2^6 around the store's default, and on while the best is at
     an edge. ks: default: powers of two up to the cached k. For each (T, k) lambda is solved exactly; log T is then
     refined by `refine` golden-section steps around the best grid point. temperature: fixes T. Never worse than the LM:
     lambda is 0 where nothing helps, and n / (n + 1) at most: n tokens cannot tell that the model is never needed, and
-    with a lambda of 1 one token that is not among its neighbours has p = 0. Raises ValueError for an empty cache, or
+    with a lambda of 1 one token that is not among its neighbors has p = 0. Raises ValueError for an empty cache, or
     one with NaN.
     """
     if not len(cached):

@@ -124,7 +124,7 @@ def fit_blend(
     if caches:
         tried = [(theta, {**fixed, "cache": column}) for theta, column in caches.items()]
     for theta, own in tried:
-        # Where no token at all has neighbours there is no p_kNN to weigh.
+        # Where no token at all has neighbors there is no p_kNN to weigh.
         joint = fit_weights({name: log_p for name, log_p in own.items() if not np.isnan(np.asarray(log_p)).all()})
         weights = {name: joint.weights.get(name, 0.0) for name in own}
         found.append(Blend(weights, theta, perplexity=joint.perplexity, **shared))

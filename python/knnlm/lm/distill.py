@@ -1,4 +1,4 @@
-"""Export: neighbours and sparse p_kNN of a text for distillation, and a store as Arrow."""
+"""Export: neighbors and sparse p_kNN of a text for distillation, and a store as Arrow."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def targets(
     *,
     keys: KeySpec | None = None,
     own_document: bool = False,
-    neighbours: bool = True,
+    neighbors: bool = True,
     failed: list[tuple[str, str]] | None = None,
     dtype: Any = None,
     progress: Progress | None = None,
@@ -46,7 +46,7 @@ def targets(
     """One batch of columns for each run of tokens: what a model that learns p_kNN needs.
 
     own_document: let a document find its own entries; otherwise every document of the store with its tokens is left
-    out, whatever its name, as distillation on the store's own text needs. neighbours: give ids, distances and values
+    out, whatever its name, as distillation on the store's own text needs. neighbors: give ids, distances and values
     too. Columns: document (name), position, token (the target), probability (of the target), tokens and probabilities
     (sparse p_kNN, lists), and ids, distances, values (k, fixed-size lists). failed: gets name and reason of a document
     whose keys are not finite, which has no rows from there on; None: it ends the work. dtype: as of `iterate`, default
@@ -113,7 +113,7 @@ def targets(
             "probabilities": np.asarray(sparse.probabilities, np.float32),
             "offsets": offsets,
         }
-        if neighbours:
+        if neighbors:
             batch |= {"ids": found.ids, "distances": found.distances, "values": found.values}
         done += len(chunk.tokens)
         if progress is not None:

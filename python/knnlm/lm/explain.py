@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from knnlm.model.identity import KeySpec, Loaded, Settings, check, resolve
 from knnlm.probability.interpolate import knn_weights, log_p_knn, mix
-from knnlm.store.neighbors import Neighbours, Searchable
+from knnlm.store.neighbors import Neighbors, Searchable
 from knnlm.system.terminal import printable
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ OUTSIDE = -1
 
 @dataclass(frozen=True)
 class Explanation:
-    """A text's tokens, each one's probability three ways, and the neighbours that made it.
+    """A text's tokens, each one's probability three ways, and the neighbors that made it.
 
     tokens: (L,) uint32.  log_p_lm: (L,) float32; log_p_knn, log_p: (L,) float64, nats; log_p_knn is NaN where nothing
-    was found.  neighbours: (L, k).  weights: (L, k) share of p_kNN.  documents: (L, k) int64, index into the store's
+    was found.  neighbors: (L, k).  weights: (L, k) share of p_kNN.  documents: (L, k) int64, index into the store's
     documents, -1 for missing.  start: position of the first of these tokens in the text.  text_tokens: all of it, (N,).
     """
 
@@ -35,7 +35,7 @@ class Explanation:
     log_p_lm: NDArray[np.float32]
     log_p_knn: NDArray[np.float64]
     log_p: NDArray[np.floating[Any]]
-    neighbours: Neighbours
+    neighbors: Neighbors
     weights: NDArray[np.float64]
     documents: NDArray[np.int64]
     name: str
@@ -55,7 +55,7 @@ class Explanation:
 
     @property
     def p_knn(self) -> NDArray[np.float64]:
-        """p_kNN of each token, (L,); NaN without neighbours."""
+        """p_kNN of each token, (L,); NaN without neighbors."""
         return np.exp(self.log_p_knn)
 
     @property
@@ -64,15 +64,15 @@ class Explanation:
         return np.exp(self.log_p.astype(np.float64))
 
     def document_name(self, index: int) -> str:
-        """Name of a document by its index; "" for a missing neighbour, "#index" for a document without a name."""
+        """Name of a document by its index; "" for a missing neighbor, "#index" for a document without a name."""
         if index < 0:
             return ""
         name = self.store.documents()[index].name
         return f"#{index}" if name is None else str(name)
 
-    def contexts(self, neighbours: int = 8, left: int = 12, right: int = 4) -> NDArray[np.int64]:
-        """Stored tokens around the nearest neighbours, (L, neighbours, left + 1 + right); see `source_contexts`."""
-        return source_contexts(self.store, self.neighbours.ids[:, :neighbours], left, right)
+    def contexts(self, neighbors: int = 8, left: int = 12, right: int = 4) -> NDArray[np.int64]:
+        """Stored tokens around the nearest neighbors, (L, neighbors, left + 1 + right); see `source_contexts`."""
+        return source_contexts(self.store, self.neighbors.ids[:, :neighbors], left, right)
 
 
 def source_contexts(store: Any, ids: ArrayLike, left: int = 12, right: int = 4) -> NDArray[np.int64]:
@@ -106,9 +106,9 @@ def explain(
     dtype: Any = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Explanation:
-    """Neighbours of each token of one document; settings as `settings_of` gives them, with T and k.
+    """Neighbors of each token of one document; settings as `settings_of` gives them, with T and k.
 
-    document: has `name` and `text` or `tokens`. exclude: as in `neighbours_of`. start, stop: explain these tokens only;
+    document: has `name` and `text` or `tokens`. exclude: as in `neighbors_of`. start, stop: explain these tokens only;
     the model reads up to `stop`, and what it and the store say of them is the same. Memory: some 32 k bytes for each
     explained token. Raises IdentityError if the store belongs to another model, ValueError if T or k is None or
     start < 0.
@@ -126,7 +126,7 @@ def explain(
     copies = stored_texts(store).find_all(document.name, tokens) if exclude != "none" else []
     stop = len(tokens) if stop is None else max(0, min(stop, len(tokens)))
     start = min(start, stop)
-    parts: list[Neighbours] = []
+    parts: list[Neighbors] = []
     log_p: list[NDArray[np.float32]] = []
     for chunk in iterate_as(
         loaded,
@@ -156,7 +156,7 @@ def explain(
             progress("explain", chunk.start + len(chunk.tokens), stop)
     if not parts:
         parts = [store.search(np.zeros((0, store.dim), np.float32), settings.k)]
-    found = Neighbours(
+    found = Neighbors(
         np.concatenate([p.distances for p in parts]),
         np.concatenate([p.values for p in parts]),
         np.concatenate([p.ids for p in parts]),
@@ -171,7 +171,7 @@ def explain(
         log_p_lm=log_p_lm,
         log_p_knn=knn,
         log_p=mix(log_p_lm, knn, settings.lambda_),
-        neighbours=found,
+        neighbors=found,
         weights=knn_weights(found.distances, settings.temperature, found.metric),
         documents=document_of(found.ids) if callable(document_of) else np.full(found.ids.shape, -1, np.int64),
         name=document.name,
@@ -183,8 +183,8 @@ def explain(
 
 
 @dataclass(frozen=True)
-class NeighbourRow:
-    """One neighbour of a token: the stored text around it, where it is from and what it weighs (share, 0 to 1)."""
+class NeighborRow:
+    """One neighbor of a token: the stored text around it, where it is from and what it weighs (share, 0 to 1)."""
 
     before: str
     token: str
@@ -198,7 +198,7 @@ class NeighbourRow:
 
 @dataclass(frozen=True)
 class TokenRow:
-    """One token, the text before and after it, its probability three ways, and its nearest neighbours."""
+    """One token, the text before and after it, its probability three ways, and its nearest neighbors."""
 
     before: str
     token: str
@@ -207,7 +207,7 @@ class TokenRow:
     p_lm: float
     p_knn: float
     p: float
-    neighbours: Sequence[NeighbourRow]
+    neighbors: Sequence[NeighborRow]
     position: int = 0
 
 
@@ -216,11 +216,11 @@ def rows(
     tokenizer: Any,
     positions: Iterable[int] | None = None,
     *,
-    neighbours: int = 5,
+    neighbors: int = 5,
     left: int = 12,
     right: int = 4,
 ) -> Iterator[TokenRow]:
-    """Each token of a text (or those at `positions`) with its nearest neighbours in context, decoded.
+    """Each token of a text (or those at `positions`) with its nearest neighbors in context, decoded.
 
     positions: in the text, from `start` of the explanation on. left, right: tokens of context around the target. p_kNN
     is 0 where nothing was found.
@@ -228,21 +228,21 @@ def rows(
     e = explanation
     for position in range(e.start, e.start + len(e)) if positions is None else positions:
         t = position - e.start
-        ids = e.neighbours.ids[t, :neighbours]
+        ids = e.neighbors.ids[t, :neighbors]
         ids = ids[ids >= 0]
         contexts = source_contexts(e.store, ids, left, right)  # (m, left + 1 + right)
         near = []
         for i, (id_, context) in enumerate(zip(ids.tolist(), contexts, strict=True)):
             before, token, after = in_context(tokenizer, context, left)
             near.append(
-                NeighbourRow(
+                NeighborRow(
                     before,
                     token,
                     after,
                     e.document_name(int(e.documents[t, i])),
-                    float(e.neighbours.distances[t, i]),
+                    float(e.neighbors.distances[t, i]),
                     float(e.weights[t, i]),
-                    bool(e.neighbours.values[t, i] == e.tokens[t]),
+                    bool(e.neighbors.values[t, i] == e.tokens[t]),
                     id_,
                 )
             )
@@ -276,11 +276,11 @@ def in_context(tokenizer: Any, tokens: NDArray[np.int64], at: int) -> tuple[str,
 
 
 def to_table(
-    shown: Iterable[TokenRow], width: int | None = None, neighbours: int | None = None, plain: bool = False
+    shown: Iterable[TokenRow], width: int | None = None, neighbors: int | None = None, plain: bool = False
 ) -> Table:
-    """A rich table: one line a token, and under it one line a neighbour.
+    """A rich table: one line a token, and under it one line a neighbor.
 
-    width: characters of context before a token; None = what the terminal has room for. neighbours: shown of each token;
+    width: characters of context before a token; None = what the terminal has room for. neighbors: shown of each token;
     None = all that the rows have. plain: marks the tokens with ‹ › instead of a style, which a pipe does not keep.
     """
     from rich.table import Table
@@ -298,7 +298,7 @@ def to_table(
             table.add_row()
         table.add_row(_marked(row, width, "bold reverse", plain), _cell(row.document, "dim"))
         table.add_row(_cell(f"p_LM {row.p_lm:.3f}, p_kNN {row.p_knn:.3f}, p {row.p:.3f}", "dim"))
-        for near in row.neighbours[:neighbours]:
+        for near in row.neighbors[:neighbors]:
             table.add_row(
                 _cell("  ")
                 + _marked(near, width - 2, "bold green underline" if near.right else "bold underline", plain),
@@ -315,7 +315,7 @@ def _cell(text: str, style: str = "") -> Any:
     return Text(printable(text), style, no_wrap=True, overflow="ellipsis")
 
 
-def _marked(row: TokenRow | NeighbourRow, width: int, style: str, plain: bool) -> Any:
+def _marked(row: TokenRow | NeighborRow, width: int, style: str, plain: bool) -> Any:
     from rich.text import Text
 
     token = _one_line(row.token if row.token.strip() else row.token.replace(" ", "␣"))

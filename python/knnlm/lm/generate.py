@@ -30,7 +30,7 @@ from knnlm.model.windows import check_window, plan
 from knnlm.probability.continuous_cache import ContinuousCache, theta_of
 from knnlm.probability.interpolate import mix_full
 from knnlm.probability.mixture import mix_log_p
-from knnlm.store.neighbors import Neighbours, Searchable
+from knnlm.store.neighbors import Neighbors, Searchable
 
 __all__ = ["GREEDY", "GeneratedToken", "Reader", "Sampling", "draw", "generate", "kept"]
 
@@ -241,8 +241,8 @@ def _mixed(log_p_lm: NDArray[Any], store: Searchable, key: NDArray[np.float32], 
     return np.asarray(mix_full(log_p_lm[None], found, temperature, settings.lambda_)[0])
 
 
-def _found(store: Searchable, key: NDArray[np.float32], settings: Settings) -> tuple[Neighbours, float]:
-    """Neighbours of a key (1, d), and T."""
+def _found(store: Searchable, key: NDArray[np.float32], settings: Settings) -> tuple[Neighbors, float]:
+    """Neighbors of a key (1, d), and T."""
     assert settings.k is not None
     assert settings.temperature is not None
     found = store.search(
@@ -289,7 +289,7 @@ def _blended(
     """log p over the vocabulary, (v,): w_lm p_LM + w_knn p_kNN + w_cache p_cache, of those that exist."""
     parts, weights = [log_p_lm.astype(np.float64)], [blend.weights["lm"]]
 
-    def put(name: str, found: Neighbours, temperature: float) -> None:
+    def put(name: str, found: Neighbors, temperature: float) -> None:
         if found.found.any() and blend.weights.get(name):
             parts.append(mix_full(log_p_lm[None], found, temperature, 1.0)[0])
             weights.append(blend.weights[name])

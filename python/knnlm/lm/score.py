@@ -1,4 +1,4 @@
-"""Perplexity of documents under LM and datastore: find the neighbours once, mix as often as wanted."""
+"""Perplexity of documents under LM and datastore: find the neighbors once, mix as often as wanted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
     "evaluate",
     "excluded_ranges",
     "mixed_log_p",
-    "neighbours_of",
+    "neighbors_of",
     "score",
     "scored_by",
 ]
@@ -38,7 +38,7 @@ QUERIES = 2048
 """Queries of one search call."""
 
 
-def neighbours_of(
+def neighbors_of(
     loaded: Loaded,
     documents: Iterable[Any],
     store: Searchable,
@@ -63,7 +63,7 @@ def neighbours_of(
     progress: Callable[[str, int, int], None] | None = None,
     total: int = 0,
 ) -> Cached:
-    """Score documents with the LM and search the neighbours of each token.
+    """Score documents with the LM and search the neighbors of each token.
 
     keys: how keys are made; default: as the store says. exclude: where the text is in the store itself (same tokens),
     leave out its whole "document", its own "entry" only, or "none". shuffle_seed: also match against a permutation of
@@ -82,7 +82,7 @@ def neighbours_of(
     if exclude not in EXCLUDE:
         raise ValueError(f"exclude: expected one of {', '.join(EXCLUDE)}, found {exclude!r}")
     if temperature is not None and (shuffle_seed is not None or keep_values):
-        raise ValueError("a fixed temperature keeps no neighbours: expected no shuffle_seed and no keep_values")
+        raise ValueError("a fixed temperature keeps no neighbors: expected no shuffle_seed and no keep_values")
     check(store, loaded, keys)
     spec = resolve(loaded, keys, store)
     stored = stored_texts(store) if exclude != "none" else None
@@ -291,7 +291,7 @@ def mixed_log_p(cached: Cached, settings: Settings, blend: Blend | None = None) 
 
 
 def score(cached: Cached, settings: Settings, blend: Blend | None = None) -> Evaluation:
-    """Evaluate cached neighbours with one lambda, T and k, or with the weights of a blend: arithmetic only."""
+    """Evaluate cached neighbors with one lambda, T and k, or with the weights of a blend: arithmetic only."""
     temperature = settings.temperature if settings.temperature is not None else cached.temperature
     used = {
         **cached.settings,
@@ -315,7 +315,7 @@ def evaluate(
     """Perplexity of documents with a store. settings: default: what `tune` saved in the store, else the defaults.
 
     blend: mix in a continuous cache or an n-gram model as well, with weights that `tune` saved (`blend_of`). options:
-    as `neighbours_of` (keys, exclude, batch_tokens, progress, ...). Memory: nothing that grows by k with the text.
+    as `neighbors_of` (keys, exclude, batch_tokens, progress, ...). Memory: nothing that grows by k with the text.
     """
     return score(*scored_by(loaded, documents, store, settings, blend=blend, **options), blend)
 
@@ -345,7 +345,7 @@ def scored_by(
         options |= {"cache_thetas": (blend.theta,), "cache_size": blend.size, "cache_metric": blend.metric}
     if blend is not None and blend.order is not None:
         options |= {"ngram": ngram_of(store, blend.order, int(loaded.tokenizer.vocab_size))}
-    cached = neighbours_of(
+    cached = neighbors_of(
         loaded,
         documents,
         store,

@@ -1,4 +1,4 @@
-"""Cached: a text's log p_LM and neighbours, found once, so that any lambda, T, k or mixture is arithmetic."""
+"""Cached: a text's log p_LM and neighbors, found once, so that any lambda, T, k or mixture is arithmetic."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FORMAT = "knnlm-cached-1"
 class Cached:
     """What the LM and the store said about each token of a text.
 
-    log_p_lm: (n,) float32.  distances: (n, k) float32, missing +inf (ip: -inf).  match: (n, k) bool: the neighbour's
+    log_p_lm: (n,) float32.  distances: (n, k) float32, missing +inf (ip: -inf).  match: (n, k) bool: the neighbor's
     value is the target.  offsets: (D + 1,) int64, documents' ranges of tokens.  tokens: (n,) uint32.
     match_shuffled: the same with the store's values permuted, the control.  values: (n, k), if kept.
     words: (D,) words of each document.  failed: names of documents that are left out, as their scores or keys are not
@@ -59,7 +59,7 @@ class Cached:
         n = len(self.log_p_lm)
         if self.distances.shape != self.match.shape or self.distances.ndim != 2 or len(self.distances) != n:
             raise ValueError(
-                f"cached neighbours: expected distances and match of shape ({n}, k), "
+                f"cached neighbors: expected distances and match of shape ({n}, k), "
                 f"found {self.distances.shape} and {self.match.shape}"
             )
         if self.scored_at is not None:
@@ -73,12 +73,12 @@ class Cached:
 
     @property
     def k(self) -> int:
-        """Neighbours kept, or scored, for each token."""
+        """Neighbors kept, or scored, for each token."""
         return int(self.distances.shape[1]) if self.scored_at is None else self.scored_at[1]
 
     @property
     def retrieved(self) -> float:
-        """Share of the targets among their neighbours, 0 to 1."""
+        """Share of the targets among their neighbors, 0 to 1."""
         if self.hits is None and self.k:
             self.hits = np.concatenate(
                 [self.match[at : at + ROWS].any(axis=1) for at in range(0, max(1, len(self)), ROWS)]
@@ -87,7 +87,7 @@ class Cached:
 
     @property
     def temperature(self) -> float:
-        """T before tuning: the store's, else the store's rule on these neighbours (`temperature_of`)."""
+        """T before tuning: the store's, else the store's rule on these neighbors (`temperature_of`)."""
         if self.default_temperature is not None:
             return self.default_temperature
         return temperature_of(self.distances[:: max(1, len(self) // 4096)])
@@ -100,7 +100,7 @@ class Cached:
         return Cached(**{**changed, "match": self.match_shuffled, "match_shuffled": None, "values": None, "hits": None})
 
     def log_p_knn(self, temperature: float, k: int | None = None) -> NDArray[np.float64]:
-        """log p_kNN of each target from its nearest k, (n,): -inf if not retrieved, NaN without any neighbour."""
+        """log p_kNN of each target from its nearest k, (n,): -inf if not retrieved, NaN without any neighbor."""
         one: NDArray[np.float64] = self.log_p_knn_by_k(temperature, [self.k if k is None else k])[0]
         return one
 
@@ -158,7 +158,7 @@ class Cached:
                 arrays = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise ValueError(
-                f"{path}: expected cached neighbours (safetensors), found something else: {error}"
+                f"{path}: expected cached neighbors (safetensors), found something else: {error}"
             ) from error
         if metadata.get("format") != FORMAT:
             raise ValueError(f"{path}: expected format {FORMAT}, found {metadata.get('format')}; compute it again")
@@ -175,7 +175,7 @@ class Evaluation:
     """A text scored by the LM and by the mixture. Perplexities are per token unless they say word.
 
     document_nll, lm_document_nll: (D,) negative log-likelihood in nats; document_tokens, document_words: (D,).
-    retrieved: share of targets among their neighbours.  failed: documents that are left out, and why.
+    retrieved: share of targets among their neighbors.  failed: documents that are left out, and why.
     tokens_per_second: of both parts together.
     """
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnlm.store.entries import spans_of
-from knnlm.store.neighbors import MISSING, Neighbours, missing_value
+from knnlm.store.neighbors import MISSING, Neighbors, missing_value
 
 EXCLUDE = ("document", "entry", "none")
 
@@ -137,22 +137,22 @@ def search_without(
     exclude: str,
     start: int,
     **options: Any,
-) -> Neighbours:
+) -> Neighbors:
     """`store.search` for the tokens from `start` on of a document that is stored at each of `copies`, left out.
 
     queries: (q, d). exclude: as in `excluded_ranges`. A search leaves out one range of ids a query by itself; further
-    copies are documents that a store can deny, and else more neighbours are asked for and those of the copies dropped.
+    copies are documents that a store can deny, and else more neighbors are asked for and those of the copies dropped.
     """
     count = len(queries)
     if exclude == "none" or not copies:
-        return cast(Neighbours, store.search(queries, k, exclude=None, **options))
+        return cast(Neighbors, store.search(queries, k, exclude=None, **options))
     own = excluded_ranges(copies[0], exclude, start, count)
     others = copies[1:]
     if not others:
-        return cast(Neighbours, store.search(queries, k, exclude=own, **options))
+        return cast(Neighbors, store.search(queries, k, exclude=own, **options))
     if exclude == "document" and "deny" in inspect.signature(store.search).parameters:
         deny = [int(index) for index in store.document_of(np.array([a for a, _ in others], np.int64))]
-        return cast(Neighbours, store.search(queries, k, exclude=own, deny=deny, **options))
+        return cast(Neighbors, store.search(queries, k, exclude=own, deny=deny, **options))
     ranges = [cast("NDArray[np.int64]", excluded_ranges(span, exclude, start, count)) for span in others]  # (q, 2) each
     more = sum(b - a for a, b in others) if exclude == "document" else len(others)
     found = store.search(queries, min(k + more, max(k, len(store))), exclude=own, **options)
@@ -162,7 +162,7 @@ def search_without(
     order = np.argsort(drop, axis=-1, kind="stable")[:, :k]  # what stays comes first, in its order
     gone = np.take_along_axis(drop, order, -1)
     nowhere = np.inf if found.metric == "l2" else -np.inf
-    return Neighbours(
+    return Neighbors(
         np.where(gone, np.float32(nowhere), np.take_along_axis(found.distances, order, -1)),
         np.where(gone, np.array(missing_value(found.values.dtype), found.values.dtype),
                  np.take_along_axis(found.values, order, -1)),

@@ -348,7 +348,7 @@ def default_temperature(store: Any) -> float:
     """T for a store that was not tuned: what it proposes, else the same rule on a sample of its keys, else 1.
 
     The rule is median(d_k - d_1) / 6 over stored keys with their own entries left out, k = n / 10 up to 1024: the last
-    neighbour then weighs exp(-6) of the first.
+    neighbor then weighs exp(-6) of the first.
     """
     proposed = stored_temperature(store)
     n = len(store)
@@ -361,9 +361,9 @@ def default_temperature(store: Any) -> float:
 
 
 def temperature_of(distances: Any) -> float:
-    """The rule of the default temperature: median(d_k - d_1) / 6 over rows (q, k) of neighbours, 1 where that is 0.
+    """The rule of the default temperature: median(d_k - d_1) / 6 over rows (q, k) of neighbors, 1 where that is 0.
 
-    `rust/index/calibration.rs` has it too, for the value that `build` leaves in a store. Rows with a missing neighbour
+    `rust/index/calibration.rs` has it too, for the value that `build` leaves in a store. Rows with a missing neighbor
     do not count.
     """
     d = np.asarray(distances, np.float64)

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from knnlm.store.neighbors import METRICS, MISSING, Neighbours, missing_value
+from knnlm.store.neighbors import METRICS, MISSING, Neighbors, missing_value
 from knnlm.system.memory import refuse_answer
 
 Floats = NDArray[np.float64]
@@ -101,7 +101,7 @@ class ContinuousCache:
         exact: bool = False,
         exclude: Any = None,
         threads: int | None = None,
-    ) -> Neighbours:
+    ) -> Neighbors:
         """The k nearest pairs of each query (..., d); exclude: a half-open id range a query, (..., 2).
 
         nprobe, rerank, exact and threads change nothing: there is no index. Raises ValueError for k < 1 or a wrong d.
@@ -132,7 +132,7 @@ class ContinuousCache:
         values[:, :width] = np.where(gone, missing_value(np.uint32), self._values[order])
         near = near if self.metric == "ip" else np.where(np.isneginf(near), np.inf, np.maximum(-near, 0))
         shape = (*lead, k)
-        return Neighbours(near.reshape(shape), values.reshape(shape), found.reshape(shape), self.metric)
+        return Neighbors(near.reshape(shape), values.reshape(shape), found.reshape(shape), self.metric)
 
     def log_p_and_add(self, keys: ArrayLike, targets: ArrayLike, thetas: Sequence[Theta]) -> Floats:
         """Read on: log p_cache of each target, (g, m) for g thetas, from the pairs before it; then keep the pairs.
@@ -167,7 +167,7 @@ class ContinuousCache:
 def theta_of(scores: ArrayLike) -> float:
     """Theta for one query from its own scores, (n,): 6 over the gap between the best and the best tenth's last.
 
-    The rule of a store's default temperature, so that the last of n / 10 neighbours weighs exp(-6) of the first. It
+    The rule of a store's default temperature, so that the last of n / 10 neighbors weighs exp(-6) of the first. It
     needs no validation text and looks at nothing that comes later. 1 where there is no gap.
     """
     s = np.asarray(scores, np.float64)

@@ -1,9 +1,9 @@
 """p_kNN and its mixture with the LM (Khandelwal et al. 2020, equations 2 and 3), sparse and in log space, NumPy only.
 
-    p_kNN(y | x) = sum over neighbours i with v_i = y of softmax_i(-d_i / T)      (inner product: softmax_i(+s_i / T))
+    p_kNN(y | x) = sum over neighbors i with v_i = y of softmax_i(-d_i / T)      (inner product: softmax_i(+s_i / T))
     p(y | x)     = lambda p_kNN(y | x) + (1 - lambda) p_LM(y | x)
 
-Where a query has no neighbour at all p_kNN does not exist: its logarithm is NaN here, and the mixture is p_LM.
+Where a query has no neighbor at all p_kNN does not exist: its logarithm is NaN here, and the mixture is p_LM.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from knnlm.store.arrays import to_integers
-from knnlm.store.neighbors import METRICS, Neighbours
+from knnlm.store.neighbors import METRICS, Neighbors
 
 Floats = NDArray[np.floating[Any]]
 
@@ -33,7 +33,7 @@ class SparseProbabilities(NamedTuple):
 
 
 def knn_log_weights(distances: ArrayLike, temperature: float, metric: str = "l2") -> NDArray[np.float64]:
-    """Log of each neighbour's share of p_kNN: log softmax(-d/T), for "ip" log softmax(+s/T).
+    """Log of each neighbor's share of p_kNN: log softmax(-d/T), for "ip" log softmax(+s/T).
 
     distances: (..., k); +inf (ip: -inf) marks a missing slot, which gets -inf. Returns (..., k) float64; a row with
     nothing but missing slots is all -inf. Raises ValueError for T <= 0, an unknown metric or a NaN distance.
@@ -53,33 +53,33 @@ def knn_log_weights(distances: ArrayLike, temperature: float, metric: str = "l2"
 
 
 def knn_weights(distances: ArrayLike, temperature: float, metric: str = "l2") -> NDArray[np.float64]:
-    """Each neighbour's share of p_kNN, (..., k) float64; the sum of a row is 1, or 0 where nothing was found."""
+    """Each neighbor's share of p_kNN, (..., k) float64; the sum of a row is 1, or 0 where nothing was found."""
     return np.exp(knn_log_weights(distances, temperature, metric))
 
 
-def log_p_knn(neighbours: Neighbours, targets: ArrayLike, temperature: float) -> NDArray[np.float64]:
+def log_p_knn(neighbors: Neighbors, targets: ArrayLike, temperature: float) -> NDArray[np.float64]:
     """log p_kNN of one target token per query.
 
     targets: (...) integers. Returns (...) float64: -inf where the target was not retrieved, NaN where nothing was.
     """
     targets = np.asarray(targets)
-    if targets.shape != neighbours.ids.shape[:-1]:
-        raise ValueError(f"targets: expected shape {neighbours.ids.shape[:-1]}, found {targets.shape}")
-    match = matches(neighbours, targets)
-    rows = neighbours.distances.reshape(-1, neighbours.k), match.reshape(-1, neighbours.k)
-    log_p: NDArray[np.float64] = log_p_of_matches(*rows, temperature, neighbours.metric)[0]
+    if targets.shape != neighbors.ids.shape[:-1]:
+        raise ValueError(f"targets: expected shape {neighbors.ids.shape[:-1]}, found {targets.shape}")
+    match = matches(neighbors, targets)
+    rows = neighbors.distances.reshape(-1, neighbors.k), match.reshape(-1, neighbors.k)
+    log_p: NDArray[np.float64] = log_p_of_matches(*rows, temperature, neighbors.metric)[0]
     return log_p.reshape(targets.shape)
 
 
-def matches(neighbours: Neighbours, targets: ArrayLike) -> NDArray[np.bool_]:
-    """Which neighbours' values are the target: (..., k) and (...) integers to (..., k) bool.
+def matches(neighbors: Neighbors, targets: ArrayLike) -> NDArray[np.bool_]:
+    """Which neighbors' values are the target: (..., k) and (...) integers to (..., k) bool.
 
     Raises ValueError for targets that are no integers, or that no value can be.
     """
-    dtype = neighbours.values.dtype
+    dtype = neighbors.values.dtype
     most = int(np.iinfo(dtype).max)
     wanted = to_integers(targets, "targets", dtype, 0, most, "targets are values as the store has them")[..., None]
-    return np.asarray((neighbours.values == wanted) & neighbours.found)
+    return np.asarray((neighbors.values == wanted) & neighbors.found)
 
 
 def log_p_of_matches(
@@ -90,7 +90,7 @@ def log_p_of_matches(
     ks: Sequence[int] | None = None,
     dtype: type[np.floating[Any]] = np.float64,
 ) -> NDArray[np.float64]:
-    """log p_kNN of targets from the nearest k neighbours, for several k from one pass over the distances.
+    """log p_kNN of targets from the nearest k neighbors, for several k from one pass over the distances.
 
     distances, match: (r, k), nearest first; missing +inf (ip: -inf). ks: ascending; None = all k. dtype: of the
     weights; NumPy adds a row in pairs, so float32 loses nothing that matters to a perplexity. Returns (len(ks), r):
@@ -125,19 +125,19 @@ def log_p_of_matches(
     total = sums(weights)
     hit = sums(weights * match[:, : ks[-1]])
     with np.errstate(divide="ignore", invalid="ignore"):
-        # A sum over all of the weights may exceed 1 by rounding; 0 / 0 = NaN: no neighbour.
+        # A sum over all of the weights may exceed 1 by rounding; 0 / 0 = NaN: no neighbor.
         return np.asarray(np.log(np.minimum(hit / total, 1.0)).T)
 
 
-def sparse_p_knn(neighbours: Neighbours, temperature: float) -> SparseProbabilities:
+def sparse_p_knn(neighbors: Neighbors, temperature: float) -> SparseProbabilities:
     """p_kNN of every retrieved token, never a dense (q, v).
 
-    neighbours: (..., k), flattened to q rows. A row without neighbours is empty; any other sums to 1.
+    neighbors: (..., k), flattened to q rows. A row without neighbors is empty; any other sums to 1.
     """
-    k = neighbours.k
-    values = neighbours.values.reshape(-1, k)
-    found = neighbours.found.reshape(-1, k)
-    weights = knn_weights(neighbours.distances, temperature, neighbours.metric).reshape(-1, k)
+    k = neighbors.k
+    values = neighbors.values.reshape(-1, k)
+    found = neighbors.found.reshape(-1, k)
+    weights = knn_weights(neighbors.distances, temperature, neighbors.metric).reshape(-1, k)
     rows = np.broadcast_to(np.arange(len(values))[:, None], values.shape)[found]  # (h,)
     tokens, weights = values[found].astype(np.int64), weights[found]
     order = np.lexsort((tokens, rows))
@@ -159,7 +159,7 @@ def mix(log_p_lm: ArrayLike, log_p_knn: ArrayLike, lambda_: ArrayLike) -> Floats
     """log(lambda p_kNN + (1 - lambda) p_LM), elementwise; shapes broadcast, lambda_ may differ by row.
 
     lambda = 0 returns the LM's numbers bit for bit and lambda = 1 those of p_kNN, -inf included. NaN in log_p_knn
-    (no neighbours) gives the LM. Returns the LM's type where lambda_ is 0 everywhere, float64 otherwise.
+    (no neighbors) gives the LM. Returns the LM's type where lambda_ is 0 everywhere, float64 otherwise.
     """
     lm, knn, weight = np.asarray(log_p_lm), np.asarray(log_p_knn), np.asarray(lambda_, np.float64)
     _check_lambda(weight)
@@ -171,10 +171,10 @@ def mix(log_p_lm: ArrayLike, log_p_knn: ArrayLike, lambda_: ArrayLike) -> Floats
     return np.asarray(np.where((weight == 0) | np.isnan(knn), lm, mixed))
 
 
-def mix_full(log_p_lm: ArrayLike, neighbours: Neighbours, temperature: float, lambda_: float) -> Floats:
+def mix_full(log_p_lm: ArrayLike, neighbors: Neighbors, temperature: float, lambda_: float) -> Floats:
     """The mixture over the whole vocabulary.
 
-    log_p_lm: (..., v), normalised and final (after bias, cap or scale); neighbours: (..., k) with the same leading
+    log_p_lm: (..., v), normalised and final (after bias, cap or scale); neighbors: (..., k) with the same leading
     shape. Returns (..., v): the LM's numbers bit for bit at lambda = 0, float64 otherwise. Raises ValueError for a
     retrieved value that is not in the vocabulary, which means that store and model do not belong together.
     """
@@ -183,10 +183,10 @@ def mix_full(log_p_lm: ArrayLike, neighbours: Neighbours, temperature: float, la
     _check_lambda(weight)
     if weight == 0:
         return np.array(lm)
-    if lm.shape[:-1] != neighbours.ids.shape[:-1]:
-        raise ValueError(f"neighbours: expected leading shape {lm.shape[:-1]}, found {neighbours.ids.shape[:-1]}")
+    if lm.shape[:-1] != neighbors.ids.shape[:-1]:
+        raise ValueError(f"neighbors: expected leading shape {lm.shape[:-1]}, found {neighbors.ids.shape[:-1]}")
     flat = lm.reshape(-1, lm.shape[-1]).astype(np.float64)  # (q, v)
-    tokens, p, offsets = sparse_p_knn(neighbours, temperature)
+    tokens, p, offsets = sparse_p_knn(neighbors, temperature)
     if len(tokens) and tokens.max() >= lm.shape[-1]:
         raise ValueError(
             f"values: the store holds token {tokens.max()}, the model has {lm.shape[-1]} tokens; "

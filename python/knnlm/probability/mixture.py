@@ -100,7 +100,7 @@ def fit_weights(components: Mapping[str, ArrayLike]) -> JointWeights:
     """Weights of LM, kNN, cache, n-gram, ... that maximise the likelihood of validation text, by EM.
 
     components: name -> (n,) log p of each token in nats; -inf is probability 0, NaN that the component does not exist
-    there (p_kNN without neighbours, an empty cache): its weight goes to the others at that token.
+    there (p_kNN without neighbors, an empty cache): its weight goes to the others at that token.
     Raises ValueError without components or tokens.
     """
     logs, available = _logs(components)

@@ -6,7 +6,7 @@ For a word w after the history h of n-1 words, with h' = h without its first wor
     gamma(h) = (D1 N1(h) + D2 N2(h) + D3 N3+(h)) / sum_u a(hu)
 
 down to p_0 = 1/v. The count a(g) is the plain count at the highest order and for n-grams that begin a document (they
-have no left neighbour), else the number of distinct words seen before g. D1, D2, D3 come from the counts of counts of
+have no left neighbor), else the number of distinct words seen before g. D1, D2, D3 come from the counts of counts of
 each order (equation 26). An unseen history passes its whole mass down. A document is padded with one begin mark on the
 left, which is context only; nothing is added on the right, so L tokens give L log-probabilities.
 

@@ -1,4 +1,4 @@
-"""The demo's report: one HTML file with its tables, plots and neighbours in context; it needs no network."""
+"""The demo's report: one HTML file with its tables, plots and neighbors in context; it needs no network."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from knnlm.lm.explain import NeighbourRow, TokenRow
+from knnlm.lm.explain import NeighborRow, TokenRow
 from knnlm.report.plots import Plot, as_svg
 from knnlm.system.own_files import write_text
 from knnlm.system.terminal import printable
 
-__all__ = ["Case", "Check", "NeighbourRow", "Report", "Row", "TokenRow", "render", "token_page", "write"]
+__all__ = ["Case", "Check", "NeighborRow", "Report", "Row", "TokenRow", "render", "token_page", "write"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def write(report: Report, path: Path) -> Path:
 
 
 def token_page(title: str, facts: Mapping[str, str], rows: Sequence[TokenRow]) -> str:
-    """Tokens with their neighbours in context, as one self-contained HTML page."""
+    """Tokens with their neighbors in context, as one self-contained HTML page."""
     return environment().get_template("inspect.html").render(title=title, facts=facts, rows=rows)
 
 

@@ -61,8 +61,8 @@ class Plot:
 
 
 CURVES = {
-    "lambda_": ("Weight of the neighbours", "λ", False),
-    "k": ("Number of neighbours", "k", True),
+    "lambda_": ("Weight of the neighbors", "λ", False),
+    "k": ("Number of neighbors", "k", True),
     "temperature": ("Temperature", "T", True),
     "size": ("Size of the store", "entries", True),
 }

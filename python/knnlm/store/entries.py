@@ -76,7 +76,7 @@ class Documents(Sequence[DocumentInfo]):
 
 @dataclass(frozen=True)
 class Entries:
-    """Entries by id. An id of −1 (a missing neighbour) has a value of all ones, document −1 and position −1."""
+    """Entries by id. An id of −1 (a missing neighbor) has a value of all ones, document −1 and position −1."""
 
     ids: NDArray[np.int64]  # (...)
     values: NDArray[np.unsignedinteger[Any]]  # (...), uint32 or uint64

@@ -1,4 +1,4 @@
-"""Neighbours: what every search returns, what counts as a datastore, and how results of several stores merge."""
+"""Neighbors: what every search returns, what counts as a datastore, and how results of several stores merge."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from knnlm.system.memory import refuse_answer
 
 METRICS = ("l2", "ip")
 MISSING = -1
-"""The id of a slot that holds no neighbour."""
+"""The id of a slot that holds no neighbor."""
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class Neighbors:
     """The k nearest entries of each query, for any leading shape.
 
     distances: (..., k) float32; "l2": squared L2, ascending; "ip": inner product, descending; missing +inf (ip: -inf).
@@ -58,20 +58,20 @@ class Neighbours:
 
     @property
     def found(self) -> NDArray[np.bool_]:
-        """Which slots hold a neighbour, (..., k) bool."""
+        """Which slots hold a neighbor, (..., k) bool."""
         return np.not_equal(self.ids, MISSING)
 
-    def __getitem__(self, rows: Any) -> Neighbours:
-        """The neighbours of some queries: indexes the leading axes."""
+    def __getitem__(self, rows: Any) -> Neighbors:
+        """The neighbors of some queries: indexes the leading axes."""
         return self._each(lambda array: array[rows])
 
-    def _each(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Neighbours:
+    def _each(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Neighbors:
         documents, positions = (None if a is None else change(a) for a in (self.documents, self.positions))
-        return Neighbours(
+        return Neighbors(
             change(self.distances), change(self.values), change(self.ids), self.metric, documents, positions
         )
 
-    def first(self, k: int) -> Neighbours:
+    def first(self, k: int) -> Neighbors:
         """The nearest k of each query, (..., min(k, self.k)); raises ValueError if k < 1.
 
         What a search for k finds, but for entries whose distance is 0 by their codes: of these it prefers the likelier.
@@ -80,8 +80,8 @@ class Neighbours:
             raise ValueError(f"k: expected at least 1, found {k}")
         return self[..., :k]
 
-    def reshape(self, *leading: int) -> Neighbours:
-        """The same neighbours with another leading shape; k stays."""
+    def reshape(self, *leading: int) -> Neighbors:
+        """The same neighbors with another leading shape; k stays."""
         shape = (*leading, self.k)
         return self._each(lambda array: array.reshape(shape))
 
@@ -114,7 +114,7 @@ class Searchable(Protocol):
         exact: bool = False,
         exclude: Any = None,
         threads: int | None = None,
-    ) -> Neighbours:
+    ) -> Neighbors:
         """The k nearest entries of each query (..., d); `exclude`: one half-open id range a query, (..., 2) int64."""
         ...
 
@@ -124,15 +124,15 @@ def missing_value(dtype: Any) -> int:
     return int(np.iinfo(dtype).max)
 
 
-def merge(parts: Sequence[Neighbours], k: int | None = None) -> tuple[Neighbours, NDArray[np.int64]]:
+def merge(parts: Sequence[Neighbors], k: int | None = None) -> tuple[Neighbors, NDArray[np.int64]]:
     """The k nearest of several stores' answers to the same queries, ordered by (distance, store, id).
 
-    parts: one `Neighbours` a store, same leading shape and metric, each (..., k_s). k: None = the largest k_s.
-    Returns the merged neighbours (..., k), whose ids are each store's own, and the store of each, (..., k) int64 with
+    parts: one `Neighbors` a store, same leading shape and metric, each (..., k_s). k: None = the largest k_s.
+    Returns the merged neighbors (..., k), whose ids are each store's own, and the store of each, (..., k) int64 with
     -1 for missing. Raises ValueError if there is nothing to merge or if shapes or metrics differ.
     """
     if not parts:
-        raise ValueError("merge: expected the neighbours of at least one store, found none")
+        raise ValueError("merge: expected the neighbors of at least one store, found none")
     metric, leading = parts[0].metric, parts[0].ids.shape[:-1]
     if any(part.metric != metric or part.ids.shape[:-1] != leading for part in parts):
         raise ValueError("merge: every store must answer the same queries with the same metric")
@@ -154,7 +154,7 @@ def merge(parts: Sequence[Neighbours], k: int | None = None) -> tuple[Neighbours
         pad = [(0, 0)] * len(leading) + [(0, short)]
         fills = (-np.inf if metric == "ip" else np.inf, missing_value(dtype), MISSING, MISSING)
         merged = [np.pad(a, pad, constant_values=fill) for a, fill in zip(merged, fills, strict=True)]
-    return Neighbours(merged[0], merged[1], merged[2], metric), merged[3]
+    return Neighbors(merged[0], merged[1], merged[2], metric), merged[3]
 
 
 class StoreUnion:
@@ -215,7 +215,7 @@ class StoreUnion:
         exact: bool = False,
         exclude: ArrayLike | None = None,
         threads: int | None = None,
-    ) -> Neighbours:
+    ) -> Neighbors:
         """Search every store and merge by (distance, store, id)."""
         k, parts, offsets = to_integer(k, "k", 1, 2**32), [], self.offsets
         refuse_answer(int(np.prod(np.shape(queries)[:-1], dtype=np.int64)), k, len(self), 4 + 8 + 8 + 8)
@@ -228,4 +228,4 @@ class StoreUnion:
             )
         merged, stores = merge(parts, k)
         ids = np.where(merged.found, merged.ids + offsets[stores], MISSING)
-        return Neighbours(merged.distances, merged.values, ids, self.metric)
+        return Neighbors(merged.distances, merged.values, ids, self.metric)

@@ -1,6 +1,6 @@
-"""Truth: exact neighbours of a few stored keys, kept while all keys pass by, to measure codes against without them.
+"""Truth: exact neighbors of a few stored keys, kept while all keys pass by, to measure codes against without them.
 
-A store of codes alone cannot say how many of the true neighbours it finds. So some keys of the training sample become
+A store of codes alone cannot say how many of the true neighbors it finds. So some keys of the training sample become
 queries, and each part of the text is compared with them while its raw keys are in memory: one small matrix product.
 """
 
@@ -26,7 +26,7 @@ Found = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 class TruthError(ValueError):
-    """A damaged file of exact neighbours: all but recall is as it would be without."""
+    """A damaged file of exact neighbors: all but recall is as it would be without."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Truth:
     @classmethod
     def choose(cls, sample: NDArray[np.float32], ids: NDArray[np.int64], entries: int, metric: str) -> Truth:
         """Queries at equal distances in a sample (n, d) whose ids in a store of `entries` will be `ids` (n,)."""
-        queries, neighbours, nearby = _core.plan_calibration(entries)
+        queries, neighbors, nearby = _core.plan_calibration(entries)
         wanted = min(queries, len(sample))
         rows = (2 * np.arange(wanted) + 1) * len(sample) // (2 * wanted)  # (q,)
         own = around(ids[rows], nearby)  # (q, 2)
-        none = np.zeros((wanted, neighbours), np.float32), np.zeros((wanted, neighbours), np.int64)
+        none = np.zeros((wanted, neighbors), np.float32), np.zeros((wanted, neighbors), np.int64)
         return cls(metric, np.ascontiguousarray(sample[rows]), own, *none).empty()
 
     @classmethod
@@ -71,7 +71,7 @@ class Truth:
         distances, rows = _core.exact_nearest(
             keys, self.queries, k, metric=self.metric, first_id=0, exclude=own, threads=threads
         )
-        found = np.append(places, -1)[rows]  # row −1 is a missing neighbour
+        found = np.append(places, -1)[rows]  # row −1 is a missing neighbor
         return distances.reshape(q, k), found.reshape(q, k)
 
     def merged(self, found: Found) -> Truth:
@@ -121,7 +121,7 @@ class Truth:
                 raise ValueError(wrong)
         except (ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
             raise TruthError(
-                f"{path}: expected the exact neighbours that an interrupted build has found, found a damaged file"
+                f"{path}: expected the exact neighbors that an interrupted build has found, found a damaged file"
             ) from error
         return truth
 

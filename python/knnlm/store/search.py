@@ -26,7 +26,7 @@ from knnlm.store.arrays import (
     widened,
 )
 from knnlm.store.entries import DocumentInfo, Documents, Entries, LostDocument, document_lists, lost_documents
-from knnlm.store.neighbors import Neighbours
+from knnlm.store.neighbors import Neighbors
 from knnlm.store.recall_sample import around, spread_ids
 from knnlm.system.json_text import from_json
 from knnlm.system.memory import refuse_answer
@@ -60,15 +60,15 @@ class Reader:
         deny: Sequence[Any] | None = None,
         return_documents: bool = False,
         threads: int | None = None,
-    ) -> Neighbours:
+    ) -> Neighbors:
         """Find the `k` nearest entries of each query.
 
         Args:
             queries: `(..., dim)` finite floats.
-            k: neighbours per query, 1 or more; where the store has fewer, the rest is missing, and the answer as large
+            k: neighbors per query, 1 or more; where the store has fewer, the rest is missing, and the answer as large
                 as if it were there.
             nprobe: lists to scan; more is slower and finds more. By default as many as `recall` needs.
-            recall: share of the true neighbours to find, above 0 and at most 1, from what `build` measured; 0.97, or
+            recall: share of the true neighbors to find, above 0 and at most 1, from what `build` measured; 0.97, or
                 what its codes can reach, if neither this nor `nprobe` is given. Small stores are scanned as a whole.
             depth: candidates to score again, where that is done; by default as many as `recall` needs, with `nprobe`
                 twice k.
@@ -78,11 +78,11 @@ class Reader:
             exclude: `(..., 2)` integers: a half-open range of ids per query that must not come back.
             allow: documents, by name or index, that alone may come back; or one list of them per query.
             deny: documents that must not come back (such as a query's own); or one list of them per query.
-            return_documents: give `Neighbours` its `documents` and `positions` as well.
+            return_documents: give `Neighbors` its `documents` and `positions` as well.
             threads: by default one per core; never changes the answer.
 
         Returns:
-            Neighbours with arrays `(..., k)`. With `exclude`, `allow` or `deny` a query that would find fewer than k
+            Neighbors with arrays `(..., k)`. With `exclude`, `allow` or `deny` a query that would find fewer than k
             looks into more lists than `nprobe`.
 
         Raises:
@@ -127,7 +127,7 @@ class Reader:
             distances = widened(distances, count, np.inf if self.metric == "l2" else -np.inf)
             values, ids = widened(values, count, np.iinfo(values.dtype).max), widened(ids, count, -1)
             where = [widened(place, count, -1) for place in where]
-        return Neighbours(distances, values, ids, self.metric, *where)
+        return Neighbors(distances, values, ids, self.metric, *where)
 
     def calibrate(
         self,
@@ -144,14 +144,14 @@ class Reader:
         Args:
             queries: `(q, dim)` keys of text that the store does not hold; by default `count` stored keys at equal
                 distances, their own entries and those nearby left out.
-            ks: numbers of neighbours.
+            ks: numbers of neighbors.
             recall: what to ask `search` for.
             count: number of stored keys where no queries are given.
             threads: by default one per core.
             show: called with a line for each k; None for silence.
 
         Returns:
-            For each k: k, asked, recall (share of the exact neighbours that were found) and queries.
+            For each k: k, asked, recall (share of the exact neighbors that were found) and queries.
 
         Raises:
             StoreError: raw keys are not kept. What was measured while such a store was made is in `info()`, and
@@ -198,7 +198,7 @@ class Reader:
         return self._core.next_id
 
     def get(self, ids: Any) -> Entries:
-        """Look entries up by id; −1 (a missing neighbour) is allowed and stays missing.
+        """Look entries up by id; −1 (a missing neighbor) is allowed and stays missing.
 
         Raises:
             ValueError: an id that the store does not have.

@@ -10,7 +10,7 @@ LARGE = 1 << 26
 
 
 def refuse_answer(queries: int, k: int, n: int, slot: int) -> None:
-    """Raise ValueError for an answer of `slot` bytes a neighbour that does not fit into memory. n: entries."""
+    """Raise ValueError for an answer of `slot` bytes a neighbor that does not fit into memory. n: entries."""
     wanted = queries * k * slot
     if wanted <= LARGE or (free := available()) is None or wanted <= free:
         return

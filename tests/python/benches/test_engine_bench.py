@@ -39,7 +39,7 @@ def truth(key_set: engine_sets.KeySet, tmp_path_factory: pytest.TempPathFactory)
     return engine_quality.truth(key_set, exact(key_set, key_set.queries[rows], 64, work), tuning, rows)
 
 
-def test_exact_neighbours_are_those_of_numpy(key_set: engine_sets.KeySet, truth: engine_quality.Truth) -> None:
+def test_exact_neighbors_are_those_of_numpy(key_set: engine_sets.KeySet, truth: engine_quality.Truth) -> None:
     keys = key_set.keys.astype(np.float64)
     for query, ids, distances in zip(truth.queries[:5], truth.ids, truth.distances, strict=False):
         every = np.square(keys - query).sum(1)

@@ -21,7 +21,7 @@ from knnlm.evaluate.size_curve import size_curve
 from knnlm.evaluate.tune import Tuned, save_tuned, tune
 from knnlm.lm.blend import blend_of, fit_blend
 from knnlm.lm.distill import targets
-from knnlm.lm.score import check_scores, evaluate, neighbours_of
+from knnlm.lm.score import check_scores, evaluate, neighbors_of
 from knnlm.lm.scored_text import Cached
 from knnlm.model.identity import KeySpec, Settings
 from knnlm.model.keys import NotFiniteError, TokenDocument, iterate
@@ -92,8 +92,8 @@ def test_every_use_of_one_text_says_it(stored, use):
 @pytest.mark.parametrize("options", [{}, {"temperature": 2.0}, {"cache_thetas": ("auto",)}])
 def test_scoring_leaves_such_documents_out(stored, options):
     loaded, store = stored
-    found = neighbours_of(loaded, ODD, store, k=4, features=("entropy",), batch_tokens=48, **options)
-    expected = neighbours_of(loaded, SOUND, store, k=4, features=("entropy",), batch_tokens=48, **options)
+    found = neighbors_of(loaded, ODD, store, k=4, features=("entropy",), batch_tokens=48, **options)
+    expected = neighbors_of(loaded, SOUND, store, k=4, features=("entropy",), batch_tokens=48, **options)
     assert [name for name, _ in found.failed] == ["odd", "long and odd"]
     assert all("gave NaN" in reason for _, reason in found.failed)
     assert found.names == expected.names == ["first", "mid", "last"]
@@ -116,7 +116,7 @@ def test_scoring_leaves_such_documents_out(stored, options):
 def test_a_model_that_gives_nothing_else_ends_the_work_at_once(stored):
     loaded, store = stored
     with pytest.raises(NotFiniteError, match="document 'odd'"):
-        neighbours_of(loaded, ODD[1:], store, k=4)
+        neighbors_of(loaded, ODD[1:], store, k=4)
     with pytest.raises(NotFiniteError, match="document 'odd'"):
         check_scores(loaded, [Doc("empty", ""), *ODD[1:]], store)
     check_scores(loaded, ODD, store)
@@ -237,7 +237,7 @@ def test_a_build_goes_on_and_says_what_it_left_out(tmp_path, keep_keys):
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip"])
-def test_what_is_left_out_is_no_neighbour(metric):
+def test_what_is_left_out_is_no_neighbor(metric):
     ids = np.array([[3, 7, 5, 9], [1, 2, -1, -1]])
     distances = np.array([[0, 1, 2, 3], [0, 1, 9, 9]], np.float32)
     truth = Truth(metric, np.zeros((2, 4), np.float32), np.zeros((2, 2), np.int64), distances, ids)
@@ -260,7 +260,7 @@ def test_recall_is_measured_without_what_was_left_out(tmp_path):
     build_in_one_pass(tmp_path / "sound", spoilt(d=DIM), lambda: sound, **options)
     with Datastore.open(tmp_path / "store") as store, Datastore.open(tmp_path / "sound") as other:
         recalls = [
-            [row["best_recall"] for row in opened.info()["calibration"] if row["k"] > 1]  # of 1 it is a few neighbours
+            [row["best_recall"] for row in opened.info()["calibration"] if row["k"] > 1]  # of 1 it is a few neighbors
             for opened in (store, other)
         ]
         assert len(store) == 78 * 300

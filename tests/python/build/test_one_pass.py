@@ -296,7 +296,7 @@ def test_the_recall_of_codes_is_measured_without_raw_keys(large, tmp_path):
         measured = {row["k"]: row for row in store.info()["calibration"]}
         assert set(measured) == {1, 8, 64, 1024}
         dump(loaded, many_documents(), raw, keys=keys)
-        raw.build(nlist=150)  # the sample was all of the text: the same codebook, queries and neighbours
+        raw.build(nlist=150)  # the sample was all of the text: the same codebook, queries and neighbors
         by_codes = [{**row, "best_recall_by_keys": None} for row in raw.info()["calibration"]]
         assert by_codes == store.info()["calibration"]
         assert all(row["best_recall_by_keys"] >= row["best_recall"] for row in raw.info()["calibration"])

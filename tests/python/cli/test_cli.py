@@ -237,11 +237,11 @@ def test_generate_is_the_same_for_a_seed_and_continues_the_prompt(store: Path) -
     assert piped.startswith("the store")
 
 
-def test_inspect_shows_neighbours_in_context(texts: Path, store: Path, tmp_path: Path) -> None:
+def test_inspect_shows_neighbors_in_context(texts: Path, store: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    found = run_json("inspect", store, "--string", "the store keeps a key", "--neighbours", 2, "--tokens", 3)
+    found = run_json("inspect", store, "--string", "the store keeps a key", "--neighbors", 2, "--tokens", 3)
     assert len(found["tokens"]) == 3
-    near = found["tokens"][1]["neighbours"]
+    near = found["tokens"][1]["neighbors"]
     assert len(near) == 2
     assert near[0]["document"].endswith(".txt")
     assert near[0]["distance"] <= near[1]["distance"]

@@ -37,7 +37,7 @@ def result(folder: Path, printed: str) -> dict[str, Any]:
     return dict(json.loads((folder / "result.json").read_text()))
 
 
-def test_it_ends_with_table_neighbours_and_report(folder: Path, printed: str) -> None:
+def test_it_ends_with_table_neighbors_and_report(folder: Path, printed: str) -> None:
     for shown in ("language model alone", "quantised", "exact", "shuffled", "5-gram", "λ", "bytes per entry", "tok/s"):
         assert shown in printed
     assert "text, next token marked" in printed
@@ -82,10 +82,10 @@ def test_its_stores_know_their_model(folder: Path, printed: str) -> None:
 def test_examples_show_where_a_prediction_comes_from(result: dict[str, Any]) -> None:
     for name in ("in_domain", "adapted"):
         for token in result[name]["examples"]:
-            assert 1 <= len(token["neighbours"]) <= 5
-            shares = [near["share"] for near in token["neighbours"]]
+            assert 1 <= len(token["neighbors"]) <= 5
+            shares = [near["share"] for near in token["neighbors"]]
             assert shares == sorted(shares, reverse=True)
-            right = sum(near["share"] for near in token["neighbours"] if near["right"])
+            right = sum(near["share"] for near in token["neighbors"] if near["right"])
             assert right <= token["p_knn"] + 1e-6
             mixed = result[name]["lambda_"] * token["p_knn"] + (1 - result[name]["lambda_"]) * token["p_lm"]
             assert token["p"] == pytest.approx(mixed, rel=1e-4)

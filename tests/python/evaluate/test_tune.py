@@ -18,7 +18,7 @@ from knnlm.probability.interpolate import mix
 
 
 def made(n=400, k=24, seed=0, metric="l2", scale=5.0):
-    """Neighbours that are right more often the nearer they are."""
+    """Neighbors that are right more often the nearer they are."""
     rng = np.random.default_rng(seed)
     distances = np.sort(rng.gamma(4, scale, (n, k)).astype(np.float32), 1)
     match = rng.random((n, k)) < 0.5 * np.exp(-distances / scale / 3)
@@ -132,7 +132,7 @@ def test_the_scale_of_distances_does_not_matter():
     assert tune(cached).perplexity == pytest.approx(a.perplexity, rel=1e-3)
 
 
-def test_useless_neighbours_leave_the_lm_alone():
+def test_useless_neighbors_leave_the_lm_alone():
     cached = made()
     cached.match[:] = False
     tuned = tune(cached)
@@ -216,7 +216,7 @@ def test_saved_and_loaded(tmp_path):
     np.testing.assert_array_equal(again.shuffled().match, cached.match_shuffled)
     np.testing.assert_array_equal(mixed_log_p(again, Settings(0.0, 1.0)), cached.log_p_lm)
     (tmp_path / "bad").write_bytes(b"not a cache")
-    with pytest.raises(ValueError, match="cached neighbours"):
+    with pytest.raises(ValueError, match="cached neighbors"):
         Cached.load(tmp_path / "bad")
     with pytest.raises(ValueError, match="shuffle_seed"):
         made().shuffled()

@@ -1,4 +1,4 @@
-"""Stores of other programs come in, neighbours and stores go out, with the numbers that they had."""
+"""Stores of other programs come in, neighbors and stores go out, with the numbers that they had."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from knnlm import Datastore
 from knnlm.build.dump import dump
 from knnlm.exchange.import_vectors import import_faiss, import_memmaps
 from knnlm.lm.distill import targets, write_arrow, write_parquet, write_safetensors
-from knnlm.lm.score import neighbours_of
+from knnlm.lm.score import neighbors_of
 from knnlm.model.identity import IdentityError, KeySpec, Settings, describe
 from knnlm.model.keys import iterate
 from knnlm.probability.interpolate import log_p_knn
@@ -253,7 +253,7 @@ def test_targets_are_of_the_arithmetic_of_the_store():
     loaded, spec = tiny(seed=2), KeySpec(autocast="bfloat16")
     store = BruteForceStore(D)
     dump(loaded, texts(), store, keys=spec)
-    expected = neighbours_of(loaded, texts(), store, k=12)
+    expected = neighbors_of(loaded, texts(), store, k=12)
     batches = list(targets(loaded, texts(), store, Settings(temperature=3.0, k=12)))
     np.testing.assert_array_equal(np.concatenate([b["distances"] for b in batches]), expected.distances)
     with pytest.raises(IdentityError, match="arithmetic"):
@@ -279,7 +279,7 @@ def test_a_text_is_left_out_by_its_tokens_not_by_its_name(language_model):
 def test_safetensors_hold_the_same(language_model, tmp_path):
     loaded, documents, store = language_model
     rows = write_safetensors(
-        tmp_path / "t.safetensors", targets(loaded, documents, store, SETTINGS, own_document=True, neighbours=False)
+        tmp_path / "t.safetensors", targets(loaded, documents, store, SETTINGS, own_document=True, neighbors=False)
     )
     with safe_open(tmp_path / "t.safetensors", "np") as file:
         held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -1,4 +1,4 @@
-"""Inspection: neighbours in the context of their own document, as arrays, rows and a table."""
+"""Inspection: neighbors in the context of their own document, as arrays, rows and a table."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def test_source_contexts_stay_in_their_document(explained):
 def test_arrays(explained):
     e = explained
     assert len(e) == 6
-    assert e.neighbours.ids.shape == e.weights.shape == e.documents.shape == (6, 20)
+    assert e.neighbors.ids.shape == e.weights.shape == e.documents.shape == (6, 20)
     np.testing.assert_allclose(e.weights.sum(1), 1)
-    hit = (e.neighbours.values == e.tokens[:, None]) & e.neighbours.found
+    hit = (e.neighbors.values == e.tokens[:, None]) & e.neighbors.found
     np.testing.assert_allclose(e.p_knn, (e.weights * hit).sum(1))
     np.testing.assert_allclose(e.p, 0.3 * e.p_knn + 0.7 * e.p_lm)
     assert set(e.documents[:, :16].ravel()) == {0, 1}
@@ -45,7 +45,7 @@ def test_arrays(explained):
     assert e.document_name(1) == "second"
     contexts = e.contexts(3, left=2, right=1)
     assert contexts.shape == (6, 3, 4)
-    np.testing.assert_array_equal(contexts[:, :, 2], e.neighbours.values[:, :3])
+    np.testing.assert_array_equal(contexts[:, :, 2], e.neighbors.values[:, :3])
 
 
 def test_a_part_of_a_text_is_as_in_the_whole_and_no_more_is_searched(explained):
@@ -65,8 +65,8 @@ def test_a_part_of_a_text_is_as_in_the_whole_and_no_more_is_searched(explained):
     asked.clear()
     part = explain(loaded, store, Doc("mine", "abc ab"), Settings(0.3, 5.0, 20), start=2, stop=4)
     assert asked == [2]
-    assert part.neighbours.ids.shape == (2, 20)
-    np.testing.assert_array_equal(part.neighbours.ids, whole.neighbours.ids[2:4])
+    assert part.neighbors.ids.shape == (2, 20)
+    np.testing.assert_array_equal(part.neighbors.ids, whole.neighbors.ids[2:4])
     np.testing.assert_allclose(part.p, whole.p[2:4], rtol=1e-6)
     assert [(r.position, r.before, r.token, r.after) for r in rows(part, tokenizer)] == [
         (r.position, r.before, r.token, r.after) for r in rows(whole, tokenizer, [2, 3])
@@ -79,25 +79,25 @@ def test_a_part_of_a_text_is_as_in_the_whole_and_no_more_is_searched(explained):
 
 def test_rows(explained):
     tokenizer = LetterTokenizer()
-    found = list(rows(explained, tokenizer, neighbours=2, left=3, right=2))
+    found = list(rows(explained, tokenizer, neighbors=2, left=3, right=2))
     assert [(row.before, row.token, row.after) for row in found][:2] == [("", "a", "bc"), ("a", "b", "c ")]
     assert found[4].before == "bc "
     # The same beginning is in the store: nearest, right, in its own text.
-    near = found[1].neighbours[0]
+    near = found[1].neighbors[0]
     assert (near.before, near.token, near.after, near.document, near.id) == ("a", "b", "c ", "first", 1)
     assert near.right
     assert near.distance < 1e-4
     for row in found:
         assert row.document == "mine"
         assert row.p == pytest.approx(0.3 * row.p_knn + 0.7 * row.p_lm, rel=1e-6)
-        shares = [n.share for n in row.neighbours]
+        shares = [n.share for n in row.neighbors]
         assert shares == sorted(shares, reverse=True)
     assert [row.position for row in rows(explained, tokenizer, [4, 2])] == [4, 2]
 
 
 def test_table(explained):
     out = io.StringIO()
-    table = to_table(rows(explained, LetterTokenizer(), neighbours=2), width=20)
+    table = to_table(rows(explained, LetterTokenizer(), neighbors=2), width=20)
     Console(file=out, width=120, color_system=None).print(table)
     text = out.getvalue()
     assert "second" in text
@@ -120,7 +120,7 @@ def test_tokens_without_a_text_of_their_own():
     assert in_context(Bytes(), np.array([-1, 65, 66, -1]), 1) == ("", "A", "B")
 
 
-def test_no_neighbours_and_no_tokens():
+def test_no_neighbors_and_no_tokens():
     loaded = tiny()
     e = explain(loaded, BruteForceStore(16), Doc("mine", "ab"), Settings(0.3, 5.0, 2))
     assert np.isnan(e.p_knn).all()

@@ -13,7 +13,7 @@ from knnlm.evaluate.size_curve import size_curve
 from knnlm.evaluate.tune import save_tuned, tune
 from knnlm.knn_lm import KNNLM
 from knnlm.lm.blend import cache_thetas, fit_blend, ngram_of
-from knnlm.lm.score import StoredTexts, cache_name, evaluate, excluded_ranges, mixed_log_p, neighbours_of, score
+from knnlm.lm.score import StoredTexts, cache_name, evaluate, excluded_ranges, mixed_log_p, neighbors_of, score
 from knnlm.lm.stored_texts import stored_texts
 from knnlm.model.identity import IdentityError, KeySpec, Settings, check, describe
 from knnlm.model.keys import iterate
@@ -62,7 +62,7 @@ def test_equals_the_reference(loaded):
 
 def test_lambda_zero_is_the_lm_bit_for_bit(loaded):
     store = stored(loaded, texts())
-    cached = neighbours_of(loaded, HELD_OUT, store, k=4)
+    cached = neighbors_of(loaded, HELD_OUT, store, k=4)
     plain = np.concatenate([c.log_p for c in iterate(loaded, HELD_OUT)])
     assert mixed_log_p(cached, Settings(0.0, 1.0, 4)).tobytes() == plain.tobytes()
     result = score(cached, Settings(0.0, 1.0, 4))
@@ -75,19 +75,19 @@ def test_text_of_the_store_is_scored_without_itself(loaded):
     own = store.documents()[2]
     document = next(d for d in documents if d.name == own.name)
     for exclude, hidden in (("document", (own.start, own.stop)), ("entry", None), ("none", (0, 0))):
-        cached = neighbours_of(loaded, [document], store, k=len(store), exclude=exclude)
+        cached = neighbors_of(loaded, [document], store, k=len(store), exclude=exclude)
         count = np.isfinite(cached.distances).sum(1)
         left_out = 1 if hidden is None else hidden[1] - hidden[0]
         assert (count == len(store) - left_out).all()
         assert cached.excluded_documents == (exclude != "none")
         nearest_is_itself = cached.distances[:, 0] < 1e-4
         assert nearest_is_itself.all() == (exclude == "none")
-    renamed = neighbours_of(loaded, [Doc("other name", document.text)], store, k=3)
+    renamed = neighbors_of(loaded, [Doc("other name", document.text)], store, k=3)
     assert renamed.excluded_documents == 1
-    changed = neighbours_of(loaded, [Doc(document.name, document.text[:-1] + ",")], store, k=3)
+    changed = neighbors_of(loaded, [Doc(document.name, document.text[:-1] + ",")], store, k=3)
     assert changed.excluded_documents == 0
     with pytest.raises(ValueError, match="exclude"):
-        neighbours_of(loaded, [document], store, k=3, exclude="self")
+        neighbors_of(loaded, [document], store, k=3, exclude="self")
 
 
 @pytest.mark.parametrize("kind", ["reference", "disk"])
@@ -103,10 +103,10 @@ def test_every_copy_of_a_text_is_left_out(loaded, tmp_path, kind):
         dump(loaded, documents, store)
     n, length = len(store), len(text)
     for exclude, left in (("document", n - 3 * length), ("entry", n - 3), ("none", n)):
-        cached = neighbours_of(loaded, [Doc("b", text)], store, k=n, exclude=exclude)
+        cached = neighbors_of(loaded, [Doc("b", text)], store, k=n, exclude=exclude)
         assert np.isfinite(cached.distances).sum(1).tolist() == [left] * length
         assert (cached.distances[:, 0] < 1e-4).all() == (exclude == "none")
-        nearest = neighbours_of(loaded, [Doc("b", text)], store, k=2, exclude=exclude)
+        nearest = neighbors_of(loaded, [Doc("b", text)], store, k=2, exclude=exclude)
         np.testing.assert_allclose(nearest.distances, cached.distances[:, :2], rtol=1e-4, atol=1e-5)
     assert StoredTexts(store).find_all("b", loaded.tokenizer.encode(text))[0] == (length + 7, 2 * length + 7)
 
@@ -124,7 +124,7 @@ def test_own_entries_are_found_by_position(loaded):
 
 def test_shuffled_control_keeps_distances_and_token_counts(loaded):
     store = stored(loaded, texts())
-    cached = neighbours_of(loaded, HELD_OUT, store, k=len(store), shuffle_seed=3, keep_values=True)
+    cached = neighbors_of(loaded, HELD_OUT, store, k=len(store), shuffle_seed=3, keep_values=True)
     shuffled = cached.shuffled()
     np.testing.assert_array_equal(shuffled.distances, cached.distances)
     # With every entry retrieved, both stores hold each token equally often.
@@ -133,9 +133,9 @@ def test_shuffled_control_keeps_distances_and_token_counts(loaded):
     np.testing.assert_array_equal(cached.match, cached.values == cached.tokens[:, None])
 
 
-def test_cache_and_features_beside_the_neighbours(loaded):
+def test_cache_and_features_beside_the_neighbors(loaded):
     store = stored(loaded, texts())
-    cached = neighbours_of(
+    cached = neighbors_of(
         loaded, HELD_OUT, store, k=2, cache_thetas=[0.1, 1.0], cache_size=20, features=["entropy"], batch_tokens=24
     )
     at = 0
@@ -155,8 +155,8 @@ def test_cache_and_features_beside_the_neighbours(loaded):
 
 def test_batches_do_not_change_the_answer(loaded):
     store = stored(loaded, texts())
-    a = neighbours_of(loaded, HELD_OUT, store, k=5, batch_tokens=24)
-    b = neighbours_of(loaded, HELD_OUT, store, k=5, batch_tokens=4096)
+    a = neighbors_of(loaded, HELD_OUT, store, k=5, batch_tokens=24)
+    b = neighbors_of(loaded, HELD_OUT, store, k=5, batch_tokens=4096)
     np.testing.assert_allclose(a.distances, b.distances, atol=1e-3)
     np.testing.assert_array_equal(a.tokens, b.tokens)
 
@@ -205,10 +205,10 @@ def test_a_store_of_another_model_is_refused(loaded, change, message):
     check(reference.BruteForceStore(16), other, spec)  # made by hand: nothing to compare
 
 
-def test_a_fixed_temperature_keeps_no_neighbours_and_gives_the_same(loaded):
+def test_a_fixed_temperature_keeps_no_neighbors_and_gives_the_same(loaded):
     store = stored(loaded, texts())
-    whole = neighbours_of(loaded, HELD_OUT, store, k=6)
-    small = neighbours_of(loaded, HELD_OUT, store, k=6, temperature=2.5)
+    whole = neighbors_of(loaded, HELD_OUT, store, k=6)
+    small = neighbors_of(loaded, HELD_OUT, store, k=6, temperature=2.5)
     assert small.distances.shape == (len(whole), 0)
     np.testing.assert_allclose(small.log_p_knn(2.5), whole.log_p_knn(2.5), rtol=1e-6)
     a, b = score(small, Settings(0.3, 2.5, 6)), score(whole, Settings(0.3, 2.5, 6))
@@ -218,15 +218,15 @@ def test_a_fixed_temperature_keeps_no_neighbours_and_gives_the_same(loaded):
     for other in (Settings(0.3, 2.0, 6), Settings(0.3, 2.5, 3)):
         with pytest.raises(ValueError, match="which were scored"):
             score(small, other)
-    with pytest.raises(ValueError, match="keeps no neighbours"):
-        neighbours_of(loaded, HELD_OUT, store, k=6, temperature=2.5, shuffle_seed=1)
+    with pytest.raises(ValueError, match="keeps no neighbors"):
+        neighbors_of(loaded, HELD_OUT, store, k=6, temperature=2.5, shuffle_seed=1)
 
 
-def test_many_neighbours_move_to_a_file(loaded, monkeypatch, tmp_path):
+def test_many_neighbors_move_to_a_file(loaded, monkeypatch, tmp_path):
     store = stored(loaded, texts())
-    expected = neighbours_of(loaded, HELD_OUT, store, k=6, shuffle_seed=1)
+    expected = neighbors_of(loaded, HELD_OUT, store, k=6, shuffle_seed=1)
     monkeypatch.setattr("knnlm.system.growing_array.LIMIT", 200)
-    found = neighbours_of(loaded, HELD_OUT, store, k=6, shuffle_seed=1)
+    found = neighbors_of(loaded, HELD_OUT, store, k=6, shuffle_seed=1)
     assert isinstance(found.distances, np.memmap)
     for name in ("distances", "match", "match_shuffled", "tokens", "log_p_lm"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
@@ -260,14 +260,14 @@ def test_queries_follow_the_arithmetic_of_the_keys(loaded):
     document = texts()[4]
     store = stored(loaded, [document], autocast="bfloat16", key_dtype="float32")
     assert store.attributes["autocast"] == "bfloat16"
-    cached = neighbours_of(loaded, [document], store, k=1, exclude="none")
+    cached = neighbors_of(loaded, [document], store, k=1, exclude="none")
     assert (cached.distances == 0).all()  # the very keys
     assert KNNLM(loaded, store, temperature=1.0, k=1, lambda_=1.0).perplexity(document, exclude="none") == 1.0
     plain = stored(loaded, [document], key_dtype="float32")
-    assert (neighbours_of(loaded, [document], plain, k=1, exclude="none").distances == 0).all()
+    assert (neighbors_of(loaded, [document], plain, k=1, exclude="none").distances == 0).all()
     for wrong in ({"dtype": torch.bfloat16}, {"keys": spec}):
         with pytest.raises(IdentityError, match="autocast"):
-            neighbours_of(loaded, [document], plain, k=1, **wrong)
+            neighbors_of(loaded, [document], plain, k=1, **wrong)
     with pytest.raises(IdentityError, match="arithmetic"):
         dump(loaded, [document], plain, keys=spec)
     with pytest.raises(ValueError, match="int8"):
@@ -278,7 +278,7 @@ def test_cache_and_ngram_are_blended_with_saved_weights(loaded):
     store = stored(loaded, texts())
     ngram = ngram_of(store, 3, 30)
     thetas = cache_thetas(4.0)
-    cached = neighbours_of(loaded, texts(seed=1), store, k=6, cache_thetas=thetas, cache_metric="l2", ngram=ngram)
+    cached = neighbors_of(loaded, texts(seed=1), store, k=6, cache_thetas=thetas, cache_metric="l2", ngram=ngram)
     tuned = tune(cached)
     knn = cached.log_p_knn(tuned.temperature, tuned.k)
     caches = {theta: cached.features[cache_name(theta)] for theta in thetas}
@@ -292,7 +292,7 @@ def test_cache_and_ngram_are_blended_with_saved_weights(loaded):
     held = [Doc("held", texts(seed=1)[4].text)]
     lm = KNNLM(loaded, store, cache=True, ngram=True)
     # By hand: the four columns of the document under the saved weights.
-    columns = neighbours_of(
+    columns = neighbors_of(
         loaded, held, store, k=tuned.k, cache_thetas=[both.theta], cache_metric="l2", ngram=KneserNey(3).fit(
             [loaded.tokenizer.encode(d.text) for d in texts() if d.text], 30
         ),
@@ -325,7 +325,7 @@ def test_a_larger_store_is_searched_as_a_smaller_one_would_be(loaded):
     found = size_curve(loaded, SCORED, store, settings, parts=[len(half) / len(store), 1])
     assert found.x == [len(half), len(store)]
     for perplexity, weight, part in zip(found.perplexity, found.lambda_, (half, store), strict=True):
-        alone = neighbours_of(loaded, SCORED, part, k=5, temperature=3.0)
+        alone = neighbors_of(loaded, SCORED, part, k=5, temperature=3.0)
         assert perplexity == pytest.approx(score(alone, Settings(weight, 3.0, 5)).perplexity, rel=1e-5)
     assert found.fixed["lm_perplexity"] == pytest.approx(score(alone, Settings(0.0, 3.0, 5)).lm_perplexity)
 
@@ -345,5 +345,5 @@ def test_deleted_entries_are_no_part_of_a_smaller_store(loaded, tmp_path, compac
     whole = stored(loaded, left, key_dtype="float32")
     assert found.x == [len(half), len(whole)]
     for perplexity, weight, part in zip(found.perplexity, found.lambda_, (half, whole), strict=True):
-        alone = neighbours_of(loaded, SCORED, part, k=5, temperature=3.0)
+        alone = neighbors_of(loaded, SCORED, part, k=5, temperature=3.0)
         assert perplexity == pytest.approx(score(alone, Settings(weight, 3.0, 5)).perplexity, rel=1e-5)

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from knnlm import reference
 from knnlm.probability.interpolate import knn_log_weights, knn_weights, log_p_knn, mix, mix_full, sparse_p_knn
 from knnlm.store.datastore import Datastore
-from knnlm.store.neighbors import Neighbours, StoreUnion, merge
+from knnlm.store.neighbors import Neighbors, StoreUnion, merge
 
 D = np.array([1, 2, 4, 4, 9, 16, 16, 25], np.float64)
 V = np.array([5, 5, 7, 5, 9, 7, 3, 3], np.uint32)
@@ -23,11 +23,11 @@ UNIFORM = np.full((1, 10), np.log(0.1))
 
 def found(distances, values, metric="l2", dtype=np.float32):
     distances, values = np.asarray(distances, dtype), np.asarray(values, np.uint32)
-    return Neighbours(distances, values, np.arange(distances.size, dtype=np.int64).reshape(distances.shape), metric)
+    return Neighbors(distances, values, np.arange(distances.size, dtype=np.int64).reshape(distances.shape), metric)
 
 
-def dense(neighbours, temperature, vocabulary=10):
-    tokens, p, offsets = sparse_p_knn(neighbours, temperature)
+def dense(neighbors, temperature, vocabulary=10):
+    tokens, p, offsets = sparse_p_knn(neighbors, temperature)
     out = np.zeros((len(offsets) - 1, vocabulary))
     for row in range(len(out)):
         out[row, tokens[offsets[row] : offsets[row + 1]]] = p[offsets[row] : offsets[row + 1]]
@@ -167,7 +167,7 @@ def test_a5_excluding_the_entry_itself(plane):
 
 
 def test_a5_duplicated_hit_counts_twice():
-    twice = Neighbours(
+    twice = Neighbors(
         np.array([[0.3125, 0.8125, 2.3125, 2.3125]]), np.array([[5, 5, 7, 7]], np.uint32), np.array([[0, 1, 2, 2]])
     )
     np.testing.assert_allclose(dense(twice, 1)[0, [5, 7]], [0.855811640, 0.144188360], atol=1e-8, rtol=0)
@@ -200,7 +200,7 @@ def test_c_mixing_belongs_after_the_final_logits():
     def log_softmax(x):
         return x - np.logaddexp.reduce(x)
 
-    # p_kNN = (0, 0.8, 0.2, 0) as neighbours at T = 1.
+    # p_kNN = (0, 0.8, 0.2, 0) as neighbors at T = 1.
     near = found([[-np.log(0.8), -np.log(0.2)]], [[1, 2]], dtype=np.float64)
     right = np.exp(mix_full(log_softmax(z + b)[None], near, 1, 0.25))[0]
     np.testing.assert_allclose(right, [0.355493135, 0.415617486, 0.098110764, 0.130778616], atol=1e-8, rtol=0)
@@ -288,7 +288,7 @@ def test_equals_the_reference(distances, values, missing, metric, temperature, l
     ids = np.where(missing, -1, np.arange(18).reshape(3, 6)).astype(np.int64)
     distances = np.where(missing, np.inf if metric == "l2" else -np.inf, distances).astype(np.float32)
     values = np.where(missing, 2**32 - 1, values).astype(np.uint32)
-    near = Neighbours(distances, values, ids, metric)
+    near = Neighbors(distances, values, ids, metric)
     p = dense(near, temperature)
     expected = np.array(
         [reference.p_knn(d, v, 10, temperature, metric) for d, v in zip(distances, values, strict=True)]
@@ -304,11 +304,11 @@ def test_equals_the_reference(distances, values, missing, metric, temperature, l
         np.testing.assert_allclose(np.exp(single), mixed[row], atol=1e-12)
 
 
-def test_leading_shapes_and_no_neighbours():
+def test_leading_shapes_and_no_neighbors():
     near = found(np.stack([D, D + 1, D * np.inf]).reshape(3, 1, 8), np.stack([V] * 3).reshape(3, 1, 8))
     ids = near.ids.copy()
     ids[2] = -1
-    near = Neighbours(near.distances, near.values, ids)
+    near = Neighbors(near.distances, near.values, ids)
     log_p = log_p_knn(near, np.full((3, 1), 5), 10)
     assert log_p.shape == (3, 1)
     assert np.isnan(log_p[2, 0])
@@ -347,7 +347,7 @@ def test_values_outside_the_vocabulary_are_named():
 
 def test_wrong_shapes_and_metrics_are_refused():
     with pytest.raises(ValueError, match="one shape"):
-        Neighbours(np.zeros((1, 2)), np.zeros((1, 3), np.uint32), np.zeros((1, 2), np.int64))
+        Neighbors(np.zeros((1, 2)), np.zeros((1, 3), np.uint32), np.zeros((1, 2), np.int64))
     with pytest.raises(ValueError, match="metric"):
         found([D], [V], "cosine")
     with pytest.raises(ValueError, match="targets"):
@@ -379,8 +379,8 @@ def test_several_stores_answer_as_one(metric):
 
 
 def test_merge_orders_by_distance_store_and_id():
-    a = Neighbours(np.array([1.0, 2.0, np.inf]), np.array([1, 2, 2**32 - 1], np.uint32), np.array([7, 3, -1]))
-    b = Neighbours(np.array([1.0, 2.0]), np.array([3, 4], np.uint64), np.array([1, 1]))
+    a = Neighbors(np.array([1.0, 2.0, np.inf]), np.array([1, 2, 2**32 - 1], np.uint32), np.array([7, 3, -1]))
+    b = Neighbors(np.array([1.0, 2.0]), np.array([3, 4], np.uint64), np.array([1, 1]))
     merged, stores = merge([a, b], 6)
     assert merged.ids.tolist() == [7, 1, 3, 1, -1, -1]
     assert stores.tolist() == [0, 1, 0, 1, -1, -1]
@@ -398,7 +398,7 @@ def test_no_torch_is_imported():
 
 @pytest.mark.parametrize("target", [2**32 + 3, -5, 3.9])
 def test_targets_that_no_value_can_be_are_refused(target):
-    found = Neighbours(np.ones((1, 2), np.float32), np.array([[3, 2**32 - 5]], np.uint32), np.array([[0, 1]]))
+    found = Neighbors(np.ones((1, 2), np.float32), np.array([[3, 2**32 - 5]], np.uint32), np.array([[0, 1]]))
     with pytest.raises(ValueError, match="targets"):
         log_p_knn(found, np.array([target]), 1.0)
     assert np.isfinite(log_p_knn(found, np.array([3]), 1.0)).all()

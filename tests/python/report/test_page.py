@@ -9,7 +9,7 @@ import pytest
 from knnlm.report.page import (
     Case,
     Check,
-    NeighbourRow,
+    NeighborRow,
     Report,
     Row,
     TokenRow,
@@ -57,7 +57,7 @@ def plot() -> Plot:
 
 
 def report() -> Report:
-    near = NeighbourRow("stored <b>before", " tok", " after", "docs/a & b", 12.5, 0.75, True)
+    near = NeighborRow("stored <b>before", " tok", " after", "docs/a & b", 12.5, 0.75, True)
     token = TokenRow("def f(", "\n", "return", "docs/test", 0.01, 0.75, 0.4, [near, near])
     rows = [Row("language model", 200.0), Row("kNN-LM", 120.0, -0.4, 1234.5, emphasis=True)]
     case = Case("Adapted", "What was done.", rows, {"λ": "0.40"}, [plot(), plot()], [token])

@@ -225,7 +225,7 @@ def test_what_is_free_is_what_the_least_of_machine_and_group_has(
         assert memory.available() == least
 
 
-def test_commands_take_no_more_neighbours_than_there_are(built: Path, texts: Path, tmp_path: Path) -> None:
+def test_commands_take_no_more_neighbors_than_there_are(built: Path, texts: Path, tmp_path: Path) -> None:
     with Datastore.open(built) as opened:
         n = len(opened)
     text = texts / "test.txt"

@@ -15,7 +15,7 @@ from knnlm import KNNLM
 from knnlm.build.dump import dump
 from knnlm.lm.distill import targets
 from knnlm.lm.generate import generate
-from knnlm.lm.score import evaluate, neighbours_of
+from knnlm.lm.score import evaluate, neighbors_of
 from knnlm.model.identity import Settings, check, key_spec, settings_of
 from knnlm.reference import BruteForceStore
 from knnlm.store.attributes import attribute_problems, check_attributes
@@ -109,7 +109,7 @@ LIBRARY = {
     "key_spec": lambda loaded, store: key_spec(store),
     "settings_of": lambda loaded, store: settings_of(store),
     "evaluate": lambda loaded, store: evaluate(loaded, [], store),
-    "neighbours_of": lambda loaded, store: neighbours_of(loaded, [], store, k=1),
+    "neighbors_of": lambda loaded, store: neighbors_of(loaded, [], store, k=1),
     "generate": lambda loaded, store: next(generate(loaded, [1], store=store)),
     "dump": lambda loaded, store: dump(loaded, [], store),
     "targets": lambda loaded, store: next(targets(loaded, [], store, Settings(temperature=1.0, k=1))),

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import knnlm
-from knnlm import Datastore, Neighbours
+from knnlm import Datastore, Neighbors
 
 METRICS = ("l2", "ip")
 
@@ -36,7 +36,7 @@ def brute_force(keys, values, queries, k, metric, exclude=None):
         ids[i, : len(order)] = order
         distances[i, : len(order)] = cost[i, order] if metric == "l2" else -cost[i, order]
         out[i, : len(order)] = values[order]
-    return Neighbours(distances, out, ids, metric)
+    return Neighbors(distances, out, ids, metric)
 
 
 def assert_same(found, expected):
@@ -109,7 +109,7 @@ def test_exact_search_of_a_built_store_is_brute_force(built):
         np.testing.assert_array_equal(found.values, values[found.ids])
 
 
-def test_approximate_search_finds_most_of_the_exact_neighbours(built):
+def test_approximate_search_finds_most_of_the_exact_neighbors(built):
     store, keys, values = built
     queries = clustered(50, 32, seed=5)
     truth = brute_force(keys, values, queries, 20, store.metric).ids
@@ -347,7 +347,7 @@ def test_open_reads_nothing_that_grows(tmp_path):
             store.add(clustered(n, 16), np.arange(n))
             store.build(seed=0, nlist=8)
     manifests = {n: max(p.stat().st_size for p in path.glob("manifest-*.json")) for n, path in paths.items()}
-    assert abs(manifests[100] - manifests[20_000]) < 5_000  # measured settings for more neighbours
+    assert abs(manifests[100] - manifests[20_000]) < 5_000  # measured settings for more neighbors
     # A damaged byte in the middle of a data file is not seen by open: it does not read it.
     data = max(paths[20_000].glob("data-*.seg"), key=lambda p: p.stat().st_size)
     raw = bytearray(data.read_bytes())
@@ -416,7 +416,7 @@ def test_repr_says_what_it_is(tmp_path):
 
 def test_a_store_is_searchable_for_the_type_checker_and_at_run_time(built):
     store: knnlm.Searchable = built[0]
-    assert isinstance(store.search(np.zeros((1, 32)), 1), Neighbours)
+    assert isinstance(store.search(np.zeros((1, 32)), 1), Neighbors)
 
 
 def test_find_document_by_name(built):

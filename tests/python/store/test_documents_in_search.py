@@ -1,4 +1,4 @@
-"""Searching by document: where neighbours come from, and which documents a query may or may not see."""
+"""Searching by document: where neighbors come from, and which documents a query may or may not see."""
 
 from __future__ import annotations
 
@@ -83,9 +83,9 @@ def test_documents_that_are_not_there_are_errors(store):
             opened.search(keys[:2], 5, allow=wrong)
 
 
-def test_slices_of_neighbours_keep_documents(store):
+def test_slices_of_neighbors_keep_documents(store):
     opened, keys = store
     found = opened.search(keys[:6], 4, return_documents=True).reshape(2, 3)
     assert found.documents.shape == (2, 3, 4)
-    assert isinstance(found.first(2), knnlm.Neighbours)
+    assert isinstance(found.first(2), knnlm.Neighbors)
     assert found.first(2).positions.shape == (2, 3, 2)

@@ -12,7 +12,7 @@ from tiny_lm import Doc, tiny
 from knnlm import KNNLM, Datastore
 from knnlm.build.dump import dump
 from knnlm.lm.blend import Blend, ngram_of
-from knnlm.lm.score import neighbours_of
+from knnlm.lm.score import neighbors_of
 from knnlm.model.identity import KeySpec, default_temperature, describe
 from knnlm.model.keys import iterate_as
 
@@ -82,9 +82,9 @@ def answers(loaded, store):
         out[name] = [lm.perplexity(text) for text in TEXTS]
         out[f"{name}, of a stored text"] = lm.log_probs(documents()[5]).tolist()
         out[f"{name}, in detail"] = lm.evaluate([Doc(t, t) for t in TEXTS]).document_nll.tolist()
-    out["values of neighbours"] = lm.explain(TEXTS[0]).neighbours.values.tolist()
+    out["values of neighbors"] = lm.explain(TEXTS[0]).neighbors.values.tolist()
     out["text"] = lm.generate("abcd", max_tokens=20)
-    cached = neighbours_of(
+    cached = neighbors_of(
         loaded,
         [Doc(t, t) for t in TEXTS],
         store,

@@ -100,7 +100,7 @@ def tiny(seed: int = 0, **sizes: int) -> TinyLoaded:
 
 
 def texts(count: int = 6, seed: int = 0) -> list[Doc]:
-    """Documents of repeated made-up words, so that neighbours help; lengths from 0 to well beyond the context."""
+    """Documents of repeated made-up words, so that neighbors help; lengths from 0 to well beyond the context."""
     rng = np.random.default_rng(seed)
     words = ["".join(rng.choice(list("abcdefgh"), 4)) for _ in range(8)]
     lengths = [0, 1, 3, 12, 30, 45, 7, 22][:count]

@@ -27,7 +27,7 @@ from knnlm.build.one_pass import PARTS
 from knnlm.build.retrain import RETRAINING, retrain
 from knnlm.demo import run as demo
 from knnlm.lm.distill import targets, write_arrow, write_parquet, write_safetensors
-from knnlm.lm.score import neighbours_of
+from knnlm.lm.score import neighbors_of
 from knnlm.model.checkpoint import read_model, save_model, save_state
 from knnlm.model.identity import KeySpec, Settings, describe
 from knnlm.report.plots import save, tuning_plot
@@ -170,7 +170,7 @@ def write_state(path: Path) -> None:
 
 def cached(language_model: Any) -> Any:
     loaded, store = language_model
-    return neighbours_of(loaded, tiny_texts()[:2], store, k=4, exact=True)
+    return neighbors_of(loaded, tiny_texts()[:2], store, k=4, exact=True)
 
 
 PLOT = tuning_plot("k", [1.0, 2.0], [3.0, 4.0], 5.0, 2.0)

@@ -20,7 +20,7 @@ from rich.console import Console
 from knnlm.cli import main, streams
 from knnlm.cli.commands import generate
 from knnlm.cli.console import facts, note, print_json, table, warn
-from knnlm.lm.explain import NeighbourRow, TokenRow, to_table
+from knnlm.lm.explain import NeighborRow, TokenRow, to_table
 from knnlm.report.page import token_page
 from knnlm.report.progress import Progress
 from knnlm.store.datastore import Datastore
@@ -84,7 +84,7 @@ def test_bars_and_tables_on_a_terminal(monkeypatch):
         progress.say(EVIL)
     assert "\\x1b[31mred" in file.getvalue()
     assert "\x1b[31m" not in file.getvalue()
-    near = NeighbourRow(EVIL, EVIL, EVIL, EVIL, 1.0, 0.5, True)
+    near = NeighborRow(EVIL, EVIL, EVIL, EVIL, 1.0, 0.5, True)
     row = TokenRow(EVIL, EVIL, EVIL, EVIL, 0.1, 0.2, 0.3, [near])
     file = io.StringIO()
     Console(file=file, width=400, color_system=None).print(to_table([row], width=300))

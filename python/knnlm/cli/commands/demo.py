@@ -49,7 +49,7 @@ def command(
 ) -> None:
     """Train a small model on Python's docstrings, then adapt it, without training, to the language reference.
 
-    Needs no download and less than four minutes on two cores. Ends with a table, tokens with their neighbours, and an
+    Needs no download and less than four minutes on two cores. Ends with a table, tokens with their neighbors, and an
     HTML report.
 
     \b

@@ -132,7 +132,7 @@ def _warn(share: float, found: Evaluation, exclude: str, ngram: bool) -> None:
     warn_of_overlap(share)
     if found.settings["lambda_"] == 1 and np.isinf(found.perplexity):
         warn(
-            "with a lambda of 1 the model has no say, and a token that is not among its neighbours has p = 0: give "
+            "with a lambda of 1 the model has no say, and a token that is not among its neighbors has p = 0: give "
             "--lambda below 1, or knnlm tune chooses one"
         )
 
@@ -163,7 +163,7 @@ def _show(found: Evaluation, blended: Evaluation | None, share: float) -> None:
             "search": "exact"
             if used["exact"]
             else f"index, nprobe {used['nprobe'] or 'default'}, rerank {used['rerank'] or 'default'}",
-            "retrieved": f"{100 * found.retrieved:.1f} % of the tokens are among their neighbours",
+            "retrieved": f"{100 * found.retrieved:.1f} % of the tokens are among their neighbors",
             **({} if blended is None else {"blended": blend_text(blended.settings["blend"])}),
             "overlap": f"{100 * share:.2f} % of the tokens are in a 13-gram of the store",
         }

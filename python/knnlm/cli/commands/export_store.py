@@ -1,4 +1,4 @@
-"""`knnlm export`: neighbours and p_kNN of a text, or the store itself, for other programs."""
+"""`knnlm export`: neighbors and p_kNN of a text, or the store itself, for other programs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from knnlm.cli.work import load_for, open_store, warn_of_failed
     "--out", type=click.Path(path_type=Path, dir_okay=False), required=True,
     help="Output: .parquet or .safetensors for a text, .arrow for the store.",
 )  # fmt: skip
-@click.option("--only-p", is_flag=True, help="Sparse p_kNN only, without the neighbours that it comes from.")
+@click.option("--only-p", is_flag=True, help="Sparse p_kNN only, without the neighbors that it comes from.")
 @click.option("--own-document", is_flag=True, help="Let a document of TEXT find its own entries in the store.")
 @click.option("--no-keys", is_flag=True, help="Leave keys out of the .arrow file.")
 @model
@@ -55,7 +55,7 @@ def command(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """With TEXT: each token's neighbours in STORE and the sparse p_kNN that they give. Without: STORE as Arrow.
+    """With TEXT: each token's neighbors in STORE and the sparse p_kNN that they give. Without: STORE as Arrow.
 
     A document of TEXT that is in STORE, by its tokens, does not find its own entries (but see --own-document).
 
@@ -87,7 +87,7 @@ def command(
                 opened,
                 settings,
                 own_document=own_document,
-                neighbours=not only_p,
+                neighbors=not only_p,
                 failed=failed,
                 progress=lambda _, done, total: task.update(done, total or texts.expected_tokens()),
             )

@@ -1,4 +1,4 @@
-"""`knnlm inspect`: each token of a text with its neighbours in context, in the terminal and as an HTML page."""
+"""`knnlm inspect`: each token of a text with its neighbors in context, in the terminal and as an HTML page."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from knnlm.cli.work import load_for, note_defaults, open_store
 @click.option("--string", type=Words(), help="Inspect this text instead of files.")
 @model
 @mixing_options
-@click.option("--neighbours", type=click.IntRange(min=1), default=5, show_default=True, help="Shown for each token.")
+@click.option("--neighbors", type=click.IntRange(min=1), default=5, show_default=True, help="Shown for each token.")
 @click.option("--first", type=click.IntRange(min=0), default=0, show_default=True, help="First token shown.")
 @click.option("--tokens", type=click.IntRange(min=1), default=20, show_default=True, help="Tokens shown of each text.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page to this file instead of the table.")
@@ -49,7 +49,7 @@ def command(
     string: str | None,
     model: str | None,
     mixing: Mixing,
-    neighbours: int,
+    neighbors: int,
     first: int,
     tokens: int,
     html: Path | None,
@@ -59,14 +59,14 @@ def command(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Show where each prediction of TEXT comes from: its nearest neighbours in STORE, in context.
+    """Show where each prediction of TEXT comes from: its nearest neighbors in STORE, in context.
 
     Of several documents the first is shown, unless --max-documents asks for more.
 
     \b
     Examples:
       knnlm inspect store --string "It was a bright cold day"
-      knnlm inspect store held-out.txt --first 100 --tokens 50 --html neighbours.html
+      knnlm inspect store held-out.txt --first 100 --tokens 50 --html neighbors.html
     """
     from knnlm.knn_lm import KNNLM
     from knnlm.lm.explain import rows, to_table
@@ -96,7 +96,7 @@ def command(
             explained = lm.explain(
                 document, start=first, stop=first + tokens, progress=lambda _, done, total: task.update(done, total)
             )
-            shown += list(rows(explained, loaded.tokenizer, neighbours=neighbours, left=24, right=6))
+            shown += list(rows(explained, loaded.tokenizer, neighbors=neighbors, left=24, right=6))
         settings = lm.settings
     texts.finish()
     if more:
@@ -123,5 +123,5 @@ def command(
             "store": str(store),
             "settings": f"λ {settings.lambda_:.3f}, T {settings.temperature:.4g}, k {settings.k}",
         }
-        write_text(html, token_page(f"Neighbours in {store.name}", facts, shown))
-        note(f"{html}: {len(shown)} tokens with their neighbours")
+        write_text(html, token_page(f"Neighbors in {store.name}", facts, shown))
+        note(f"{html}: {len(shown)} tokens with their neighbors")

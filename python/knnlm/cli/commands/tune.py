@@ -39,7 +39,7 @@ SIZE_TOKENS = 8000  # scored for the plot against the store's size
 @click.argument("store", type=click.Path(path_type=Path))
 @click.argument("text", nargs=-1, required=True)
 @model
-@click.option("--k", type=click.IntRange(min=1), default=1024, show_default=True, help="Most neighbours to consider.")
+@click.option("--k", type=click.IntRange(min=1), default=1024, show_default=True, help="Most neighbors to consider.")
 @click.option("--temperature", type=click.FloatRange(0, min_open=True), help="Fix T instead of choosing it.")
 @click.option("--nprobe", type=click.IntRange(min=1), help="Lists scanned per query.  [default: the store's]")
 @click.option(
@@ -88,7 +88,7 @@ def command(
     from knnlm.evaluate.tune import save_tuned
     from knnlm.evaluate.tune import tune as choose
     from knnlm.lm.blend import CACHE_SIZE, ORDER, cache_thetas, ngram_of
-    from knnlm.lm.score import check_scores, neighbours_of
+    from knnlm.lm.score import check_scores, neighbors_of
     from knnlm.model.identity import Settings, default_temperature
     from knnlm.report.progress import Progress
 
@@ -108,7 +108,7 @@ def command(
         counted = ngram_of(opened, ORDER, int(loaded.tokenizer.vocab_size)) if ngram else None
         progress("5-gram", 1, 1) if ngram else None
         heads = _Heads(texts.tokenised(loaded.tokenizer))
-        cached = neighbours_of(
+        cached = neighbors_of(
             loaded,
             heads,
             opened,
