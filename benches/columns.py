@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnlm.lm.scored_text import Cached
-from knnlm.model.identity import default_temperature
+from knnlm.store.temperature import default_temperature
 
 Floats = NDArray[np.float64]
 Capture = tuple[str, int]  # key representation, layer

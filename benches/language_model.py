@@ -17,7 +17,9 @@ from columns import Capture, Chunk, Split
 from numpy.typing import NDArray
 
 from knnlm.build.dump import dump
-from knnlm.model.identity import KeySpec, describe, resolve
+from knnlm.model.identity import describe
+from knnlm.model.key_choice import resolve
+from knnlm.model.key_spec import KeySpec
 from knnlm.model.keys import iterate
 from knnlm.model.load import load_model
 from knnlm.model.transformer import TransformerLM

@@ -31,7 +31,7 @@ from knnlm.evaluate.bootstrap import paired_bootstrap
 from knnlm.evaluate.overlap import overlap
 from knnlm.evaluate.tune import fit_weights, mix_components, tune
 from knnlm.lm.scored_text import Cached
-from knnlm.model.identity import KeySpec
+from knnlm.model.key_spec import KeySpec
 from knnlm.probability.continuous_cache import continuous_cache_log_p
 from knnlm.probability.interpolate import mix
 from knnlm.probability.ngram import KneserNey

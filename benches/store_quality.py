@@ -29,7 +29,7 @@ import tables
 from columns import Floats, Split, log
 
 from knnlm.evaluate.tune import Tuned, tune
-from knnlm.model.identity import KeySpec
+from knnlm.model.key_spec import KeySpec
 from knnlm.probability.interpolate import log_p_of_matches, mix
 from knnlm.store.datastore import Datastore
 

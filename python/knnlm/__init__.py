@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from knnlm.store.entries import Entries as Entries
     from knnlm.store.entries import LostDocument as LostDocument
     from knnlm.store.neighbors import Neighbors as Neighbors
-    from knnlm.store.neighbors import Searchable as Searchable
+    from knnlm.store.protocols import Searchable as Searchable
 
     __version__: str
 
@@ -32,7 +32,7 @@ _HOME = {
     "FormatError": "store.datastore",
     "LostDocument": "store.entries",
     "Neighbors": "store.neighbors",
-    "Searchable": "store.neighbors",
+    "Searchable": "store.protocols",
     "StoreError": "store.datastore",
     "load_model": "model.load",
 }

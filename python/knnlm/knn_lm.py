@@ -12,9 +12,13 @@ from numpy.typing import NDArray
 from knnlm.lm.blend import blend_of, untuned_cache
 from knnlm.lm.explain import Explanation, explain
 from knnlm.lm.scored_text import Evaluation
-from knnlm.model.identity import KeySpec, Loaded, check, key_spec, resolve, settings_of
-from knnlm.model.inputs import as_document, token_ids
-from knnlm.store.neighbors import Searchable
+from knnlm.lm.settings import settings_of
+from knnlm.model.identity import check
+from knnlm.model.key_choice import resolve
+from knnlm.model.key_spec import KeySpec, key_spec
+from knnlm.model.loaded import Loaded
+from knnlm.store.protocols import Searchable
+from knnlm.text.inputs import as_document, token_ids
 
 JOINED = 8
 """Tokens before a new one that are decoded with it: the white space that joins them is the decoder's to say."""

@@ -12,7 +12,9 @@ from knnlm.build.dump import dump
 from knnlm.evaluate.tune import save_tuned, tune
 from knnlm.knn_lm import KNNLM
 from knnlm.lm.score import neighbors_of, score
-from knnlm.model.identity import KeySpec, describe, settings_of
+from knnlm.lm.settings import settings_of
+from knnlm.model.identity import describe
+from knnlm.model.key_spec import KeySpec
 
 WORDS = ["bade", "cafe", "face", "dace", "fade", "bead"]
 

@@ -9,8 +9,11 @@ from typing import Any
 
 import torch
 
-from knnlm.model.identity import KeySpec, Loaded, check, describe, key_spec, resolve
+from knnlm.model.identity import check, describe
+from knnlm.model.key_choice import resolve
+from knnlm.model.key_spec import KeySpec, key_spec
 from knnlm.model.keys import NotFiniteError, Progress, arithmetic, iterate_as
+from knnlm.model.loaded import Loaded
 
 
 @dataclass(frozen=True)

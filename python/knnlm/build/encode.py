@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 
 from knnlm import _core
 from knnlm.build.parts import Part
-from knnlm.model.identity import KeySpec, Loaded
+from knnlm.model.key_spec import KeySpec
 from knnlm.model.keys import iterate_as
+from knnlm.model.loaded import Loaded
 from knnlm.store.datastore import Datastore
 from knnlm.store.recall_sample import Found, Truth
 from knnlm.system.own_files import remove, written

@@ -29,14 +29,18 @@ from knnlm import _core
 from knnlm.build.encode import Encoded, Encoder, encoded
 from knnlm.build.parts import PART_TOKENS, Part, Placed, parts_of, placed, sample_keys
 from knnlm.model.forward import NotFiniteError, check_tokens
-from knnlm.model.identity import KeySpec, Loaded, check, resolve
-from knnlm.model.keys import TokenDocument, arithmetic
+from knnlm.model.identity import check
+from knnlm.model.key_choice import resolve
+from knnlm.model.key_spec import KeySpec
+from knnlm.model.keys import arithmetic
+from knnlm.model.loaded import Loaded
 from knnlm.model.modules import token_limit, unwrapped
 from knnlm.store.attributes import described_alike
 from knnlm.store.datastore import Datastore
 from knnlm.store.recall_sample import Truth, TruthError
 from knnlm.system.json_text import to_json
 from knnlm.system.own_files import STORE, is_folder, make_folder, read, remove, remove_tree, write_for_good
+from knnlm.text.inputs import TokenDocument
 
 PARTS = "parts"
 """Folder in the store, while it is built, for what no manifest names: parts that wait for their turn, and the truth."""

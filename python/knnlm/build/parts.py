@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from knnlm.model.identity import KeySpec, Loaded
-from knnlm.model.keys import NotFiniteError, TokenDocument, iterate_as
+from knnlm.model.key_spec import KeySpec
+from knnlm.model.keys import NotFiniteError, iterate_as
+from knnlm.model.loaded import Loaded
+from knnlm.text.inputs import TokenDocument
 
 PART_TOKENS = 1 << 16
 """Tokens of a part at least: what a crash can cost."""

@@ -23,13 +23,17 @@ import numpy as np
 from knnlm import _core
 from knnlm.build.encode import Encoder, encoded
 from knnlm.build.parts import PART_TOKENS, Placed, parts_of, sample_keys
-from knnlm.model.identity import KeySpec, Loaded, check, key_spec, resolve
-from knnlm.model.keys import TokenDocument, arithmetic
+from knnlm.model.identity import check
+from knnlm.model.key_choice import resolve
+from knnlm.model.key_spec import KeySpec, key_spec
+from knnlm.model.keys import arithmetic
+from knnlm.model.loaded import Loaded
 from knnlm.store.datastore import Datastore, FormatError, StoreError
 from knnlm.store.recall_sample import Truth, TruthError
 from knnlm.system.journal import PLAN, Staging
 from knnlm.system.json_text import to_json
 from knnlm.system.own_files import is_file, remove
+from knnlm.text.inputs import TokenDocument
 
 RETRAINING = "retraining"
 """Folder in the store, while it is re-trained, for what waits to become a generation."""

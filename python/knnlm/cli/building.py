@@ -15,7 +15,7 @@ from knnlm.cli.work import check_lists, count_tokens, key_width, load, resolved,
 
 if TYPE_CHECKING:
     from knnlm.cli.options import Loading, Texts
-    from knnlm.model.identity import KeySpec
+    from knnlm.model.key_spec import KeySpec
     from knnlm.model.load import LoadedModel
     from knnlm.report.progress import Progress
 

@@ -18,11 +18,11 @@ from knnlm.cli.work import check_lists, key_width, open_store, resolved
 
 if TYPE_CHECKING:
     from knnlm.cli.options import Texts
-    from knnlm.model.identity import KeySpec
-    from knnlm.model.keys import TokenDocument
+    from knnlm.model.key_spec import KeySpec
     from knnlm.model.load import LoadedModel
     from knnlm.report.progress import Progress
     from knnlm.store.datastore import Datastore
+    from knnlm.text.inputs import TokenDocument
 
 SAMPLE_SECONDS = 5.0  # of running the model
 SAMPLE_ENTRIES = 20_000  # indexed for the estimate of a dumped store
@@ -269,7 +269,7 @@ def process_bytes() -> int:
 
 def _some_of(documents: Iterable[TokenDocument]) -> list[TokenDocument]:
     """Documents from all over a text, in random order and cut (reservoir sampling); the text is read to its end."""
-    from knnlm.model.keys import TokenDocument
+    from knnlm.text.inputs import TokenDocument
 
     rng = np.random.default_rng(0)
     kept: list[TokenDocument] = []

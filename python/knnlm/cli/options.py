@@ -12,14 +12,14 @@ import click
 
 from knnlm.cli.console import note, report_reading
 from knnlm.cli.out_folder import OutFolder
-from knnlm.model.identity import AUTOCAST, REPRESENTATIONS
+from knnlm.model.key_spec import AUTOCAST, REPRESENTATIONS
 from knnlm.text.documents import MAX_DOCUMENT_BYTES, SPLIT_PATTERNS
 
 if TYPE_CHECKING:
-    from knnlm.model.keys import TokenDocument
     from knnlm.report.progress import Progress
     from knnlm.store.datastore import Datastore
     from knnlm.text.documents import Document
+    from knnlm.text.inputs import TokenDocument
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -349,7 +349,8 @@ class Texts:
 
     def tokenised(self, tokenizer: Any) -> Iterator[TokenDocument]:
         """The documents with their tokens, one after the other: nothing is tokenised twice, nothing is kept."""
-        from knnlm.model.keys import TokenDocument, encoded
+        from knnlm.model.keys import encoded
+        from knnlm.text.inputs import TokenDocument
 
         self.tokens = 0
         for document in self:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from knnlm.build.dump import DumpResult
     from knnlm.cli.options import Loading, Texts
     from knnlm.lm.scored_text import Cached
-    from knnlm.model.identity import KeySpec, Settings
+    from knnlm.lm.settings import Settings
+    from knnlm.model.key_spec import KeySpec
     from knnlm.model.load import LoadedModel
     from knnlm.report.progress import Progress
     from knnlm.store.datastore import Datastore
@@ -110,14 +111,14 @@ def key_spec(
     key: str, layer: int, keys: str, window: int | None, context: int | None, autocast: str | None = None
 ) -> KeySpec:
     """The options of a command as `KeySpec`; codes are made from float32 where raw keys are not kept."""
-    from knnlm.model.identity import KeySpec
+    from knnlm.model.key_spec import KeySpec
 
     return KeySpec(key, layer, window, context, "float32" if keys == "none" else keys, autocast)
 
 
 def resolved(loaded: LoadedModel, keys: KeySpec) -> KeySpec:
     """How keys are made with a model, all of it filled in; says where another key had to be taken than was asked."""
-    from knnlm.model.identity import resolve
+    from knnlm.model.key_choice import resolve
 
     found = resolve(loaded, keys)
     if found.representation != keys.representation:
@@ -130,7 +131,8 @@ def resolved(loaded: LoadedModel, keys: KeySpec) -> KeySpec:
 
 def key_width(loaded: LoadedModel, keys: KeySpec) -> int:
     """Dimension of the model's keys, from running it on one token."""
-    from knnlm.model.keys import TokenDocument, iterate
+    from knnlm.model.keys import iterate
+    from knnlm.text.inputs import TokenDocument
 
     probe = TokenDocument("", np.zeros(1, np.uint32))
     chunks = iterate(loaded, [probe], captures=[(keys.representation, keys.layer)], key_dtype="float32")

@@ -12,10 +12,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from knnlm.lm.explain import to_table
+from knnlm.demo.report import Case, Check, Report, Row
 from knnlm.model.identity import package_version
-from knnlm.report.page import Case, Check, Report, Row, TokenRow, change, number, percent
+from knnlm.report.numbers import change, number, percent
 from knnlm.report.plots import CURVES, Plot, tuning_plot
+from knnlm.report.rows import TokenRow
+from knnlm.report.table import to_table
 
 # What must hold for the demo to have shown its point.
 ADAPTED_GAIN = 0.30  # quantised against the LM alone, language reference

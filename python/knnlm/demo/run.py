@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from knnlm.build.dump import dump
+from knnlm.demo.report import write
 from knnlm.demo.result import CaseResult, Curve, DemoResult, as_report, versions
 from knnlm.demo.samples import PARTS, first_tokens
 from knnlm.demo.stdlib_text import Corpus, docstrings, language_reference
@@ -28,16 +29,19 @@ from knnlm.evaluate.overlap import overlap_13gram
 from knnlm.evaluate.size_curve import PARTS as SIZES
 from knnlm.evaluate.size_curve import size_curve
 from knnlm.evaluate.tune import Tuned, tune
-from knnlm.lm.explain import TokenRow, explain, rows
+from knnlm.lm.explain import explain
 from knnlm.lm.score import Evaluation, neighbors_of, score
 from knnlm.lm.scored_text import Cached
-from knnlm.model.identity import KeySpec, Settings, describe, resolve
+from knnlm.lm.settings import Settings
+from knnlm.model.identity import describe
+from knnlm.model.key_choice import resolve
+from knnlm.model.key_spec import KeySpec
 from knnlm.model.load import LoadedModel, load_model, pick_device
 from knnlm.model.transformer import TransformerConfig, TransformerLM
 from knnlm.probability.ngram import KneserNey
 from knnlm.report.index_progress import index_progress
-from knnlm.report.page import write
 from knnlm.report.progress import Progress
+from knnlm.report.rows import TokenRow, rows
 from knnlm.store.datastore import Datastore
 from knnlm.store.entries import values_of_documents
 from knnlm.system.own_files import is_folder, remove, remove_tree, write_text

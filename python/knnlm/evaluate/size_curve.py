@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnlm.evaluate.tune import Curve, best_lambda
-from knnlm.model.identity import Loaded, Settings, check, resolve
+from knnlm.lm.settings import Settings
+from knnlm.model.identity import check
+from knnlm.model.key_choice import resolve
+from knnlm.model.loaded import Loaded
 from knnlm.probability.interpolate import log_p_knn
 from knnlm.probability.mixture import perplexity_of
 from knnlm.store.recall_sample import ids_at

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from knnlm.model.identity import DEFAULT_LAMBDA
+from knnlm.lm.settings import DEFAULT_LAMBDA
 from knnlm.probability.mixture import fit_weights
 from knnlm.probability.ngram import KneserNey
 from knnlm.store.attributes import check_attributes

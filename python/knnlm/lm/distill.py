@@ -1,8 +1,7 @@
-"""Export: neighbors and sparse p_kNN of a text for distillation, and a store as Arrow."""
+"""Export: neighbors and sparse p_kNN of a text for distillation."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,23 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from knnlm.exchange.arrow import arrow
+from knnlm.lm.settings import Settings
 from knnlm.lm.stored_texts import search_without, stored_texts
-from knnlm.model.identity import KeySpec, Loaded, Settings, check, resolve
+from knnlm.model.identity import check
+from knnlm.model.key_choice import resolve
+from knnlm.model.key_spec import KeySpec
+from knnlm.model.loaded import Loaded
 from knnlm.probability.interpolate import sparse_p_knn
 from knnlm.store.datastore import Datastore
 from knnlm.system.own_files import replacing, replacing_path
 
-ROWS = 1 << 14
-"""Entries of a store that one Arrow batch holds."""
-
 Progress = Callable[[str, int, int], None]
-
-
-def _arrow(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError("Arrow and Parquet need PyArrow: pip install pyarrow") from error
 
 
 def targets(
@@ -125,7 +119,7 @@ def targets(
 
 def write_parquet(path: str | Path, batches: Iterable[dict[str, Any]]) -> int:
     """Write batches of `targets` as Parquet, one row a token; return the number of rows. The file appears whole."""
-    pa, parquet = _arrow("pyarrow"), _arrow("pyarrow.parquet")
+    pa, parquet = arrow("pyarrow"), arrow("pyarrow.parquet")
     writer, rows = None, 0
     with replacing(Path(path)) as file:
         for batch in batches:
@@ -184,42 +178,3 @@ def write_safetensors(path: str | Path, batches: Iterable[dict[str, Any]]) -> in
     with replacing_path(Path(path)) as partial:
         save_file(tensors, partial, metadata={"documents": json.dumps(names, ensure_ascii=False)})
     return len(tensors["token"])
-
-
-def write_arrow(path: str | Path, store: Datastore, *, keys: bool = True, progress: Progress | None = None) -> int:
-    """Write a store as an Arrow IPC file, one row an entry in the order of ids; return the number of rows.
-
-    Columns: id, value, document (name), position, and with `keys` key (fixed-size list: the raw keys if they are kept,
-    else what the codes decode to; the schema's metadata says which). The store's attributes are in the metadata.
-    """
-    import json
-
-    pa = _arrow("pyarrow")
-    info = store.info()
-    raw = info["entries_with_keys"] > 0 and info["keep_keys"] is not None
-    value = pa.uint32() if info["value_dtype"] == "uint32" else pa.uint64()
-    fields = [("id", pa.int64()), ("value", value), ("document", pa.string()), ("position", pa.int64())]
-    if keys:
-        fields.append(("key", pa.list_(pa.float32(), store.dim)))
-    facts = {"attributes": store.attributes, "metric": store.metric, "keys": "raw" if raw else "decoded"}
-    schema = pa.schema(fields, metadata={"knnlm": json.dumps(facts)})
-    rows = 0
-    with replacing(Path(path)) as file, pa.ipc.new_file(file, schema) as writer:
-        for document in store.documents():
-            for start in range(document.start, document.stop, ROWS):
-                stop = min(document.stop, start + ROWS)
-                ids = np.arange(start, stop)
-                columns = [
-                    pa.array(ids),
-                    pa.array(store.values(start, stop)),
-                    pa.array([document.name] * len(ids), pa.string()),
-                    pa.array(ids - document.start),
-                ]
-                if keys:
-                    flat = pa.array(store.reconstruct(ids).reshape(-1))
-                    columns.append(pa.FixedSizeListArray.from_arrays(flat, store.dim))
-                writer.write_batch(pa.record_batch(columns, schema=schema))
-                rows += len(ids)
-                if progress is not None:
-                    progress("export", rows, len(store))
-    return rows

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from knnlm.model.identity import KeySpec, Loaded, Settings, check, resolve
+from knnlm.lm.settings import Settings
+from knnlm.model.identity import check
+from knnlm.model.key_choice import resolve
+from knnlm.model.key_spec import KeySpec
+from knnlm.model.loaded import Loaded
 from knnlm.probability.interpolate import knn_weights, log_p_knn, mix
-from knnlm.store.neighbors import Neighbors, Searchable
-from knnlm.system.terminal import printable
+from knnlm.store.neighbors import Neighbors
+from knnlm.store.protocols import Searchable
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    pass
 
 OUTSIDE = -1
 """A context position outside of the document."""
@@ -114,7 +117,8 @@ def explain(
     start < 0.
     """
     from knnlm.lm.stored_texts import search_without, stored_texts
-    from knnlm.model.keys import TokenDocument, arithmetic, document_tokens, iterate_as
+    from knnlm.model.keys import arithmetic, document_tokens, iterate_as
+    from knnlm.text.inputs import TokenDocument
 
     if settings.k is None or settings.temperature is None:
         raise ValueError("settings: expected k and temperature; take them from settings_of(store)")
@@ -180,151 +184,3 @@ def explain(
         start=start,
         text_tokens=tokens,
     )
-
-
-@dataclass(frozen=True)
-class NeighborRow:
-    """One neighbor of a token: the stored text around it, where it is from and what it weighs (share, 0 to 1)."""
-
-    before: str
-    token: str
-    after: str
-    document: str
-    distance: float
-    share: float
-    right: bool
-    id: int = -1
-
-
-@dataclass(frozen=True)
-class TokenRow:
-    """One token, the text before and after it, its probability three ways, and its nearest neighbors."""
-
-    before: str
-    token: str
-    after: str
-    document: str
-    p_lm: float
-    p_knn: float
-    p: float
-    neighbors: Sequence[NeighborRow]
-    position: int = 0
-
-
-def rows(
-    explanation: Explanation,
-    tokenizer: Any,
-    positions: Iterable[int] | None = None,
-    *,
-    neighbors: int = 5,
-    left: int = 12,
-    right: int = 4,
-) -> Iterator[TokenRow]:
-    """Each token of a text (or those at `positions`) with its nearest neighbors in context, decoded.
-
-    positions: in the text, from `start` of the explanation on. left, right: tokens of context around the target. p_kNN
-    is 0 where nothing was found.
-    """
-    e = explanation
-    for position in range(e.start, e.start + len(e)) if positions is None else positions:
-        t = position - e.start
-        ids = e.neighbors.ids[t, :neighbors]
-        ids = ids[ids >= 0]
-        contexts = source_contexts(e.store, ids, left, right)  # (m, left + 1 + right)
-        near = []
-        for i, (id_, context) in enumerate(zip(ids.tolist(), contexts, strict=True)):
-            before, token, after = in_context(tokenizer, context, left)
-            near.append(
-                NeighborRow(
-                    before,
-                    token,
-                    after,
-                    e.document_name(int(e.documents[t, i])),
-                    float(e.neighbors.distances[t, i]),
-                    float(e.weights[t, i]),
-                    bool(e.neighbors.values[t, i] == e.tokens[t]),
-                    id_,
-                )
-            )
-        window = e.text_tokens[max(0, position - left) : position + right + 1].astype(np.int64)
-        before, token, after = in_context(tokenizer, window, min(position, left))
-        p_knn = float(e.p_knn[t])
-        yield TokenRow(
-            before,
-            token,
-            after,
-            e.name,
-            float(e.p_lm[t]),
-            0.0 if np.isnan(p_knn) else p_knn,
-            float(e.p[t]),
-            near,
-            int(position),
-        )
-
-
-def in_context(tokenizer: Any, tokens: NDArray[np.int64], at: int) -> tuple[str, str, str]:
-    """The text before a token, of the token, and after it; -1 in `tokens` is nothing."""
-    before = [int(t) for t in tokens[:at] if t != OUTSIDE]
-    target = int(tokens[at])
-    after = [int(t) for t in tokens[at + 1 :] if t != OUTSIDE]
-    # Decoding together keeps white space and characters of several tokens right where that is possible.
-    head, middle = tokenizer.decode(before), tokenizer.decode([*before, target])
-    whole = tokenizer.decode([*before, target, *after])
-    if middle.startswith(head) and whole.startswith(middle) and len(middle) > len(head) and "\ufffd" not in middle:
-        return head, middle[len(head) :], whole[len(middle) :]
-    return head, tokenizer.token_text(target), tokenizer.decode(after)
-
-
-def to_table(
-    shown: Iterable[TokenRow], width: int | None = None, neighbors: int | None = None, plain: bool = False
-) -> Table:
-    """A rich table: one line a token, and under it one line a neighbor.
-
-    width: characters of context before a token; None = what the terminal has room for. neighbors: shown of each token;
-    None = all that the rows have. plain: marks the tokens with ‹ › instead of a style, which a pipe does not keep.
-    """
-    from rich.table import Table
-
-    if width is None:  # so that the token itself is never cut off
-        width = min(40, max(12, (shutil.get_terminal_size((120, 24)).columns - 54) * 3 // 5))
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    # Cells do not wrap, but these columns give way where the terminal is narrow.
-    table.add_column("text, next token marked")
-    table.add_column("document", max_width=28)
-    table.add_column("distance", justify="right", no_wrap=True, min_width=8)
-    table.add_column("share", justify="right", no_wrap=True, min_width=7)
-    for number, row in enumerate(shown):
-        if number:
-            table.add_row()
-        table.add_row(_marked(row, width, "bold reverse", plain), _cell(row.document, "dim"))
-        table.add_row(_cell(f"p_LM {row.p_lm:.3f}, p_kNN {row.p_knn:.3f}, p {row.p:.3f}", "dim"))
-        for near in row.neighbors[:neighbors]:
-            table.add_row(
-                _cell("  ")
-                + _marked(near, width - 2, "bold green underline" if near.right else "bold underline", plain),
-                _cell(near.document),
-                f"{near.distance:.4g}",
-                f"{100 * near.share:.1f} %",
-            )
-    return table
-
-
-def _cell(text: str, style: str = "") -> Any:
-    from rich.text import Text
-
-    return Text(printable(text), style, no_wrap=True, overflow="ellipsis")
-
-
-def _marked(row: TokenRow | NeighborRow, width: int, style: str, plain: bool) -> Any:
-    from rich.text import Text
-
-    token = _one_line(row.token if row.token.strip() else row.token.replace(" ", "␣"))
-    token = f"‹{token}›" if plain else token
-    before, after = _one_line(row.before), _one_line(row.after)
-    before = "…" + before[1 - width :] if len(before) > width else before
-    after = after[: width // 3 - 1] + "…" if len(after) > width // 3 else after
-    return Text.assemble((before, "dim"), (token, style), (after, "dim"), no_wrap=True, overflow="ellipsis")
-
-
-def _one_line(text: str) -> str:
-    return printable(text.replace("\n", "⏎").replace("\t", " ").replace("\r", " "))

@@ -13,9 +13,13 @@ from numpy.typing import NDArray
 
 from knnlm.lm.blend import Blend
 from knnlm.lm.sampler import GREEDY, Sampling, draw, kept
+from knnlm.lm.settings import Settings, settings_of
 from knnlm.model.capture import Capture
 from knnlm.model.forward import NotFiniteError, check_tokens
-from knnlm.model.identity import KeySpec, Loaded, Settings, check, resolve, settings_of
+from knnlm.model.identity import check
+from knnlm.model.key_choice import resolve
+from knnlm.model.key_spec import KeySpec
+from knnlm.model.loaded import Loaded
 from knnlm.model.modules import (
     autocast,
     device_of,
@@ -30,7 +34,8 @@ from knnlm.model.windows import check_window, plan
 from knnlm.probability.continuous_cache import ContinuousCache, theta_of
 from knnlm.probability.interpolate import mix_full
 from knnlm.probability.mixture import mix_log_p
-from knnlm.store.neighbors import Neighbors, Searchable
+from knnlm.store.neighbors import Neighbors
+from knnlm.store.protocols import Searchable
 
 __all__ = ["GREEDY", "GeneratedToken", "Reader", "Sampling", "draw", "generate", "kept"]
 
@@ -265,7 +270,8 @@ def _cache_of_prompt(
     reader: Reader,
 ) -> ContinuousCache:
     """The cache after the prompt, with the keys that scoring it would have; `reader` has just read its last window."""
-    from knnlm.model.keys import TokenDocument, iterate_as
+    from knnlm.model.keys import iterate_as
+    from knnlm.text.inputs import TokenDocument
 
     last = reader.keys_read  # (T, d): the input at position t is followed by token t
     cache = ContinuousCache(last.shape[1], blend.size, blend.metric)

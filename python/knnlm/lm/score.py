@@ -12,12 +12,17 @@ from numpy.typing import NDArray
 
 from knnlm.lm.blend import CACHE_SIZE, Blend
 from knnlm.lm.scored_text import Cached, Evaluation, evaluation
+from knnlm.lm.settings import Settings, settings_of
 from knnlm.lm.stored_texts import EXCLUDE, StoredTexts, excluded_ranges, search_without, stored_texts
-from knnlm.model.identity import KeySpec, Loaded, Settings, check, resolve, settings_of, stored_temperature
+from knnlm.model.identity import check
+from knnlm.model.key_choice import resolve
+from knnlm.model.key_spec import KeySpec
+from knnlm.model.loaded import Loaded
 from knnlm.probability.continuous_cache import ContinuousCache
 from knnlm.probability.interpolate import log_p_of_matches, matches, mix
 from knnlm.probability.mixture import mix_components
-from knnlm.store.neighbors import Searchable
+from knnlm.store.protocols import Searchable
+from knnlm.store.temperature import stored_temperature
 from knnlm.system.growing_array import GrowingArray
 
 __all__ = [
@@ -221,7 +226,8 @@ def neighbors_of(
 
 def check_scores(loaded: Loaded, documents: Iterable[Any], store: Searchable) -> None:
     """Run the model over the first window of text, before work that takes long. Raises NotFiniteError for NaN."""
-    from knnlm.model.keys import TokenDocument, arithmetic, document_tokens, iterate_as
+    from knnlm.model.keys import arithmetic, document_tokens, iterate_as
+    from knnlm.text.inputs import TokenDocument
 
     spec = resolve(loaded, store=store)
     for document in documents:

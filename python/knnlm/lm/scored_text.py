@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from knnlm.model.identity import temperature_of
 from knnlm.probability.interpolate import log_p_of_matches
+from knnlm.store.temperature import temperature_of
 from knnlm.system.own_files import check_readable, replacing_path
 
 ROWS = 4096

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from knnlm.model.identity import REPRESENTATIONS as REPRESENTATIONS
+from knnlm.model.key_spec import REPRESENTATIONS as REPRESENTATIONS
 from knnlm.model.modules import name_of, output_embedding, unwrapped
 
 CaptureName = tuple[str, int]

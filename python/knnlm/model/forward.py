@@ -15,7 +15,7 @@ from torch import Tensor
 
 from knnlm.model.capture import Capture, CaptureName
 from knnlm.model.head import LOGITS, ChunkedHead, chunked_head, target_log_p
-from knnlm.model.identity import Loaded
+from knnlm.model.loaded import Loaded
 from knnlm.model.modules import autocast, device_of, eager, is_compiled, token_limit, unwrapped
 from knnlm.model.windows import Window
 

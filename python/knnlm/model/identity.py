@@ -2,128 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-
+from knnlm.model.key_choice import resolve
+from knnlm.model.key_spec import IdentityError, KeySpec
+from knnlm.model.loaded import Loaded
 from knnlm.store.attributes import check_attributes
-from knnlm.store.recall_sample import spread_ids
-
-DEFAULT_LAMBDA = 0.25
-"""The paper's best weight on WikiText-103; used until `tune` has found a better one."""
-
-DEFAULT_K = 1024
-
-DEFAULT_WINDOW = 2048
-"""Longest window unless one is asked for, in tokens; models read up to millions, at a price that grows with it."""
-
-DEFAULT_REPRESENTATION = "ffn-input"
-
-REPRESENTATIONS = (
-    DEFAULT_REPRESENTATION,
-    "ffn-input-pre-norm",
-    "attention-input",
-    "attention-input-pre-norm",
-    "block-output",
-    "normed-output",
-)
-"""Key representations, the rows of Table 5 of the paper; `module:NAME` is the input of any module by its name."""
-
-AUTOCAST = (None, "bfloat16", "float16")
-"""Arithmetic of the model while it makes keys: its own, or the named one under torch's autocast."""
-
-
-class IdentityError(ValueError):
-    """The model, tokenizer or representation is not the one that wrote the store."""
-
-
-class Loaded(Protocol):
-    """A model with its tokenizer, as `load_model` gives it."""
-
-    @property
-    def model(self) -> Any:
-        """The module."""
-        ...
-
-    @property
-    def tokenizer(self) -> Any:
-        """Its tokenizer."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the weights."""
-        ...
-
-    @property
-    def context(self) -> int:
-        """Longest input, tokens."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """What to call it."""
-        ...
-
-
-@dataclass(frozen=True)
-class KeySpec:
-    """How keys are made: representation, layer, window and least context (tokens), type of a stored key, arithmetic.
-
-    autocast: one of `AUTOCAST`; keys of another arithmetic are other keys, so that a store's queries follow the store.
-    """
-
-    representation: str = DEFAULT_REPRESENTATION
-    layer: int = -1
-    window: int | None = None
-    context: int | None = None
-    key_dtype: str = "float16"
-    autocast: str | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse an arithmetic that nobody knows."""
-        if self.autocast not in AUTOCAST:
-            raise ValueError(f"autocast: expected one of {AUTOCAST}, found {self.autocast!r}")
-
-    def resolved(self, model_context: int) -> KeySpec:
-        """The same with window (default: the model's context, up to `DEFAULT_WINDOW`) and context (default: half the
-        window) filled in.
-        """
-        window = min(model_context, DEFAULT_WINDOW) if self.window is None else self.window
-        return replace(self, window=window, context=window // 2 if self.context is None else self.context)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a store is searched and mixed; None is the store's own default (temperature, k, nprobe, rerank)."""
-
-    lambda_: float = DEFAULT_LAMBDA
-    temperature: float | None = None
-    k: int | None = None
-    nprobe: int | None = None
-    rerank: str | None = None
-    exact: bool = False
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what no mixture can be made with, before a model has run for it."""
-        if not 0 <= self.lambda_ <= 1:
-            raise ValueError(f"lambda_: expected a weight between 0 and 1, found {self.lambda_}")
-        if self.temperature is not None and not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature: expected a positive finite number, found {self.temperature}")
-        if self.k is not None and self.k < 1:
-            raise ValueError(f"k: expected at least 1, found {self.k}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
 
 
 def package_version() -> str:
@@ -158,31 +48,6 @@ def describe(loaded: Loaded, keys: KeySpec, *, source: str | None = None, store:
         "document_start": int(loaded.tokenizer.bos_id),
         **asdict(keys),
     }
-
-
-def resolve(loaded: Loaded, keys: KeySpec | None = None, store: Any = None) -> KeySpec:
-    """How keys are made with a model: as `keys` say, else as `store` says, else the defaults; all of it filled in.
-
-    A model without a feed-forward module that is known has none of the paper's keys: the input of its output embedding
-    is taken instead of "ffn-input", and the result says so, as "module:NAME".
-    """
-    spec = (keys or key_spec(store) or KeySpec()).resolved(loaded.context)
-    if spec.representation == DEFAULT_REPRESENTATION:
-        from knnlm.model.capture import fallback
-
-        name = fallback(loaded.model)
-        spec = spec if name is None else replace(spec, representation=f"module:{name}", layer=-1)
-    return spec
-
-
-def key_spec(store: Any) -> KeySpec | None:
-    """How a store's keys were made, None where its attributes do not say; ValueError where knnlm did not write them."""
-    check_attributes(store)
-    attributes = getattr(store, "attributes", None) or {}
-    if "representation" not in attributes:
-        return None
-    names = ("representation", "layer", "window", "context", "key_dtype", "autocast")
-    return KeySpec(**{name: attributes[name] for name in names if name in attributes})
 
 
 def check(store: Any, loaded: Loaded, keys: KeySpec | None = None) -> None:
@@ -316,60 +181,6 @@ def _warn_of_windows(attributes: Mapping[str, Any], keys: KeySpec) -> None:
             "store again with these",
             stacklevel=4,
         )
-
-
-def settings_of(store: Any, **given: Any) -> Settings:
-    """Settings for a store: what is given and not None, else what `tune` saved, else the documented defaults.
-
-    Untuned: lambda = 0.25, T = the store's own default temperature, k = min(1024, n). Raises TypeError for an unknown
-    name and ValueError for attributes that knnlm did not write.
-    """
-    check_attributes(store)
-    tuned = (getattr(store, "attributes", None) or {}).get("tuned") or {}
-    fields = ("lambda_", "temperature", "k", "nprobe", "rerank", "exact")
-    chosen = {name: tuned[name] for name in fields if tuned.get(name) is not None}
-    chosen.update({name: value for name, value in given.items() if value is not None})
-    settings = Settings(**chosen)
-    if settings.k is None:
-        settings = replace(settings, k=max(1, min(DEFAULT_K, len(store))))
-    if settings.temperature is None:
-        settings = replace(settings, temperature=default_temperature(store))
-    return settings
-
-
-def stored_temperature(store: Any) -> float | None:
-    """The T that a store proposes, None where it proposes none (no index yet, a cache)."""
-    info = getattr(store, "info", None)
-    found = info().get("default_temperature") if callable(info) else getattr(store, "default_temperature", None)
-    return float(found) if found is not None and found > 0 else None
-
-
-def default_temperature(store: Any) -> float:
-    """T for a store that was not tuned: what it proposes, else the same rule on a sample of its keys, else 1.
-
-    The rule is median(d_k - d_1) / 6 over stored keys with their own entries left out, k = n / 10 up to 1024: the last
-    neighbor then weighs exp(-6) of the first.
-    """
-    proposed = stored_temperature(store)
-    n = len(store)
-    if proposed is not None or n < 2 or not (hasattr(store, "keys") and hasattr(store, "documents")):
-        return proposed or 1.0
-    ids = spread_ids(store, 64)
-    queries = np.concatenate([np.asarray(store.keys(int(i), int(i) + 1), np.float32) for i in ids])
-    near = store.search(queries, max(1, min(1024, n // 10)), exclude=np.stack([ids, ids + 1], axis=1))
-    return temperature_of(near.distances)
-
-
-def temperature_of(distances: Any) -> float:
-    """The rule of the default temperature: median(d_k - d_1) / 6 over rows (q, k) of neighbors, 1 where that is 0.
-
-    `rust/index/calibration.rs` has it too, for the value that `build` leaves in a store. Rows with a missing neighbor
-    do not count.
-    """
-    d = np.asarray(distances, np.float64)
-    d = d[np.isfinite(d).all(axis=1)]
-    gap = float(np.median(np.abs(d[:, -1] - d[:, 0]))) if d.size else 0.0
-    return gap / 6 if gap > 0 else 1.0
 
 
 def _short(value: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,11 @@ from numpy.typing import NDArray
 
 from knnlm.model.capture import CaptureName
 from knnlm.model.forward import Chunk, Job, NotFiniteError, Runner, check_tokens
-from knnlm.model.identity import IdentityError, KeySpec, Loaded
-from knnlm.model.inputs import checked
+from knnlm.model.key_spec import IdentityError, KeySpec
+from knnlm.model.loaded import Loaded
 from knnlm.model.modules import token_limit, unwrapped
 from knnlm.model.windows import check_window, plan
+from knnlm.text.inputs import checked
 
 BATCH_TOKENS = 4096
 """Positions of a forward pass, or one window if that is longer; `head.py` bounds their logits."""
@@ -28,7 +28,6 @@ Progress = Callable[[str, int, int], None]
 __all__ = [
     "Chunk",
     "NotFiniteError",
-    "TokenDocument",
     "arithmetic",
     "batch_size",
     "document_tokens",
@@ -36,16 +35,6 @@ __all__ = [
     "iterate",
     "iterate_as",
 ]
-
-
-@dataclass(frozen=True)
-class TokenDocument:
-    """A document that is tokens already."""
-
-    name: str
-    tokens: NDArray[np.uint32]
-    metadata: dict[str, Any] | None = None
-    text: str | None = None
 
 
 def iterate(
@@ -69,7 +58,7 @@ def iterate(
 
     documents: objects with `name`, `metadata` and `text` (or `tokens`, (L,) integers); context never crosses their
     borders, and an empty one gives nothing. window, context: tokens; defaults: the model's context up to
-    `identity.DEFAULT_WINDOW`, and half of that. captures: none, one or several (representation, layer), all from one
+    `key_spec.DEFAULT_WINDOW`, and half of that. captures: none, one or several (representation, layer), all from one
     forward pass. batch_tokens: positions per forward pass; default: `batch_size`. pool_batches: so many batches at most
     are run before their chunks come, fewer where their keys are many bytes (`POOL_BYTES`). scores: whether log p_LM is
     wanted; without it the model stops at the last key, before its head. tolerant: a document whose scores or keys are

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from knnlm.model.identity import Loaded
-from knnlm.model.keys import TokenDocument, iterate
+from knnlm.model.keys import iterate
+from knnlm.model.loaded import Loaded
 from knnlm.model.modules import config_of, token_limit, unwrapped
 from knnlm.model.suitable import text_config
+from knnlm.text.inputs import TokenDocument
 
 LENGTH = 64
 """Tokens that are scored, and then again: what a model says of the second run depends on their places, too."""

@@ -1,85 +1,17 @@
-"""The demo's report: one HTML file with its tables, plots and neighbors in context; it needs no network."""
+"""Pages: explained tokens as one HTML file that needs no network, and what all pages of ours are made with."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import date
-from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from knnlm.lm.explain import NeighborRow, TokenRow
+from knnlm.report.numbers import change, number, percent, share
 from knnlm.report.plots import Plot, as_svg
-from knnlm.system.own_files import write_text
+from knnlm.report.rows import TokenRow
 from knnlm.system.terminal import printable
-
-__all__ = ["Case", "Check", "NeighborRow", "Report", "Row", "TokenRow", "render", "token_page", "write"]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a result table.
-
-    Attributes:
-        name: what was measured.
-        perplexity: token-level perplexity on the test tokens.
-        change: relative to the language model alone; -0.3 is 30 % lower; None for that model itself.
-        tokens_per_second: None where it was not measured.
-        emphasis: the line that the reader came for.
-    """
-
-    name: str
-    perplexity: float
-    change: float | None = None
-    tokens_per_second: float | None = None
-    emphasis: bool = False
-
-
-@dataclass(frozen=True)
-class Case:
-    """One experiment: what was scored with which store, what came out, and how it was tuned."""
-
-    name: str
-    text: str
-    rows: Sequence[Row]
-    facts: Mapping[str, str]
-    plots: Sequence[Plot] = ()
-    tokens: Sequence[TokenRow] = ()
-
-
-@dataclass(frozen=True)
-class Check:
-    """One claim of the demo, what was measured, and whether it holds."""
-
-    claim: str
-    measured: str
-    holds: bool
-
-
-@dataclass(frozen=True)
-class Report:
-    """Everything on the page; `made` tells how: versions, seeds, settings, seconds."""
-
-    title: str
-    summary: str
-    cases: Sequence[Case]
-    checks: Sequence[Check]
-    made: Mapping[str, Mapping[str, str]]
-    day: date = field(default_factory=date.today)
-
-
-def render(report: Report) -> str:
-    """The report as one self-contained HTML page."""
-    return environment().get_template("report.html").render(report=report)
-
-
-def write(report: Report, path: Path) -> Path:
-    """Renders the report to `path` and returns it."""
-    write_text(path, render(report))
-    return path
 
 
 def token_page(title: str, facts: Mapping[str, str], rows: Sequence[TokenRow]) -> str:
@@ -108,35 +40,6 @@ def _shown(value: object) -> object:
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
     return printable(value, keep="\n\t\r")
-
-
-def number(value: float | None) -> str:
-    """A number to read: 12,345, 123, 17.3, 0.042; a dash where there is none."""
-    if value is None:
-        return "–"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.0f}" if abs(value) >= 200 else f"{value:.4g}" if abs(value) < 1 else f"{value:.1f}"
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """A share from 0 to 1 as a percentage."""
-    if value is None:
-        return "–"
-    rounded = round(100 * value, digits) + 0.0  # + 0.0: no negative zero
-    return f"{'−' if rounded < 0 else ''}{abs(rounded):.{digits}f} %"
-
-
-def change(value: float | None) -> str:
-    """A relative change with its sign: −31.4 %."""
-    if value is None:
-        return "–"
-    return f"{'−' if value < 0 else '+'}{abs(100 * value):.1f} %"
-
-
-def share(value: float) -> str:
-    """A probability as a percentage that keeps small ones apart."""
-    return "< 0.01 %" if 0 < value < 1e-4 else f"{100 * value:.{2 if value < 0.1 else 1}f} %"
 
 
 def visible(text: str) -> str:

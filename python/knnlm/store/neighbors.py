@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
-from knnlm.store.arrays import to_integer, to_integers
-from knnlm.store.attributes import check_attributes, described_alike
-from knnlm.system.memory import refuse_answer
+from numpy.typing import NDArray
 
 METRICS = ("l2", "ip")
 MISSING = -1
@@ -86,39 +82,6 @@ class Neighbors:
         return self._each(lambda array: array.reshape(shape))
 
 
-@runtime_checkable
-class Searchable(Protocol):
-    """Anything that can be searched is a datastore: one on disk, several together, a cache of the running text."""
-
-    @property
-    def metric(self) -> str:
-        """`"l2"` or `"ip"`."""
-        ...
-
-    @property
-    def dim(self) -> int:
-        """Key dimension d."""
-        ...
-
-    def __len__(self) -> int:
-        """Number of entries n."""
-        ...
-
-    def search(
-        self,
-        queries: Any,
-        k: int = ...,
-        *,
-        nprobe: int | None = None,
-        rerank: str | None = None,
-        exact: bool = False,
-        exclude: Any = None,
-        threads: int | None = None,
-    ) -> Neighbors:
-        """The k nearest entries of each query (..., d); `exclude`: one half-open id range a query, (..., 2) int64."""
-        ...
-
-
 def missing_value(dtype: Any) -> int:
     """The value of a missing slot: all ones."""
     return int(np.iinfo(dtype).max)
@@ -155,77 +118,3 @@ def merge(parts: Sequence[Neighbors], k: int | None = None) -> tuple[Neighbors, 
         fills = (-np.inf if metric == "ip" else np.inf, missing_value(dtype), MISSING, MISSING)
         merged = [np.pad(a, pad, constant_values=fill) for a, fill in zip(merged, fills, strict=True)]
     return Neighbors(merged[0], merged[1], merged[2], metric), merged[3]
-
-
-class StoreUnion:
-    """Several stores searched as one; entry `id` of store `s` is `id + offsets[s]` here.
-
-    Where a store grows (`add`, `refresh`), the ids of those after it move: what was found before has the ids of then.
-    attributes: what all stores that have any agree on, so that queries are made as all of their keys were. Raises
-    ValueError if there is no store, if dimensions, metrics or the making of the keys differ, or for attributes that
-    knnlm did not write.
-    """
-
-    def __init__(self, stores: Sequence[Searchable]) -> None:
-        """Join `stores` in the given order, which also orders equal distances."""
-        if not stores or len({(store.dim, store.metric) for store in stores}) != 1:
-            raise ValueError("expected at least one store, all of one dimension and one metric")
-        self.stores = list(stores)
-        for store in self.stores:
-            check_attributes(store)
-        told = [dict(found) for store in stores if (found := getattr(store, "attributes", None))]
-        for name in ("representation", "layer", "window", "context", "autocast"):
-            ways = {repr(attributes[name]) for attributes in told if name in attributes}
-            if len(ways) > 1:
-                raise ValueError(
-                    f"expected stores whose keys were made alike, found {name} {' and '.join(sorted(ways))}; "
-                    "dump one of them again"
-                )
-        first = told[0] if told else {}
-        self.attributes: dict[str, Any] = {
-            name: value
-            for name, value in first.items()
-            if all(name in a and described_alike({name: value}, {name: a[name]}) for a in told)
-        }
-        self.dim, self.metric = stores[0].dim, stores[0].metric
-
-    @property
-    def offsets(self) -> NDArray[np.int64]:
-        """The first id of each store, and the id after the last, (stores + 1,); of the stores as they are now."""
-        # Ids of a store end at next_id, which deleted entries make larger than its length.
-        ends = [int(getattr(store, "next_id", len(store))) for store in self.stores]
-        return np.cumsum([0, *ends], dtype=np.int64)
-
-    def __len__(self) -> int:
-        """Entries of all stores."""
-        return sum(len(store) for store in self.stores)
-
-    @property
-    def next_id(self) -> int:
-        """Every id is below it."""
-        return int(self.offsets[-1])
-
-    def search(
-        self,
-        queries: Any,
-        k: int = 1024,
-        *,
-        nprobe: int | None = None,
-        rerank: str | None = None,
-        exact: bool = False,
-        exclude: ArrayLike | None = None,
-        threads: int | None = None,
-    ) -> Neighbors:
-        """Search every store and merge by (distance, store, id)."""
-        k, parts, offsets = to_integer(k, "k", 1, 2**32), [], self.offsets
-        refuse_answer(int(np.prod(np.shape(queries)[:-1], dtype=np.int64)), k, len(self), 4 + 8 + 8 + 8)
-        ranges = None if exclude is None else to_integers(exclude, "exclude", np.int64, 0, 2**63 - 1, "give ids")
-        for store, start, end in zip(self.stores, offsets[:-1], offsets[1:], strict=True):
-            own = None if ranges is None else np.clip(ranges - start, 0, end - start)
-            most = min(k, max(1, len(store)))  # what cannot be there is added by the merge
-            parts.append(
-                store.search(queries, most, nprobe=nprobe, rerank=rerank, exact=exact, exclude=own, threads=threads)
-            )
-        merged, stores = merge(parts, k)
-        ids = np.where(merged.found, merged.ids + offsets[stores], MISSING)
-        return Neighbors(merged.distances, merged.values, ids, self.metric)

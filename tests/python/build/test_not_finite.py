@@ -23,11 +23,13 @@ from knnlm.lm.blend import blend_of, fit_blend
 from knnlm.lm.distill import targets
 from knnlm.lm.score import check_scores, evaluate, neighbors_of
 from knnlm.lm.scored_text import Cached
-from knnlm.model.identity import KeySpec, Settings
-from knnlm.model.keys import NotFiniteError, TokenDocument, iterate
+from knnlm.lm.settings import Settings
+from knnlm.model.key_spec import KeySpec
+from knnlm.model.keys import NotFiniteError, iterate
 from knnlm.reference import BruteForceStore
 from knnlm.store.recall_sample import Truth
 from knnlm.system.growing_array import GrowingArray
+from knnlm.text.inputs import TokenDocument
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

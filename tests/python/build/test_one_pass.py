@@ -12,9 +12,10 @@ from knnlm import Datastore, StoreError
 from knnlm.build.dump import dump
 from knnlm.build.one_pass import build_in_one_pass
 from knnlm.build.parts import parts_of, placed, sample_keys
-from knnlm.model.identity import KeySpec
-from knnlm.model.keys import TokenDocument, iterate_as
+from knnlm.model.key_spec import KeySpec
+from knnlm.model.keys import iterate_as
 from knnlm.store.recall_sample import Truth
+from knnlm.text.inputs import TokenDocument
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,10 @@ from tiny_lm import tiny
 
 from knnlm import Datastore
 from knnlm.build.dump import dump
-from knnlm.model.identity import KeySpec
-from knnlm.model.keys import TokenDocument
+from knnlm.model.key_spec import KeySpec
 from knnlm.store.recall_sample import Truth
 from knnlm.system.own_files import create
+from knnlm.text.inputs import TokenDocument
 
 
 @pytest.fixture(scope="module")

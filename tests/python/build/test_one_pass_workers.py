@@ -19,7 +19,7 @@ from tiny_lm import tiny
 
 from knnlm import Datastore
 from knnlm.build.encode import Encoder, encoded
-from knnlm.model.identity import KeySpec
+from knnlm.model.key_spec import KeySpec
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,10 @@ from knnlm import Datastore, FormatError, StoreError
 from knnlm.build.dump import dump
 from knnlm.build.one_pass import build_in_one_pass
 from knnlm.build.retrain import RETRAINING, retrain
-from knnlm.model.identity import IdentityError, KeySpec, describe
-from knnlm.model.keys import TokenDocument
+from knnlm.model.identity import describe
+from knnlm.model.key_spec import IdentityError, KeySpec
 from knnlm.system.journal import Staging
+from knnlm.text.inputs import TokenDocument
 
 DIM = 32
 KEYS = KeySpec(window=24, key_dtype="float32")

@@ -13,7 +13,7 @@ from knnlm import reference
 from knnlm.evaluate.tune import best_lambda, fit_weights, mix_components, powers_of_two, save_tuned, tune
 from knnlm.lm.score import mixed_log_p, score
 from knnlm.lm.scored_text import Cached, evaluation
-from knnlm.model.identity import Settings, settings_of
+from knnlm.lm.settings import Settings, settings_of
 from knnlm.probability.interpolate import mix
 
 

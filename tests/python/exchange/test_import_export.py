@@ -13,10 +13,13 @@ from tiny_lm import Doc, texts, tiny
 
 from knnlm import Datastore
 from knnlm.build.dump import dump
+from knnlm.exchange.arrow import write_arrow
 from knnlm.exchange.import_vectors import import_faiss, import_memmaps
-from knnlm.lm.distill import targets, write_arrow, write_parquet, write_safetensors
+from knnlm.lm.distill import targets, write_parquet, write_safetensors
 from knnlm.lm.score import neighbors_of
-from knnlm.model.identity import IdentityError, KeySpec, Settings, describe
+from knnlm.lm.settings import Settings
+from knnlm.model.identity import describe
+from knnlm.model.key_spec import IdentityError, KeySpec
 from knnlm.model.keys import iterate
 from knnlm.probability.interpolate import log_p_knn
 from knnlm.reference import BruteForceStore

@@ -10,9 +10,13 @@ from rich.console import Console
 from tiny_lm import Doc, LetterTokenizer, tiny
 
 from knnlm.build.dump import dump
-from knnlm.lm.explain import explain, in_context, rows, source_contexts, to_table
-from knnlm.model.identity import KeySpec, Settings, describe
+from knnlm.lm.explain import explain, source_contexts
+from knnlm.lm.settings import Settings
+from knnlm.model.identity import describe
+from knnlm.model.key_spec import KeySpec
 from knnlm.reference import BruteForceStore
+from knnlm.report.rows import in_context, rows
+from knnlm.report.table import to_table
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,17 @@ from wrapped import Peft
 from knnlm.build.dump import dump
 from knnlm.lm.blend import Blend
 from knnlm.lm.generate import GREEDY, Reader, Sampling, draw, generate, kept
+from knnlm.lm.settings import Settings
 from knnlm.model.forward import NotFiniteError
-from knnlm.model.identity import IdentityError, KeySpec, Settings, describe
-from knnlm.model.keys import TokenDocument, iterate
+from knnlm.model.identity import describe
+from knnlm.model.key_spec import IdentityError, KeySpec
+from knnlm.model.keys import iterate
 from knnlm.model.transformer import TransformerConfig, TransformerLM
 from knnlm.model.windows import plan
 from knnlm.probability.continuous_cache import ContinuousCache
 from knnlm.probability.interpolate import mix_full
 from knnlm.reference import BruteForceStore
+from knnlm.text.inputs import TokenDocument
 
 
 def stored(loaded, documents, dim=16):

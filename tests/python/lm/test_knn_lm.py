@@ -12,11 +12,14 @@ from knnlm.build.dump import dump
 from knnlm.knn_lm import KNNLM, as_loaded
 from knnlm.lm.blend import Blend
 from knnlm.lm.generate import generate
-from knnlm.model.identity import IdentityError, KeySpec, Settings, default_temperature, describe
+from knnlm.lm.settings import Settings
+from knnlm.model.identity import describe
+from knnlm.model.key_spec import IdentityError, KeySpec
 from knnlm.model.keys import iterate
 from knnlm.model.transformer import TransformerConfig, TransformerLM
 from knnlm.reference import BruteForceStore
-from knnlm.store.neighbors import StoreUnion
+from knnlm.store.temperature import default_temperature
+from knnlm.store.union import StoreUnion
 from knnlm.text.tokenizer import Tokenizer
 
 

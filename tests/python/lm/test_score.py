@@ -14,8 +14,10 @@ from knnlm.evaluate.tune import save_tuned, tune
 from knnlm.knn_lm import KNNLM
 from knnlm.lm.blend import cache_thetas, fit_blend, ngram_of
 from knnlm.lm.score import StoredTexts, cache_name, evaluate, excluded_ranges, mixed_log_p, neighbors_of, score
+from knnlm.lm.settings import Settings
 from knnlm.lm.stored_texts import stored_texts
-from knnlm.model.identity import IdentityError, KeySpec, Settings, check, describe
+from knnlm.model.identity import check, describe
+from knnlm.model.key_spec import IdentityError, KeySpec
 from knnlm.model.keys import iterate
 from knnlm.probability.ngram import KneserNey
 from knnlm.store.datastore import Datastore

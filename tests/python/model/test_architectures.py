@@ -11,9 +11,11 @@ from tiny_lm import TinyLoaded, tiny
 from knnlm.lm.generate import Reader
 from knnlm.model import forward
 from knnlm.model.head import chunked_head
-from knnlm.model.identity import KeySpec, resolve
-from knnlm.model.keys import TokenDocument, iterate_as
+from knnlm.model.key_choice import resolve
+from knnlm.model.key_spec import KeySpec
+from knnlm.model.keys import iterate_as
 from knnlm.model.suitable import check_causal
+from knnlm.text.inputs import TokenDocument
 
 transformers = pytest.importorskip("transformers")
 

@@ -9,8 +9,9 @@ from tiny_lm import TinyLM, TinyLoaded, tiny
 from torch import nn
 
 from knnlm.model.capture import REPRESENTATIONS, Capture, blocks_of
-from knnlm.model.keys import TokenDocument, iterate
+from knnlm.model.keys import iterate
 from knnlm.model.transformer import TransformerConfig, TransformerLM
+from knnlm.text.inputs import TokenDocument
 
 IDS = torch.tensor([[0, 3, 1, 4, 1, 5], [2, 6, 5, 3, 5, 0]])
 

@@ -15,7 +15,8 @@ from knnlm.build.dump import dump
 from knnlm.knn_lm import KNNLM
 from knnlm.lm.generate import generate
 from knnlm.model.fingerprint import fingerprint_of
-from knnlm.model.identity import IdentityError, KeySpec, check, describe
+from knnlm.model.identity import check, describe
+from knnlm.model.key_spec import IdentityError, KeySpec
 from knnlm.model.keys import iterate
 from knnlm.model.load import LoadedModel
 from knnlm.model.modules import device_of, dtype_of, unwrapped

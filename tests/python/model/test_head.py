@@ -14,9 +14,10 @@ from torch import nn
 
 from knnlm.model import forward, keys
 from knnlm.model.head import LOGIT_ROWS, chunked_head, target_log_p
-from knnlm.model.identity import DEFAULT_WINDOW, KeySpec
-from knnlm.model.keys import TokenDocument, iterate
+from knnlm.model.key_spec import DEFAULT_WINDOW, KeySpec
+from knnlm.model.keys import iterate
 from knnlm.model.transformer import TransformerConfig, TransformerLM
+from knnlm.text.inputs import TokenDocument
 
 
 def test_features_and_large_vocabularies():
@@ -86,7 +87,8 @@ CHILD = """
 import resource, sys
 import numpy as np, torch, transformers
 from knnlm.model import forward
-from knnlm.model.keys import TokenDocument, iterate
+from knnlm.model.keys import iterate
+from knnlm.text.inputs import TokenDocument
 from tiny_lm import TinyLoaded, tiny
 torch.manual_seed(0)
 forward.LOGITS = 1 << 24  # 64 MB

@@ -10,13 +10,16 @@ from tiny_lm import Doc, texts, tiny
 
 from knnlm.build.dump import dump
 from knnlm.lm.distill import targets
+from knnlm.lm.settings import Settings
 from knnlm.model.capture import REPRESENTATIONS, Capture
-from knnlm.model.identity import IdentityError, KeySpec, Settings, describe
-from knnlm.model.keys import TokenDocument, iterate
+from knnlm.model.identity import describe
+from knnlm.model.key_spec import IdentityError, KeySpec
+from knnlm.model.keys import iterate
 from knnlm.model.transformer import TransformerConfig, TransformerLM
 from knnlm.model.windows import plan
 from knnlm.reference import BruteForceStore
 from knnlm.store.datastore import Datastore
+from knnlm.text.inputs import TokenDocument
 
 
 def one_token_at_a_time(loaded, tokens, window, context):

@@ -25,10 +25,11 @@ import knnlm.model.weights
 from knnlm import KNNLM, load_model
 from knnlm.knn_lm import as_tokenizer
 from knnlm.model.checkpoint import read_model, save_model
-from knnlm.model.keys import TokenDocument, iterate
+from knnlm.model.keys import iterate
 from knnlm.model.load import _dtype_name
 from knnlm.model.suitable import check_config, check_tokenizer
 from knnlm.model.transformer import TransformerConfig, TransformerLM
+from knnlm.text.inputs import TokenDocument
 from knnlm.text.tokenizer import BackendTokenizer, Tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

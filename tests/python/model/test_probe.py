@@ -16,12 +16,13 @@ from tiny_lm import LetterTokenizer, TinyLM, TinyLoaded, texts, tiny
 from knnlm import KNNLM, Datastore, load_model
 from knnlm.build.dump import dump
 from knnlm.build.one_pass import build_in_one_pass
-from knnlm.model.identity import IdentityError, KeySpec, check, describe
-from knnlm.model.keys import TokenDocument
+from knnlm.model.identity import check, describe
+from knnlm.model.key_spec import IdentityError, KeySpec
 from knnlm.model.load import LoadedModel
 from knnlm.model.probe import LENGTH, distance, probe_of, settings_of_model, tolerance
 from knnlm.reference import BruteForceStore
-from knnlm.store.neighbors import StoreUnion
+from knnlm.store.union import StoreUnion
+from knnlm.text.inputs import TokenDocument
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

@@ -9,7 +9,7 @@ from knnlm.probability.continuous_cache import ContinuousCache, continuous_cache
 from knnlm.probability.interpolate import log_p_knn
 from knnlm.probability.mixture import mix_log_p
 from knnlm.reference import BruteForceStore
-from knnlm.store.neighbors import Searchable
+from knnlm.store.protocols import Searchable
 
 
 def loop(keys, targets, theta, size, metric):

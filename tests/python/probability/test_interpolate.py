@@ -14,7 +14,8 @@ from hypothesis.extra import numpy as hnp
 from knnlm import reference
 from knnlm.probability.interpolate import knn_log_weights, knn_weights, log_p_knn, mix, mix_full, sparse_p_knn
 from knnlm.store.datastore import Datastore
-from knnlm.store.neighbors import Neighbors, StoreUnion, merge
+from knnlm.store.neighbors import Neighbors, merge
+from knnlm.store.union import StoreUnion
 
 D = np.array([1, 2, 4, 4, 9, 16, 16, 25], np.float64)
 V = np.array([5, 5, 7, 5, 9, 7, 3, 3], np.uint32)

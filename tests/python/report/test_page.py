@@ -6,22 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from knnlm.report.page import (
-    Case,
-    Check,
-    NeighborRow,
-    Report,
-    Row,
-    TokenRow,
-    change,
-    number,
-    opening,
-    render,
-    share,
-    visible,
-    write,
-)
+from knnlm.demo.report import Case, Check, Report, Row, render, write
+from knnlm.report.numbers import change, number, share
+from knnlm.report.page import opening, visible
 from knnlm.report.plots import Line, Plot, as_svg, save
+from knnlm.report.rows import NeighborRow, TokenRow
 
 VOID = {"col", "meta", "br", "img", "link", "hr", "input"}
 
@@ -131,7 +120,7 @@ def test_changes_and_shares() -> None:
 
 
 def test_no_negative_zero():
-    from knnlm.report.page import percent
+    from knnlm.report.numbers import percent
 
     assert percent(-0.0001) == "0.0 %"
     assert percent(-0.123) == "−12.3 %"

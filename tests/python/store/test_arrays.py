@@ -15,7 +15,7 @@ from cli_corpus import run, run_json
 from knnlm import Datastore
 from knnlm.probability.continuous_cache import ContinuousCache
 from knnlm.store.arrays import to_numpy
-from knnlm.store.neighbors import StoreUnion
+from knnlm.store.union import StoreUnion
 from knnlm.system import memory
 
 KEYS = np.random.default_rng(0).standard_normal((300, 16)).astype(np.float32)

@@ -16,11 +16,13 @@ from knnlm.build.dump import dump
 from knnlm.lm.distill import targets
 from knnlm.lm.generate import generate
 from knnlm.lm.score import evaluate, neighbors_of
-from knnlm.model.identity import Settings, check, key_spec, settings_of
+from knnlm.lm.settings import Settings, settings_of
+from knnlm.model.identity import check
+from knnlm.model.key_spec import key_spec
 from knnlm.reference import BruteForceStore
 from knnlm.store.attributes import attribute_problems, check_attributes
 from knnlm.store.datastore import Datastore
-from knnlm.store.neighbors import StoreUnion
+from knnlm.store.union import StoreUnion
 
 ODD = {
     "list": ("[1, 2]", "attributes: expected an object, found list"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from knnlm import Datastore
-from knnlm.store.neighbors import StoreUnion
+from knnlm.store.union import StoreUnion
 
 D = 8
 

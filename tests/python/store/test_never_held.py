@@ -13,8 +13,10 @@ from knnlm import KNNLM, Datastore
 from knnlm.build.dump import dump
 from knnlm.lm.blend import Blend, ngram_of
 from knnlm.lm.score import neighbors_of
-from knnlm.model.identity import KeySpec, default_temperature, describe
+from knnlm.model.identity import describe
+from knnlm.model.key_spec import KeySpec
 from knnlm.model.keys import iterate_as
+from knnlm.store.temperature import default_temperature
 
 DIM = 100
 SPEC = KeySpec(window=24, context=8, key_dtype="float32")

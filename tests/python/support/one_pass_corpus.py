@@ -10,8 +10,8 @@ import torch
 from tiny_lm import LETTERS, tiny
 
 from knnlm.build.one_pass import build_in_one_pass
-from knnlm.model.identity import KeySpec
-from knnlm.model.keys import TokenDocument
+from knnlm.model.key_spec import KeySpec
+from knnlm.text.inputs import TokenDocument
 
 DIM = 32
 

@@ -26,10 +26,13 @@ from knnlm.build.dump import dump
 from knnlm.build.one_pass import PARTS
 from knnlm.build.retrain import RETRAINING, retrain
 from knnlm.demo import run as demo
-from knnlm.lm.distill import targets, write_arrow, write_parquet, write_safetensors
+from knnlm.exchange.arrow import write_arrow
+from knnlm.lm.distill import targets, write_parquet, write_safetensors
 from knnlm.lm.score import neighbors_of
+from knnlm.lm.settings import Settings
 from knnlm.model.checkpoint import read_model, save_model, save_state
-from knnlm.model.identity import KeySpec, Settings, describe
+from knnlm.model.identity import describe
+from knnlm.model.key_spec import KeySpec
 from knnlm.report.plots import save, tuning_plot
 from knnlm.system import own_files
 from knnlm.system.growing_array import GrowingArray

@@ -20,9 +20,10 @@ from rich.console import Console
 from knnlm.cli import main, streams
 from knnlm.cli.commands import generate
 from knnlm.cli.console import facts, note, print_json, table, warn
-from knnlm.lm.explain import NeighborRow, TokenRow, to_table
 from knnlm.report.page import token_page
 from knnlm.report.progress import Progress
+from knnlm.report.rows import NeighborRow, TokenRow
+from knnlm.report.table import to_table
 from knnlm.store.datastore import Datastore
 from knnlm.system.terminal import printable, printable_json, say
 from knnlm.text.documents import ReadReport, read_documents

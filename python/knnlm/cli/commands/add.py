@@ -62,7 +62,7 @@ def command(
     """
     from knnlm.build.dump import dump
     from knnlm.build.update import HASH, plan
-    from knnlm.model.identity import KeySpec, key_spec
+    from knnlm.model.key_spec import KeySpec, key_spec
     from knnlm.report.index_progress import index_progress
     from knnlm.report.progress import Progress
     from knnlm.text.sources import origin_of

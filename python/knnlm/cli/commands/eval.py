@@ -81,7 +81,7 @@ def command(
     """
     from knnlm.lm.blend import blend_of, saved_blends, untuned_cache
     from knnlm.lm.score import score, scored_by
-    from knnlm.model.identity import DEFAULT_LAMBDA, settings_of
+    from knnlm.lm.settings import DEFAULT_LAMBDA, settings_of
     from knnlm.report.progress import Progress
 
     texts = Texts(text, reading)

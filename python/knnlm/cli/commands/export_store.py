@@ -64,8 +64,9 @@ def command(
       knnlm export store books/ --out targets.parquet
       knnlm export store --out store.arrow
     """
-    from knnlm.lm.distill import targets, write_arrow, write_parquet, write_safetensors
-    from knnlm.model.identity import settings_of
+    from knnlm.exchange.arrow import write_arrow
+    from knnlm.lm.distill import targets, write_parquet, write_safetensors
+    from knnlm.lm.settings import settings_of
     from knnlm.report.progress import Progress
 
     writers = {".parquet": write_parquet, ".safetensors": write_safetensors}

@@ -69,9 +69,10 @@ def command(
       knnlm inspect store held-out.txt --first 100 --tokens 50 --html neighbors.html
     """
     from knnlm.knn_lm import KNNLM
-    from knnlm.lm.explain import rows, to_table
-    from knnlm.model.inputs import Text
     from knnlm.report.progress import Progress
+    from knnlm.report.rows import rows
+    from knnlm.report.table import to_table
+    from knnlm.text.inputs import Text
 
     if (string is None) == (not text):
         raise click.UsageError("expected text to inspect: files, or --string TEXT")

@@ -46,7 +46,7 @@ def command(
     """
     from knnlm.build.dump import dump
     from knnlm.build.update import stamp
-    from knnlm.model.identity import KeySpec, key_spec
+    from knnlm.model.key_spec import KeySpec, key_spec
     from knnlm.text.documents import Document
 
     texts = Texts((str(file.absolute()),), Reading(text_field=text_field))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from knnlm.evaluate.tune import Tuned
     from knnlm.lm.blend import Blend
     from knnlm.lm.scored_text import Cached
-    from knnlm.model.keys import TokenDocument
+    from knnlm.text.inputs import TokenDocument
 
 SIZE_TOKENS = 8000  # scored for the plot against the store's size
 
@@ -89,8 +89,9 @@ def command(
     from knnlm.evaluate.tune import tune as choose
     from knnlm.lm.blend import CACHE_SIZE, ORDER, cache_thetas, ngram_of
     from knnlm.lm.score import check_scores, neighbors_of
-    from knnlm.model.identity import Settings, default_temperature
+    from knnlm.lm.settings import Settings
     from knnlm.report.progress import Progress
+    from knnlm.store.temperature import default_temperature
 
     folder = None if no_plots else plots or store.with_name(f"{store.name}-tuning")
     there = sorted(folder.glob("perplexity-*.svg")) if folder is not None else []

@@ -32,7 +32,6 @@ def as_document(text: Any, tokenizer: Any) -> Any:
         return text
     if not _is_ids(text) and hasattr(text, "tokens") and not callable(text.tokens):
         return text
-    from knnlm.model.keys import TokenDocument
 
     return TokenDocument("", token_ids(text, tokenizer))
 
@@ -84,3 +83,13 @@ def checked(text: str) -> str:
 
 def _is_ids(text: Any) -> bool:
     return isinstance(text, (list, tuple, np.ndarray)) or hasattr(text, "detach") or hasattr(text, "input_ids")
+
+
+@dataclass(frozen=True)
+class TokenDocument:
+    """A document that is tokens already."""
+
+    name: str
+    tokens: NDArray[np.uint32]
+    metadata: dict[str, Any] | None = None
+    text: str | None = None

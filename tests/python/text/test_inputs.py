@@ -10,11 +10,11 @@ from tiny_lm import Doc, TinyLoaded, texts, tiny
 
 from knnlm import KNNLM, load_model
 from knnlm.build.dump import dump
-from knnlm.model.identity import KeySpec
-from knnlm.model.inputs import as_document, token_ids
-from knnlm.model.keys import TokenDocument, iterate
+from knnlm.model.key_spec import KeySpec
+from knnlm.model.keys import iterate
 from knnlm.model.transformer import TransformerConfig, TransformerLM
 from knnlm.reference import BruteForceStore
+from knnlm.text.inputs import TokenDocument, as_document, token_ids
 from knnlm.text.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
