@@ -19,7 +19,7 @@ from knnlm.cli.folders import missing
 if TYPE_CHECKING:
     from knnlm.build.dump import DumpResult
     from knnlm.cli.options import Loading, Texts
-    from knnlm.lm.scored_text import Cached
+    from knnlm.lm.scored_text import ScoredText
     from knnlm.lm.settings import Settings
     from knnlm.model.key_spec import KeySpec
     from knnlm.model.load import LoadedModel
@@ -240,13 +240,13 @@ def note_defaults(store: Datastore, settings: Settings, **given: Any) -> None:
 OVERLAP = 0.01  # a larger share of a text's tokens in the store's 13-grams is worth a warning
 
 
-def overlap_share(cached: Cached, store: Datastore, progress: Progress) -> float:
+def overlap_share(text: ScoredText, store: Datastore, progress: Progress) -> float:
     """Share of the scored tokens that lie in a 13-gram of the store."""
     from knnlm.evaluate.overlap import overlap_13gram
     from knnlm.store.entries import values_of_documents
 
     task = progress.track("overlap", len(store), "tok")
-    scored = [cached.tokens[a:b] for a, b in zip(cached.offsets, cached.offsets[1:], strict=False)]
+    scored = [text.tokens[rows] for rows in text.documents()]
     return overlap_13gram(scored, values_of_documents(store, task.update))
 
 

@@ -8,6 +8,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from method import retrieve
 from safetensors import safe_open
 from tiny_lm import Doc, texts, tiny
 
@@ -16,12 +17,11 @@ from knnlm.build.dump import dump
 from knnlm.exchange.arrow import write_arrow
 from knnlm.exchange.import_vectors import import_faiss, import_memmaps
 from knnlm.lm.distill import targets, write_parquet, write_safetensors
-from knnlm.lm.score import neighbors_of
 from knnlm.lm.settings import Settings
 from knnlm.model.identity import describe
 from knnlm.model.key_spec import IdentityError, KeySpec
 from knnlm.model.keys import iterate
-from knnlm.probability.interpolate import log_p_knn
+from knnlm.probability.knn import log_p_knn
 from knnlm.reference import BruteForceStore
 
 D = 16
@@ -256,7 +256,7 @@ def test_targets_are_of_the_arithmetic_of_the_store():
     loaded, spec = tiny(seed=2), KeySpec(autocast="bfloat16")
     store = BruteForceStore(D)
     dump(loaded, texts(), store, keys=spec)
-    expected = neighbors_of(loaded, texts(), store, k=12)
+    expected = retrieve(loaded, texts(), store, k=12)
     batches = list(targets(loaded, texts(), store, Settings(temperature=3.0, k=12)))
     np.testing.assert_array_equal(np.concatenate([b["distances"] for b in batches]), expected.distances)
     with pytest.raises(IdentityError, match="arithmetic"):

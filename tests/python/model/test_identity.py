@@ -192,7 +192,7 @@ def test_models_without_a_known_feed_forward_module_use_the_input_of_their_outpu
     np.testing.assert_allclose(chunk.key, read[0][0], atol=1e-6)
     lm = KNNLM(loaded, store, temperature=2.0)
     assert np.isfinite(lm.perplexity("abcd abcd"))
-    assert len(lm.generate("abcd", max_tokens=3)) == 3
+    assert len(lm.generate("abcd", max_new_tokens=3)) == 3
 
 
 def test_the_command_says_that_another_key_was_taken(tmp_path):

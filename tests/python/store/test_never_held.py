@@ -7,15 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from method import retrieve
 from tiny_lm import Doc, tiny
 
 from knnlm import KNNLM, Datastore
 from knnlm.build.dump import dump
-from knnlm.lm.blend import Blend, ngram_of
-from knnlm.lm.score import neighbors_of
+from knnlm.lm.combiners import ngram_of
 from knnlm.model.identity import describe
 from knnlm.model.key_spec import KeySpec
 from knnlm.model.keys import iterate_as
+from knnlm.probability.blend import Blend
 from knnlm.store.temperature import default_temperature
 
 DIM = 100
@@ -85,8 +86,8 @@ def answers(loaded, store):
         out[f"{name}, of a stored text"] = lm.log_probs(documents()[5]).tolist()
         out[f"{name}, in detail"] = lm.evaluate([Doc(t, t) for t in TEXTS]).document_nll.tolist()
     out["values of neighbors"] = lm.explain(TEXTS[0]).neighbors.values.tolist()
-    out["text"] = lm.generate("abcd", max_tokens=20)
-    cached = neighbors_of(
+    out["text"] = lm.generate("abcd", max_new_tokens=20)
+    cached = retrieve(
         loaded,
         [Doc(t, t) for t in TEXTS],
         store,

@@ -36,6 +36,7 @@ from knnlm.cli.work import (
 
 if TYPE_CHECKING:
     from knnlm.lm.scored_text import Evaluation
+    from knnlm.probability.combiner import Combiner
 
 
 @click.command("eval", cls=Command)
@@ -79,36 +80,41 @@ def command(
       knnlm eval store held-out.txt
       knnlm eval store held-out.txt --lambda 0.3 --temperature 10 --exact
     """
-    from knnlm.lm.blend import blend_of, saved_blends, untuned_cache
-    from knnlm.lm.score import score, scored_by
+    from knnlm.lm.combiners import blend_of, combiner_of, fixed, saved_blends, untuned_cache
+    from knnlm.lm.retriever import Retriever
+    from knnlm.lm.score import evaluated, score
     from knnlm.lm.settings import DEFAULT_LAMBDA, settings_of
     from knnlm.report.progress import Progress
 
     texts = Texts(text, reading)
     with Progress(json=as_json) as progress, open_store(store) as opened:
+        blending = cache or ngram
         alone = cache and not ngram and "cache" not in saved_blends(opened)
-        blend = untuned_cache() if alone else blend_of(opened, cache, ngram)
         if alone:
             warn(
                 f"no weights of the cache are tuned: it is mixed with the model alone, weight {DEFAULT_LAMBDA}; "
                 "knnlm tune STORE TEXT --cache finds weights beside the store"
             )
+        else:
+            blend_of(opened, cache, ngram)  # says so now if there is none
         loaded = load_for(opened, model, loading, threads)
         mixing = mixing.within(opened)
         settings = settings_of(opened, **mixing.given())
+        blend = untuned_cache() if alone else combiner_of(opened, settings, cache=cache, ngram=ngram)
         note_defaults(opened, settings, **mixing.given())
-        cached, settings = scored_by(
+        combiners: dict[str, Combiner] = {"p": fixed(settings)}
+        if blending:
+            combiners["blend"] = blend
+        scored = score(
             loaded,
             texts.tokenised(loaded.tokenizer),
-            opened,
-            replace(settings, threads=threads),
-            blend=blend,
-            exclude=exclude,
+            Retriever(opened, replace(settings, threads=threads), exclude),
+            combiners,
             progress=texts.callback(progress, "score"),
         )
-        found = score(cached, settings)
-        blended = None if blend is None else score(cached, settings, blend)
-        share = overlap_share(cached, opened, progress)
+        found = evaluated(scored, combiners["p"], "p")
+        blended = evaluated(scored, combiners["blend"], "blend") if blending else None
+        share = overlap_share(scored, opened, progress)
     texts.finish()
     warn_of_failed(found.failed)
     _warn(share, found, exclude, ngram)

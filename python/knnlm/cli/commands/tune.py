@@ -28,8 +28,8 @@ from knnlm.cli.work import blend_text, load_for, open_store, overlap_share, warn
 
 if TYPE_CHECKING:
     from knnlm.evaluate.tune import Tuned
-    from knnlm.lm.blend import Blend
-    from knnlm.lm.scored_text import Cached
+    from knnlm.lm.retrieved_text import RetrievedText
+    from knnlm.probability.blend import Blend
     from knnlm.text.inputs import TokenDocument
 
 SIZE_TOKENS = 8000  # scored for the plot against the store's size
@@ -84,12 +84,16 @@ def command(
       knnlm tune store validation.txt
       knnlm tune store validation.txt --cache --ngram
     """
+    from knnlm.evaluate.fit_blend import cache_thetas
     from knnlm.evaluate.size_curve import size_curve
     from knnlm.evaluate.tune import save_tuned
     from knnlm.evaluate.tune import tune as choose
-    from knnlm.lm.blend import CACHE_SIZE, ORDER, cache_thetas, ngram_of
-    from knnlm.lm.score import check_scores, neighbors_of
+    from knnlm.lm.combiners import ngram_of
+    from knnlm.lm.retriever import Retriever
+    from knnlm.lm.running_text import RunningText
+    from knnlm.lm.score import check_scores, retrieve
     from knnlm.lm.settings import Settings
+    from knnlm.probability.blend import ORDER
     from knnlm.report.progress import Progress
     from knnlm.store.temperature import default_temperature
 
@@ -109,44 +113,36 @@ def command(
         counted = ngram_of(opened, ORDER, int(loaded.tokenizer.vocab_size)) if ngram else None
         progress("5-gram", 1, 1) if ngram else None
         heads = _Heads(texts.tokenised(loaded.tokenizer))
-        cached = neighbors_of(
+        most = max(1, min(k, len(opened)))
+        search = Settings(k=most, nprobe=nprobe, rerank=rerank, exact=bool(exact), threads=threads)
+        scored = retrieve(
             loaded,
             heads,
-            opened,
-            k=max(1, min(k, len(opened))),
-            nprobe=nprobe,
-            rerank=rerank,
-            exact=bool(exact),
-            threads=threads,
-            cache_thetas=thetas,
-            cache_size=CACHE_SIZE,
-            cache_metric=opened.metric,
-            ngram=counted,
+            Retriever(opened, search),
+            running=RunningText(thetas, metric=opened.metric, ngram=counted),
             progress=texts.callback(progress, "score"),
         )
         progress("tune", 0, 1)
-        tuned = choose(cached, temperature=temperature)
-        share = overlap_share(cached, opened, progress)
-        blends = _blends(cached, tuned, thetas, ngram, opened.metric)
+        tuned = choose(scored, temperature=temperature)
+        share = overlap_share(scored, opened, progress)
+        blends = _blends(scored, tuned, thetas, ngram, opened.metric)
         progress("tune", 1, 1)
-        search = {"nprobe": nprobe, "rerank": rerank, "exact": exact or None}
+        saved = {"nprobe": nprobe, "rerank": rerank, "exact": exact or None}
         unsaved = None
         try:
-            save_tuned(
-                opened, tuned, **search, blends={name: blend.to_dict() for name, blend in blends.items()} or None
-            )
+            save_tuned(opened, tuned, **saved, blends={name: blend.to_dict() for name, blend in blends.items()} or None)
         except OSError as error:  # what took minutes to find is shown first
             unsaved = error
         written = []
         if folder is not None and unsaved is None:
             curves = {name: (curve.x, curve.perplexity, tuned.lm_perplexity) for name, curve in tuned.curves.items()}
-            if not cached.excluded_documents:  # a search leaves out one range of entries: the rest of the store
-                settings = Settings(tuned.lambda_, tuned.temperature, tuned.k, nprobe, rerank, bool(exact), threads)
+            if not scored.excluded_documents:  # a search leaves out one range of entries: the rest of the store
+                settings = replace(search, lambda_=tuned.lambda_, temperature=tuned.temperature, k=tuned.k)
                 sizes = size_curve(loaded, heads.documents, opened, settings, progress=progress)
                 curves["size"] = (sizes.x, sizes.perplexity, sizes.fixed["lm_perplexity"])
             written = _plots(tuned, curves, folder)
     texts.finish()
-    warn_of_failed(cached.failed)
+    warn_of_failed(scored.failed)
     warn_of_overlap(share)
     if as_json:
         print_json(
@@ -156,9 +152,9 @@ def command(
                 "store": str(store),
                 "saved": unsaved is None,
                 "plots": written,
-                "excluded": cached.excluded_documents,
+                "excluded": scored.excluded_documents,
                 "overlap_13gram": share,
-                "failed": cached.failed,
+                "failed": scored.failed,
             }
         )
         _not_saved(unsaved)
@@ -173,8 +169,8 @@ def command(
             **{f"with {name}": f"{b.perplexity:.2f}: {blend_text(b.to_dict())}" for name, b in blends.items()},
         }
     )
-    if cached.excluded_documents:
-        note(f"{cached.excluded_documents} documents are in the store: their own entries were left out")
+    if scored.excluded_documents:
+        note(f"{scored.excluded_documents} documents are in the store: their own entries were left out")
     _not_saved(unsaved)
     note(f"saved in {store}" + (f"; plots in {folder}" if folder else ""))
 
@@ -202,21 +198,22 @@ class _Heads:
             yield document
 
 
-def _blends(cached: Cached, tuned: Tuned, thetas: Sequence[float], ngram: bool, metric: str) -> dict[str, Blend]:
+def _blends(scored: RetrievedText, tuned: Tuned, thetas: Sequence[float], ngram: bool, metric: str) -> dict[str, Blend]:
     """Weights of every combination of the asked components, by its name."""
-    from knnlm.lm.blend import blend_name, fit_blend
-    from knnlm.lm.score import cache_name
+    from knnlm.evaluate.fit_blend import fit_blend
+    from knnlm.lm.combiners import blend_name
+    from knnlm.probability.blend import cache_name
 
-    log_p_knn = cached.log_p_knn(tuned.temperature, tuned.k) if thetas or ngram else None
+    log_p_knn = scored.log_p_knn(tuned.temperature, tuned.k) if thetas or ngram else None
     found = {}
     for with_cache in (False, True)[: 1 + bool(thetas)]:
         for with_ngram in (False, True)[: 1 + ngram]:
             if log_p_knn is not None and (with_cache or with_ngram):
                 found[blend_name(with_cache, with_ngram)] = fit_blend(
-                    cached.log_p_lm,
+                    scored.log_p_lm,
                     log_p_knn,
-                    {theta: cached.features[cache_name(theta)] for theta in thetas} if with_cache else None,
-                    cached.features["ngram"] if with_ngram else None,
+                    {theta: scored.features[cache_name(theta)] for theta in thetas} if with_cache else None,
+                    scored.features["ngram"] if with_ngram else None,
                     metric=metric,
                 )
     return found
