@@ -6,10 +6,8 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from knnlm.cli.building import stages
-from knnlm.cli.console import UNMEASURED, note
-from knnlm.cli.work import load_for, open_store
-from knnlm.system.own_files import is_folder
+from knnlm.cli.work import load_for, stages
+from knnlm.store.opening import open_store
 
 if TYPE_CHECKING:
     from knnlm.cli.options import Loading
@@ -50,11 +48,9 @@ def retrain_store(
     progress: Progress,
 ) -> dict[str, Any]:
     """Give a store a new index; what an interrupted run of the same command staged is not done again. Returns JSON."""
-    from knnlm.build.retrain import RETRAINING, retrain
+    from knnlm.build.retrain import retrain
 
     load = functools.partial(load_of, path, model, loading, threads)
-    if is_folder(path / RETRAINING):
-        note(f"{path / RETRAINING}: going on with an interrupted re-training, if the store is as it was then")
     result = retrain(
         path,
         load(),
@@ -66,8 +62,6 @@ def retrain_store(
         progress=stages(progress),
         **({} if batch_tokens is None else {"batch_tokens": batch_tokens}),
     )
-    if result.unmeasured:
-        note(UNMEASURED)
     return {
         "tokens": result.tokens,
         "parts": result.parts,

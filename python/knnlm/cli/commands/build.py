@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from click.core import ParameterSource
 
+from knnlm.build.output_folder import refuse_existing, refuse_foreign
 from knnlm.cli.building import build_from_text
-from knnlm.cli.console import Command, duration, note, print_json, refuse_existing, refuse_foreign, size
+from knnlm.cli.console import Command, duration, note, print_json, size
 from knnlm.cli.options import (
     Loading,
-    Reading,
     Texts,
     as_json,
     code_options,
@@ -31,7 +31,9 @@ from knnlm.cli.options import (
 )
 from knnlm.cli.out_folder import OutFolder
 from knnlm.cli.retraining import needs_model, retrain_store
-from knnlm.cli.work import check_lists, is_store, key_spec, load, load_for, open_store
+from knnlm.cli.work import estimating, key_spec, load, load_for
+from knnlm.store.opening import is_store, open_store
+from knnlm.text.texts import Reading
 
 if TYPE_CHECKING:
     from knnlm.store.datastore import Datastore
@@ -148,13 +150,13 @@ def command(
                 _refuse_useless(store, retrain, index["nlist"], metric)
                 again = retrain and needs_model(store.info())
                 if dry_run:
-                    from knnlm.cli.estimate import of_retraining, of_store
+                    from knnlm.build.estimate import of_retraining, of_store
 
                     if again:
                         loaded = load_for(store, model, loading, threads)
-                        estimate = of_retraining(store, loaded, index, batch_tokens, threads, progress)
+                        estimate = of_retraining(store, loaded, index, batch_tokens, threads, estimating(progress))
                     else:
-                        estimate = of_store(path, index, threads)
+                        estimate = of_store(store, index, threads)
                     _show_estimate(estimate, as_json)
                     return
             if again:
@@ -171,13 +173,13 @@ def command(
             texts = Texts(source, reading, stamped=True)
             spec = key_spec(key, layer, kept, window, context, autocast)
             if dry_run:
-                from knnlm.cli.estimate import of_text
+                from knnlm.build.estimate import of_text
 
                 if out is not None:
                     refuse_existing(out, overwrite)
                     refuse_foreign(out, (*source, model))
                 loaded = load(model, loading, threads)
-                estimate = of_text(loaded, texts, spec, kept, index, batch_tokens, threads, progress, out)
+                estimate = of_text(loaded, texts, spec, kept, index, batch_tokens, threads, estimating(progress), out)
                 _show_estimate(estimate, as_json)
                 texts.finish()
                 return
@@ -252,6 +254,8 @@ def _refuse_useless(store: Datastore, retrain: bool, nlist: int | None, metric: 
             f"{info['entries_with_keys']:,} keys and no model: it was built without keeping them, so no new index can "
             "be learned; build it again with --keep-keys, or dump the text with --keys float16"
         )
+    from knnlm.build.from_text import check_lists
+
     check_lists(n, nlist if retrain or not store.is_built else None)
 
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import click
 
+from knnlm.build.output_folder import whole_folder
 from knnlm.cli.console import Command, note, print_json
-from knnlm.cli.folders import whole_folder
 from knnlm.cli.options import as_json, out, overwrite
 
 

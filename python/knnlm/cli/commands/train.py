@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from knnlm.cli.console import Command, duration, note, print_json, refuse_foreign
-from knnlm.cli.folders import clear_leftovers, take_place
-from knnlm.cli.options import Reading, Texts, as_json, device, out, overwrite, seed, text_options, threads
+from knnlm.build.output_folder import clear_leftovers, refuse_foreign, take_place
+from knnlm.cli.console import Command, duration, note, print_json
+from knnlm.cli.options import Texts, as_json, device, out, overwrite, seed, text_options, threads
 from knnlm.system.own_files import remove_tree
+from knnlm.text.texts import Reading
 
 if TYPE_CHECKING:
     from knnlm.report.progress import Progress
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from knnlm.train.loop import TrainResult
 
 STATE_FILE = "training.safetensors"  # of `checkpoint.py`, which needs torch
-HELD_OUT = 20  # one document of so many is held out for validation
 
 
 @click.command("train", cls=Command)
@@ -106,6 +105,7 @@ def command(
     from knnlm.model.load import pick_device
     from knnlm.model.transformer import TransformerConfig, TransformerLM
     from knnlm.report.progress import Progress
+    from knnlm.train.hold_out import hold_out
     from knnlm.train.loop import TrainConfig
     from knnlm.train.loop import train as fit
 
@@ -227,22 +227,6 @@ def stopped(result: TrainResult, place: Path, out: Path) -> str:
         f"interrupted after {result.steps:,} steps and {duration(result.seconds)}; the state is saved in {place}, and "
         f"{usable}. {unharmed}To go on, give the same command with --resume"
     )
-
-
-def hold_out(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
-    """Train and validation documents, by a hash of the name; of few documents, the last part of the longest."""
-    train: list[Document] = []
-    valid: list[Document] = []
-    for document in documents:
-        bucket = int.from_bytes(hashlib.sha256(document.name.encode()).digest()[:4], "little") % HELD_OUT
-        (valid if bucket == 0 else train).append(document)
-    if valid and train:
-        return train, valid
-    longest = max(documents, key=lambda document: len(document.text))
-    cut = longest.text.rfind("\n", 0, len(longest.text) * (HELD_OUT - 1) // HELD_OUT) + 1
-    cut = cut or len(longest.text) * (HELD_OUT - 1) // HELD_OUT
-    train = [replace(d, text=d.text[:cut]) if d is longest else d for d in documents]
-    return train, [replace(longest, name=f"{longest.name} (end)", text=longest.text[cut:])]
 
 
 def _tokenizer(
