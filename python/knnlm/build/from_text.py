@@ -10,13 +10,13 @@ import numpy as np
 
 from knnlm.build.dump import DumpResult, dump
 from knnlm.build.one_pass import OnePassResult, Progress, build_in_one_pass
-from knnlm.build.output_folder import clear_leftovers, refuse_existing, refuse_foreign, take_place
 from knnlm.model.identity import describe
 from knnlm.model.key_choice import resolve
 from knnlm.model.key_spec import KeySpec
 from knnlm.model.keys import iterate
 from knnlm.model.loaded import Loaded
 from knnlm.store.datastore import Datastore
+from knnlm.store.output_folder import clear_leftovers, refuse_existing, refuse_foreign, take_place
 from knnlm.store.recall_sample import UNMEASURED
 from knnlm.system.log import LOG, log_failed
 from knnlm.system.usage import UsageError

@@ -47,7 +47,10 @@ def as_loaded(model: Any, tokenizer: Any = None) -> Loaded:
     Raises TypeError if there is no tokenizer, ValueError for an encoder-decoder or another model that is not causal.
     """
     if isinstance(model, str) or hasattr(model, "__fspath__"):
-        raise TypeError(f"model: expected a model, found its name {str(model)!r}: give load_model({str(model)!r})")
+        raise TypeError(
+            f"model: expected a model, found its name {str(model)!r}: KNNLM.from_pretrained loads it, or give "
+            f"load_model({str(model)!r})"
+        )
     if hasattr(model, "model") and hasattr(model, "tokenizer") and tokenizer is None:
         loaded: Loaded = model
         return loaded

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from cli_corpus import run, run_json
 
-from knnlm.build.output_folder import whole_folder
 from knnlm.store.opening import missing
+from knnlm.store.output_folder import whole_folder
 from knnlm.system import own_files
 from knnlm.system.own_files import leftovers
 

@@ -13,10 +13,10 @@ import pytest
 from cli_corpus import run, run_json, sentence
 
 from knnlm.build import from_text
-from knnlm.build import output_folder as folders
-from knnlm.build.output_folder import take_place, whole_folder
 from knnlm.cli.commands import train
+from knnlm.store import output_folder as folders
 from knnlm.store.datastore import Datastore, StoreError
+from knnlm.store.output_folder import take_place, whole_folder
 from knnlm.system import own_files, rename
 from knnlm.system.usage import UsageError
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from click.core import ParameterSource
 
-from knnlm.build.output_folder import refuse_existing, refuse_foreign
 from knnlm.cli.building import build_from_text
 from knnlm.cli.console import Command, duration, note, print_json, size
 from knnlm.cli.options import (
@@ -33,6 +32,7 @@ from knnlm.cli.out_folder import OutFolder
 from knnlm.cli.retraining import needs_model, retrain_store
 from knnlm.cli.work import estimating, key_spec, load, load_for
 from knnlm.store.opening import is_store, open_store
+from knnlm.store.output_folder import refuse_existing, refuse_foreign
 from knnlm.text.texts import Reading
 
 if TYPE_CHECKING:

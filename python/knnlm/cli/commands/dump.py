@@ -7,7 +7,6 @@ from typing import Literal
 
 import click
 
-from knnlm.build.output_folder import whole_folder
 from knnlm.cli.console import Command, duration, note, print_json, size
 from knnlm.cli.options import (
     Loading,
@@ -23,6 +22,7 @@ from knnlm.cli.options import (
     window_options,
 )
 from knnlm.cli.work import key_spec, load, shown
+from knnlm.store.output_folder import whole_folder
 from knnlm.text.texts import Reading
 
 

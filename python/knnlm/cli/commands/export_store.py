@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from knnlm.build.output_folder import refuse_existing
 from knnlm.cli.console import Command, note, print_json
 from knnlm.cli.options import (
     Loading,
@@ -22,6 +21,7 @@ from knnlm.cli.options import (
 )
 from knnlm.cli.work import load_for
 from knnlm.store.opening import open_store
+from knnlm.store.output_folder import refuse_existing
 from knnlm.system.log import log_failed
 from knnlm.text.texts import Reading
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 
-from knnlm.build.output_folder import refuse_existing
 from knnlm.cli.console import Command, note, print_json, show
 from knnlm.cli.options import (
     Loading,
@@ -27,6 +26,7 @@ from knnlm.cli.options import (
 )
 from knnlm.cli.work import load_for, note_defaults
 from knnlm.store.opening import open_store
+from knnlm.store.output_folder import refuse_existing
 from knnlm.text.texts import Reading
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from knnlm.build.output_folder import clear_leftovers, refuse_foreign, take_place
 from knnlm.cli.console import Command, duration, note, print_json
 from knnlm.cli.options import Texts, as_json, device, out, overwrite, seed, text_options, threads
+from knnlm.store.output_folder import clear_leftovers, refuse_foreign, take_place
 from knnlm.system.own_files import remove_tree
 from knnlm.text.texts import Reading
 
