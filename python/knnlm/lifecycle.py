@@ -172,6 +172,8 @@ class Lifecycle:
             >>> lm.tune("validation.txt")  # doctest: +SKIP
         """
         path = as_folder(store)
+        if keep_keys not in (True, False, "float16", "float32"):
+            raise ValueError(f"keep_keys: expected True, False, 'float16' or 'float32', found {keep_keys!r}")
         given = texts_of(texts, reading, stamped=True)
         load = {"device": device, "dtype": dtype, "revision": revision, "trust_remote_code": trust_remote_code}
         named = isinstance(model, (str, os.PathLike))

@@ -62,6 +62,14 @@ def load_for(store: Datastore, name: str | None, loading: Loading, threads: int 
     return found
 
 
+def load_of(path: Path, model: str | None, loading: Loading, threads: int | None) -> LoadedModel:
+    """The model of the store at a path, for this process or for a worker."""
+    from knnlm.store.opening import open_store
+
+    with open_store(path) as store:
+        return load_for(store, model, loading, threads)
+
+
 def key_spec(
     key: str, layer: int, keys: str, window: int | None, context: int | None, autocast: str | None = None
 ) -> KeySpec:

@@ -224,21 +224,34 @@ def as_text(item: Any, number: int = 1) -> Document:
     number: of the item among others, for the error. Raises TypeError for anything else, ValueError for a text that is
     no text.
     """
+    found = _as_document(item)
+    if found is not None:
+        try:
+            checked(found.text)
+            checked(found.name)
+        except ValueError as error:
+            named = f", {found.name!r}" if found.name else ""
+            raise ValueError(f"texts: number {number}{named}: {str(error).removeprefix('text: ')}") from error
+        return found
+    what, advice = f"a {type(item).__name__}", ""
+    if isinstance(item, Mapping):
+        what += f" with {', '.join(map(repr, list(item)[:4]))}"
+        advice = "; of a row of a data set give row['text']"
+    raise TypeError(
+        f"texts: expected strings, (name, text) or documents with a text, found {what} as number {number}{advice}"
+    )
+
+
+def _as_document(item: Any) -> Document | None:
     if isinstance(item, str):
-        return Document("", checked(item))
+        return Document("", item)
     if isinstance(item, Document):
-        checked(item.text)
         return item
     if isinstance(item, (tuple, list)) and len(item) == 2 and all(isinstance(part, str) for part in item):
-        return Document(item[0], checked(item[1]))
+        return Document(item[0], item[1])
     if isinstance(getattr(item, "text", None), str):
-        name, metadata = getattr(item, "name", None), getattr(item, "metadata", None)
-        return Document(name or "", checked(item.text), metadata)
-    found = f"a {type(item).__name__}" + (f" with {', '.join(map(repr, list(item)[:4]))}" if _is_row(item) else "")
-    advice = "; of a row of a data set give row['text']" if _is_row(item) else ""
-    raise TypeError(
-        f"texts: expected strings, (name, text) or documents with a text, found {found} as number {number}{advice}"
-    )
+        return Document(getattr(item, "name", None) or "", item.text, getattr(item, "metadata", None))
+    return None
 
 
 _FILE = re.compile(r"\S+\.(txt|text|jsonl|ndjson|gz)|hf:\S+")
@@ -262,10 +275,6 @@ def _is_there(path: str) -> bool:
 
 def _other(items: list[Any]) -> Any:
     return next(item for item in items if not isinstance(item, os.PathLike))
-
-
-def _is_row(item: Any) -> bool:
-    return isinstance(item, Mapping)
 
 
 def _short(text: str) -> str:

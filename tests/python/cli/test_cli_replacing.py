@@ -13,12 +13,12 @@ import pytest
 from cli_corpus import run, run_json, sentence
 
 from knnlm.build import from_text
-from knnlm.cli.commands import train
 from knnlm.store import output_folder as folders
 from knnlm.store.datastore import Datastore, StoreError
 from knnlm.store.output_folder import take_place, whole_folder
 from knnlm.system import own_files, rename
 from knnlm.system.usage import UsageError
+from knnlm.train import place
 
 
 class KilledError(BaseException):
@@ -162,11 +162,11 @@ def test_the_old_folder_is_not_taken_for_what_was_made(
 def test_a_training_that_may_not_replace_its_model_is_kept(tmp_path: Path) -> None:
     out = folder(tmp_path / "out")
     for again in range(2):
-        place = train._place(out, True, False)
-        (folder(place.__enter__()) / train.STATE_FILE).touch()
+        replacing = place.training_place(out, True, False)
+        (folder(replacing.__enter__()) / place.STATE_FILE).touch()
         (out / "notes.txt").write_text("mine")
         with pytest.raises(UsageError, match=r"holds notes\.txt"):
-            place.__exit__(None, None, None)
+            replacing.__exit__(None, None, None)
         (out / "notes.txt").unlink()
         assert names(tmp_path) == ["out", "out.whole", "out.whole-2"][: again + 2]
 

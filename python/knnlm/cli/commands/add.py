@@ -10,8 +10,8 @@ import click
 
 from knnlm.cli.console import Command, duration, note, print_json
 from knnlm.cli.options import Loading, Texts, as_json, loading_options, model, text_options, threads
-from knnlm.cli.retraining import advice
 from knnlm.cli.work import load_for, shown
+from knnlm.store.new_index import advice
 from knnlm.store.opening import open_store
 from knnlm.text.texts import Reading
 
