@@ -7,11 +7,15 @@ not grow with the store. A hash that hits is checked token by token, so no colli
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from knnlm.lm.scored_text import ScoredText
+from knnlm.store.entries import values_of_documents
+from knnlm.store.protocols import DocumentStore
 
 Words = NDArray[np.uint64]
 
@@ -134,3 +138,18 @@ def _checked(tokens: ArrayLike) -> Words:
     if x.ndim != 1 or x.dtype.kind not in "iu" or (x.dtype.kind == "i" and int(x.min()) < 0):
         raise ValueError(f"expected a one-dimensional array of token ids, found {x.dtype} of shape {x.shape}")
     return x.astype(np.uint64)
+
+
+def overlap_share(
+    text: ScoredText, store: DocumentStore, progress: Callable[[str, int, int], None] | None = None
+) -> float:
+    """Share (0 to 1) of scored tokens that lie in a 13-gram of the store.
+
+    progress: called with ("overlap", entries of the store that are read, all). Reads every value of the store.
+    """
+    scored = [text.tokens[rows] for rows in text.documents()]
+    total = len(store)
+    return overlap_13gram(
+        scored,
+        values_of_documents(store, lambda at: None if progress is None else progress("overlap", at, total)),
+    )

@@ -14,13 +14,14 @@ from cli_corpus import run, run_json, sentence
 from click.testing import Result
 
 from knnlm._core import plan_index
-from knnlm.cli import estimate, main
-from knnlm.cli.commands.train import hold_out
+from knnlm.build import estimate
+from knnlm.build.estimate import free_bytes, process_bytes
+from knnlm.cli import main
 from knnlm.cli.console import duration, plain, size
-from knnlm.cli.estimate import free_bytes, process_bytes
 from knnlm.report.progress import Task
 from knnlm.store.datastore import Datastore
 from knnlm.text.documents import Document
+from knnlm.train.hold_out import hold_out
 
 COMMANDS = [
     "demo", "train", "dump", "build", "add", "delete", "replace", "compact", "tune", "eval", "generate", "inspect",
@@ -123,7 +124,7 @@ def test_free_bytes_are_those_of_the_output(tmp_path: Path, monkeypatch: pytest.
         asked.append(Path(path))
         return SimpleNamespace(free=7)
 
-    monkeypatch.setattr("knnlm.cli.estimate.shutil.disk_usage", usage)
+    monkeypatch.setattr("knnlm.build.estimate.shutil.disk_usage", usage)
     assert free_bytes(tmp_path / "new" / "deep" / "store") == 7
     assert asked == [tmp_path]
 
@@ -228,12 +229,12 @@ def test_eval_and_tune_warn_of_text_that_the_store_has(texts: Path, store: Path,
 
 
 def test_generate_is_the_same_for_a_seed_and_continues_the_prompt(store: Path) -> None:
-    first = run_json("generate", store, "--prompt", "the store", "--max-tokens", 8, "--sampling-temperature", 1)
-    again = run_json("generate", store, "--prompt", "the store", "--max-tokens", 8, "--sampling-temperature", 1)
+    first = run_json("generate", store, "--prompt", "the store", "--max-new-tokens", 8, "--do-sample")
+    again = run_json("generate", store, "--prompt", "the store", "--max-new-tokens", 8, "--do-sample")
     assert first["text"] == again["text"] != ""
-    printed = run("generate", store, "--prompt", "the store", "--max-tokens", 8, "--sampling-temperature", 1).stdout
+    printed = run("generate", store, "--prompt", "the store", "--max-new-tokens", 8, "--do-sample").stdout
     assert printed.rstrip("\n") == "the store" + first["text"].rstrip("\n")
-    piped = run("generate", store, "--max-tokens", 8, "--without-store", stdin="the store\n").stdout
+    piped = run("generate", store, "--max-new-tokens", 8, "--without-store", stdin="the store\n").stdout
     assert piped.startswith("the store")
 
 

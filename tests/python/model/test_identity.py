@@ -16,8 +16,8 @@ from tokenizers import normalizers, processors
 
 from knnlm import KNNLM, Datastore, load_model
 from knnlm.build.dump import dump
-from knnlm.knn_lm import as_tokenizer
 from knnlm.lm.settings import Settings
+from knnlm.model.given import as_tokenizer
 from knnlm.model.identity import check, describe
 from knnlm.model.key_choice import resolve
 from knnlm.model.key_spec import IdentityError, KeySpec, key_spec
@@ -134,7 +134,7 @@ def test_a_store_remembers_where_its_model_is(tmp_path):
     (tmp_path / "moved").mkdir()
     for name in ("models", "stores"):
         shutil.move(tmp_path / name, tmp_path / "moved" / name)
-    found = run_json("generate", tmp_path / "moved" / "stores" / "made", "--prompt", "the", "--max-tokens", 2)
+    found = run_json("generate", tmp_path / "moved" / "stores" / "made", "--prompt", "the", "--max-new-tokens", 2)
     assert isinstance(found["text"], str)
     assert describe(loaded, KeySpec())["model"]["source"] == folder.as_posix()
     assert describe(loaded, KeySpec(), source="some/hub-name", store=tmp_path)["model"]["source"] == "some/hub-name"
