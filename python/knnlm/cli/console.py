@@ -17,6 +17,7 @@ import numpy as np
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from knnlm.system.extras import explained
 from knnlm.system.own_files import MODEL, STORE
 from knnlm.system.terminal import give_up, printable, printable_json
 
@@ -61,6 +62,8 @@ class ProblemsError(Exception):
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, ImportError):
+        error = explained(error, "this command")
     if isinstance(error, click.ClickException):
         return error.format_message()
     if isinstance(error, OSError) and error.filename is not None and error.strerror:

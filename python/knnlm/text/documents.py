@@ -8,7 +8,6 @@ about the machine it was made on. Next: `tokens.py` turns text to ids.
 
 from __future__ import annotations
 
-import importlib
 import io
 import os
 import re
@@ -20,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from knnlm.system.extras import module
 from knnlm.system.terminal import printable
 from knnlm.text.decoding import EMPTY, decode_text, lines_of, read_whole, too_large
 from knnlm.text.rows import Rows
@@ -325,10 +325,7 @@ def _from_row(rows: Rows, row: Any, name: str, report: ReadReport) -> Document |
 
 
 def _read_data_set(name: str, text_field: str, split: str, most: int, report: ReadReport) -> Iterator[Document]:
-    try:
-        datasets: Any = importlib.import_module("datasets")
-    except ImportError as error:
-        raise ImportError(f"hf:{name} needs Hugging Face datasets: pip install 'knnlm[hf]'") from error
+    datasets = module("datasets", f"hf:{name}")
     where, _, config = name.partition(":")
     folder = Path(where)
     saved = folder.is_dir() and any((folder / f).is_file() for f in ("dataset_info.json", "dataset_dict.json"))

@@ -272,7 +272,7 @@ def test_missing_datasets_package_says_what_to_install(monkeypatch):
     import importlib
 
     def refuse(name):
-        raise ImportError(name)
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
     monkeypatch.setattr(importlib, "import_module", refuse)
     with pytest.raises(ImportError, match=r"pip install 'knnlm\[hf\]'"):

@@ -10,6 +10,7 @@ import click
 from knnlm.cli.console import Command, duration, note, print_json, refuse_foreign, show
 from knnlm.cli.options import as_json, device, seed, threads
 from knnlm.cli.out_folder import OutFolder
+from knnlm.system.extras import require
 from knnlm.system.own_files import is_file, remove_tree
 
 PARTS = ("model", "store-docstrings", "store-reference")  # folders of a demo
@@ -60,6 +61,7 @@ def command(
     if out.exists() and any(out.iterdir()) and not overwrite:
         raise click.UsageError(f"output {out} exists already: choose another name or add --overwrite")
     _refuse_other_output(out)
+    require("torch", "jinja2", "matplotlib", use="the demo")
     note("loading torch …")
     import torch
 

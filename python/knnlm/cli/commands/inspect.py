@@ -26,6 +26,7 @@ from knnlm.cli.options import (
     threads,
 )
 from knnlm.cli.work import load_for, note_defaults, open_store
+from knnlm.system.extras import require
 
 
 @click.command("inspect", cls=Command)
@@ -77,6 +78,7 @@ def command(
     if (string is None) == (not text):
         raise click.UsageError("expected text to inspect: files, or --string TEXT")
     if html is not None:
+        require("jinja2", "matplotlib", use="--html")
         refuse_existing(html, overwrite)
     texts = Texts(text, replace(reading, max_documents=reading.max_documents or 2))
     shown = []

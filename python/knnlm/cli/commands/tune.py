@@ -25,6 +25,7 @@ from knnlm.cli.options import (
     threads,
 )
 from knnlm.cli.work import blend_text, load_for, open_store, overlap_share, warn_of_failed, warn_of_overlap
+from knnlm.system.extras import installed, require
 
 if TYPE_CHECKING:
     from knnlm.evaluate.tune import Tuned
@@ -94,6 +95,11 @@ def command(
     from knnlm.store.temperature import default_temperature
 
     folder = None if no_plots else plots or store.with_name(f"{store.name}-tuning")
+    if plots is not None:
+        require("matplotlib", use="--plots")
+    elif folder is not None and not installed("matplotlib"):
+        note("no plots are drawn without matplotlib: pip install 'knnlm[report]'")
+        folder = None
     there = sorted(folder.glob("perplexity-*.svg")) if folder is not None else []
     if there and not overwrite:
         raise click.UsageError(
