@@ -302,11 +302,13 @@ def _show_estimate(estimate: dict[str, Any], as_json: bool) -> None:
         return
     from knnlm.cli.console import facts
 
+    stages = {"text": "text_seconds", "sample": "sample_seconds", "keys": "dump_seconds", "index": "build_seconds"}
+    parts = [f"{name} {duration(estimate[key])}" for name, key in stages.items() if estimate.get(key)]
     facts(
         {
             "tokens": f"{estimate['tokens']:,} in {estimate['documents']:,} documents",
-            "time": f"about {duration(estimate['seconds'])} (keys {duration(estimate['dump_seconds'])}, "
-            f"index {duration(estimate['build_seconds'])}), from {estimate['sample_tokens']:,} sample tokens",
+            "time": f"about {duration(estimate['seconds'])} ({', '.join(parts)}), from {estimate['sample_tokens']:,} "
+            "sample tokens",
             "disk": f"about {size(estimate['disk_bytes'])}, {size(estimate['peak_disk_bytes'])} while building; "
             f"{size(estimate['free_bytes'])} are free",
             "memory": f"about {size(estimate['memory_bytes'])}",
