@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
+import platform
 import sys
 import traceback
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,28 +19,59 @@ import numpy as np
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from knnlm.cli.sections import format_options
+from knnlm.cli.streams import debug_log
 from knnlm.system.extras import explained
 from knnlm.system.own_files import MODEL, STORE
-from knnlm.system.terminal import give_up, printable, printable_json
+from knnlm.system.terminal import give_up, is_quiet, printable, printable_json, quietly
 
 INTERRUPTED = 130
+
+log = logging.getLogger(__name__)
 
 
 class Command(click.Command):
     """A command that ends every failure in one clear line; with `--debug`, in its traceback.
 
-    With `--json`, standard output gets `{"error": …}` as well, so that it is JSON whatever happens.
+    With `--json`, standard output gets `{"error": …}` as well, so that it is JSON whatever happens. `--quiet` leaves
+    out notes and progress, `--verbose` shows what the package logs. `--help` has the options in sections.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.params.append(click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."))
+        self.params += [
+            click.Option(["-q", "--quiet"], is_flag=True, help="No notes and no progress; warnings and errors stay."),
+            click.Option(["-v", "--verbose"], is_flag=True, help="Say on standard error what is being done."),
+            click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."),
+        ]
+        for param in self.params:
+            if isinstance(param, click.Option) and param.name in SAID_EACH_TIME:
+                param.allow_from_autoenv = False
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """`--help`, which no environment variable asks for."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.allow_from_autoenv = False
+        return option
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options, in sections."""
+        format_options(self.get_params(ctx), ctx, formatter)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command and turns exceptions into messages and exit codes."""
-        debug = ctx.params.pop("debug", False)
+        debug, quiet, verbose = (ctx.params.pop(name, False) for name in ("debug", "quiet", "verbose"))
+        if quiet and verbose:
+            raise click.UsageError("--quiet and --verbose exclude each other", ctx)
         try:
-            return super().invoke(ctx)
+            with ExitStack() as stack:
+                if quiet:
+                    stack.enter_context(quietly())
+                if verbose:
+                    stack.enter_context(debug_log())
+                    log.debug("Python %s, NumPy %s, %s", platform.python_version(), np.__version__, sys.platform)
+                return super().invoke(ctx)
         except (click.exceptions.Exit, click.UsageError):
             raise
         except (KeyboardInterrupt, click.Abort) as stop:
@@ -51,10 +84,14 @@ class Command(click.Command):
             _end(ctx, _one_line(error), 1)
 
 
+SAID_EACH_TIME = ("overwrite", "trust_remote_code")
+"""Options that no environment variable sets: they replace what is there, or run the code of others."""
+
+
 def _show_traceback(error: Exception) -> None:
     for part in traceback.format_exception(error):  # code of ours, or a message in however many lines
         for line in part.splitlines() if part.startswith(("  File ", "Traceback", "\n")) else (part.rstrip("\n"),):
-            note(line)
+            _to_stderr("", line)
 
 
 class ProblemsError(Exception):
@@ -114,7 +151,7 @@ def _end(ctx: click.Context, message: str, code: int) -> NoReturn:
     if ctx.params.get("as_json"):
         with suppress(OSError):  # standard output is what failed: it is said on standard error
             write_out(printable_json(json.dumps({"error": message}, ensure_ascii=False)) + "\n")
-    note(f"knnlm {ctx.info_name}: {message}")
+    _to_stderr("", f"knnlm {ctx.info_name}: {message}")
     ctx.exit(code)
 
 
@@ -143,8 +180,9 @@ UNMEASURED = (
 
 
 def note(message: str) -> None:
-    """One line for the person, on standard error."""
-    _to_stderr("", message)
+    """One line for the person, on standard error; nothing with `--quiet`."""
+    if not is_quiet():
+        _to_stderr("", message)
 
 
 def warn(message: str) -> None:

@@ -9,6 +9,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from knnlm.cli.console import note, report_reading
 from knnlm.cli.out_folder import OutFolder
@@ -51,6 +52,21 @@ class Words(click.ParamType):  # type: ignore[type-arg,unused-ignore]
             return os.fsencode(str(value)).decode("utf-8")
         except UnicodeError:
             self.fail(f"expected text in UTF-8, found {str(value)!r}", param, ctx)
+
+
+class TextSource(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A file, folder, glob, hf:NAME, or - for standard input; the shell completes files."""
+
+    name = "text"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Files and folders, unless it is the name of a data set."""
+        return [] if incomplete.startswith("hf:") else [CompletionItem(incomplete, type="file")]
+
+
+def text_argument(required: bool = True) -> Callable[[F], F]:
+    """The argument TEXT, any number of sources."""
+    return click.argument("text", nargs=-1, required=required, type=TextSource())
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else.")

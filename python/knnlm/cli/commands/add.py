@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING
 import click
 
 from knnlm.cli.console import Command, duration, note, print_json
-from knnlm.cli.options import Loading, Reading, Texts, as_json, loading_options, model, text_options, threads
+from knnlm.cli.options import (
+    Loading,
+    Reading,
+    Texts,
+    as_json,
+    loading_options,
+    model,
+    text_argument,
+    text_options,
+    threads,
+)
 from knnlm.cli.retraining import advice
 from knnlm.cli.work import load_for, open_store, warn_of_failed
 
@@ -25,7 +35,7 @@ if TYPE_CHECKING:
 
 @click.command("add", cls=Command)
 @click.argument("store", type=click.Path(path_type=Path))
-@click.argument("text", nargs=-1, required=True)
+@text_argument()
 @model
 @click.option("--batch-tokens", type=click.IntRange(min=1), help="Tokens per forward pass.")
 @click.option("--keep-removed", is_flag=True, help="Keep documents that are not in TEXT any more.")

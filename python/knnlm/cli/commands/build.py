@@ -16,6 +16,7 @@ from knnlm.cli.options import (
     Loading,
     Reading,
     Texts,
+    TextSource,
     as_json,
     code_options,
     kept_keys,
@@ -53,7 +54,7 @@ def _code(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
 
 
 @click.command("build", cls=Command)
-@click.argument("source", nargs=-1, required=True)
+@click.argument("source", nargs=-1, required=True, type=TextSource())
 @click.option(
     "--model",
     help="Model folder or Hugging Face name: SOURCE is text then, or with --retrain a store.  [default for a store: "
@@ -139,7 +140,8 @@ def command(
     kept = kept_keys(keys, keep_keys)
     index = _index_options(preset, nlist, code)
     # Without --seed, an index that is there keeps its own.
-    given = click.get_current_context().get_parameter_source("seed") == ParameterSource.COMMANDLINE
+    said = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+    given = click.get_current_context().get_parameter_source("seed") in said
     options = {**index, "seed": seed if given else None, "threads": threads, "retrain": retrain}
     with Progress(json=as_json) as progress:
         if model is None or (retrain and len(source) == 1 and is_store(Path(source[0]))):

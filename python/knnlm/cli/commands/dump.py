@@ -19,6 +19,7 @@ from knnlm.cli.options import (
     metric,
     out,
     overwrite,
+    text_argument,
     text_options,
     threads,
     window_options,
@@ -27,7 +28,7 @@ from knnlm.cli.work import dump_to, key_spec, load, warn_of_failed
 
 
 @click.command("dump", cls=Command)
-@click.argument("text", nargs=-1, required=True)
+@text_argument()
 @click.option("--model", required=True, help="Model folder or Hugging Face name.")
 @out
 @text_options

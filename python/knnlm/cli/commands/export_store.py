@@ -17,6 +17,7 @@ from knnlm.cli.options import (
     mixing_options,
     model,
     overwrite,
+    text_argument,
     text_options,
     threads,
 )
@@ -25,7 +26,7 @@ from knnlm.cli.work import load_for, open_store, warn_of_failed
 
 @click.command("export", cls=Command)
 @click.argument("store", type=click.Path(path_type=Path))
-@click.argument("text", nargs=-1)
+@text_argument(required=False)
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), required=True,
     help="Output: .parquet or .safetensors for a text, .arrow for the store.",

@@ -23,6 +23,7 @@ from knnlm.cli.options import (
     model,
     one_text_options,
     overwrite,
+    text_argument,
     threads,
 )
 from knnlm.cli.work import load_for, note_defaults, open_store
@@ -31,7 +32,7 @@ from knnlm.system.extras import require
 
 @click.command("inspect", cls=Command)
 @click.argument("store", type=click.Path(path_type=Path))
-@click.argument("text", nargs=-1)
+@text_argument(required=False)
 @click.option("--string", type=Words(), help="Inspect this text instead of files.")
 @model
 @mixing_options

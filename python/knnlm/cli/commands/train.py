@@ -14,7 +14,19 @@ import click
 
 from knnlm.cli.console import Command, duration, note, print_json, refuse_foreign
 from knnlm.cli.folders import clear_leftovers, take_place
-from knnlm.cli.options import Reading, Texts, as_json, device, out, overwrite, seed, text_options, threads
+from knnlm.cli.options import (
+    Reading,
+    Texts,
+    TextSource,
+    as_json,
+    device,
+    out,
+    overwrite,
+    seed,
+    text_argument,
+    text_options,
+    threads,
+)
 from knnlm.system.own_files import remove_tree
 
 if TYPE_CHECKING:
@@ -28,9 +40,11 @@ HELD_OUT = 20  # one document of so many is held out for validation
 
 
 @click.command("train", cls=Command)
-@click.argument("text", nargs=-1, required=True)
+@text_argument()
 @out
-@click.option("--valid", multiple=True, help="Validation text.  [default: one document in 20 of TEXT]")
+@click.option(
+    "--valid", multiple=True, type=TextSource(), help="Validation text.  [default: one document in 20 of TEXT]"
+)
 @click.option("--tokenizer", default="bpe", show_default=True, help="bpe, words, or a saved tokenizer.")
 @click.option(
     "--vocab-size", type=click.IntRange(min=2), help="Of a new tokenizer.  [default: 8192 for bpe, all words for words]"

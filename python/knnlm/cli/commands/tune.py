@@ -21,6 +21,7 @@ from knnlm.cli.options import (
     model,
     ngram_option,
     overwrite,
+    text_argument,
     text_options,
     threads,
 )
@@ -38,7 +39,7 @@ SIZE_TOKENS = 8000  # scored for the plot against the store's size
 
 @click.command("tune", cls=Command)
 @click.argument("store", type=click.Path(path_type=Path))
-@click.argument("text", nargs=-1, required=True)
+@text_argument()
 @model
 @click.option("--k", type=click.IntRange(min=1), default=1024, show_default=True, help="Most neighbors to consider.")
 @click.option("--temperature", type=click.FloatRange(0, min_open=True), help="Fix T instead of choosing it.")
