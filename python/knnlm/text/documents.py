@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +23,7 @@ from knnlm.system.terminal import printable
 from knnlm.text.decoding import EMPTY, decode_text, lines_of, read_whole, too_large
 from knnlm.text.rows import Rows
 from knnlm.text.sources import files_of, opened, origin_of, size_of
-from knnlm.text.unpacking import Gunzip
+from knnlm.text.unpacking import FORMATS, DamagedError, Unpacked
 
 SPLIT_PATTERNS = {
     # a level-1 title alone between two lines of one blank; formulas also begin with " = "
@@ -36,7 +35,7 @@ SPLIT_PATTERNS = {
 """Ready patterns for ``split_pattern``, by name."""
 
 MAX_DOCUMENT_BYTES = 2**30
-"""The most for one document, unpacked, unless asked for more: some megabytes of gzip can hold more than any memory."""
+"""The most for one document, unpacked, unless asked for more: a few packed megabytes can hold more than any memory."""
 
 _JSONL = (".jsonl", ".ndjson")
 _NO_JSON = 1000  # lines at the beginning of a file: if none of them holds an object, it is no JSONL
@@ -123,14 +122,14 @@ def read_documents(
     A source, read once however often it is given, is a file, a folder (searched through, hidden files left out), a
     glob, or ``hf:NAME[:config]`` for a Hugging Face data set (a hub name or a local folder), of which ``split`` is
     read. A file of several sources belongs to the first. Links in a folder or glob are followed to files of the same
-    source only, unless ``follow_links``. ``.gz`` is unpacked. ``.jsonl`` and ``.ndjson`` hold one object a line, with
-    the text in ``text_field`` and the other fields as metadata. Any other file is one document; with ``split_pattern``
-    (a key of `SPLIT_PATTERNS` or a regular expression) every line that matches starts a new one. A file, line or row of
-    more than ``max_document_bytes`` (unpacked) is skipped.
+    source only, unless ``follow_links``. ``.gz``, ``.bz2``, ``.xz`` and ``.zst`` are unpacked. ``.jsonl`` and
+    ``.ndjson`` hold one object a line, with the text in ``text_field`` and the other fields as metadata. Any other file
+    is one document; with ``split_pattern`` (a key of `SPLIT_PATTERNS` or a regular expression) every line that matches
+    starts a new one. A file, line or row of more than ``max_document_bytes`` (unpacked) is skipped.
 
     Raises FileNotFoundError for a source that is not there, ValueError for a pipe or device, a bad pattern, one that
-    matches the empty text, or a missing column, ImportError where a data set is asked for without the package that
-    reads it. Anything else is skipped and reported.
+    matches the empty text, or a missing column, MissingPackageError for a data set or a ``.zst`` file without the
+    package that reads it. Anything else is skipped and reported.
     """
     report = ReadReport() if report is None else report
     if max_document_bytes < 1:
@@ -234,11 +233,11 @@ def _read_paths(
         name = names.take(relative)
         before, size = report.position, size_of(path)
         shown = Path(relative.lower())  # of a link, that has the name
-        packed = shown.suffix == ".gz"
-        suffix = Path(shown.stem).suffix if packed else shown.suffix
+        packed = FORMATS.get(shown.suffix)
+        suffix = shown.suffix if packed is None else Path(shown.stem).suffix
         try:
             with os.fdopen(opened(path), "rb") as raw:
-                unpacked = Gunzip(raw) if packed else None
+                unpacked = None if packed is None else Unpacked(raw, packed)
                 file: Any = raw if unpacked is None else io.BufferedReader(unpacked)
                 if suffix in _JSONL:
                     for document in _read_lines(file, name, text_field, most, report):
@@ -251,9 +250,10 @@ def _read_paths(
                         report.position = before + size * min(1.0, done / max(1, size))
                         yield document
                 if unpacked is not None and unpacked.trailing:
-                    report.note(name, f"{unpacked.trailing:,} bytes after the end of the gzip data left out")
-        except (EOFError, zlib.error) as error:
-            report.skipped.append((name, f"damaged gzip data: {error}"))
+                    what = unpacked.format.name
+                    report.note(name, f"{unpacked.trailing:,} bytes after the end of the {what} data left out")
+        except DamagedError as error:
+            report.skipped.append((name, str(error)))
         except OSError as error:  # no permission, a device, gone since it was listed
             report.skipped.append((name, f"cannot be read: {error.strerror or error}"))
         report.position = before + size

@@ -59,7 +59,8 @@ def command(
 ) -> None:
     """Run MODEL over TEXT and write (key, next token) of every token to a store, unindexed.
 
-    TEXT is files, folders, globs, .gz, JSONL or hf:NAME. `knnlm build STORE` indexes the result.
+    TEXT is files, folders, globs, packed or not (.gz, .bz2, .xz, .zst), JSONL, hf:NAME, or - for standard input.
+    `knnlm build STORE` indexes the result.
 
     \b
     Example:
