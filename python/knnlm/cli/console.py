@@ -288,7 +288,7 @@ def refuse_existing(path: Path, overwrite: bool, what: str = "output") -> None:
         raise click.UsageError(f"{what} {path} exists already: choose another name or add --overwrite")
 
 
-def refuse_foreign(folder: Path, inputs: Iterable[Path | str] = ()) -> None:
+def refuse_foreign(folder: Path, inputs: Iterable[os.PathLike[str] | str] = ()) -> None:
     """Raises a usage error if replacing `folder` would remove what knnlm did not write, or an input."""
     if folder.exists() and not folder.is_dir():
         raise click.UsageError(f"{folder} is a file: --overwrite replaces only stores and models")

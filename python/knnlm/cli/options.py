@@ -13,8 +13,10 @@ from click.shell_completion import CompletionItem
 
 from knnlm.cli.console import note, report_reading
 from knnlm.cli.out_folder import OutFolder
+from knnlm.cli.streams import standard_input
 from knnlm.model.key_spec import AUTOCAST, REPRESENTATIONS
 from knnlm.text.documents import MAX_DOCUMENT_BYTES, SPLIT_PATTERNS
+from knnlm.text.rows import NAME_FIELDS
 
 if TYPE_CHECKING:
     from knnlm.report.progress import Progress
@@ -121,6 +123,7 @@ class Reading:
     """How input text is read."""
 
     text_field: str = "text"
+    name_field: str | None = None
     split_documents: str | None = None
     split: str = "train"
     max_documents: int | None = None
@@ -184,6 +187,10 @@ def _text_options(command: F, documents: str) -> F:
         (
             click.option(
                 "--text-field", default="text", show_default=True, help="Field of JSONL input that holds text."
+            ),
+            click.option(
+                "--name-field",
+                help=f"Field of JSONL input that names a document.  [default: the first of {', '.join(NAME_FIELDS)}]",
             ),
             click.option(
                 "--split-documents",
@@ -316,7 +323,7 @@ def mixing_options(command: F) -> F:
 class Texts:
     """Input text: sources and how to read them. Keeps account of what was skipped or repaired."""
 
-    sources: tuple[str, ...]
+    sources: tuple[str | os.PathLike[str], ...]
     reading: Reading
     stamped: bool = False  # whether documents remember where they came from and the hash of their text
     nothing: str = ""  # what to do where there is nothing to read, for people
@@ -324,8 +331,17 @@ class Texts:
     def __post_init__(self) -> None:
         from knnlm.text.documents import ReadReport
 
+        if "-" in self.sources:
+            spooled = standard_input(self.reading.text_field)
+            self.sources = tuple(spooled if source == "-" else source for source in self.sources)
         self.report = ReadReport()
         self.tokens = 0
+
+    def origins(self) -> list[str]:
+        """One name for each source, the same wherever it is asked from."""
+        from knnlm.text.sources import origin_of
+
+        return [origin_of(source, self.reading.split) for source in self.sources]
 
     def __iter__(self) -> Iterator[Document]:
         """Read from the start; raises ValueError at the end if there was no document, with the reasons."""
@@ -336,6 +352,7 @@ class Texts:
         documents = read_documents(
             self.sources,
             text_field=self.reading.text_field,
+            name_field=self.reading.name_field,
             split_pattern=self.reading.split_documents,
             split=self.reading.split,
             follow_links=self.reading.follow_links,
@@ -348,9 +365,8 @@ class Texts:
                 return
         if not self.report.documents:
             reasons = "; ".join(self.report.lines())
-            raise ValueError(
-                f"expected text in {', '.join(self.sources)}, found no document to read{self.nothing}. {reasons}"
-            )
+            where = ", ".join(map(str, self.sources))
+            raise ValueError(f"expected text in {where}, found no document to read{self.nothing}. {reasons}")
 
     def read(self, progress: Progress | None = None) -> list[Document]:
         """All documents at once; raises ValueError if there are none."""

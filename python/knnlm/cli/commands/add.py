@@ -62,8 +62,9 @@ def command(
     Removed are those that came from the same path, glob or data set before and are not there any more; what could not
     be read, and with --max-documents anything else, is not taken for removed. A document with the name of one that came
     from elsewhere is stored beside it as "name (2)"; if both have the same text, it is kept once and goes when it goes
-    there. New entries get the codes of the store's index and are searched at once. All of it is one change:
-    interrupted, the store is as it was.
+    there. What comes from standard input (-) is never taken for a later state of what came from there before. New
+    entries get the codes of the store's index and are searched at once. All of it is one change: interrupted, the store
+    is as it was.
 
     \b
     Examples:
@@ -75,7 +76,6 @@ def command(
     from knnlm.model.key_spec import KeySpec, key_spec
     from knnlm.report.index_progress import index_progress
     from knnlm.report.progress import Progress
-    from knnlm.text.sources import origin_of
 
     texts = Texts(text, reading, nothing="; knnlm delete removes what the store has of it")
     unread = functools.cache(lambda: texts.report.unread())  # asked once all is read
@@ -87,7 +87,7 @@ def command(
         work = plan(
             opened,
             texts.shown(progress),
-            [origin_of(source, reading.split) for source in text],
+            texts.origins(),
             None if loaded is None else loaded.tokenizer,
             unread=lambda name: unread()(name),
             limited=reading.max_documents is not None,

@@ -234,7 +234,7 @@ def _single_store(source: tuple[str, ...], out: Path | None) -> Path:
         if out is not None:
             raise click.UsageError("--out is for a store made from text; a store is indexed where it is")
         return Path(source[0])
-    if len(source) == 1 and not Path(source[0]).exists():
+    if len(source) == 1 and source[0] != "-" and not Path(source[0]).exists():
         raise click.UsageError(f"expected a store or text, found nothing at {source[0]}")
     raise click.UsageError(f"expected one store, found {', '.join(source)}; to build from text add --model")
 

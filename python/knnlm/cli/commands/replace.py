@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command("replace", cls=Command)
 @click.argument("store", type=click.Path(path_type=Path))
 @click.argument("document", type=Words())
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True))
 @click.option("--text-field", default="text", show_default=True, help="Field of JSONL input that holds text.")
 @model
 @loading_options
@@ -36,9 +36,9 @@ def command(
 ) -> None:
     """Put the text of FILE in the place of DOCUMENT in STORE, at once: interrupted, it leaves the old one.
 
-    FILE is read as the other commands read it. Of JSONL with several texts, the one of the line that DOCUMENT names
-    (rows.jsonl#3) is taken; its other fields stand above those that STORE has of DOCUMENT. The next `knnlm add` of the
-    TEXT that DOCUMENT came from takes the text there again: correct it there, too.
+    FILE (- is standard input) is read as the other commands read it. Of JSONL with several texts, the one that has the
+    name, or the line, of DOCUMENT (rows.jsonl#3) is taken; its other fields stand above those that STORE has of
+    DOCUMENT. The next `knnlm add` of the TEXT that DOCUMENT came from takes the text there again: correct it there too.
 
     \b
     Example:
@@ -49,7 +49,7 @@ def command(
     from knnlm.model.key_spec import KeySpec, key_spec
     from knnlm.text.documents import Document
 
-    texts = Texts((str(file.absolute()),), Reading(text_field=text_field))
+    texts = Texts(("-" if str(file) == "-" else str(file.absolute()),), Reading(text_field=text_field))
     found = _text_for(document, list(texts), file)
     with open_store(store) as opened:
         index = opened.find_document(document)
@@ -75,7 +75,11 @@ def command(
 def _text_for(document: str, found: list[Document], file: Path) -> Document:
     """The only text of a file, or of several the one whose line the document is."""
     line = document.rpartition("#")[2]
-    fitting = [one for one in found if len(found) == 1 or one.name.rpartition("#")[2] == line]
+    fitting = [
+        one
+        for one in found
+        if len(found) == 1 or (one.name == document if one.named else one.name.rpartition("#")[2] == line)
+    ]
     if len(fitting) != 1:
         raise ValueError(
             f"expected one text for {document!r} in {file}, found {len(found):,}: {found[0].name!r} to "
