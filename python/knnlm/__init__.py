@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from knnlm.knn_lm import KNNLM as KNNLM
+    from knnlm.model.key_spec import IdentityError as IdentityError
     from knnlm.model.load import load_model as load_model
     from knnlm.store.datastore import Datastore as Datastore
     from knnlm.store.datastore import FormatError as FormatError
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from knnlm.store.entries import LostDocument as LostDocument
     from knnlm.store.neighbors import Neighbors as Neighbors
     from knnlm.store.protocols import Searchable as Searchable
+    from knnlm.system.usage import UsageError as UsageError
+    from knnlm.text.texts import Reading as Reading
 
     __version__: str
 
@@ -30,10 +33,13 @@ _HOME = {
     "DocumentInfo": "store.entries",
     "Entries": "store.entries",
     "FormatError": "store.datastore",
+    "IdentityError": "model.key_spec",
     "LostDocument": "store.entries",
     "Neighbors": "store.neighbors",
+    "Reading": "text.texts",
     "Searchable": "store.protocols",
     "StoreError": "store.datastore",
+    "UsageError": "system.usage",
     "load_model": "model.load",
 }
 
@@ -45,10 +51,13 @@ __all__ = [
     "DocumentInfo",
     "Entries",
     "FormatError",
+    "IdentityError",
     "LostDocument",
     "Neighbors",
+    "Reading",
     "Searchable",
     "StoreError",
+    "UsageError",
     "__version__",
     "load_model",
 ]

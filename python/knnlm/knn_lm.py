@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from knnlm.lifecycle import Lifecycle
 from knnlm.lm.blend import blend_of, untuned_cache
 from knnlm.lm.explain import Explanation, explain
-from knnlm.lm.scored_text import Evaluation
 from knnlm.lm.settings import settings_of
+from knnlm.model.given import as_loaded
 from knnlm.model.identity import check
 from knnlm.model.key_choice import resolve
 from knnlm.model.key_spec import KeySpec, key_spec
@@ -24,7 +25,7 @@ JOINED = 8
 """Tokens before a new one that are decoded with it: the white space that joins them is the decoder's to say."""
 
 
-class KNNLM:
+class KNNLM(Lifecycle):
     """A language model that looks up what followed similar contexts.
 
     model: what `load_model` returns; or our `TransformerLM` or any Hugging Face causal model, together with `tokenizer`
@@ -42,7 +43,7 @@ class KNNLM:
     default `cache.theta_of` each query. `generate` uses the cache too, not the n-gram; `explain` uses neither.
 
     Example:
-        >>> lm = KNNLM(load_model("model/"), Datastore.open("store/"))  # doctest: +SKIP
+        >>> lm = KNNLM.open("store/")  # doctest: +SKIP
         >>> lm.perplexity("Some text."), lm.generate("Once", max_tokens=5)  # doctest: +SKIP
     """
 
@@ -94,18 +95,6 @@ class KNNLM:
         """Model, store size and settings."""
         size = 0 if self.datastore is None else len(self.datastore)
         return f"KNNLM({self.loaded.name!r}, {size} entries, {self.settings})"
-
-    def evaluate(self, documents: Iterable[Any], **options: Any) -> Evaluation:
-        """Perplexity of documents, in all detail; options as `perplexity.neighbors_of`."""
-        from knnlm.lm.score import evaluate
-
-        if isinstance(documents, (str, bytes)):
-            raise TypeError("documents: expected several texts, found one: give a list of it")
-        if self.datastore is None:
-            raise ValueError("evaluate: expected a datastore, found None; use perplexity(text) for the LM alone")
-        options = {"keys": self.keys, "dtype": self.dtype, "blend": self.blend, **options}
-        each = (as_document(document, self.loaded.tokenizer) for document in documents)
-        return evaluate(self.loaded, each, self.datastore, self.settings, **options)
 
     def log_probs(self, text: Any, *, exclude: str = "document") -> NDArray[np.floating[Any]]:
         """log p of each token of a text, (L,) nats.
@@ -273,60 +262,11 @@ class KNNLM:
 
 def _no_datastore(found: Any) -> str:
     if isinstance(found, str) or hasattr(found, "__fspath__"):
-        return f"datastore: expected a datastore, found a path: give Datastore.open({str(found)!r})"
+        return (
+            f"datastore: expected a datastore, found a path: KNNLM.open({str(found)!r}) opens it with the model "
+            f"that it remembers, KNNLM.from_pretrained(model, {str(found)!r}) with another"
+        )
     return (
         f"datastore: expected something with search, metric, dim and a length, or None for the model alone, found a "
         f"{type(found).__name__}"
     )
-
-
-def as_loaded(model: Any, tokenizer: Any = None) -> Loaded:
-    """A module with its tokenizer as `load_model` gives it; what is loaded already stays as it is.
-
-    Raises TypeError if there is no tokenizer, ValueError for an encoder-decoder or another model that is not causal.
-    """
-    if isinstance(model, str) or hasattr(model, "__fspath__"):
-        raise TypeError(f"model: expected a model, found its name {str(model)!r}: give load_model({str(model)!r})")
-    if hasattr(model, "model") and hasattr(model, "tokenizer") and tokenizer is None:
-        loaded: Loaded = model
-        return loaded
-    from torch import nn
-
-    from knnlm.model.load import LoadedModel, read_model_context
-    from knnlm.model.modules import config_of, unwrapped
-    from knnlm.model.suitable import check_causal, check_config, check_vocabulary
-
-    module: Any = model.model if hasattr(model, "fingerprint") else model
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"model: expected what load_model returns or a torch module, found a {type(model).__name__}")
-    if tokenizer is None:
-        raise TypeError(f"a {type(model).__name__} needs its tokenizer: KNNLM(model, datastore, tokenizer=...)")
-    module = unwrapped(module)
-    config: Any = config_of(module)
-    source = getattr(config, "_name_or_path", None) or None
-    name = getattr(model, "name", None) or source or type(module).__name__
-    own = as_tokenizer(tokenizer, config, name)
-    if hasattr(config, "model_type"):
-        check_config(config, name)
-        check_vocabulary(own, module, name)
-        check_causal(module, name)
-    return LoadedModel(module, own, read_model_context(module), name, source)
-
-
-def as_tokenizer(tokenizer: Any, config: Any = None, where: str = "tokenizer") -> Any:
-    """Our interface for a tokenizer of ours, a fast Hugging Face one, one of the `tokenizers` library, or a path.
-
-    config: the model's, which may name what goes in front of a document where the tokenizer does not.
-    """
-    if hasattr(tokenizer, "bos_id") and hasattr(tokenizer, "fingerprint"):
-        return tokenizer
-    from knnlm.model.suitable import check_tokenizer, hugging_face_tokenizer
-    from knnlm.text.tokenizer import BackendTokenizer, Tokenizer
-
-    if isinstance(tokenizer, str) or hasattr(tokenizer, "__fspath__"):
-        found = Tokenizer.load(tokenizer)
-        if isinstance(found, BackendTokenizer) and hasattr(config, "model_type"):
-            return hugging_face_tokenizer(found.backend, config, str(tokenizer))
-        check_tokenizer(found, str(tokenizer))
-        return found
-    return hugging_face_tokenizer(tokenizer, config, where)

@@ -20,6 +20,7 @@ ROOMS = (
     "build",
     "lm",
     "evaluate",
+    "lifecycle",
     "knn_lm",
     "report",
     "demo",

@@ -29,10 +29,11 @@ from knnlm.model.key_spec import KeySpec, key_spec
 from knnlm.model.keys import arithmetic
 from knnlm.model.loaded import Loaded
 from knnlm.store.datastore import Datastore, FormatError, StoreError
-from knnlm.store.recall_sample import Truth, TruthError
+from knnlm.store.recall_sample import UNMEASURED, Truth, TruthError
 from knnlm.system.journal import PLAN, Staging
 from knnlm.system.json_text import to_json
-from knnlm.system.own_files import is_file, remove
+from knnlm.system.log import LOG
+from knnlm.system.own_files import is_file, is_folder, remove
 from knnlm.text.inputs import TokenDocument
 
 RETRAINING = "retraining"
@@ -129,6 +130,8 @@ def retrain(
         >>> result = retrain("store", knnlm.load_model("model"))  # doctest: +SKIP
     """
     started = time.perf_counter()
+    if is_folder(folder := Path(path) / RETRAINING):
+        LOG.info(f"{folder}: going on with an interrupted re-training, if the store is as it was then")
     with Datastore.open(path) as store:
         held = _core.hold(store._core)
         try:
@@ -145,9 +148,10 @@ def retrain(
         finally:
             held.release()
         seconds = time.perf_counter() - started
-        return RetrainResult(
-            len(store), *found, store.generation, seconds, len(store) > 1 and not store.info()["calibration"]
-        )
+        unmeasured = len(store) > 1 and not store.info()["calibration"]
+        if unmeasured:
+            LOG.info(UNMEASURED)
+        return RetrainResult(len(store), *found, store.generation, seconds, unmeasured)
 
 
 class _Retraining:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,14 +9,7 @@ from typing import Any
 import numpy as np
 
 from knnlm.text.documents import NAMED, Document
-
-HASH = "sha256"
-"""Metadata field: hash of the text of a document."""
-ORIGIN = "origin"
-"""Metadata field: the source of the text; documents of a source that are missing there later count as removed."""
-READ_AS = "read_as"
-"""Metadata field: name of a document at its origin, where that name belonged to another document already."""
-OURS = (HASH, ORIGIN, READ_AS)
+from knnlm.text.stamp import HASH, ORIGIN, READ_AS, content_hash, facts_of, stamp
 
 
 @dataclass
@@ -50,25 +42,6 @@ class Plan:
         """New documents that get another name than they have at their origin: both names."""
         names = ((_shown(_name_at_origin(document)), document.name) for document in self.new)
         return [(there, stored) for there, stored in names if there != stored]
-
-
-def content_hash(text: str) -> str:
-    """SHA-256 of the text as UTF-8, hexadecimal."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def stamp(document: Document, known: str | None = None) -> Document:
-    """The document with hash, origin and name there in its metadata; fields of its own with these names get a "_".
-
-    known: the hash of its text, where the text itself is not at hand.
-    """
-    facts = {f"{name}_" if name in OURS else name: value for name, value in _facts(document).items()}
-    facts[HASH] = content_hash(document.text) if known is None else known
-    if document.place is not None:
-        facts[ORIGIN], name = document.place
-        if name != document.name:
-            facts[READ_AS] = name
-    return replace(document, metadata=facts)
 
 
 def plan(
@@ -115,7 +88,7 @@ def plan(
             new.append((kept, known))
         else:
             out.unchanged += 1
-            where = str(_facts(copy)[ORIGIN])
+            where = str(facts_of(copy)[ORIGIN])
             out.elsewhere[where] = out.elsewhere.get(where, 0) + 1
     for document, known, name, stored in differ:
         if unread(name):
@@ -128,7 +101,7 @@ def plan(
     for key, info in left.items():
         if key not in again:
             (out.unread if limited or unread(key[1]) else out.removed).append(str(info.name))
-    named = _names_of_their_own([document for document, _ in new], held.names, {name for _, name in seen})
+    named = _names_of_their_own([document for document, _ in new], held.names, {_shown(name) for _, name in seen})
     out.new = [stamp(document, known) for document, (_, known) in zip(named, new, strict=True)]
     return out
 
@@ -139,7 +112,7 @@ def _known_from_another(
     """What is new after all, and the keys of `left` that are the rest: the same file and text from another origin."""
     waiting: dict[tuple[str, str], list[tuple[str | None, str]]] = {}
     for key, info in left.items():
-        waiting.setdefault((str(_facts(info).get(HASH)), key[1].rpartition("/")[2]), []).append(key)
+        waiting.setdefault((str(facts_of(info).get(HASH)), key[1].rpartition("/")[2]), []).append(key)
     out, again = [], set()
     for document, known in new:
         origin, name = document.place or (None, document.name)
@@ -166,7 +139,7 @@ class _Held:
             if info.name is None:
                 continue
             self.names.add(info.name)
-            name, origin = _name_at_origin(info), _facts(info).get(ORIGIN)
+            name, origin = _name_at_origin(info), facts_of(info).get(ORIGIN)
             if origin is None:
                 self.unknown[name] = info
             elif origin in origins:
@@ -176,18 +149,14 @@ class _Held:
 
     def same(self, info: Any, document: Document, hashed: str) -> bool:
         """Whether a document of the store has the text of this one, which has that hash."""
-        known = _facts(info).get(HASH)
+        known = facts_of(info).get(HASH)
         if known is None and self._tokenizer is not None:
             return np.array_equal(self._store.values(info.start, info.stop), self._tokenizer.encode(document.text))
         return bool(known == hashed)
 
 
-def _facts(document: Any) -> dict[str, Any]:
-    return document.metadata or {}
-
-
 def _name_at_origin(document: Any) -> str:
-    return str(_facts(document).get(READ_AS, document.name))
+    return str(facts_of(document).get(READ_AS, document.name))
 
 
 def _shown(name: str) -> str:

@@ -9,8 +9,8 @@ import os
 import platform
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,14 +20,12 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from knnlm.cli.sections import format_options
-from knnlm.cli.streams import debug_log
 from knnlm.system.extras import explained
-from knnlm.system.own_files import MODEL, STORE
+from knnlm.system.log import LOG
 from knnlm.system.terminal import give_up, is_quiet, printable, printable_json, quietly
+from knnlm.system.usage import UsageError
 
 INTERRUPTED = 130
-
-log = logging.getLogger(__name__)
 
 
 class Command(click.Command):
@@ -65,12 +63,8 @@ class Command(click.Command):
         if quiet and verbose:
             raise click.UsageError("--quiet and --verbose exclude each other", ctx)
         try:
-            with ExitStack() as stack:
-                if quiet:
-                    stack.enter_context(quietly())
-                if verbose:
-                    stack.enter_context(debug_log())
-                    log.debug("Python %s, NumPy %s, %s", platform.python_version(), np.__version__, sys.platform)
+            with quietly() if quiet else nullcontext(), shown_log(verbose):
+                LOG.debug("Python %s, NumPy %s, %s", platform.python_version(), np.__version__, sys.platform)
                 return super().invoke(ctx)
         except (click.exceptions.Exit, click.UsageError):
             raise
@@ -78,6 +72,8 @@ class Command(click.Command):
             _end(ctx, str(stop) or "interrupted, nothing half-written is left", INTERRUPTED)
         except BrokenPipeError:
             raise
+        except UsageError as error:
+            raise click.UsageError(str(error), ctx) from error
         except Exception as error:
             if debug:
                 _show_traceback(error)
@@ -172,11 +168,29 @@ def write_out(text: str) -> None:
         raise OSError(error.errno, error.strerror, "standard output") from error
 
 
-UNMEASURED = (
-    "recall was not measured: the file of an interrupted run that it is measured against is damaged; all else is as it "
-    "should be, and --recall is refused until knnlm build STORE --retrain measures it"
-)
-"""Said of an index whose build went on without exact neighbors."""
+class _Shown(logging.Handler):
+    """Shows what the package says as notes and warnings of the command, and what is for debugging with its time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno < logging.INFO:
+            note(f"{record.relativeCreated / 1000:.1f} s {record.name}: {record.getMessage()}")
+        else:
+            (warn if record.levelno >= logging.WARNING else note)(record.getMessage())
+
+
+@contextmanager
+def shown_log(verbose: bool) -> Iterator[None]:
+    """While a command runs, the package's logger speaks as the command does, and to nobody else."""
+    handler, before = _Shown(), (LOG.level, LOG.propagate)
+    LOG.addHandler(handler)
+    LOG.setLevel(logging.DEBUG if verbose else logging.INFO)
+    LOG.propagate = False
+    try:
+        yield
+    finally:
+        LOG.removeHandler(handler)
+        LOG.setLevel(before[0])
+        LOG.propagate = before[1]
 
 
 def note(message: str) -> None:
@@ -280,29 +294,3 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
     return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
-
-
-def refuse_existing(path: Path, overwrite: bool, what: str = "output") -> None:
-    """Raises a usage error if `path` is there and `--overwrite` is not given."""
-    if os.path.lexists(path) and not overwrite:
-        raise click.UsageError(f"{what} {path} exists already: choose another name or add --overwrite")
-
-
-def refuse_foreign(folder: Path, inputs: Iterable[os.PathLike[str] | str] = ()) -> None:
-    """Raises a usage error if replacing `folder` would remove what knnlm did not write, or an input."""
-    if folder.exists() and not folder.is_dir():
-        raise click.UsageError(f"{folder} is a file: --overwrite replaces only stores and models")
-    if folder.is_dir() and folder.samefile(os.curdir):
-        raise click.UsageError(
-            f"{folder} is the folder that this command runs in, which --overwrite would remove: expected another one; "
-            f"go up (cd {folder.resolve().parent}) and give {folder.resolve().name} there, or choose another name"
-        )
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.is_dir() or not (STORE.fullmatch(path.name) or MODEL.fullmatch(path.name)):
-            raise click.UsageError(
-                f"{folder} holds {path.name}, which is not of a store or model: --overwrite would lose it; "
-                "move it away or choose another name"
-            )
-    for source in inputs:
-        if folder.resolve() in (Path(source).resolve(), *Path(source).resolve().parents):
-            raise click.UsageError(f"--overwrite of {folder} would remove the input {source}; choose another name")

@@ -15,14 +15,15 @@ from knnlm.cli.console import note, report_reading
 from knnlm.cli.out_folder import OutFolder
 from knnlm.cli.streams import standard_input
 from knnlm.model.key_spec import AUTOCAST, REPRESENTATIONS
+from knnlm.text import texts
 from knnlm.text.documents import MAX_DOCUMENT_BYTES, SPLIT_PATTERNS
 from knnlm.text.rows import NAME_FIELDS
+from knnlm.text.texts import Reading
 
 if TYPE_CHECKING:
     from knnlm.report.progress import Progress
     from knnlm.store.datastore import Datastore
     from knnlm.text.documents import Document
-    from knnlm.text.inputs import TokenDocument
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -80,6 +81,9 @@ dtype = click.option(
     type=click.Choice(("float32", "bfloat16", "float16")),
     help="Type of the model's weights.  [default: that of the store, or of the file]",
 )
+revision = click.option(
+    "--revision", help="Branch, tag or commit of a model on the hub.  [default: main, or the store's]"
+)
 trust_remote_code = click.option(
     "--trust-remote-code",
     is_flag=True,
@@ -119,24 +123,12 @@ def gathered(command: F, name: str, group: type, options: Sequence[Callable[[F],
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How input text is read."""
-
-    text_field: str = "text"
-    name_field: str | None = None
-    split_documents: str | None = None
-    split: str = "train"
-    max_documents: int | None = None
-    max_document_bytes: int = MAX_DOCUMENT_BYTES
-    follow_links: bool = False
-
-
-@dataclass(frozen=True)
 class Loading:
     """How a model is loaded; None where nothing was said."""
 
     device: str | None = None
     dtype: str | None = None
+    revision: str | None = None
     trust_remote_code: bool = False
 
 
@@ -166,7 +158,7 @@ class Mixing:
 
 def loading_options(command: F) -> F:
     """Options that say how the model is loaded, as one `Loading`."""
-    return gathered(command, "loading", Loading, (device, dtype, trust_remote_code))
+    return gathered(command, "loading", Loading, (device, dtype, revision, trust_remote_code))
 
 
 def text_options(command: F) -> F:
@@ -319,54 +311,21 @@ def mixing_options(command: F) -> F:
     )
 
 
-@dataclass
-class Texts:
-    """Input text: sources and how to read them. Keeps account of what was skipped or repaired."""
+class Texts(texts.Texts):
+    """Input text of a command, which shows how far its reading is and what was skipped; - is standard input."""
 
-    sources: tuple[str | os.PathLike[str], ...]
-    reading: Reading
-    stamped: bool = False  # whether documents remember where they came from and the hash of their text
-    nothing: str = ""  # what to do where there is nothing to read, for people
-
-    def __post_init__(self) -> None:
-        from knnlm.text.documents import ReadReport
-
-        if "-" in self.sources:
-            spooled = standard_input(self.reading.text_field)
-            self.sources = tuple(spooled if source == "-" else source for source in self.sources)
-        self.report = ReadReport()
-        self.tokens = 0
-
-    def origins(self) -> list[str]:
-        """One name for each source, the same wherever it is asked from."""
-        from knnlm.text.sources import origin_of
-
-        return [origin_of(source, self.reading.split) for source in self.sources]
-
-    def __iter__(self) -> Iterator[Document]:
-        """Read from the start; raises ValueError at the end if there was no document, with the reasons."""
-        from knnlm.build.update import stamp
-        from knnlm.text.documents import ReadReport, read_documents
-
-        self.report = ReadReport()
-        documents = read_documents(
-            self.sources,
-            text_field=self.reading.text_field,
-            name_field=self.reading.name_field,
-            split_pattern=self.reading.split_documents,
-            split=self.reading.split,
-            follow_links=self.reading.follow_links,
-            max_document_bytes=self.reading.max_document_bytes,
-            report=self.report,
-        )
-        for count, document in enumerate(documents, start=1):
-            yield stamp(document) if self.stamped else document
-            if count == self.reading.max_documents:
-                return
-        if not self.report.documents:
-            reasons = "; ".join(self.report.lines())
-            where = ", ".join(map(str, self.sources))
-            raise ValueError(f"expected text in {where}, found no document to read{self.nothing}. {reasons}")
+    def __init__(
+        self,
+        sources: Sequence[str | os.PathLike[str]],
+        reading: Reading,
+        *,
+        stamped: bool = False,
+        nothing: str = "",
+    ) -> None:
+        if "-" in sources:
+            spooled = standard_input(reading.text_field)
+            sources = [spooled if source == "-" else source for source in sources]
+        super().__init__(sources, reading, stamped=stamped, nothing=nothing)
 
     def read(self, progress: Progress | None = None) -> list[Document]:
         """All documents at once; raises ValueError if there are none."""
@@ -379,39 +338,7 @@ class Texts:
             yield document
             task.update(int(self.report.position), self.report.size)
 
-    def tokenised(self, tokenizer: Any) -> Iterator[TokenDocument]:
-        """The documents with their tokens, one after the other: nothing is tokenised twice, nothing is kept."""
-        from knnlm.model.keys import encoded
-        from knnlm.text.inputs import TokenDocument
-
-        self.tokens = 0
-        for document in self:
-            tokens = encoded(tokenizer, document)
-            self.tokens += len(tokens)
-            yield TokenDocument(document.name, tokens, document.metadata, document.text)
-
-    def expected_tokens(self) -> int:
-        """Tokens of the whole text as far as the part that is read tells; 0 where the size is not known."""
-        share = self.report.share
-        if self.reading.max_documents is not None:
-            share = max(share, self.report.documents / self.reading.max_documents) if share else 0.0
-        return round(self.tokens / share) if share else 0
-
-    def callback(self, progress: Progress, stage: str) -> Callable[[str, int, int], None]:
-        """A `progress` that shows tokens done of those expected."""
-        task = progress.track(stage, unit="tok")
-        return lambda _, done, total: task.update(done, max(done, total or self.expected_tokens()))
-
     def finish(self) -> None:
         """Says what was skipped or repaired, if anything was."""
         if self.report.skipped or self.report.notes:
             report_reading(self.report.lines())
-
-    def summary(self) -> dict[str, Any]:
-        """What was read, for JSON."""
-        return {
-            "documents": self.report.documents,
-            "bytes": self.report.bytes,
-            "skipped": [list(pair) for pair in self.report.skipped],
-            "notes": [list(pair) for pair in self.report.noted()],
-        }

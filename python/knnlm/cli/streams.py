@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 import warnings
@@ -56,35 +55,6 @@ def input_bytes() -> BinaryIO:
     if sys.stdin.isatty():
         say("reading standard input; Ctrl-D in a line of its own ends it")
     return sys.stdin.buffer
-
-
-class _Lines(logging.Handler):
-    """Log records as lines on standard error."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Say one."""
-        say(self.format(record))
-
-
-@contextmanager
-def debug_log() -> Iterator[None]:
-    """What the package logs, on standard error, with the time since the start of Python."""
-    logger, handler = logging.getLogger("knnlm"), _Lines()
-    handler.setFormatter(_SinceStart("%(seconds)s %(name)s: %(message)s"))
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        logger.removeHandler(handler)
-
-
-class _SinceStart(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        record.seconds = f"{record.relativeCreated / 1000:.1f} s"
-        return super().format(record)
 
 
 def show_usage(error: click.ClickException, as_json: bool) -> None:

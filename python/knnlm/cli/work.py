@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 from knnlm.cli.console import note, warn
-from knnlm.cli.folders import missing
 
 if TYPE_CHECKING:
-    from knnlm.build.dump import DumpResult
-    from knnlm.cli.options import Loading, Texts
-    from knnlm.lm.scored_text import Cached
+    from knnlm.cli.options import Loading
     from knnlm.lm.settings import Settings
     from knnlm.model.key_spec import KeySpec
     from knnlm.model.load import LoadedModel
@@ -27,31 +23,16 @@ if TYPE_CHECKING:
     from knnlm.store.datastore import Datastore
 
 
-def is_store(path: Path) -> bool:
-    """Whether the folder has a store's manifest."""
-    return path.is_dir() and any(path.glob("manifest-*.json"))
-
-
-def open_store(path: Path) -> Datastore:
-    """The store at `path`; raises FileNotFoundError with what to do where there is none.
-
-    Raises ValueError for attributes that nobody can read: now, and not after the work of a command.
-    """
-    from knnlm.store.datastore import Datastore
-
-    if not path.exists():
-        raise FileNotFoundError(f"expected a store at {path}, found nothing there: {missing(path)}")
-    store = Datastore.open(path)
-    try:
-        _ = store.attributes
-    except ValueError:
-        store.close()
-        raise
-    return store
-
-
-def load(name: str, loading: Loading, threads: int | None) -> LoadedModel:
+def load(
+    name: str,
+    loading: Loading,
+    threads: int | None,
+) -> LoadedModel:
     """The model by folder or Hugging Face name, torch limited to `threads`."""
+    return _loaded(name, threads, **asdict(loading))
+
+
+def _loaded(name: str, threads: int | None, **options: Any) -> LoadedModel:
     import torch
 
     from knnlm.model.checkpoint import read_config
@@ -59,52 +40,34 @@ def load(name: str, loading: Loading, threads: int | None) -> LoadedModel:
 
     if threads is not None:
         torch.set_num_threads(threads)
-    if name.startswith((".", "/", "~")) and not Path(name).exists():  # a name on the hub never looks like this
-        raise FileNotFoundError(f"expected a model folder, found nothing at {name}")
     if not Path(name).is_dir() or read_config(name) is None:
         with suppress(ImportError):  # which `load_model` explains
             logging: Any = importlib.import_module("transformers.utils.logging")
             logging.disable_progress_bar()  # it would draw over ours, and into logs
-    return load_model(name, loading.device, loading.dtype, trust_remote_code=loading.trust_remote_code)
+    return load_model(name, **options)
 
 
 def load_for(store: Datastore, name: str | None, loading: Loading, threads: int | None) -> LoadedModel:
-    """The given model, or the one that the store remembers, in the type of weights that made the store's keys.
+    """The given model, or the one that the store remembers; see `knnlm.model.of_store.load_for`."""
+    from knnlm.model import of_store
 
-    Refuses one that did not write the store. Code of a model is only run if the model is given: whoever made a store
-    could have it name any.
+    if name is None and loading.trust_remote_code:
+        raise click.UsageError(
+            "--trust-remote-code runs the code of the model that --model names, found no --model: a store is not "
+            "trusted to name one"
+        )
+    found: LoadedModel = of_store.load_for(
+        store, name, load=functools.partial(_loaded, threads=threads), **asdict(loading)
+    )
+    return found
 
-    Raises:
-        click.UsageError: none is given and none is remembered, or it is gone.
-        IdentityError: the model, tokenizer or representation is another.
-        ValueError: the store's attributes are not what knnlm writes.
-    """
-    from knnlm.model.identity import check
-    from knnlm.store.attributes import check_attributes
 
-    check_attributes(store)
-    remembered = store.attributes.get("model") or {}
-    if name is None:
-        if loading.trust_remote_code:
-            raise click.UsageError(
-                "--trust-remote-code runs the code of the model that --model names, found no --model: a store is not "
-                "trusted to name one"
-            )
-        name = remembered.get("source")
-        if name is None:
-            raise click.UsageError(f"the store {store.path} remembers no model: give it with --model")
-        if name.startswith(".") or os.path.isabs(name):  # a folder; a name on the hub never looks like this
-            folder = Path(os.path.normpath(Path(store.path).resolve() / name))
-            if not folder.exists():
-                raise click.UsageError(
-                    f"the store {store.path} was written by the model {remembered.get('name')} "
-                    f"(fingerprint {str(remembered.get('fingerprint'))[:12]}), expected at {folder}, found nothing "
-                    "there: store and model are to be moved together, or give the model with --model"
-                )
-            name = str(folder)
-    loaded = load(name, replace(loading, dtype=loading.dtype or remembered.get("dtype")), threads)
-    check(store, loaded)
-    return loaded
+def load_of(path: Path, model: str | None, loading: Loading, threads: int | None) -> LoadedModel:
+    """The model of the store at a path, for this process or for a worker."""
+    from knnlm.store.opening import open_store
+
+    with open_store(path) as store:
+        return load_for(store, model, loading, threads)
 
 
 def key_spec(
@@ -116,97 +79,42 @@ def key_spec(
     return KeySpec(key, layer, window, context, "float32" if keys == "none" else keys, autocast)
 
 
-def resolved(loaded: LoadedModel, keys: KeySpec) -> KeySpec:
-    """How keys are made with a model, all of it filled in; says where another key had to be taken than was asked."""
-    from knnlm.model.key_choice import resolve
-
-    found = resolve(loaded, keys)
-    if found.representation != keys.representation:
-        note(
-            f"{loaded.name} has no feed-forward module that is known: the input of its output embedding "
-            f"({found.representation}) is the key; --key chooses another"
-        )
-    return found
+TOKENS = ("dump", "add", "score", "overlap", "sizes")
+"""Stages that count tokens."""
 
 
-def key_width(loaded: LoadedModel, keys: KeySpec) -> int:
-    """Dimension of the model's keys, from running it on one token."""
-    from knnlm.model.keys import iterate
-    from knnlm.text.inputs import TokenDocument
+def stages(progress: Progress) -> Callable[[str, int, int], None]:
+    """A bar for each stage of a build that runs the model."""
 
-    probe = TokenDocument("", np.zeros(1, np.uint32))
-    chunks = iterate(loaded, [probe], captures=[(keys.representation, keys.layer)], key_dtype="float32")
-    return int(next(chunks).key.shape[1])
+    def show(stage: str, done: int, total: int) -> None:
+        unit = "tok" if stage in ("encode", "count tokens") and total != 0 else ""
+        progress.track(stage, unit=unit).update(done, total)
 
-
-def count_tokens(loaded: LoadedModel, texts: Texts, progress: Progress) -> int:
-    """Tokens of a text, which is read once for it."""
-    task = progress.track("count tokens", unit="tok")
-    for _ in texts.tokenised(loaded.tokenizer):
-        task.update(texts.tokens, texts.expected_tokens())
-    return texts.tokens
+    return show
 
 
-def check_lists(entries: int, nlist: int | None) -> None:
-    """Raises a usage error for more lists than entries."""
-    if nlist is not None and entries < nlist:
-        raise click.UsageError(
-            f"the text has {entries:,} tokens, fewer than the {nlist:,} lists asked for: "
-            "leave out --nlist or the preset, or add text"
-        )
+def estimating(progress: Progress) -> Callable[[str, int, int], None]:
+    """The same for an estimate, whose sample takes so many seconds."""
+    units = {"count tokens": "tok", "sample": "s"}
+    return lambda stage, done, total: progress.track(stage, unit=units.get(stage, "")).update(done, total)
 
 
-def dump_to(
-    path: Path,
-    loaded: LoadedModel,
-    texts: Texts,
-    keys: KeySpec,
-    kept: str,
-    batch_tokens: int | None,
-    progress: Progress,
-    metric: Literal["l2", "ip"] = "l2",
-) -> tuple[Datastore, DumpResult]:
-    """A new store at `path` with the keys of the texts, unindexed; they are read as they are needed."""
-    from knnlm.build.dump import dump
-    from knnlm.model.identity import describe
-    from knnlm.store.datastore import Datastore
+def shown(progress: Progress) -> Callable[[str, int, int], None]:
+    """A bar for each stage that a function of the package tells of; those of an index build share one."""
+    from knnlm.report.index_progress import STAGES, index_progress
 
-    keys = resolved(loaded, keys)
-    store = Datastore.create(
-        path,
-        dim=key_width(loaded, keys),
-        metric=metric,
-        keep_keys=None if kept == "none" else kept,  # type: ignore[arg-type]
-        max_value=int(loaded.tokenizer.vocab_size) - 1,
-        attributes=describe(loaded, keys, store=path),
-    )
-    try:
-        written = dump(
-            loaded,
-            texts.tokenised(loaded.tokenizer),
-            store,
-            keys=keys,
-            batch_tokens=batch_tokens,
-            tolerant=True,
-            progress=texts.callback(progress, "dump"),
-        )
-        return store, written
-    except BaseException:
-        store.discard()
-        store.close()
-        raise
+    index: list[Callable[[str, int, int], None]] = []
 
+    def show(stage: str, done: int, total: int) -> None:
+        if stage in STAGES:
+            if not index:
+                index.append(index_progress(progress, "index"))
+            index[0](stage, done, total)
+        else:
+            unit = "bytes" if stage == "read" else "tok" if stage in TOKENS else ""
+            progress.track(stage, unit=unit).update(done, total)
 
-FAILED_SHOWN = 8
-"""Documents that failed and are named; the rest is counted."""
-
-
-def warn_of_failed(failed: Sequence[tuple[str, str]]) -> None:
-    """Says which documents were left out because the model gave NaN for them."""
-    for _, reason in failed[:FAILED_SHOWN]:
-        warn(f"left out: {reason}")
-    if len(failed) > FAILED_SHOWN:
-        warn(f"left out: {len(failed) - FAILED_SHOWN:,} documents more, for the like")
+    return show
 
 
 def blend_text(blend: Mapping[str, Any]) -> str:
@@ -240,19 +148,9 @@ def note_defaults(store: Datastore, settings: Settings, **given: Any) -> None:
 OVERLAP = 0.01  # a larger share of a text's tokens in the store's 13-grams is worth a warning
 
 
-def overlap_share(cached: Cached, store: Datastore, progress: Progress) -> float:
-    """Share of the scored tokens that lie in a 13-gram of the store."""
-    from knnlm.evaluate.overlap import overlap_13gram
-    from knnlm.store.entries import values_of_documents
-
-    task = progress.track("overlap", len(store), "tok")
-    scored = [cached.tokens[a:b] for a, b in zip(cached.offsets, cached.offsets[1:], strict=False)]
-    return overlap_13gram(scored, values_of_documents(store, task.update))
-
-
-def warn_of_overlap(share: float) -> None:
+def warn_of_overlap(share: float | None) -> None:
     """Say where a text is partly known to the store."""
-    if share > OVERLAP:
+    if share is not None and share > OVERLAP:
         warn(
             f"{100 * share:.1f} % of the tokens are in a run of 13 tokens that the store has too: the perplexity is of "
             "text that is partly known, and weights that are chosen on it are too large for other text"

@@ -7,11 +7,15 @@ not grow with the store. A hash that hits is checked token by token, so no colli
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from knnlm.store.entries import values_of_documents
 
 Words = NDArray[np.uint64]
 
@@ -134,3 +138,21 @@ def _checked(tokens: ArrayLike) -> Words:
     if x.ndim != 1 or x.dtype.kind not in "iu" or (x.dtype.kind == "i" and int(x.min()) < 0):
         raise ValueError(f"expected a one-dimensional array of token ids, found {x.dtype} of shape {x.shape}")
     return x.astype(np.uint64)
+
+
+def overlap_share(
+    tokens: NDArray[Any],
+    offsets: NDArray[np.int64],
+    store: Any,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> float:
+    """Share (0 to 1) of scored tokens (n,), documents at `offsets` (D + 1,), that lie in a 13-gram of the store.
+
+    progress: called with ("overlap", entries of the store that are read, all). Reads every value of the store.
+    """
+    scored = [tokens[a:b] for a, b in pairwise(offsets)]
+    total = len(store)
+    return overlap_13gram(
+        scored,
+        values_of_documents(store, lambda at: None if progress is None else progress("overlap", at, total)),
+    )

@@ -38,6 +38,7 @@ def describe(loaded: Loaded, keys: KeySpec, *, source: str | None = None, store:
         "dtype": _dtype(loaded),
         "context": int(loaded.context),
         "source": None if source is None else _seen_from(source, store),
+        "revision": getattr(loaded, "revision", None),
         **_computation(loaded),
     }
     return {

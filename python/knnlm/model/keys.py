@@ -15,7 +15,7 @@ from knnlm.model.key_spec import IdentityError, KeySpec
 from knnlm.model.loaded import Loaded
 from knnlm.model.modules import token_limit, unwrapped
 from knnlm.model.windows import check_window, plan
-from knnlm.text.inputs import checked
+from knnlm.text.inputs import encoded
 
 BATCH_TOKENS = 4096
 """Positions of a forward pass, or one window if that is longer; `head.py` bounds their logits."""
@@ -30,8 +30,8 @@ __all__ = [
     "NotFiniteError",
     "arithmetic",
     "batch_size",
+    "batch_tokens_of",
     "document_tokens",
-    "encoded",
     "iterate",
     "iterate_as",
 ]
@@ -117,6 +117,15 @@ def batch_size(window: int) -> int:
     return max(window, BATCH_TOKENS)
 
 
+def batch_tokens_of(batch_size: int | None, keys: KeySpec, loaded: Loaded) -> int | None:
+    """Positions of a forward pass of `batch_size` windows; None for None, the default."""
+    if batch_size is None:
+        return None
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least one window, found {batch_size}")
+    return batch_size * _windows(loaded, keys.window, keys.context)[0]
+
+
 def _windows(loaded: Loaded, window: int | None, context: int | None) -> tuple[int, int]:
     spec = KeySpec(window=window, context=context).resolved(loaded.context)
     assert spec.window is not None
@@ -145,16 +154,6 @@ def document_tokens(loaded: Loaded, document: Any) -> NDArray[np.uint32]:
     """The tokens of a document, (L,) uint32: its own, or its text encoded."""
     tokens = getattr(document, "tokens", None)
     return np.asarray(encoded(loaded.tokenizer, document) if tokens is None else tokens, np.uint32)
-
-
-def encoded(tokenizer: Any, document: Any) -> NDArray[np.uint32]:
-    """The text of a document as tokens, (L,) uint32. Raises ValueError with its name where there are none for it."""
-    if not isinstance(getattr(document, "text", None), str):
-        raise TypeError(f"expected documents with a name and a text or tokens, found {type(document).__name__}")
-    try:
-        return np.asarray(tokenizer.encode(checked(document.text)), np.uint32)
-    except Exception as error:  # the library raises a bare Exception
-        raise ValueError(f"document {document.name!r}: {error}") from error
 
 
 def _jobs(loaded: Loaded, documents: Iterable[Any], window: int, context: int) -> Iterator[Job]:

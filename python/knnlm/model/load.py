@@ -7,7 +7,7 @@ and a fingerprint that ties a store to the weights that made its keys. Next: `ca
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class LoadedModel:
     context: int  # longest input in tokens
     name: str  # for people
     source: str | None = None  # folder or name that it can be loaded from again
+    revision: str | None = None  # of a name on the hub: branch, tag or commit that was asked for
 
     @cached_property
     def fingerprint(self) -> str:
@@ -74,25 +75,40 @@ def load_model(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     *,
+    revision: str | None = None,
     trust_remote_code: bool = False,
+    **model_kwargs: Any,
 ) -> LoadedModel:
     """Load a model folder written by `train`, or a Hugging Face causal LM from a folder or by its hub name.
 
     ``device`` None takes the GPU if there is one; ``dtype`` None keeps the type of the file, else a torch dtype or its
-    name. Weights are read from safetensors only. Code that comes with a model runs only with ``trust_remote_code``,
-    with your rights: only for a model that you trust.
+    name. ``revision`` is a branch, tag or commit of a name on the hub. ``model_kwargs`` go to ``from_pretrained`` of
+    the model (``attn_implementation``, ``device_map``, ``token``, ``cache_dir`` …), those of the hub (`HUB`) to that of
+    its configuration and its tokenizer, too. Weights are read from safetensors only. Code that comes with a model runs
+    only with ``trust_remote_code``, with your rights: only for a model that you trust.
 
     Raises:
         FileNotFoundError: a folder that holds no model, or not all of it.
         ImportError: transformers is needed and missing.
+        TypeError: ``model_kwargs`` for a model that knnlm wrote.
         ValueError: a damaged or unusable model, or one that is no causal language model.
     """
+    if not isinstance(path, (str, Path)):
+        raise TypeError(
+            f"model: expected the folder or name of a model, found a {type(path).__name__}; a model that is loaded "
+            "already goes to KNNLM as it is"
+        )
+    if device is not None and "device_map" in model_kwargs:
+        raise ValueError("device: expected it or device_map, found both; leave one of them out")
     where = pick_device(device)
     wanted = _dtype(dtype)
     folder = Path(path)
+    if not folder.exists() and str(path).startswith((".", "/", "~")):  # a name on the hub never looks like this
+        raise FileNotFoundError(f"expected a model folder, found nothing at {path}")
     if folder.is_dir():
         config = read_config(folder)
         if config is not None:
+            _refuse_options(path, revision, model_kwargs)
             tokenizer = Tokenizer.load(folder)
             check_tokenizer(tokenizer, str(folder))
             if tokenizer.vocab_size > config.vocab_size:
@@ -115,7 +131,24 @@ def load_model(
             )
     elif folder.exists():
         raise ValueError(f"{folder}: expected the folder of a model, found a file; give the folder that it is in")
-    return _load_hugging_face(str(path), where, wanted, trust_remote_code)
+    shared = {"revision": revision, "trust_remote_code": trust_remote_code}
+    shared = {name: value for name, value in shared.items() if value is not None}
+    found = _load_hugging_face(str(path), where, wanted, shared, model_kwargs)
+    return found if revision is None or folder.is_dir() else replace(found, revision=revision)
+
+
+HUB = ("token", "cache_dir", "local_files_only", "force_download", "proxies", "subfolder")
+"""Options of `from_pretrained` that say where files come from: the same for weights, configuration and tokenizer."""
+
+
+def _refuse_options(path: str | Path, revision: str | None, model_kwargs: dict[str, Any]) -> None:
+    """Raise for what only a Hugging Face model has."""
+    given = [*(["revision"] if revision is not None else []), *model_kwargs]
+    if given:
+        raise TypeError(
+            f"{path}: expected device and dtype alone for a model that knnlm train wrote, found {', '.join(given)}: "
+            "that is for models of Hugging Face transformers; leave it out"
+        )
 
 
 def read_model_context(model: nn.Module) -> int:
@@ -132,22 +165,26 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     return found
 
 
-def _load_hugging_face(name: str, device: torch.device, dtype: torch.dtype | None, trusted: bool) -> LoadedModel:
+def _load_hugging_face(
+    name: str, device: torch.device, dtype: torch.dtype | None, shared: dict[str, Any], model_kwargs: dict[str, Any]
+) -> LoadedModel:
     transformers = module("transformers", f"{name} is not a folder written by knnlm: it")
+    everywhere = shared | {option: model_kwargs[option] for option in HUB if option in model_kwargs}
     folder = Path(name) if Path(name).is_dir() else None
     if folder is not None:
         _check_files(folder)
-    config = _asked(name, transformers.AutoConfig.from_pretrained, trust_remote_code=trusted)
+    config = _asked(name, transformers.AutoConfig.from_pretrained, **everywhere)
     check_config(config, name)
     if folder is not None:
-        _check_sizes(transformers, config, folder, trusted)
-    auto = _asked(name, transformers.AutoTokenizer.from_pretrained, trust_remote_code=trusted)
+        _check_sizes(transformers, config, folder, shared["trust_remote_code"])
+    auto = _asked(name, transformers.AutoTokenizer.from_pretrained, **everywhere)
     tokenizer = hugging_face_tokenizer(auto, config, name)
     model, report = _asked(
         name,
         transformers.AutoModelForCausalLM.from_pretrained,
         **{_dtype_name(transformers.__version__): dtype or "auto"},
-        trust_remote_code=trusted,
+        **shared,
+        **model_kwargs,
         use_safetensors=True,
         output_loading_info=True,
     )
@@ -157,7 +194,7 @@ def _load_hugging_face(name: str, device: torch.device, dtype: torch.dtype | Non
             f"{missing[0]}, which would be random: give the folder of a whole model of this kind"
         )
     check_vocabulary(tokenizer, model, name)
-    model = model.to(device).eval()
+    model = (model if "device_map" in model_kwargs else model.to(device)).eval()
     check_causal(model, name)
     return LoadedModel(model, tokenizer, context_of(config), name.rstrip("/").split("/")[-1], name)
 

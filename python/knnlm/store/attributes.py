@@ -14,6 +14,7 @@ _EXPECTED: dict[tuple[str, ...], tuple[type, ...]] = {
     ("model", "name"): _TEXT,
     ("model", "fingerprint"): _TEXT,
     ("model", "source"): _TEXT,
+    ("model", "revision"): _TEXT,
     ("model", "dtype"): _TEXT,
     ("model", "context"): _WHOLE,
     ("model", "probe"): (list,),

@@ -25,6 +25,13 @@ Found = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Distances and ids of the nearest, (q, k) each."""
 
 
+UNMEASURED = (
+    "recall was not measured: the file of an interrupted run that it is measured against is damaged; all else is as it "
+    "should be, and --recall is refused until knnlm build STORE --retrain measures it"
+)
+"""Said of an index whose build went on without exact neighbors."""
+
+
 class TruthError(ValueError):
     """A damaged file of exact neighbors: all but recall is as it would be without."""
 

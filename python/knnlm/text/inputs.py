@@ -81,6 +81,16 @@ def checked(text: str) -> str:
     return text
 
 
+def encoded(tokenizer: Any, document: Any) -> NDArray[np.uint32]:
+    """The text of a document as tokens, (L,) uint32. Raises ValueError with its name where there are none for it."""
+    if not isinstance(getattr(document, "text", None), str):
+        raise TypeError(f"expected documents with a name and a text or tokens, found {type(document).__name__}")
+    try:
+        return np.asarray(tokenizer.encode(checked(document.text)), np.uint32)
+    except Exception as error:  # the library raises a bare Exception
+        raise ValueError(f"document {document.name!r}: {error}") from error
+
+
 def _is_ids(text: Any) -> bool:
     return isinstance(text, (list, tuple, np.ndarray)) or hasattr(text, "detach") or hasattr(text, "input_ids")
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shutil
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,8 +27,9 @@ class StandardInput(os.PathLike[str]):
     """
 
     def __init__(self, stream: BinaryIO, text_field: str = "text") -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="knnlm-")
-        raw = Path(self._folder.name) / "stdin"
+        folder = tempfile.mkdtemp(prefix="knnlm-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)  # at the end of the process at last
+        raw = Path(folder) / "stdin"
         digest = hashlib.sha256()
         with raw.open("xb") as file:
             while part := stream.read(_AT_ONCE):

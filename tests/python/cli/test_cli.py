@@ -14,14 +14,15 @@ from cli_corpus import run, run_json, sentence
 from click.testing import Result
 
 from knnlm._core import plan_index
-from knnlm.cli import estimate, main
-from knnlm.cli.commands.train import hold_out
+from knnlm.build import estimate
+from knnlm.build.estimate import free_bytes, process_bytes
+from knnlm.cli import main
 from knnlm.cli.console import duration, plain, size
-from knnlm.cli.estimate import free_bytes, process_bytes
 from knnlm.model.key_spec import KeySpec
 from knnlm.report.progress import Task
 from knnlm.store.datastore import Datastore
 from knnlm.text.documents import Document
+from knnlm.train.hold_out import hold_out
 
 COMMANDS = [
     "demo", "train", "dump", "build", "add", "delete", "replace", "compact", "tune", "eval", "generate", "inspect",
@@ -151,7 +152,7 @@ def test_free_bytes_are_those_of_the_output(tmp_path: Path, monkeypatch: pytest.
         asked.append(Path(path))
         return SimpleNamespace(free=7)
 
-    monkeypatch.setattr("knnlm.cli.estimate.shutil.disk_usage", usage)
+    monkeypatch.setattr("knnlm.build.estimate.shutil.disk_usage", usage)
     assert free_bytes(tmp_path / "new" / "deep" / "store") == 7
     assert asked == [tmp_path]
 

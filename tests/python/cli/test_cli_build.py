@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from cli_corpus import run, run_json
 
-from knnlm.cli import estimate
+from knnlm.build import estimate
 from knnlm.store.datastore import Datastore
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from cli_corpus import run, run_json, sentence
 
-from knnlm.build import update
+from knnlm.build import add as adding
 from knnlm.store.datastore import Datastore
+from knnlm.text.stamp import content_hash
 
 
 def test_add_does_only_what_changed(texts: Path, model: Path, tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_replace_reads_a_file_as_build_does_and_says_what_it_changed(
     assert dict(snapshot(store))["0.txt"] == expected
     with Datastore.open(store) as opened:
         facts = opened.documents()[opened.find_document("0.txt") or 0].metadata or {}
-    assert facts["sha256"] == update.content_hash("caf\ufffd the store keeps a key\n")
+    assert facts["sha256"] == content_hash("caf\ufffd the store keeps a key\n")
     assert facts["origin"].endswith("books")
     found = run_json("replace", store, "0.txt", tmp_path / name, "--threads", 1)
     assert any(said in note for _, note in found["read"]["notes"])
@@ -144,7 +145,7 @@ def test_replace_takes_the_row_that_the_document_is(texts: Path, model: Path, tm
     with Datastore.open(store) as opened:
         facts = [d.metadata or {} for d in opened.documents()]
     assert [(f["n"], f["sha256_"]) for f in facts] == [(0, "own"), (2, "own"), (11, "own")]
-    assert facts[2]["sha256"] == update.content_hash(sentence(10, 50))
+    assert facts[2]["sha256"] == content_hash(sentence(10, 50))
     (tmp_path / "two.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
     refused = run("replace", store, "rows.jsonl#3", tmp_path / "two.jsonl", code=1).stderr
     assert "expected one text for 'rows.jsonl#3'" in refused
@@ -160,7 +161,7 @@ def test_add_reads_again_what_it_adds_and_holds_no_text(
     (notes / "new.txt").write_text(sentence(50, 60))
     (notes / "0.txt").write_text(sentence(51, 60))
     before = snapshot(store)
-    original = update.plan
+    original = adding.plan
     held: list[str] = []
 
     def planned(*given: Any, **options: Any) -> Any:
@@ -170,7 +171,7 @@ def test_add_reads_again_what_it_adds_and_holds_no_text(
             (notes / "new.txt").write_text(sentence(52, 60))
         return work
 
-    monkeypatch.setattr(update, "plan", planned)
+    monkeypatch.setattr(adding, "plan", planned)
     change = True
     said = run_json("add", store, notes, "--threads", 1, code=1)["error"]
     assert "found 1 documents changed or gone meanwhile, such as 'new.txt'" in said
@@ -229,19 +230,19 @@ def test_an_add_that_another_overtakes_says_so_and_commits_nothing(
     else:
         (notes / "1.txt").unlink()
         (notes / "0.txt").write_text(sentence(0))
-    original = update.plan
+    original = adding.plan
     after: list[Any] = []
 
     def overtaken(*given: Any, **options: Any) -> Any:
         planned = original(*given, **options)
         with monkeypatch.context() as patched:
-            patched.setattr(update, "plan", original)
+            patched.setattr(adding, "plan", original)
             run("add", store, notes, "--threads", 1)
         after.append((snapshot(store), run_json("info", store)["generation"]))
         return planned
 
     with monkeypatch.context() as patched:
-        patched.setattr(update, "plan", overtaken)
+        patched.setattr(adding, "plan", overtaken)
         said = run_json("add", store, notes, "--threads", 1, code=1)["error"]
     assert "another command changed it meanwhile" in said
     assert said.endswith("nothing of this one was committed: run knnlm add again")

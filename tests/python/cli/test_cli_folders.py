@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from cli_corpus import run, run_json
 
-from knnlm.cli.folders import leftovers, missing, whole_folder
+from knnlm.store.opening import missing
+from knnlm.store.output_folder import whole_folder
 from knnlm.system import own_files
+from knnlm.system.own_files import leftovers
 
 TRAIN = ("--vocab-size", 300, "--d-model", 16, "--layers", 1, "--heads", 2, "--context", 32, "--batch-tokens", 256,
          "--threads", 1)  # fmt: skip
@@ -77,8 +79,9 @@ def test_an_interrupted_overwrite_is_resumed_and_then_replaces(
 
 
 def test_leftovers_of_a_kill_are_removed_and_a_moved_store_is_named_and_put_back(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    caplog.set_level("INFO", "knnlm")
     out = tmp_path / "out"
     process = dead_process()
     kept = [tmp_path / ".out.elsewhere.1.partial", tmp_path / ".output.partial"]
@@ -93,7 +96,7 @@ def test_leftovers_of_a_kill_are_removed_and_a_moved_store_is_named_and_put_back
         assert leftovers(out) == []
         assert (out / "manifest-1.json").read_text() == "former"
         new.mkdir()
-    said = capsys.readouterr().err
+    said = caplog.text
     assert "is back" in said
     assert partial.name in said
     assert sorted(tmp_path.iterdir()) == sorted([*kept, out])

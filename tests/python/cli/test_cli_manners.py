@@ -65,7 +65,7 @@ def test_verbose_shows_what_the_package_logs(vectors: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(Datastore, "verify_path", staticmethod(logged))
     said = run("verify", vectors, "-v").stderr
-    assert re.search(r"^\d+\.\d s knnlm\.cli\.console: Python 3", said, re.M)
+    assert re.search(r"^\d+\.\d s knnlm: Python 3", said, re.M)
     assert re.search(r"^\d+\.\d s knnlm\.store: looks at \\x1b\[31mit$", said, re.M)
     assert "looks at" not in run("verify", vectors).stderr
     assert not logging.getLogger("knnlm").handlers

@@ -8,17 +8,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import pytest
 from cli_corpus import run, run_json, sentence
 
-from knnlm.build import one_pass
-from knnlm.cli import folders
-from knnlm.cli.commands import train
-from knnlm.cli.folders import take_place, whole_folder
+from knnlm.build import from_text
+from knnlm.store import output_folder as folders
 from knnlm.store.datastore import Datastore, StoreError
+from knnlm.store.output_folder import take_place, whole_folder
 from knnlm.system import own_files, rename
+from knnlm.system.usage import UsageError
+from knnlm.train import place
 
 
 class KilledError(BaseException):
@@ -100,15 +100,15 @@ def test_a_rename_that_fails_leaves_the_old_folder(way: str, tmp_path: Path, mon
     assert contents(out) == {"config.json": b"out"}
 
 
-def test_what_appears_meanwhile_is_not_replaced(way: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_appears_meanwhile_is_not_replaced(way: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole = whole_folder(tmp_path / "out", overwrite=False)
     partial = folder(whole.__enter__())
     folder(tmp_path / "out")
-    with pytest.raises(click.UsageError, match=r"exists already.*another command made meanwhile"):
+    with pytest.raises(UsageError, match=r"exists already.*another command made meanwhile"):
         whole.__exit__(None, None, None)
     assert contents(tmp_path / "out") == {"config.json": b"out"}
     kept = tmp_path / "out.whole"
-    said = capsys.readouterr().err
+    said = caplog.text
     assert f"what was made is whole, in {kept}; {tmp_path / 'out'} is as it was" in said
     assert said.endswith(f"move {tmp_path / 'out'} away, then: mv {kept} {tmp_path / 'out'}\n")
     with whole_folder(tmp_path / "out", overwrite=True) as again:
@@ -122,7 +122,7 @@ def test_what_is_kept_takes_no_name_that_is_there_and_is_no_leftover(
 ) -> None:
     folder(tmp_path / "out")
     for _ in range(2):
-        with pytest.raises(click.UsageError, match="move that away"):
+        with pytest.raises(UsageError, match="move that away"):
             take_place(folder(tmp_path / "new"), tmp_path / "out", overwrite=False)
     assert names(tmp_path) == ["out", "out.whole", "out.whole-2"]
     monkeypatch.setattr(own_files, "_runs", lambda process: False)
@@ -131,20 +131,20 @@ def test_what_is_kept_takes_no_name_that_is_there_and_is_no_leftover(
 
 @pytest.mark.skipif(os.name == "nt", reason="a store is not locked while it is replaced there")
 def test_what_the_system_refuses_keeps_what_was_made(
-    way: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    way: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = folder(tmp_path / "out")
     (out / "manifest-00000001.json").touch()
     (out / "lock").mkdir()  # cannot be opened, whoever runs this
     with pytest.raises(IsADirectoryError):
         take_place(folder(tmp_path / "new"), out, overwrite=True)
-    assert f"what was made is whole, in {out}.whole" in capsys.readouterr().err
+    assert f"what was made is whole, in {out}.whole" in caplog.text
     assert names(out) == ["config.json", "lock", "manifest-00000001.json"]
     assert contents(tmp_path / "out.whole") == {"config.json": b"new"}
 
 
 def test_the_old_folder_is_not_taken_for_what_was_made(
-    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = folder(tmp_path / "out")
 
@@ -156,17 +156,17 @@ def test_the_old_folder_is_not_taken_for_what_was_made(
     with pytest.raises(OSError, match="Input/output"):
         take_place(new, out, overwrite=True)
     assert contents(out) == {"config.json": b"new"}
-    assert capsys.readouterr().err == ""
+    assert caplog.text == ""
 
 
 def test_a_training_that_may_not_replace_its_model_is_kept(tmp_path: Path) -> None:
     out = folder(tmp_path / "out")
     for again in range(2):
-        place = train._place(out, True, False)
-        (folder(place.__enter__()) / train.STATE_FILE).touch()
+        replacing = place.training_place(out, True, False)
+        (folder(replacing.__enter__()) / place.STATE_FILE).touch()
         (out / "notes.txt").write_text("mine")
-        with pytest.raises(click.UsageError, match=r"holds notes\.txt"):
-            place.__exit__(None, None, None)
+        with pytest.raises(UsageError, match=r"holds notes\.txt"):
+            replacing.__exit__(None, None, None)
         (out / "notes.txt").unlink()
         assert names(tmp_path) == ["out", "out.whole", "out.whole-2"][: again + 2]
 
@@ -176,7 +176,7 @@ def test_files_of_others_that_appear_meanwhile_are_not_removed(way: str, tmp_pat
     whole = whole_folder(out, overwrite=True)
     partial = folder(whole.__enter__())
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(click.UsageError, match=r"holds notes\.txt, which is not of a store"):
+    with pytest.raises(UsageError, match=r"holds notes\.txt, which is not of a store"):
         whole.__exit__(None, None, None)
     assert names(out) == ["config.json", "notes.txt"]
     assert contents(tmp_path / "out.whole") == {"config.json": partial.name.encode()}
@@ -236,13 +236,13 @@ def documents(path: Path) -> list[str | None]:
 def test_a_store_that_appears_while_text_is_built_stays(
     texts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = one_pass.build_in_one_pass
+    original = from_text.build_in_one_pass
 
     def slow(*given: Any, **options: Any) -> Any:
         folder(tmp_path / "out")
         return original(*given, **options)
 
-    monkeypatch.setattr(one_pass, "build_in_one_pass", slow)
+    monkeypatch.setattr(from_text, "build_in_one_pass", slow)
     said = run("build", texts / "test.txt", "--model", model, "--out", tmp_path / "out", code=2).stderr
     assert "another command made meanwhile" in said
     assert contents(tmp_path / "out") == {"config.json": b"out"}

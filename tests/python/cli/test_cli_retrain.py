@@ -10,8 +10,8 @@ import pytest
 from cli_corpus import run, run_json, sentence
 
 from knnlm.build.retrain import RETRAINING
-from knnlm.cli.retraining import advice
 from knnlm.store.datastore import Datastore
+from knnlm.store.new_index import advice
 
 
 def hashes(path: Path) -> dict[str, str]:

@@ -9,10 +9,11 @@ from tiny_lm import Doc, texts, tiny
 
 import knnlm
 from knnlm.build.dump import dump
-from knnlm.knn_lm import KNNLM, as_loaded
+from knnlm.knn_lm import KNNLM
 from knnlm.lm.blend import Blend
 from knnlm.lm.generate import generate
 from knnlm.lm.settings import Settings
+from knnlm.model.given import as_loaded
 from knnlm.model.identity import describe
 from knnlm.model.key_spec import IdentityError, KeySpec
 from knnlm.model.keys import iterate

@@ -16,8 +16,8 @@ from tokenizers import normalizers, processors
 
 from knnlm import KNNLM, Datastore, load_model
 from knnlm.build.dump import dump
-from knnlm.knn_lm import as_tokenizer
 from knnlm.lm.settings import Settings
+from knnlm.model.given import as_tokenizer
 from knnlm.model.identity import check, describe
 from knnlm.model.key_choice import resolve
 from knnlm.model.key_spec import IdentityError, KeySpec, key_spec

@@ -23,8 +23,8 @@ from tokenizers import models
 
 import knnlm.model.weights
 from knnlm import KNNLM, load_model
-from knnlm.knn_lm import as_tokenizer
 from knnlm.model.checkpoint import read_model, save_model
+from knnlm.model.given import as_tokenizer
 from knnlm.model.keys import iterate
 from knnlm.model.load import _dtype_name
 from knnlm.model.suitable import check_config, check_tokenizer

@@ -93,8 +93,8 @@ def test_a_document_whose_text_no_tokenizer_can_read_is_named():
 @pytest.mark.parametrize(
     ("given", "match"),
     [
-        (("model/", None), r"model: expected a model, found its name 'model/': give load_model\('model/'\)"),
-        ((tiny(), "store/"), r"datastore: expected a datastore, found a path: give Datastore\.open\('store/'\)"),
+        (("model/", None), r"model: expected a model, found its name 'model/': KNNLM.from_pretrained loads it"),
+        ((tiny(), "store/"), r"datastore: expected a datastore, found a path: KNNLM\.open\('store/'\) opens it"),
         ((tiny(), [1, 2]), "datastore: expected something with search.*found a list"),
         ((3, None), "model: expected what load_model returns or a torch module, found a int"),
     ],

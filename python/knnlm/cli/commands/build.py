@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from click.core import ParameterSource
 
-from knnlm.cli.building import build_from_text
-from knnlm.cli.console import Command, duration, note, print_json, refuse_existing, refuse_foreign, size
+from knnlm.cli.console import Command, duration, note, print_json, size
 from knnlm.cli.options import (
     Loading,
-    Reading,
     Texts,
     TextSource,
     as_json,
@@ -31,11 +28,15 @@ from knnlm.cli.options import (
     metric as metric_option,
 )
 from knnlm.cli.out_folder import OutFolder
-from knnlm.cli.retraining import needs_model, retrain_store
-from knnlm.cli.work import check_lists, is_store, key_spec, load, load_for, open_store
+from knnlm.cli.work import estimating, key_spec, load, load_for, load_of, shown, stages
+from knnlm.store.new_index import needs_model
+from knnlm.store.opening import is_store, open_store
+from knnlm.store.output_folder import refuse_existing, refuse_foreign
+from knnlm.text.texts import Reading
 
 if TYPE_CHECKING:
-    from knnlm.store.datastore import Datastore
+    from knnlm.build.one_pass import OnePassResult
+    from knnlm.build.retrain import RetrainResult
 
 # The 2020 paper's index and settings; its λ is for WikiText-103, `tune` finds yours.
 PAPER = {"nlist": 4096, "code": (64, 8)}
@@ -135,51 +136,58 @@ def command(
       knnlm build books/ --model model --dry-run
       knnlm build store --retrain
     """
+    from knnlm.build.from_text import build_from_text
+    from knnlm.build.index import check_index, index_store
     from knnlm.report.progress import Progress
 
     kept = kept_keys(keys, keep_keys)
     index = _index_options(preset, nlist, code)
+    settings = {**PAPER_SETTINGS, "preset": "paper"} if preset == "paper" else None
     # Without --seed, an index that is there keeps its own.
     said = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
     given = click.get_current_context().get_parameter_source("seed") in said
-    options = {**index, "seed": seed if given else None, "threads": threads, "retrain": retrain}
     with Progress(json=as_json) as progress:
         if model is None or (retrain and len(source) == 1 and is_store(Path(source[0]))):
             path = _single_store(source, out)
             with open_store(path) as store:
-                _refuse_useless(store, retrain, index["nlist"], metric)
-                again = retrain and needs_model(store.info())
+                check_index(store, retrain=retrain, nlist=index["nlist"], metric=metric)
+                by_model = retrain and needs_model(store.info())
                 if dry_run:
-                    from knnlm.cli.estimate import of_retraining, of_store
+                    from knnlm.build.estimate import of_retraining, of_store
 
-                    if again:
+                    if by_model:
                         loaded = load_for(store, model, loading, threads)
-                        estimate = of_retraining(store, loaded, index, batch_tokens, threads, progress)
+                        estimate = of_retraining(store, loaded, index, batch_tokens, threads, estimating(progress))
                     else:
-                        estimate = of_store(path, index, threads)
+                        estimate = of_store(store, index, threads)
                     _show_estimate(estimate, as_json)
                     return
-            if again:
-                before = _tuned(path)
-                made = retrain_store(path, model, index, seed, loading, threads, workers, batch_tokens, progress)
-                with open_store(path) as store:
-                    extra = {**_settle(store, before, preset, retrain), **made}
-            else:
-                if model is not None:
-                    note(f"{path} keeps its raw keys: the model is not run")
-                with open_store(path) as store:
-                    extra = _build(store, options, preset, progress)
+            if model is not None and not by_model:
+                note(f"{path} keeps its raw keys: the model is not run")
+            seconds, made = index_store(
+                path,
+                functools.partial(load_of, path, model, loading, threads),
+                again=retrain,
+                **index,
+                seed=seed if given else None,
+                settings=settings,
+                threads=threads,
+                workers=workers,
+                batch_tokens=batch_tokens,
+                progress=stages(progress) if by_model else shown(progress),
+            )
+            extra = {**_facts(path), "build_seconds": seconds, **({} if made is None else _made(made))}
         else:
             texts = Texts(source, reading, stamped=True)
             spec = key_spec(key, layer, kept, window, context, autocast)
             if dry_run:
-                from knnlm.cli.estimate import of_text
+                from knnlm.build.estimate import of_text
 
                 if out is not None:
                     refuse_existing(out, overwrite)
                     refuse_foreign(out, (*source, model))
                 loaded = load(model, loading, threads)
-                estimate = of_text(loaded, texts, spec, kept, index, batch_tokens, threads, progress, out)
+                estimate = of_text(loaded, texts, spec, kept, index, batch_tokens, threads, estimating(progress), out)
                 _show_estimate(estimate, as_json)
                 texts.finish()
                 return
@@ -187,24 +195,25 @@ def command(
                 raise click.UsageError("a store made from text needs a place: --out FOLDER")
             refuse_existing(out, overwrite)
             path = out
-            extra = build_from_text(
+            done = build_from_text(
                 out,
-                overwrite,
                 load(model, loading, threads),
-                model,
-                loading,
                 texts,
-                spec,
-                kept != "none",
-                index,
-                {**PAPER_SETTINGS, "preset": "paper"} if preset == "paper" else None,
-                metric or "l2",
-                seed,
-                threads,
-                workers,
-                batch_tokens,
-                progress,
+                keys=spec,
+                overwrite=overwrite,
+                keep_keys=kept != "none",
+                **index,
+                metric=metric or "l2",
+                tuned=settings,
+                seed=seed,
+                threads=threads,
+                workers=workers,
+                load=functools.partial(load, model, loading, threads),
+                batch_tokens=batch_tokens,
+                source=model,
+                progress=stages(progress),
             )
+            extra = {**_facts(out), **_made(done), "read": texts.summary(), "failed": done.failed}
             texts.finish()
     _report(path, extra, as_json)
 
@@ -239,63 +248,18 @@ def _single_store(source: tuple[str, ...], out: Path | None) -> Path:
     raise click.UsageError(f"expected one store, found {', '.join(source)}; to build from text add --model")
 
 
-def _refuse_useless(store: Datastore, retrain: bool, nlist: int | None, metric: str | None) -> None:
-    """Raises what is wrong with indexing a store, before anything is done; --dry-run says the same."""
-    n, info = len(store), store.info()
-    if metric is not None and metric != store.metric:
-        raise click.UsageError(f"{store.path} is a store of --metric {store.metric}: dump the text again for {metric}")
-    if not n:
-        raise ValueError(f"expected entries to index in {store.path}, found none: give a text that has tokens")
-    if store.is_built and not retrain and info["indexed"] == n:
-        raise click.UsageError(f"{store.path} has an index of all its entries: add --retrain to learn a new one")
-    if retrain and needs_model(info) and "model" not in store.attributes:
-        raise ValueError(
-            f"expected raw keys of all {n:,} entries of {store.path}, or a model that it remembers, found "
-            f"{info['entries_with_keys']:,} keys and no model: it was built without keeping them, so no new index can "
-            "be learned; build it again with --keep-keys, or dump the text with --keys float16"
-        )
-    check_lists(n, nlist if retrain or not store.is_built else None)
-
-
-def _build(store: Datastore, options: dict[str, Any], preset: str | None, progress: Any) -> dict[str, Any]:
-    from knnlm.report.index_progress import index_progress
-
-    before = _tuned_of(store)
-    started = time.perf_counter()
-    store.build(progress=index_progress(progress, "index"), **options)
-    seconds = time.perf_counter() - started
-    return {**_settle(store, before, preset, options["retrain"]), "build_seconds": seconds}
-
-
-def _tuned(path: Path) -> Mapping[str, Any]:
+def _facts(path: Path) -> dict[str, Any]:
+    """What a store has become, for JSON."""
     with open_store(path) as store:
-        return _tuned_of(store)
-
-
-def _tuned_of(store: Datastore) -> Mapping[str, Any]:
-    """What was tuned for a store, nothing where somebody else wrote its attributes."""
-    from knnlm.store.attributes import attribute_problems
-
-    attributes = store.attributes
-    return {} if attribute_problems(attributes) else attributes.get("tuned") or {}
-
-
-def _settle(store: Datastore, before: Mapping[str, Any], preset: str | None, retrain: bool) -> dict[str, Any]:
-    """Have a store with a new index remember the preset's settings, if there are any; facts for JSON."""
-    if preset == "paper":
-        settings = {**PAPER_SETTINGS, "k": min(1024, max(1, len(store)))}
-        store.set_attributes({**store.attributes, "tuned": {**settings, "preset": "paper"}})
-        if before and "preset" not in before:
-            note(f"the preset's settings replace the tuned ones ({_settings(before)}): knnlm tune chooses them again")
-    elif before and retrain:
-        note(f"kept {_settings(before)}, which were chosen with the former index: knnlm tune chooses them again")
-    info = store.info()
+        info = store.info()
     names = ("bytes", "bytes_per_entry", "search_bytes_per_entry", "nlist", "code", "generation")
-    return {"entries": len(store), **{name: info[name] for name in names}}
+    return {"entries": info["n"], **{name: info[name] for name in names}}
 
 
-def _settings(tuned: Mapping[str, Any]) -> str:
-    return f"λ {tuned['lambda_']:.3f}, T {tuned['temperature']:.4g}, k {tuned['k']}"
+def _made(done: OnePassResult | RetrainResult) -> dict[str, Any]:
+    """What running the model took, for JSON."""
+    names = ("tokens", "parts", "resumed_parts", "unmeasured")
+    return {**{name: getattr(done, name) for name in names}, "build_seconds": done.seconds}
 
 
 def _show_estimate(estimate: dict[str, Any], as_json: bool) -> None:

@@ -10,7 +10,7 @@ import click
 
 from knnlm.cli.console import Command, duration, note, print_json, size
 from knnlm.cli.options import as_json
-from knnlm.cli.work import open_store
+from knnlm.store.opening import open_store
 
 if TYPE_CHECKING:
     from knnlm.store.datastore import Datastore, LostDocument

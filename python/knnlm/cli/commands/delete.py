@@ -8,7 +8,7 @@ import click
 
 from knnlm.cli.console import Command, note, print_json
 from knnlm.cli.options import Words, as_json
-from knnlm.cli.work import open_store
+from knnlm.store.opening import open_store
 
 
 @click.command("delete", cls=Command)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
-from knnlm.cli.console import Command, duration, note, print_json, refuse_foreign, show
+from knnlm.cli.console import Command, duration, note, print_json, show
 from knnlm.cli.options import as_json, device, seed, threads
 from knnlm.cli.out_folder import OutFolder
+from knnlm.store.output_folder import refuse_foreign
 from knnlm.system.extras import require
 from knnlm.system.own_files import is_file, remove_tree
 

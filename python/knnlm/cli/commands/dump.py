@@ -8,10 +8,8 @@ from typing import Literal
 import click
 
 from knnlm.cli.console import Command, duration, note, print_json, size
-from knnlm.cli.folders import whole_folder
 from knnlm.cli.options import (
     Loading,
-    Reading,
     Texts,
     as_json,
     key_options,
@@ -24,7 +22,9 @@ from knnlm.cli.options import (
     threads,
     window_options,
 )
-from knnlm.cli.work import dump_to, key_spec, load, warn_of_failed
+from knnlm.cli.work import key_spec, load, shown
+from knnlm.store.output_folder import whole_folder
+from knnlm.text.texts import Reading
 
 
 @click.command("dump", cls=Command)
@@ -66,17 +66,26 @@ def command(
     Example:
       knnlm dump books/ --model model --out store
     """
+    from knnlm.build.from_text import dump_texts
     from knnlm.report.progress import Progress
 
     texts = Texts(text, reading, stamped=True)
     with Progress(json=as_json) as progress, whole_folder(out, overwrite, (*text, model)) as partial:
         loaded = load(model, loading, threads)
         spec = key_spec(key, layer, keys, window, context, autocast)
-        store, written = dump_to(partial, loaded, texts, spec, keys, batch_tokens, progress, metric or "l2")
+        store, written = dump_texts(
+            partial,
+            loaded,
+            texts,
+            keys=spec,
+            keep_keys=keys != "none",
+            batch_tokens=batch_tokens,
+            metric=metric or "l2",
+            progress=shown(progress),
+        )
         with store:
             info = store.info()
     texts.finish()
-    warn_of_failed(written.failed)
     if as_json:
         print_json(
             {

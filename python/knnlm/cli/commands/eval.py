@@ -13,7 +13,6 @@ from knnlm.cli.console import Command, facts, print_json, table, warn
 from knnlm.cli.options import (
     Loading,
     Mixing,
-    Reading,
     Texts,
     as_json,
     cache_option,
@@ -25,18 +24,12 @@ from knnlm.cli.options import (
     text_options,
     threads,
 )
-from knnlm.cli.work import (
-    blend_text,
-    load_for,
-    note_defaults,
-    open_store,
-    overlap_share,
-    warn_of_failed,
-    warn_of_overlap,
-)
+from knnlm.cli.work import blend_text, load_for, note_defaults, shown, warn_of_overlap
+from knnlm.store.opening import open_store
+from knnlm.text.texts import Reading
 
 if TYPE_CHECKING:
-    from knnlm.lm.scored_text import Evaluation
+    from knnlm.evaluate.evaluate_store import StoreEvaluation
 
 
 @click.command("eval", cls=Command)
@@ -46,6 +39,13 @@ if TYPE_CHECKING:
 @mixing_options
 @cache_option
 @ngram_option
+@click.option(
+    "--overlap/--no-overlap",
+    "overlap",
+    default=True,
+    show_default=True,
+    help="Look for the text's 13-grams in the store, all of whose values are read for it.",
+)
 @click.option(
     "--exclude",
     type=click.Choice(("document", "entry", "none")),
@@ -64,6 +64,7 @@ def command(
     mixing: Mixing,
     cache: bool,
     ngram: bool,
+    overlap: bool,
     exclude: str,
     reading: Reading,
     loading: Loading,
@@ -80,8 +81,8 @@ def command(
       knnlm eval store held-out.txt
       knnlm eval store held-out.txt --lambda 0.3 --temperature 10 --exact
     """
+    from knnlm.evaluate.evaluate_store import evaluate_store
     from knnlm.lm.blend import blend_of, saved_blends, untuned_cache
-    from knnlm.lm.score import score, scored_by
     from knnlm.lm.settings import DEFAULT_LAMBDA, settings_of
     from knnlm.report.progress import Progress
 
@@ -98,39 +99,38 @@ def command(
         mixing = mixing.within(opened)
         settings = settings_of(opened, **mixing.given())
         note_defaults(opened, settings, **mixing.given())
-        cached, settings = scored_by(
+        report = shown(progress)
+        found, blended = evaluate_store(
             loaded,
-            texts.tokenised(loaded.tokenizer),
             opened,
+            texts.tokenised(loaded.tokenizer),
             replace(settings, threads=threads),
             blend=blend,
             exclude=exclude,
-            progress=texts.callback(progress, "score"),
+            overlap=overlap,
+            scoring=texts.counting(report, "score"),
+            progress=report,
         )
-        found = score(cached, settings)
-        blended = None if blend is None else score(cached, settings, blend)
-        share = overlap_share(cached, opened, progress)
     texts.finish()
-    warn_of_failed(found.failed)
-    _warn(share, found, exclude, ngram)
+    _warn(found, exclude, ngram)
     if blended is not None and mixing.lambda_ is not None:
         warn("--lambda does not change what is blended in: its weights are those that knnlm tune saved")
     if as_json:
         more = {} if blended is None else {"blended": blended.to_dict()}
-        print_json({**found.to_dict(), **more, "overlap_13gram": share, "store": str(store), "read": texts.summary()})
+        print_json({**found.to_dict(), **more, "store": str(store), "read": texts.summary()})
     else:
-        _show(found, blended, share)
+        _show(found, blended)
     if found.failed:
         click.get_current_context().exit(1)
 
 
-def _warn(share: float, found: Evaluation, exclude: str, ngram: bool) -> None:
+def _warn(found: StoreEvaluation, exclude: str, ngram: bool) -> None:
     if found.excluded_documents:
         left_out = {"document": "their own document was", "entry": "their own entries were", "none": "nothing was"}
         warn(f"{found.excluded_documents} of the evaluated documents are in the store; {left_out[exclude]} left out")
         if ngram:
             warn("the 5-gram model has counted those documents too: its part of the result is of text that it knows")
-    warn_of_overlap(share)
+    warn_of_overlap(found.overlap_13gram)
     if found.settings["lambda_"] == 1 and np.isinf(found.perplexity):
         warn(
             "with a lambda of 1 the model has no say, and a token that is not among its neighbors has p = 0: give "
@@ -138,12 +138,24 @@ def _warn(share: float, found: Evaluation, exclude: str, ngram: bool) -> None:
         )
 
 
-def _blended_name(blended: Evaluation | None) -> str:
+def _blended_name(blended: StoreEvaluation | None) -> str:
     weights = {} if blended is None else blended.settings["blend"]["weights"]
     return "and what is blended in" if weights.get("knn") else "model and cache, without the store"
 
 
-def _show(found: Evaluation, blended: Evaluation | None, share: float) -> None:
+def _change(one: StoreEvaluation) -> str:
+    """Of the perplexity against the model alone, with the interval by document where there is one."""
+    change = f"{100 * one.change:+.1f} %"
+    if one.interval is None:
+        return change
+    return f"{change} ({100 * (one.interval.ratio_low - 1):+.1f} to {100 * (one.interval.ratio_high - 1):+.1f})"
+
+
+def _change_name(found: StoreEvaluation) -> str:
+    return "change" if found.interval is None else f"change ({100 * found.interval.level:.0f} % interval)"
+
+
+def _show(found: StoreEvaluation, blended: StoreEvaluation | None) -> None:
     def word(value: float | None) -> str:
         return "–" if value is None or not np.isfinite(value) else f"{value:.2f}"
 
@@ -151,11 +163,16 @@ def _show(found: Evaluation, blended: Evaluation | None, share: float) -> None:
     rows = [["model alone", f"{found.lm_perplexity:.2f}", word(found.lm_word_perplexity), "", f"{model_speed:,.0f}"]]
     for name, one in (("with the store", found), (_blended_name(blended), blended)):
         if one is not None:
-            change = f"{100 * (one.perplexity / found.lm_perplexity - 1):+.1f} %"
             rows.append(
-                [name, f"{one.perplexity:.2f}", word(one.word_perplexity), change, f"{one.tokens_per_second:,.0f}"]
+                [
+                    name,
+                    f"{one.perplexity:.2f}",
+                    word(one.word_perplexity),
+                    _change(one),
+                    f"{one.tokens_per_second:,.0f}",
+                ]
             )
-    table(None, ["", "perplexity", "by word", "change", "tokens/s"], rows)
+    table(None, ["", "perplexity", "by word", _change_name(found), "tokens/s"], rows)
     used: dict[str, Any] = found.settings
     facts(
         {
@@ -166,6 +183,10 @@ def _show(found: Evaluation, blended: Evaluation | None, share: float) -> None:
             else f"index, nprobe {used['nprobe'] or 'default'}, rerank {used['rerank'] or 'default'}",
             "retrieved": f"{100 * found.retrieved:.1f} % of the tokens are among their neighbors",
             **({} if blended is None else {"blended": blend_text(blended.settings["blend"])}),
-            "overlap": f"{100 * share:.2f} % of the tokens are in a 13-gram of the store",
+            **(
+                {}
+                if found.overlap_13gram is None
+                else {"overlap": f"{100 * found.overlap_13gram:.2f} % of the tokens are in a 13-gram of the store"}
+            ),
         }
     )

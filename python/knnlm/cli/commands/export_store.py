@@ -6,11 +6,10 @@ from pathlib import Path
 
 import click
 
-from knnlm.cli.console import Command, note, print_json, refuse_existing
+from knnlm.cli.console import Command, note, print_json
 from knnlm.cli.options import (
     Loading,
     Mixing,
-    Reading,
     Texts,
     as_json,
     loading_options,
@@ -21,7 +20,11 @@ from knnlm.cli.options import (
     text_options,
     threads,
 )
-from knnlm.cli.work import load_for, open_store, warn_of_failed
+from knnlm.cli.work import load_for
+from knnlm.store.opening import open_store
+from knnlm.store.output_folder import refuse_existing
+from knnlm.system.log import log_failed
+from knnlm.text.texts import Reading
 
 
 @click.command("export", cls=Command)
@@ -95,7 +98,7 @@ def command(
             )
             rows = writers[out.suffix](out, batches)
             texts.finish()
-            warn_of_failed(failed)
+            log_failed(failed)
         else:
             rows = write_arrow(out, opened, keys=not no_keys, progress=lambda _, done, total: task.update(done, total))
     if as_json:

@@ -10,7 +10,8 @@ import click
 from knnlm.cli.console import Command, print_json, write_out
 from knnlm.cli.options import Loading, Mixing, Words, as_json, loading_options, mixing_options, model, seed, threads
 from knnlm.cli.streams import input_bytes
-from knnlm.cli.work import load_for, note_defaults, open_store
+from knnlm.cli.work import load_for, note_defaults
+from knnlm.store.opening import open_store
 from knnlm.system.terminal import printable
 from knnlm.text.decoding import encoding_of
 

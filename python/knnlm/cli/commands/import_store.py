@@ -9,8 +9,8 @@ from typing import Any, Literal
 import click
 
 from knnlm.cli.console import Command, note, print_json
-from knnlm.cli.folders import whole_folder
 from knnlm.cli.options import as_json, out, overwrite
+from knnlm.store.output_folder import whole_folder
 
 
 @click.command("import", cls=Command)

@@ -10,9 +10,9 @@ import click
 
 from knnlm.cli.console import Command, facts, print_json, size, table, write_out
 from knnlm.cli.options import as_json
-from knnlm.cli.retraining import advice
-from knnlm.cli.work import open_store
 from knnlm.store.attributes import attribute_problems
+from knnlm.store.new_index import advice
+from knnlm.store.opening import open_store
 from knnlm.system.terminal import printable
 
 if TYPE_CHECKING:

@@ -10,11 +10,10 @@ from typing import Any
 
 import click
 
-from knnlm.cli.console import Command, note, print_json, refuse_existing, show
+from knnlm.cli.console import Command, note, print_json, show
 from knnlm.cli.options import (
     Loading,
     Mixing,
-    Reading,
     Texts,
     Words,
     as_json,
@@ -26,8 +25,11 @@ from knnlm.cli.options import (
     text_argument,
     threads,
 )
-from knnlm.cli.work import load_for, note_defaults, open_store
+from knnlm.cli.work import load_for, note_defaults
+from knnlm.store.opening import open_store
+from knnlm.store.output_folder import refuse_existing
 from knnlm.system.extras import require
+from knnlm.text.texts import Reading
 
 
 @click.command("inspect", cls=Command)

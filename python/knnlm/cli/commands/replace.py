@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from knnlm.cli.console import Command, note, print_json
-from knnlm.cli.options import Loading, Reading, Texts, Words, as_json, loading_options, model, threads
-from knnlm.cli.work import load_for, open_store
-
-if TYPE_CHECKING:
-    from knnlm.text.documents import Document
+from knnlm.cli.options import Loading, Texts, Words, as_json, loading_options, model, threads
+from knnlm.cli.work import load_for
+from knnlm.store.opening import open_store
+from knnlm.text.texts import Reading
 
 
 @click.command("replace", cls=Command)
@@ -44,45 +42,18 @@ def command(
     Example:
       knnlm replace store chapter-3.txt corrected.txt
     """
-    from knnlm.build.dump import dump
-    from knnlm.build.update import stamp
-    from knnlm.model.key_spec import KeySpec, key_spec
-    from knnlm.text.documents import Document
+    from knnlm.build.replace import replace_document, text_for
 
     texts = Texts(("-" if str(file) == "-" else str(file.absolute()),), Reading(text_field=text_field))
-    found = _text_for(document, list(texts), file)
+    found = text_for(document, list(texts), file)
     with open_store(store) as opened:
-        index = opened.find_document(document)
-        if index is None:
-            raise ValueError(f"expected a document of {store} to replace, found none named {document!r}")
-        info = opened.documents()[index]
-        old = info.stop - info.start
-        facts = stamp(Document(document, found.text, found.metadata)).metadata or {}  # the origin stays
-        new = Document(document, found.text, {**(info.metadata or {}), **facts})
-        loaded = load_for(opened, model, loading, threads)
-        written = dump(loaded, [new], opened, keys=key_spec(opened) or KeySpec(), replace=[document])
-        if opened.is_built:
-            opened.build(threads=threads)
+        old, new = replace_document(
+            opened, document, found, lambda: load_for(opened, model, loading, threads), threads=threads
+        )
         left = len(opened)
     texts.finish()
     if as_json:
-        counts = {"old": old, "new": written.tokens, "entries": left}
+        counts = {"old": old, "new": new, "entries": left}
         print_json({"store": str(store), "document": document, **counts, "read": texts.summary()})
         return
-    note(f"{store}: {document} replaced, {old:,} entries by {written.tokens:,}; {left:,} entries")
-
-
-def _text_for(document: str, found: list[Document], file: Path) -> Document:
-    """The only text of a file, or of several the one whose line the document is."""
-    line = document.rpartition("#")[2]
-    fitting = [
-        one
-        for one in found
-        if len(found) == 1 or (one.name == document if one.named else one.name.rpartition("#")[2] == line)
-    ]
-    if len(fitting) != 1:
-        raise ValueError(
-            f"expected one text for {document!r} in {file}, found {len(found):,}: {found[0].name!r} to "
-            f"{found[-1].name!r}; put the right one into a file of its own"
-        )
-    return fitting[0]
+    note(f"{store}: {document} replaced, {old:,} entries by {new:,}; {left:,} entries")

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from knnlm.cli.console import Command, duration, note, print_json, refuse_foreign
-from knnlm.cli.folders import clear_leftovers, take_place
+from knnlm.cli.console import Command, duration, note, print_json
 from knnlm.cli.options import (
-    Reading,
     Texts,
     TextSource,
     as_json,
@@ -27,16 +23,15 @@ from knnlm.cli.options import (
     text_options,
     threads,
 )
-from knnlm.system.own_files import remove_tree
+from knnlm.store.output_folder import clear_leftovers, refuse_foreign
+from knnlm.text.texts import Reading
+from knnlm.train.place import beside, training_place
 
 if TYPE_CHECKING:
     from knnlm.report.progress import Progress
     from knnlm.text.documents import Document
     from knnlm.text.tokenizer import Tokenizer
     from knnlm.train.loop import TrainResult
-
-STATE_FILE = "training.safetensors"  # of `checkpoint.py`, which needs torch
-HELD_OUT = 20  # one document of so many is held out for validation
 
 
 @click.command("train", cls=Command)
@@ -120,6 +115,7 @@ def command(
     from knnlm.model.load import pick_device
     from knnlm.model.transformer import TransformerConfig, TransformerLM
     from knnlm.report.progress import Progress
+    from knnlm.train.hold_out import hold_out
     from knnlm.train.loop import TrainConfig
     from knnlm.train.loop import train as fit
 
@@ -127,7 +123,7 @@ def command(
         torch.set_num_threads(threads)
     texts = Texts(text, reading)
     valid_texts = Texts(valid, replace(reading, max_documents=None))
-    with Progress(json=as_json) as progress, _place(out, overwrite, resume) as place:
+    with Progress(json=as_json) as progress, training_place(out, overwrite, resume) as place:
         documents = texts.read(progress)
         if valid:
             held_out = valid_texts.read()
@@ -191,42 +187,6 @@ def reached(point: Mapping[str, float]) -> str:
     )
 
 
-def beside(out: Path) -> Path:
-    """Folder of a training that is to replace `out`."""
-    return out.with_name(f"{out.name}.new")
-
-
-@contextmanager
-def _place(out: Path, overwrite: bool, resume: bool) -> Iterator[Path]:
-    """Where to train: `out`, or with --overwrite a folder beside it that takes its place at the end.
-
-    What an interrupted training leaves there is kept for --resume; what has no state to go on with is removed.
-    """
-    new = beside(out)
-    if not overwrite or not out.exists():
-        if resume and (new / STATE_FILE).is_file():
-            note(f"{new} holds an interrupted training that is to replace {out}: --overwrite --resume goes on")
-        yield out
-        return
-    if new.is_symlink():
-        raise click.UsageError(
-            f"{new} is a link: expected an earlier training that was to replace {out}, or nothing; remove it"
-        )
-    if resume and not (new / STATE_FILE).is_file():
-        yield out
-        return
-    if not resume and new.exists():
-        refuse_foreign(new)
-        remove_tree(new)
-        note(f"removed {new}, an earlier training that was to replace {out}")
-    try:
-        yield new
-        take_place(new, out, overwrite)
-    finally:
-        if new.exists() and not (new / STATE_FILE).is_file():
-            remove_tree(new)
-
-
 def stopped(result: TrainResult, place: Path, out: Path) -> str:
     """What an interrupted training leaves, and how to go on."""
     usable = (
@@ -241,22 +201,6 @@ def stopped(result: TrainResult, place: Path, out: Path) -> str:
         f"interrupted after {result.steps:,} steps and {duration(result.seconds)}; the state is saved in {place}, and "
         f"{usable}. {unharmed}To go on, give the same command with --resume"
     )
-
-
-def hold_out(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
-    """Train and validation documents, by a hash of the name; of few documents, the last part of the longest."""
-    train: list[Document] = []
-    valid: list[Document] = []
-    for document in documents:
-        bucket = int.from_bytes(hashlib.sha256(document.name.encode()).digest()[:4], "little") % HELD_OUT
-        (valid if bucket == 0 else train).append(document)
-    if valid and train:
-        return train, valid
-    longest = max(documents, key=lambda document: len(document.text))
-    cut = longest.text.rfind("\n", 0, len(longest.text) * (HELD_OUT - 1) // HELD_OUT) + 1
-    cut = cut or len(longest.text) * (HELD_OUT - 1) // HELD_OUT
-    train = [replace(d, text=d.text[:cut]) if d is longest else d for d in documents]
-    return train, [replace(longest, name=f"{longest.name} (end)", text=longest.text[cut:])]
 
 
 def _tokenizer(

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from knnlm.cli.console import Command, facts, note, print_json, refused, warn
 from knnlm.cli.options import (
     Loading,
-    Reading,
     Texts,
     as_json,
     cache_option,
@@ -25,16 +22,13 @@ from knnlm.cli.options import (
     text_options,
     threads,
 )
-from knnlm.cli.work import blend_text, load_for, open_store, overlap_share, warn_of_failed, warn_of_overlap
+from knnlm.cli.work import blend_text, load_for, shown, warn_of_overlap
+from knnlm.store.opening import open_store
 from knnlm.system.extras import installed, require
+from knnlm.text.texts import Reading
 
 if TYPE_CHECKING:
-    from knnlm.evaluate.tune import Tuned
-    from knnlm.lm.blend import Blend
-    from knnlm.lm.scored_text import Cached
-    from knnlm.text.inputs import TokenDocument
-
-SIZE_TOKENS = 8000  # scored for the plot against the store's size
+    from knnlm.evaluate.tune_store import StoreTuning
 
 
 @click.command("tune", cls=Command)
@@ -86,14 +80,8 @@ def command(
       knnlm tune store validation.txt
       knnlm tune store validation.txt --cache --ngram
     """
-    from knnlm.evaluate.size_curve import size_curve
-    from knnlm.evaluate.tune import save_tuned
-    from knnlm.evaluate.tune import tune as choose
-    from knnlm.lm.blend import CACHE_SIZE, ORDER, cache_thetas, ngram_of
-    from knnlm.lm.score import check_scores, neighbors_of
-    from knnlm.lm.settings import Settings
+    from knnlm.evaluate.tune_store import tune_store
     from knnlm.report.progress import Progress
-    from knnlm.store.temperature import default_temperature
 
     folder = None if no_plots else plots or store.with_name(f"{store.name}-tuning")
     if plots is not None:
@@ -110,62 +98,38 @@ def command(
     texts = Texts(text, reading)
     with Progress(json=as_json) as progress, open_store(store) as opened:
         loaded = load_for(opened, model, loading, threads)
-        check_scores(loaded, texts.tokenised(loaded.tokenizer), opened)
-        thetas = cache_thetas(default_temperature(opened)) if cache else []
-        progress("5-gram", 0, 1) if ngram else None
-        counted = ngram_of(opened, ORDER, int(loaded.tokenizer.vocab_size)) if ngram else None
-        progress("5-gram", 1, 1) if ngram else None
-        heads = _Heads(texts.tokenised(loaded.tokenizer))
-        cached = neighbors_of(
+        report = shown(progress)
+        done = tune_store(
             loaded,
-            heads,
             opened,
-            k=max(1, min(k, len(opened))),
+            lambda: texts.tokenised(loaded.tokenizer),
+            k=k,
+            temperature=temperature,
             nprobe=nprobe,
             rerank=rerank,
             exact=bool(exact),
+            cache=cache,
+            ngram=ngram,
             threads=threads,
-            cache_thetas=thetas,
-            cache_size=CACHE_SIZE,
-            cache_metric=opened.metric,
-            ngram=counted,
-            progress=texts.callback(progress, "score"),
+            sizes=folder is not None,
+            scoring=texts.counting(report, "score"),
+            progress=report,
         )
-        progress("tune", 0, 1)
-        tuned = choose(cached, temperature=temperature)
-        share = overlap_share(cached, opened, progress)
-        blends = _blends(cached, tuned, thetas, ngram, opened.metric)
-        progress("tune", 1, 1)
-        search = {"nprobe": nprobe, "rerank": rerank, "exact": exact or None}
-        unsaved = None
-        try:
-            save_tuned(
-                opened, tuned, **search, blends={name: blend.to_dict() for name, blend in blends.items()} or None
-            )
-        except OSError as error:  # what took minutes to find is shown first
-            unsaved = error
-        written = []
-        if folder is not None and unsaved is None:
-            curves = {name: (curve.x, curve.perplexity, tuned.lm_perplexity) for name, curve in tuned.curves.items()}
-            if not cached.excluded_documents:  # a search leaves out one range of entries: the rest of the store
-                settings = Settings(tuned.lambda_, tuned.temperature, tuned.k, nprobe, rerank, bool(exact), threads)
-                sizes = size_curve(loaded, heads.documents, opened, settings, progress=progress)
-                curves["size"] = (sizes.x, sizes.perplexity, sizes.fixed["lm_perplexity"])
-            written = _plots(tuned, curves, folder)
+    tuned, share, unsaved = done.tuned, done.overlap_13gram, done.unsaved
+    written = _plots(done, folder) if folder is not None and unsaved is None else []
     texts.finish()
-    warn_of_failed(cached.failed)
     warn_of_overlap(share)
     if as_json:
         print_json(
             {
                 **tuned.to_dict(curves=True),
-                "blends": {name: blend.to_dict() for name, blend in blends.items()},
+                "blends": {name: blend.to_dict() for name, blend in done.blends.items()},
                 "store": str(store),
                 "saved": unsaved is None,
                 "plots": written,
-                "excluded": cached.excluded_documents,
+                "excluded": done.excluded,
                 "overlap_13gram": share,
-                "failed": cached.failed,
+                "failed": done.failed,
             }
         )
         _not_saved(unsaved)
@@ -177,11 +141,11 @@ def command(
             "k": f"{tuned.k}",
             "perplexity": f"{tuned.perplexity:.2f}, the model alone {tuned.lm_perplexity:.2f} "
             f"({100 * (tuned.perplexity / tuned.lm_perplexity - 1):+.1f} %), on {tuned.tokens:,} tokens",
-            **{f"with {name}": f"{b.perplexity:.2f}: {blend_text(b.to_dict())}" for name, b in blends.items()},
+            **{f"with {name}": f"{b.perplexity:.2f}: {blend_text(b.to_dict())}" for name, b in done.blends.items()},
         }
     )
-    if cached.excluded_documents:
-        note(f"{cached.excluded_documents} documents are in the store: their own entries were left out")
+    if done.excluded:
+        note(f"{done.excluded} documents are in the store: their own entries were left out")
     _not_saved(unsaved)
     note(f"saved in {store}" + (f"; plots in {folder}" if folder else ""))
 
@@ -193,45 +157,13 @@ def _not_saved(error: OSError | None) -> None:
         click.get_current_context().exit(1)
 
 
-class _Heads:
-    """Passes documents on and keeps the first tokens of the first ones, for the plot against the store's size."""
-
-    def __init__(self, documents: Iterable[TokenDocument]) -> None:
-        self._passing, self.documents = documents, list[Any]()
-
-    def __iter__(self) -> Iterator[TokenDocument]:
-        left = SIZE_TOKENS
-        for document in self._passing:
-            head = document.tokens[: min(left, SIZE_TOKENS // 8)]
-            if len(head):
-                self.documents.append(replace(document, tokens=head, text=None))
-                left -= len(head)
-            yield document
-
-
-def _blends(cached: Cached, tuned: Tuned, thetas: Sequence[float], ngram: bool, metric: str) -> dict[str, Blend]:
-    """Weights of every combination of the asked components, by its name."""
-    from knnlm.lm.blend import blend_name, fit_blend
-    from knnlm.lm.score import cache_name
-
-    log_p_knn = cached.log_p_knn(tuned.temperature, tuned.k) if thetas or ngram else None
-    found = {}
-    for with_cache in (False, True)[: 1 + bool(thetas)]:
-        for with_ngram in (False, True)[: 1 + ngram]:
-            if log_p_knn is not None and (with_cache or with_ngram):
-                found[blend_name(with_cache, with_ngram)] = fit_blend(
-                    cached.log_p_lm,
-                    log_p_knn,
-                    {theta: cached.features[cache_name(theta)] for theta in thetas} if with_cache else None,
-                    cached.features["ngram"] if with_ngram else None,
-                    metric=metric,
-                )
-    return found
-
-
-def _plots(tuned: Tuned, curves: Mapping[str, tuple[list[float], list[float], float]], folder: Path) -> list[str]:
+def _plots(done: StoreTuning, folder: Path) -> list[str]:
     from knnlm.report.plots import save, tuning_plot
 
+    tuned = done.tuned
+    curves = {name: (curve.x, curve.perplexity, tuned.lm_perplexity) for name, curve in tuned.curves.items()}
+    if done.sizes is not None:
+        curves["size"] = (done.sizes.x, done.sizes.perplexity, done.sizes.fixed["lm_perplexity"])
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, (x, y, alone) in curves.items():

@@ -11,20 +11,22 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from knnlm import _core
-from knnlm.cli.work import check_lists, key_width, open_store, resolved
-
-if TYPE_CHECKING:
-    from knnlm.cli.options import Texts
-    from knnlm.model.key_spec import KeySpec
-    from knnlm.model.load import LoadedModel
-    from knnlm.report.progress import Progress
-    from knnlm.store.datastore import Datastore
-    from knnlm.text.inputs import TokenDocument
+from knnlm.build.from_text import check_lists, key_width, resolved
+from knnlm.build.parts import SAMPLE_CUT, share_of
+from knnlm.build.retrain import spec_of, stored_documents
+from knnlm.model.key_spec import KeySpec
+from knnlm.model.keys import arithmetic, batch_size, iterate_as
+from knnlm.model.loaded import Loaded
+from knnlm.model.windows import plan
+from knnlm.store.datastore import Datastore
+from knnlm.store.recall_sample import Truth
+from knnlm.text.inputs import TokenDocument
+from knnlm.text.texts import Progress, Texts
 
 SAMPLE_SECONDS = 5.0  # of running the model
 SAMPLE_ENTRIES = 20_000  # indexed for the estimate of a dumped store
@@ -43,24 +45,28 @@ BUFFERS = 64 << 20  # of the writer and of the search threads
 
 
 def of_text(
-    loaded: LoadedModel,
+    loaded: Loaded,
     texts: Texts,
     spec: KeySpec,
     kept: str,
     index: dict[str, Any],
     batch_tokens: int | None,
     threads: int | None,
-    progress: Progress,
+    progress: Progress | None,
     out: Path | None,
 ) -> dict[str, Any]:
-    """Tokens exactly; seconds, disk and memory estimated from the keys of some seconds."""
+    """What `build_from_text` would take: tokens exactly; seconds, disk and memory from the keys of some seconds.
+
+    kept: type of the raw keys that are kept, or "none". index: nlist and code. out: where the store would be.
+    progress: called with (stage, done, total): "count tokens", and "sample", which counts seconds.
+    """
     spec = resolved(loaded, spec)
-    task = progress.track("count tokens", unit="tok")
     lengths: Counter[int] = Counter()
 
     def counted() -> Iterator[TokenDocument]:
         for document in texts.tokenised(loaded.tokenizer):
-            task.update(texts.tokens, texts.expected_tokens())
+            if progress is not None:
+                progress("count tokens", texts.tokens, texts.expected_tokens())
             lengths[len(document.tokens)] += 1
             yield document
 
@@ -96,15 +102,13 @@ def of_text(
 
 def of_retraining(
     store: Datastore,
-    loaded: LoadedModel,
+    loaded: Loaded,
     index: dict[str, Any],
     batch_tokens: int | None,
     threads: int | None,
-    progress: Progress,
+    progress: Progress | None,
 ) -> dict[str, Any]:
     """The same for a store whose keys the model computes again."""
-    from knnlm.build.retrain import spec_of, stored_documents
-
     spec, total, info = spec_of(store, loaded), len(store), store.info()
     sampled = _some_of(document for _, document in stored_documents(store, int(loaded.tokenizer.vocab_size)))
     keys, values, per_token = _sample_keys(loaded, sampled, spec, batch_tokens, progress)
@@ -126,25 +130,24 @@ def of_retraining(
 
 
 def _sample_keys(
-    loaded: LoadedModel, documents: list[TokenDocument], spec: KeySpec, batch_tokens: int | None, progress: Progress
+    loaded: Loaded, documents: list[TokenDocument], spec: KeySpec, batch_tokens: int | None, progress: Progress | None
 ) -> tuple[list[Any], list[Any], float]:
     """Keys and targets of as much text as some `SAMPLE_SECONDS` allow, and seconds a token that the model reads.
 
     One window comes first, which also warms the model up: where a whole batch would take longer than all the time
     there is, the rest goes window by window as well.
     """
-    from knnlm.model.keys import arithmetic, batch_size, iterate_as
-
     keys: list[Any] = []
     values: list[Any] = []
-    task = progress.track("sample", max(1, int(SAMPLE_SECONDS)), "s")
     began = started = time.perf_counter()
     passed = 0
 
     def tick(_: str, done: int, __: int) -> None:
         nonlocal passed
         passed = done
-        task.update(min(int(time.perf_counter() - began), int(SAMPLE_SECONDS)))
+        if progress is not None:
+            limit = max(1, int(SAMPLE_SECONDS))
+            progress("sample", min(int(time.perf_counter() - began), limit), limit)
 
     def chunks(batch: int) -> Generator[Any]:
         yield from iterate_as(
@@ -182,8 +185,6 @@ def _sample_keys(
 
 def _read(length: int, spec: KeySpec) -> int:
     """Positions that the model reads for a document of so many tokens: windows overlap by the least context."""
-    from knnlm.model.windows import plan
-
     assert spec.window is not None
     assert spec.context is not None
     return sum(window.stop - window.start for window in plan(length, spec.window, spec.context))
@@ -194,8 +195,6 @@ def _passes(lengths: Counter[int], spec: KeySpec, wanted: int, per_token: float)
 
     lengths: of the documents, in tokens. wanted: keys of the sample. per_token: seconds a position that is read.
     """
-    from knnlm.build.parts import SAMPLE_CUT, share_of
-
     assert spec.context is not None
     share = share_of(wanted, sum(length * count for length, count in lengths.items()))
     sampled = everything = 0.0
@@ -210,8 +209,6 @@ def _passes(lengths: Counter[int], spec: KeySpec, wanted: int, per_token: float)
 
 def _truth_seconds(sample: Any, total: int, threads: int | None) -> float:
     """Seconds of comparing all keys with those that recall is measured with."""
-    from knnlm.store.recall_sample import Truth
-
     keys = sample[:TRUTH_KEYS]
     if not len(keys):
         return 0.0
@@ -221,38 +218,35 @@ def _truth_seconds(sample: Any, total: int, threads: int | None) -> float:
     return (time.perf_counter() - started) * total / len(keys)
 
 
-def of_store(path: Path, index: dict[str, Any], threads: int | None) -> dict[str, Any]:
+def of_store(store: Datastore, index: dict[str, Any], threads: int | None) -> dict[str, Any]:
     """The same for a store that has its keys."""
-    with open_store(path) as store:
-        n = len(store)
-        info = store.info()
-        if info["entries_with_keys"] < n:
-            raise ValueError(
-                f"the estimate samples raw keys, and {path} keeps none of its indexed entries: knnlm build without "
-                f"--dry-run adds the other {info['entries_with_keys']:,} to the index"
-            )
-        size = min(n, SAMPLE_ENTRIES)
-        keys, values = store.keys(0, size), store.values(0, size)
-        raw = int(info["sections"].get("Keys", 0))  # as they lie on disk, float16 or float32
-        found, listed = _index(keys, values, n, index, threads)
-        disk = int(np.dtype(info["value_dtype"]).itemsize * n + listed)
-        return {
-            "tokens": n,
-            "documents": info["documents"],
-            "sample_tokens": size,
-            "dump_seconds": 0.0,
-            "seconds": found["build_seconds"],
-            "disk_bytes": disk + (0 if info["keep_keys"] is None else raw),
-            "peak_disk_bytes": disk + raw,
-            "free_bytes": free_bytes(path),
-            **found,
-        }
+    n = len(store)
+    info = store.info()
+    if info["entries_with_keys"] < n:
+        raise ValueError(
+            f"the estimate samples raw keys, and {store.path} keeps none of its indexed entries: knnlm build without "
+            f"--dry-run adds the other {info['entries_with_keys']:,} to the index"
+        )
+    size = min(n, SAMPLE_ENTRIES)
+    keys, values = store.keys(0, size), store.values(0, size)
+    raw = int(info["sections"].get("Keys", 0))  # as they lie on disk, float16 or float32
+    found, listed = _index(keys, values, n, index, threads)
+    disk = int(np.dtype(info["value_dtype"]).itemsize * n + listed)
+    return {
+        "tokens": n,
+        "documents": info["documents"],
+        "sample_tokens": size,
+        "dump_seconds": 0.0,
+        "seconds": found["build_seconds"],
+        "disk_bytes": disk + (0 if info["keep_keys"] is None else raw),
+        "peak_disk_bytes": disk + raw,
+        "free_bytes": free_bytes(Path(store.path)),
+        **found,
+    }
 
 
 def _index(keys: Any, values: Any, n: int, index: dict[str, Any], threads: int | None) -> tuple[dict[str, Any], float]:
     """Builds an index of the sample and scales it to n entries: seconds, memory and lists; and bytes of the index."""
-    from knnlm.store.datastore import Datastore
-
     d = keys.shape[1]
     nlist, trained_on = _core.plan_index(n, d, index["nlist"])
     seconds, listed = 0.0, 0.0
@@ -330,8 +324,6 @@ def process_bytes() -> int:
 
 def _some_of(documents: Iterable[TokenDocument]) -> list[TokenDocument]:
     """Documents from all over a text, in random order and cut (reservoir sampling); the text is read to its end."""
-    from knnlm.text.inputs import TokenDocument
-
     rng = np.random.default_rng(0)
     kept: list[TokenDocument] = []
     for number, document in enumerate(documents):

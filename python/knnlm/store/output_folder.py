@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import click
-
-from knnlm.cli.console import note, refuse_existing, refuse_foreign, warn
 from knnlm.store.lock import kept_from_writers
-from knnlm.system.own_files import force, is_file, is_folder, leftovers, remove, remove_tree, sibling, sync
+from knnlm.system.log import LOG
+from knnlm.system.own_files import (
+    MODEL,
+    STORE,
+    force,
+    is_file,
+    is_folder,
+    leftovers,
+    remove,
+    remove_tree,
+    sibling,
+    sync,
+)
 from knnlm.system.rename import REPLACED, rename_to_free, swap
+from knnlm.system.usage import UsageError
 
 
 @contextmanager
-def whole_folder(out: Path, overwrite: bool, inputs: Iterable[Path | str] = ()) -> Iterator[Path]:
+def whole_folder(out: Path, overwrite: bool, inputs: Iterable[os.PathLike[str] | str] = ()) -> Iterator[Path]:
     """A sibling folder that becomes `out` at the end, or is removed on any error or Ctrl-C.
 
     What a killed process left beside `out` is removed first; a former `out` that it had moved away is put back. A whole
@@ -55,7 +66,7 @@ def take_place(new: Path, out: Path, overwrite: bool, found_again: bool = False)
             sync(out.parent)
             return
         if not overwrite:
-            raise click.UsageError(
+            raise UsageError(
                 f"output {out} exists already: expected nothing there, found what another command made meanwhile; "
                 "move that away"
             )
@@ -67,13 +78,13 @@ def take_place(new: Path, out: Path, overwrite: bool, found_again: bool = False)
             former = swap(new, out, aside)
             sync(out.parent)
             _remove(_aside(former, out))
-    except (click.UsageError, StoreError, OSError):
+    except (UsageError, StoreError, OSError):
         if is_folder(new) and not is_file(new / REPLACED):  # it has not changed places with the old one
             kept = new if found_again else _kept(new, out)
             do = "the same command, run again, puts it in place"
             if not found_again:
                 do = f"to put it in place, move {out} away, then: mv {shlex.quote(str(kept))} {shlex.quote(str(out))}"
-            note(f"what was made is whole, in {kept}; {out} is as it was; {do}")
+            LOG.warning(f"what was made is whole, in {kept}; {out} is as it was; {do}")
         raise
 
 
@@ -87,18 +98,10 @@ def clear_leftovers(out: Path, new: Path | None = None) -> None:
     for path in leftovers(out):
         if path.suffix == ".old" and is_folder(path) and not out.exists():
             path.rename(out)
-            note(f"{out} is back: a command that was killed had moved it to {path.name}")
+            LOG.info(f"{out} is back: a command that was killed had moved it to {path.name}")
             continue
         if _remove(path):
-            note(f"removed {path.name}, left by a command that was killed")
-
-
-def missing(path: Path) -> str:
-    """What is known of a store that is not there: the end of an error message, with what to do."""
-    moved = [found for found in leftovers(path) if found.suffix == ".old" and is_folder(found)]
-    if moved:
-        return f"a command that was killed had moved it to {moved[0]}: rename that folder back"
-    return "make one with knnlm build"
+            LOG.info(f"removed {path.name}, left by a command that was killed")
 
 
 def _kept(new: Path, out: Path) -> Path:
@@ -120,6 +123,34 @@ def _remove(path: Path) -> bool:
     try:
         remove_tree(path)
     except OSError as error:
-        warn(f"{path}, which nothing needs any more, cannot be removed: {error.strerror or error}")
+        LOG.warning(f"{path}, which nothing needs any more, cannot be removed: {error.strerror or error}")
         return False
     return True
+
+
+def refuse_existing(path: Path, overwrite: bool, what: str = "output") -> None:
+    """Raises UsageError if `path` is there and may not be replaced."""
+    if os.path.lexists(path) and not overwrite:
+        raise UsageError(
+            f"{what} {path} exists already: choose another name, or give overwrite=True (in commands --overwrite)"
+        )
+
+
+def refuse_foreign(folder: Path, inputs: Iterable[os.PathLike[str] | str] = ()) -> None:
+    """Raises UsageError if replacing `folder` would remove what knnlm did not write, or an input."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file: only stores and models are replaced (overwrite)")
+    if folder.is_dir() and folder.samefile(os.curdir):
+        raise UsageError(
+            f"{folder} is the folder that this command runs in, which would be removed: expected another one; "
+            f"go up (cd {folder.resolve().parent}) and give {folder.resolve().name} there, or choose another name"
+        )
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.is_dir() or not (STORE.fullmatch(path.name) or MODEL.fullmatch(path.name)):
+            raise UsageError(
+                f"{folder} holds {path.name}, which is not of a store or model: to replace it would lose that; "
+                "move it away or choose another name"
+            )
+    for source in inputs:
+        if folder.resolve() in (Path(source).resolve(), *Path(source).resolve().parents):
+            raise UsageError(f"to replace {folder} would remove the input {source}; choose another name")
