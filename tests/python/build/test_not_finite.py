@@ -365,7 +365,7 @@ def test_commands_name_the_document_and_go_on(folder, tmp_path):
     told = run("eval", store, odd, code=1).stderr
     assert "knnlm eval: document 'odd.txt': the model gave NaN" in told
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("knnlm.lm.blend.ngram_of", lambda *_: pytest.fail("it worked before it asked"))
+        patched.setattr("knnlm.evaluate.tune_store.ngram_of", lambda *_: pytest.fail("it worked before it asked"))
         told = run("tune", store, odd, sound, "--ngram", "--no-plots", code=1).stderr
     assert "document 'odd.txt': the model gave NaN" in told
     tuned = run_json("tune", store, sound, odd, "--plots", tmp_path / "plots")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from method import retrieve
+from method import combiner, retrieve
 from tiny_lm import Doc, tiny
 
 from knnlm import KNNLM, Datastore
@@ -99,7 +99,8 @@ def answers(loaded, store):
     out["n-gram and cache"] = {name: column.tolist() for name, column in cached.features.items()}
     out["distances"] = cached.distances.tolist()
     out["shuffled"] = cached.match_shuffled.tolist()
-    lm.blend = Blend({"lm": 0.3, "knn": 0.3, "cache": 0.2, "ngram": 0.2}, theta=0.5, order=3)
+    weights = {"lm": 0.3, "knn": 0.3, "cache": 0.2, "ngram": 0.2}
+    lm.combiner = combiner(lm.settings, Blend(weights, theta=0.5, order=3))
     out["blend"] = [lm.perplexity(text) for text in TEXTS]
     return json.loads(json.dumps(out))
 

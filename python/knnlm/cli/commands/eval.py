@@ -20,6 +20,7 @@ from knnlm.cli.options import (
     mixing_options,
     model,
     ngram_option,
+    text_argument,
     text_options,
     threads,
 )
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 @click.command("eval", cls=Command)
 @click.argument("store", type=click.Path(path_type=Path))
-@click.argument("text", nargs=-1, required=True)
+@text_argument()
 @model
 @mixing_options
 @cache_option

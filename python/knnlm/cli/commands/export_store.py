@@ -16,6 +16,7 @@ from knnlm.cli.options import (
     mixing_options,
     model,
     overwrite,
+    text_argument,
     text_options,
     threads,
 )
@@ -28,7 +29,7 @@ from knnlm.text.texts import Reading
 
 @click.command("export", cls=Command)
 @click.argument("store", type=click.Path(path_type=Path))
-@click.argument("text", nargs=-1)
+@text_argument(required=False)
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), required=True,
     help="Output: .parquet or .safetensors for a text, .arrow for the store.",

@@ -9,14 +9,16 @@ import click
 
 from knnlm.cli.console import Command, print_json, write_out
 from knnlm.cli.options import Loading, Mixing, Words, as_json, loading_options, mixing_options, model, seed, threads
+from knnlm.cli.streams import input_bytes
 from knnlm.cli.work import load_for, note_defaults
 from knnlm.store.opening import open_store
 from knnlm.system.terminal import printable
+from knnlm.text.decoding import encoding_of
 
 
 @click.command("generate", cls=Command)
 @click.argument("store", type=click.Path(path_type=Path))
-@click.option("--prompt", type=Words(), help="Text to continue.  [default: standard input]")
+@click.option("--prompt", type=Words(), help="Text to continue, - for standard input.  [default: -]")
 @model
 @mixing_options
 @click.option(
@@ -62,9 +64,9 @@ def command(
 
     if not do_sample and (sampling_temperature, top_k, top_p) != (None, None, None):
         raise click.UsageError("--sampling-temperature, --top-k and --top-p say how to draw: give --do-sample, too")
-    if prompt is None:
-        if sys.stdin is not None and sys.stdin.isatty():
-            raise click.UsageError("expected a prompt: --prompt TEXT, or text on standard input")
+    if prompt is None and sys.stdin is not None and sys.stdin.isatty():
+        raise click.UsageError("expected a prompt: --prompt TEXT, or text on standard input")
+    if prompt is None or prompt == "-":
         prompt = _standard_input().rstrip("\n")
     with open_store(store) as opened:
         loaded = load_for(opened, model, loading, threads)
@@ -95,10 +97,9 @@ def command(
 
 
 def _standard_input() -> str:
-    if sys.stdin is None:
-        raise click.UsageError("expected a prompt: --prompt TEXT, or text on standard input, found that closed")
+    data = input_bytes().read()
     try:
-        return sys.stdin.buffer.read().decode("utf-8")
+        return data.decode(encoding_of(data[:4]))
     except UnicodeDecodeError as error:
         raise ValueError(f"standard input: expected text in UTF-8, found {error}") from error
 
