@@ -5,7 +5,10 @@
 //! neighbours with the kernels of [`simd`].
 
 mod aligned;
+mod disk;
 pub mod error;
+mod exact;
+pub mod ids;
 pub mod index;
 pub mod keys;
 pub mod metric;
@@ -13,6 +16,8 @@ pub mod search;
 pub mod sections;
 pub mod simd;
 pub mod store;
+pub mod threads;
+pub mod work;
 
 #[cfg(feature = "python")]
 mod python;

@@ -142,6 +142,12 @@ pub trait SectionSource: Sync {
     fn format_error(&self, message: String) -> crate::Error;
 }
 
+/// What the system can be asked to read ahead: mapped rows.
+pub trait Advise: Sync {
+    /// Asks the system to bring mapped bytes into memory, without waiting for them.
+    fn ask(&self, part: &[u8]);
+}
+
 /// Rows that lie no farther apart than this are read from disk together, bytes.
 const TOGETHER: usize = 64 << 10;
 

@@ -6,9 +6,9 @@
 //! [`crate::simd::Kernels::scan8`] read them. A list begins at a block of its own; the rest of its last block has
 //! A = +∞, which no limit lets pass.
 
-use super::Codebook;
+use super::codebook::Codebook;
 use crate::error::RESTORE;
-use crate::search::filter::contains;
+use crate::ids::contains;
 use crate::sections::{SectionKind, SectionSource, coalesce, typed};
 use crate::simd::{LANES, prefetch};
 use crate::{Error, Result};

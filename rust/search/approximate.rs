@@ -1,18 +1,19 @@
 //! Approximate search: candidates from the lists, scored again with second-level codes or raw keys.
 
-use super::disk::{self, Meter};
-use super::filter::Filter;
+use super::corpus::Corpus;
 use super::finish::Finish;
-use super::places::{order, starts};
 use super::plan::Plan;
+use super::positions::{order, starts};
 use super::probes::LEAST_KEPT;
-use super::rows::Rows;
+use super::request::{HitsMut, Request};
 use super::scan::Scan;
 use super::workspace::Loan;
-use super::{Corpus, HitsMut, Pool, Request};
 use crate::Result;
-use crate::index::{Codebook, Lists};
+use crate::disk::{self, Meter};
+use crate::exact::{Filter, Rows};
+use crate::index::Lists;
 use crate::simd::Kernels;
+use crate::threads::Pool;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 
@@ -128,9 +129,4 @@ pub fn approximate(
     }
     drop(slots);
     Ok(scanned)
-}
-
-/// Whether every entry has what `rerank="code"` reads.
-pub fn has_second(index: Option<&(Codebook, Vec<Lists>)>) -> bool {
-    index.is_none_or(|(_, lists)| lists.iter().all(Lists::has_second))
 }

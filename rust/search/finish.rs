@@ -1,15 +1,15 @@
 //! Turns the candidates of a tile of queries into neighbours: best first, as ids.
 
-use super::disk::{Disk, Watch};
-use super::places::{locate, order};
+use super::positions::{locate, order};
+use super::request::Rerank;
 use super::rescore::Rescore;
-use super::rows::Rows;
-use super::select::{self, Nearest};
 use super::sort::sort;
 use super::workspace::Workspace;
-use super::{Found, Rerank, best};
+use crate::disk::Watch;
 use crate::error::Why;
+use crate::exact::{Found, Nearest, Rows, best, select};
 use crate::index::Lists;
+use crate::sections::Advise;
 use crate::simd::Kernels;
 use crate::{Error, Metric, Result};
 
@@ -32,7 +32,7 @@ pub struct Finish<'f, 'a> {
     /// Whether records and rows are likely to be on disk.
     pub cold: bool,
     /// Where rows can be asked of.
-    pub disk: Option<&'f dyn Disk>,
+    pub disk: Option<&'f dyn Advise>,
 }
 
 impl Finish<'_, '_> {

@@ -6,7 +6,7 @@
 //! neighbours than raw keys among the same candidates.
 
 use super::probes::Reach;
-use super::{Request, Rerank};
+use super::request::{Request, Rerank};
 use crate::error::Why;
 use crate::index::Codebook;
 use crate::{Error, Result};

@@ -1,10 +1,10 @@
 //! Scores candidates again with second-level codes: list by list for a tile of queries, so that a record that several
 //! queries ask for comes from memory once.
 
-use super::places::locate;
-use super::probes::{Probe, runs, span};
-use super::select::Nearest;
+use super::near::{Probe, runs, span};
+use super::positions::locate;
 use crate::Result;
+use crate::exact::Nearest;
 use crate::index::Lists;
 use crate::index::bytes::ByteRows;
 use crate::simd::{ByteQuery, Kernels, prefetch_far};

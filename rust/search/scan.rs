@@ -5,12 +5,12 @@
 //! and up to six at a time in registers. What a query scans depends on the query alone. One look-up table per query serves every
 //! list; what differs per list and entry is in `base`, A, B.
 
-use super::disk::Ahead;
-use super::filter::Filter;
-use super::places::order;
-use super::probes::{Chooser, Probe, Reach, by_list, runs};
-use super::select::Nearest;
-use super::workspace::{Near, Workspace};
+use super::ahead::Ahead;
+use super::near::{Near, Probe, by_list, runs};
+use super::positions::order;
+use super::probes::{Chooser, Reach};
+use super::workspace::Workspace;
+use crate::exact::{Filter, Nearest};
 use crate::index::bytes::ByteRows;
 use crate::index::coarse::{Coarse, Coded, ESTIMATED, score_floats};
 use crate::index::quantiser::Tables;
@@ -147,7 +147,7 @@ impl Scan<'_, '_> {
                 Coarse::Coded(coded) => self.near_coded(coded, chooser, done..done + rows, w),
                 Coarse::Floats => {
                     w.scores.resize(w.scores.len().max(rows * nlist), 0.0);
-                    score_floats(self.kernels, book, &w.centred, &mut w.scores[..rows * nlist]);
+                    score_floats(self.kernels, nlist, &book.float_panels(), &w.centred, &mut w.scores[..rows * nlist]);
                     for scores in w.scores[..rows * nlist].chunks_exact(nlist) {
                         let (n, limit) = chooser.keep(scores, &mut w.choice);
                         let found = &w.choice.found[..n];

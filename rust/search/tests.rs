@@ -1,12 +1,19 @@
 //! Whole path: train, write lists, search; against brute force and against itself.
 
+use super::answer::planned;
+use super::approximate::{Conditions, approximate};
 use super::*;
-use crate::index::{CodeChoice, Memory, Params, reconstruct, train, write_lists};
-use crate::keys::KeyRows;
+use crate::index::{CodeChoice, Codebook, Lists, Memory, Params, reconstruct, train, write_lists};
+use crate::keys::{KeyBlock, KeyRows};
 use crate::sections::SectionKind;
+use crate::simd::{Isa, Kernels};
+use crate::threads::Pool;
+use crate::{Error, Metric, Result};
 use half::f16;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
+use std::ops::Range;
+use std::sync::atomic::AtomicBool;
 
 pub(crate) fn pool(threads: usize) -> Pool {
     Pool::get(Some(threads)).expect("threads start")

@@ -1,11 +1,14 @@
 //! Settings that are tried out: what each finds, and which of them are worth keeping.
 
 use super::approximate::{Conditions, approximate};
-use super::calibrate::Truth;
+use super::check::check;
+use super::corpus::Corpus;
 use super::plan::{Plan, Setting};
 use super::probes::Reach;
-use super::{Corpus, HitsMut, Pool, Request, Rerank};
+use super::request::{HitsMut, Request, Rerank};
 use crate::Result;
+use crate::threads::Pool;
+use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 
 /// Recall of two settings between which none was tried, at most: between them it does not follow a line.
@@ -17,6 +20,19 @@ const HALVINGS: usize = 3;
 
 /// Neighbours that may be missed though none was: as many queries do not tell ("rule of three", Hanley & Lippman-Hand 1983).
 const OPEN: usize = 3;
+
+/// Queries with their exact neighbours, which recall is counted against.
+#[derive(Clone, Debug, Default)]
+pub struct Truth {
+    /// q × d, row-major, finite.
+    pub queries: Vec<f32>,
+    /// For each query the ids that must not come back, such as its own.
+    pub own: Vec<Range<u64>>,
+    /// Exact neighbours of each query, `k` each, best first.
+    pub ids: Vec<i64>,
+    /// How many.
+    pub k: usize,
+}
 
 /// What a setting did.
 #[derive(Clone, Copy)]
@@ -100,7 +116,7 @@ impl Trials<'_, '_> {
         let reach = Reach { nprobe: self.nlist, stop: (!self.everything).then_some(stop) };
         let plan = Plan { reach, candidates, rerank };
         let request = Request { k: candidates, exclude: Some(&truth.own), ..Request::default() };
-        let kernels = super::check(corpus, &truth.queries, &request)?;
+        let kernels = check(corpus, &truth.queries, &request)?;
         let q = truth.queries.len() / corpus.d;
         let (mut distances, mut ids) = (vec![0.0; q * candidates], vec![0; q * candidates]);
         let mut out = HitsMut { distances: &mut distances, ids: &mut ids };

@@ -1,13 +1,15 @@
 //! Queries whose own filter leaves too little in their lists look into more lists until k come back.
 
 use super::approximate::{Conditions, approximate};
-use super::filter::size;
+use super::corpus::Corpus;
 use super::plan::Plan;
 use super::probes::Reach;
-use super::{Corpus, HitsMut, IdSet, Pool, Request};
+use super::request::{HitsMut, Request};
 use crate::Result;
+use crate::ids::{IdSet, size};
 use crate::index::Lists;
 use crate::simd::Kernels;
+use crate::threads::Pool;
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 

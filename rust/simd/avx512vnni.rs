@@ -5,10 +5,10 @@
 //! unit for one query, four for each more.
 
 use super::avx512::{keep_at, lanes_from, load, load_bytes, load_factors, store};
-use super::{
-    ByteKeys, ByteQuery, FACTOR_BYTES, LANES, LevelQuery, RECORDS_AHEAD, ScanQuery, Scores, TILE_ROWS, prefetch,
-    targets,
+use super::operands::{
+    ByteKeys, ByteQuery, FACTOR_BYTES, LANES, LevelQuery, RECORDS_AHEAD, ScanQuery, Scores, TILE_ROWS, targets,
 };
+use super::prefetch::prefetch;
 use std::arch::x86_64::*;
 
 pub use super::avx512::{

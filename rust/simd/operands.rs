@@ -1,6 +1,15 @@
 //! What kernels take: queries and keys as they lie in memory.
 
-use super::{LANES, TILE_LANES, TILE_ROWS};
+/// Keys of a panel and entries of a block.
+pub const LANES: usize = 16;
+/// Keys of a tile: two panels.
+pub const TILE_LANES: usize = 2 * LANES;
+/// Most rows of a tile.
+pub const TILE_ROWS: usize = 12;
+/// Queries that a kernel serves at once, at most.
+pub const GROUP: usize = 6;
+/// Second-level records that are asked for ahead of their turn.
+pub(super) const RECORDS_AHEAD: usize = 16;
 
 /// Scores of up to 12 rows against 32 keys.
 pub type Scores = [[f32; TILE_LANES]; TILE_ROWS];

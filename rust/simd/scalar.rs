@@ -1,6 +1,7 @@
 //! The kernels in plain Rust: they define the answer of every other instruction set.
 
-use super::{LANES, ScanQuery, TILE_LANES, Tile};
+use super::operands::{LANES, ScanQuery, TILE_LANES, Tile};
+use super::portable::keep;
 use half::f16;
 
 /// Partial sums of the direct distances; fixed so that every instruction set adds in the same order.
@@ -135,30 +136,6 @@ pub fn scan8(blocks: &[u8], query: &ScanQuery<f32>, first: u32, scores: &mut [f3
             &mut scores[found..],
             &mut entries[found..],
         );
-    }
-    found
-}
-
-/// The end of a block: scores `(base + A) + B * sum`, those at most `limit` are kept.
-#[inline(always)]
-pub fn keep(
-    sums: &[f32; LANES],
-    factors: &[u8],
-    base: f32,
-    limit: f32,
-    first: u32,
-    scores: &mut [f32],
-    entries: &mut [u32],
-) -> usize {
-    let factor = |i: usize| f32::from_le_bytes(std::array::from_fn(|byte| factors[4 * i + byte]));
-    let mut found = 0;
-    for (v, sum) in sums.iter().enumerate() {
-        let score = (base + factor(v)) + factor(LANES + v) * sum;
-        if score <= limit {
-            scores[found] = score;
-            entries[found] = first + v as u32;
-            found += 1;
-        }
     }
     found
 }

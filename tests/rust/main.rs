@@ -26,6 +26,7 @@ mod recording_disk;
 mod reindex;
 mod replaced;
 mod resident;
+mod rooms;
 mod store;
 mod store_support;
 mod supersede;
