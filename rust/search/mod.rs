@@ -10,6 +10,9 @@ mod check;
 mod corpus;
 #[cfg(test)]
 mod disk_tests;
+mod explain;
+#[cfg(test)]
+mod explain_tests;
 mod finish;
 mod near;
 mod plan;
@@ -31,6 +34,7 @@ mod workspace;
 pub use crate::exact::Filter;
 pub use answer::{entries_scanned, search, search_into};
 pub use corpus::Corpus;
+pub use explain::{Explanation, InLists, Reason, explain};
 pub(crate) use plan::most;
 pub use plan::{Calibration, DEFAULT_RECALL, Measured, Setting};
 pub use recall::Protocol;

@@ -186,7 +186,7 @@ impl Chooser<'_, '_> {
     }
 
     /// Score of the furthest list that is worth scanning; `nearest` is the base of the nearest.
-    fn reach_of(&self, stop: f32, limit: f32, shift: f32, nearest: f32) -> f32 {
+    pub fn reach_of(&self, stop: f32, limit: f32, shift: f32, nearest: f32) -> f32 {
         let furthest = match self.codebook.metric() {
             Metric::L2 => stop * limit,
             Metric::Ip => limit + (stop - 1.0) * (limit - nearest).abs(),

@@ -27,12 +27,15 @@ const COARSE_ROWS: usize = 8 * TILE_ROWS;
 
 /// Queries as the kernels take them.
 #[derive(Clone, Copy)]
-struct Queries<'q> {
-    tables: &'q [Tables],
-    bytes: &'q ByteRows,
+pub struct Queries<'q> {
+    /// Look-up tables of each.
+    pub tables: &'q [Tables],
+    /// Each in 8 bits.
+    pub bytes: &'q ByteRows,
 }
 
 /// One task: some queries, and every `parts`-th of their lists.
+#[derive(Clone, Copy)]
 pub struct Scan<'s, 'a> {
     /// Kernels.
     pub kernels: &'s Kernels,
@@ -180,7 +183,7 @@ impl Scan<'_, '_> {
     }
 
     /// All lists of a query, for the rare one that needs more than were kept.
-    fn all_lists(&self, query: usize) -> Result<Near> {
+    pub fn all_lists(&self, query: usize) -> Result<Near> {
         let (book, d) = (self.codebook, self.codebook.d());
         let Scan { kernels, codebook, lists, k, .. } = *self;
         let everything = Reach { nprobe: book.nlist(), stop: None };
@@ -227,7 +230,8 @@ impl Scan<'_, '_> {
         self.check()
     }
 
-    fn scan_list(&self, lists: &Lists, start: u32, probe: Probe, queries: Queries, nearest: &mut [Nearest]) {
+    /// Scans a list for one query.
+    pub fn scan_list(&self, lists: &Lists, start: u32, probe: Probe, queries: Queries, nearest: &mut [Nearest]) {
         let (blocks, first) = lists.list(probe.list as usize);
         let mut first = start + first;
         let query = probe.query as usize;

@@ -11,7 +11,7 @@ use super::read::search::Neighbours;
 use super::read::snapshot::Snapshot;
 use super::read::verify::{Problem, verify};
 use super::write::salvage::{Lost, Salvage};
-use crate::search::Request;
+use crate::search::{Explanation, Request};
 use crate::work::Progress;
 use crate::{Error, Result};
 use std::ops::Range;
@@ -78,6 +78,14 @@ impl Datastore {
         cancel: &AtomicBool,
     ) -> Result<Neighbours> {
         self.snapshot().search(queries, request, threads, cancel)
+    }
+
+    /// [`Snapshot::explain`] of the generation that readers see.
+    ///
+    /// # Errors
+    /// As [`Self::search`]; `Argument` for more than one query.
+    pub fn explain(&self, query: &[f32], request: &Request, id: u64) -> Result<Explanation> {
+        self.snapshot().explain(query, request, id)
     }
 
     /// A rough estimate of how long a search for `scalars` / d queries takes on one thread.

@@ -5,6 +5,7 @@ mod corrupt;
 mod damaged_codes;
 mod derived;
 mod edit;
+mod explained;
 mod failing_disk;
 mod failures;
 mod flips;

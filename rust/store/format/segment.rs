@@ -83,7 +83,7 @@ impl SegmentFile {
         }
     }
 
-    /// Advice that is not taken changes no result. Elsewhere nobody knows when to ask (`search/disk.rs`).
+    /// Advice that is not taken changes no result. Elsewhere nobody knows when to ask (`disk.rs`).
     #[cfg_attr(not(target_os = "linux"), expect(unused_variables, reason = "nothing to say there"))]
     fn read_ahead(&self, sections: impl IntoIterator<Item = SectionKind>, ahead: bool) {
         if self.resident {

@@ -4,7 +4,7 @@ use super::lookup::keys_not_kept;
 use super::snapshot::{CheckedIndex, Snapshot};
 use crate::disk::has_read;
 use crate::index::{Codebook, Lists, reconstruct};
-use crate::search::{Corpus, HitsMut, Request, Rerank, search_into};
+use crate::search::{Corpus, Explanation, HitsMut, Reason, Request, Rerank, explain, search_into};
 use crate::sections::{Advise, SectionKind, SectionSource};
 use crate::store::format::segment::SegmentFile;
 use crate::store::format::values::{Values, ValuesMut};
@@ -133,6 +133,21 @@ impl Snapshot {
             self.ask_values(out.ids)?;
         }
         self.values_found(out.ids, out.values)
+    }
+}
+
+impl Snapshot {
+    /// Why an entry is among the neighbors of one query, or why not; slower than a search by far.
+    ///
+    /// # Errors
+    /// As [`Self::search`]; `Argument` for more than one query.
+    pub fn explain(&self, query: &[f32], request: &Request, id: u64) -> Result<Explanation> {
+        let mut told = explain(&self.corpus()?, query, request, id)?;
+        // Ids are never given again: one that nothing has any more was compacted away.
+        if told.reason == Reason::Unknown && id < self.manifest.entries {
+            told.reason = Reason::Deleted;
+        }
+        Ok(told)
     }
 }
 
