@@ -59,7 +59,7 @@ fn searches(c: &mut Criterion) {
         unindexed: vec![],
         deleted: &[],
         measured: None,
-        disk: None,
+        advise: None,
     };
     let run = |queries: &[f32], request: &Request| search(&corpus, queries, request, &alone, &never).expect("searches");
 

@@ -6,7 +6,7 @@ use crate::keys::{KeyBlock, KeyRows};
 use crate::sections::{Advise, coalesce};
 use crate::simd::{Kernels, prefetch};
 
-/// Rows that are asked for ahead of their turn.
+/// Rows that are prefetched ahead of their turn.
 const AHEAD: usize = 8;
 
 /// A range of rows of several key blocks, counted through.
@@ -69,7 +69,7 @@ impl<'k> Rows<'k> {
         (i < self.blocks[b].n()).then(|| self.starts[b] + i)
     }
 
-    /// Writes the direct scores of `rows` to `found`, asking the memory for rows ahead of their turn.
+    /// Writes the direct scores of `rows` to `found`, prefetching rows ahead of their turn.
     pub fn score_all(
         &self,
         kernels: &Kernels,
@@ -87,18 +87,18 @@ impl<'k> Rows<'k> {
     }
 
     /// Asks the disk for rows, ascending; near ones are read together.
-    pub fn ask(&self, disk: &dyn Advise, rows: &[usize]) {
+    pub fn advise(&self, disk: &dyn Advise, rows: &[usize]) {
         let block_of = |row: usize| self.starts.partition_point(|&start| start <= row);
         for rows in rows.chunk_by(|&a, &b| block_of(a) == block_of(b)) {
             let (block, first) = self.locate(rows[0]);
             let (bytes, start) = (block.rows.as_bytes(), rows[0] - first);
             let stride = bytes.len() / block.n();
-            let ask = |span| disk.ask(&bytes[span]);
-            coalesce(rows.iter().map(|row| (row - start) * stride), stride, ask);
+            let advise = |span| disk.advise(&bytes[span]);
+            coalesce(rows.iter().map(|row| (row - start) * stride), stride, advise);
         }
     }
 
-    /// Asks the memory for a row that will be scored soon.
+    /// Prefetches a row that will be scored soon.
     pub fn prefetch(&self, row: usize) {
         let (block, i) = self.locate(row);
         let span = i * block.d..(i + 1) * block.d;

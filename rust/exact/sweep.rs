@@ -145,14 +145,14 @@ impl Sieve for Closest {
 }
 
 /// Writes all scores down (rows × n): the sieve of the coarse step.
-pub struct Matrix<'m> {
+pub struct ScoreRows<'m> {
     /// Number of keys without padding.
     pub n: usize,
     /// Scores, row-major.
     pub scores: &'m mut [f32],
 }
 
-impl Sieve for Matrix<'_> {
+impl Sieve for ScoreRows<'_> {
     fn limit(&self, _row: usize) -> f32 {
         f32::INFINITY
     }
@@ -178,7 +178,7 @@ mod tests {
         let norm = |row: &[f32]| row.iter().map(|x| x * x).sum::<f32>();
         buffer.fill(&kernels, n, &vec![0.0; d], |i, row| row.copy_from_slice(&keys[i * d..(i + 1) * d]), norm);
         let mut scores = vec![0.0; q * n];
-        let mut matrix = Matrix { n, scores: &mut scores };
+        let mut matrix = ScoreRows { n, scores: &mut scores };
         sweep(&kernels, &rows, &buffer.view(d, -2.0), &mut matrix);
         let mut closest = Closest::new(q);
         sweep(&kernels, &rows, &buffer.view(d, -2.0), &mut closest);

@@ -8,12 +8,12 @@
 use super::block;
 use super::bytes::{ByteRows, padded};
 use super::coding::{Coding, Encoder};
-use super::panels::{LEAST_DIMENSION, MIDDLE, round};
+use super::panels::{LEAST_DIMENSION, ZERO, round};
 use super::quantiser::{Shape, Tables};
 use super::rotation::Rotation;
 use crate::Metric;
 use crate::aligned::Aligned;
-use crate::exact::sweep::{Matrix, Panels, sweep};
+use crate::exact::sweep::{Panels, ScoreRows, sweep};
 use crate::simd::{ByteKeys, Kernels, LANES, ScanQuery};
 
 /// Queries whose lists are estimated together.
@@ -149,7 +149,7 @@ impl Coded {
     ) {
         let (scale, sum) = queries.scale_and_sum(i);
         let sign = if metric == Metric::L2 { -2.0 } else { -1.0 };
-        let (row, factor) = (queries.row(i), (sign * scale, MIDDLE * sum));
+        let (row, factor) = (queries.row(i), (sign * scale, ZERO * sum));
         debug_assert_eq!(row.len(), self.width);
         let keys = ByteKeys { numbers: &self.keys, scales: &self.scales, offsets: &self.offsets };
         kernels.score_rows8(row, keys, picks, factor, out);
@@ -163,6 +163,6 @@ fn query(tables: &Tables) -> ScanQuery<'_, u8> {
 
 /// Scores of all centroids for rows of `centred` queries (q × d), into rows of `out` (q × nlist).
 pub fn score_floats(kernels: &Kernels, nlist: usize, panels: &Panels, centred: &[f32], out: &mut [f32]) {
-    let mut matrix = Matrix { n: nlist, scores: out };
-    sweep(kernels, centred, panels, &mut matrix);
+    let mut rows = ScoreRows { n: nlist, scores: out };
+    sweep(kernels, centred, panels, &mut rows);
 }

@@ -7,7 +7,7 @@
 
 use super::kmeans::{Matrix, assign, pack, stratified};
 use super::rotation::Rotation;
-use crate::exact::sweep::{Matrix as Scores, PanelBuffer, sweep};
+use crate::exact::sweep::{PanelBuffer, ScoreRows, sweep};
 use crate::exact::{Filter, Rows, scan, smallest};
 use crate::simd::Kernels;
 use crate::threads::Pool;
@@ -102,7 +102,7 @@ pub fn run(
         let mut query = query.to_vec();
         centred(&mut query);
         let mut row = vec![f32::INFINITY; nlist];
-        let mut scores = Scores { n: nlist, scores: &mut row };
+        let mut scores = ScoreRows { n: nlist, scores: &mut row };
         sweep(kernels, &query, &packed.view(d, if metric == Metric::L2 { -2.0 } else { -1.0 }), &mut scores);
         let mut rank = vec![0usize; nlist];
         for (r, &list) in smallest(kernels, scores.scores, nlist).iter().enumerate() {

@@ -322,7 +322,7 @@ impl Datastore {
             };
             let out = NeighboursMut { distances: room.0, values: room.1, ids: &mut *room.2 };
             snapshot.search_into(queries, &request, threads, cancel, out)?;
-            if places { Ok(Some(snapshot.places_of(room.2)?)) } else { Ok(None) }
+            if places { Ok(Some(snapshot.positions_of(room.2)?)) } else { Ok(None) }
         };
         let asked = Request { k, nprobe, rerank, exact, ..Request::default() };
         let places = if core.search_seconds(queries.len(), &asked) < BRIEF_SECONDS {

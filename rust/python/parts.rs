@@ -102,7 +102,7 @@ pub fn exact_nearest<'py>(
     let found = call(py, None, |reporter| {
         let keys = vec![KeyBlock { first_id, d, rows }];
         let corpus =
-            Corpus { d, metric, keys, index: None, unindexed: Vec::new(), deleted: &[], measured: None, disk: None };
+            Corpus { d, metric, keys, index: None, unindexed: Vec::new(), deleted: &[], measured: None, advise: None };
         let request = Request { k, exact: true, exclude: Some(&exclude), ..Request::default() };
         search(&corpus, queries, &request, &Pool::get(threads)?, reporter.cancel())
     })?;

@@ -41,7 +41,7 @@ impl<'a> Ahead<'a> {
             && let Some(next) = runs(self.coming).next()
         {
             self.coming = &self.coming[next.len()..];
-            self.asked += self.lists.iter().map(|lists| lists.ask_list(next[0].list as usize)).sum::<usize>();
+            self.asked += self.lists.iter().map(|lists| lists.advise_list(next[0].list as usize)).sum::<usize>();
         }
         let bytes = self.lists.iter().map(|lists| lists.list(run[0].list as usize).0.len()).sum();
         self.asked = self.asked.saturating_sub(bytes);

@@ -2,8 +2,8 @@
 
 use super::corpus::Corpus;
 use super::finish::Finish;
+use super::places::{order, starts};
 use super::plan::Plan;
-use super::positions::{order, starts};
 use super::probes::LEAST_KEPT;
 use super::request::{HitsMut, Request};
 use super::scan::Scan;
@@ -68,8 +68,8 @@ pub fn approximate(
     let (filter, cold) = (request.filter(corpus.deleted), conditions.cold);
     let entries = lists.iter().map(Lists::len).sum::<usize>();
     let starts = starts(lists)?;
-    let (rows, disk) = (Rows::new(&corpus.keys), corpus.disk);
-    let finish = Finish { kernels, metric: corpus.metric, lists, starts: &starts, rows, rerank, k, cold, disk };
+    let (rows, advise) = (Rows::new(&corpus.keys), corpus.advise);
+    let finish = Finish { kernels, metric: corpus.metric, lists, starts: &starts, rows, rerank, k, cold, advise };
     // Starting a thread takes longer than little work: roughly a nanosecond per entry, 100 products per nanosecond.
     let probed = entries as f64
         * (reach.nprobe as f64 / codebook.nlist() as f64).min(if reach.stop.is_some() { 0.05 } else { 1.0 });

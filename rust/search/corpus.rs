@@ -24,7 +24,7 @@ pub struct Corpus<'a> {
     /// What was measured of the index, if it was.
     pub measured: Option<Measured<'a>>,
     /// Where raw keys are asked of before they are read, if they are mapped.
-    pub disk: Option<&'a dyn Advise>,
+    pub advise: Option<&'a dyn Advise>,
 }
 
 impl Corpus<'_> {

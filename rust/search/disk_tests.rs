@@ -26,7 +26,7 @@ impl SectionSource for Watched<'_> {
         self.sections.section(kind)
     }
 
-    fn ask(&self, part: &[u8]) {
+    fn advise(&self, part: &[u8]) {
         let span = part.as_ptr_range();
         self.asked.lock().expect("no panic").push(span.start.addr()..span.end.addr());
     }
@@ -67,7 +67,7 @@ fn a_cold_search_asks_the_disk_for_all_that_it_reads_and_a_warm_one_for_nothing(
         unindexed: vec![],
         deleted: &[],
         measured: None,
-        disk: None,
+        advise: None,
     };
     let request = Request { nprobe: Some(2), rerank: Rerank::Code, ..ask(k) };
     for queries in [&keys[..d], &keys[..q * d]] {
@@ -145,7 +145,7 @@ fn lists_are_asked_for_once_in_order_and_no_farther_than_the_window() {
 struct Asked(Mutex<Vec<Range<usize>>>);
 
 impl Advise for Asked {
-    fn ask(&self, part: &[u8]) {
+    fn advise(&self, part: &[u8]) {
         let span = part.as_ptr_range();
         self.0.lock().expect("no panic").push(span.start.addr()..span.end.addr());
     }
@@ -163,7 +163,7 @@ fn a_cold_search_asks_for_the_raw_keys_that_it_scores_and_a_warm_one_for_none() 
     let built = build(&[block(0..n)], Metric::L2, &Params { nlist: Some(32), ..Params::default() }, 2);
     let disk = Asked::default();
     let blocks = [block(0..n / 3), block(n / 3..n)];
-    let corpus = Corpus { disk: Some(&disk), ..corpus(&built, &blocks, Metric::L2) };
+    let corpus = Corpus { advise: Some(&disk), ..corpus(&built, &blocks, Metric::L2) };
     let request = Request { nprobe: Some(2), rerank: Rerank::Keys, depth: Some(2 * k), ..ask(k) };
     let [(cold, spans), (warm, none)] = [true, false].map(|cold| {
         let conditions = Conditions { cold, ..Conditions::now() };

@@ -1,6 +1,6 @@
 //! Turns the candidates of a tile of queries into neighbours: best first, as ids.
 
-use super::positions::{locate, order};
+use super::places::{locate, order};
 use super::request::Rerank;
 use super::rescore::Rescore;
 use super::sort::sort;
@@ -32,7 +32,7 @@ pub struct Finish<'f, 'a> {
     /// Whether records and rows are likely to be on disk.
     pub cold: bool,
     /// Where rows can be asked of.
-    pub disk: Option<&'f dyn Advise>,
+    pub advise: Option<&'f dyn Advise>,
 }
 
 impl Finish<'_, '_> {
@@ -72,10 +72,10 @@ impl Finish<'_, '_> {
         keys.extend(pairs.map(|(score, i)| u64::from(select::key(score + 0.0)) << 32 | i));
         // Ids come from memory while scores are sorted.
         match self.lists {
-            [lists] => nearest.entries().iter().for_each(|&entry| lists.ask_id(entry)),
+            [lists] => nearest.entries().iter().for_each(|&entry| lists.prefetch_id(entry)),
             all => nearest.entries().iter().for_each(|&entry| {
                 let (segment, position) = locate(self.starts, entry);
-                all[segment].ask_id(position);
+                all[segment].prefetch_id(position);
             }),
         }
         sort(keys, spare);
@@ -132,7 +132,7 @@ impl Finish<'_, '_> {
                 )
             })?);
         }
-        self.disk.filter(|_| cold).into_iter().for_each(|disk| self.rows.ask(disk, &at));
+        self.advise.filter(|_| cold).into_iter().for_each(|disk| self.rows.advise(disk, &at));
         Ok((found, at))
     }
 }

@@ -15,8 +15,8 @@ mod explain;
 mod explain_tests;
 mod finish;
 mod near;
+mod places;
 mod plan;
-mod positions;
 mod probes;
 mod recall;
 #[cfg(test)]

@@ -15,7 +15,7 @@ pub struct Probe {
 
 /// Lists near a query and their scores.
 #[derive(Clone, Copy)]
-pub struct Coarse<'c> {
+pub struct NearLists<'c> {
     /// Numbers, ascending.
     pub lists: &'c [u32],
     /// Score of each.
@@ -24,7 +24,7 @@ pub struct Coarse<'c> {
     pub shift: f32,
 }
 
-impl Coarse<'_> {
+impl NearLists<'_> {
     /// The query scans list number `i` of these.
     pub fn probe(&self, i: u32, query: usize) -> Probe {
         Probe { list: self.lists[i as usize], query: query as u32, base: self.shift + self.scores[i as usize] }
@@ -65,9 +65,9 @@ impl Near {
     }
 
     /// Those of a query.
-    pub fn of(&self, query: usize) -> Coarse<'_> {
+    pub fn of(&self, query: usize) -> NearLists<'_> {
         let span = if query == 0 { 0 } else { self.ends[query - 1] }..self.ends[query];
-        Coarse { lists: &self.lists[span.clone()], scores: &self.scores[span], shift: self.shifts[query] }
+        NearLists { lists: &self.lists[span.clone()], scores: &self.scores[span], shift: self.shifts[query] }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which lists a query scans: the nearest first, then those that are still worth it.
 
-use super::near::{Choice, Coarse, Probe};
+use super::near::{Choice, NearLists, Probe};
 use crate::Metric;
 use crate::index::{Codebook, Lists};
 use crate::simd::{Kernels, LANES};
@@ -56,7 +56,7 @@ impl Chooser<'_, '_> {
     pub fn nearest(
         &self,
         query: usize,
-        coarse: Coarse,
+        coarse: NearLists,
         limit: f32,
         choice: &mut Choice,
         out: &mut Vec<Probe>,
@@ -129,7 +129,7 @@ impl Chooser<'_, '_> {
     pub fn further(
         &self,
         query: usize,
-        coarse: Coarse,
+        coarse: NearLists,
         kept: f32,
         limit: f32,
         nearest: std::ops::Range<usize>,

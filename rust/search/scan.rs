@@ -7,7 +7,7 @@
 
 use super::ahead::Ahead;
 use super::near::{Near, Probe, by_list, runs};
-use super::positions::order;
+use super::places::order;
 use super::probes::{Chooser, Reach};
 use super::workspace::Workspace;
 use crate::exact::{Filter, Nearest};

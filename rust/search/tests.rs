@@ -63,7 +63,7 @@ pub(super) fn corpus<'a>(built: &'a Built, keys: &[KeyBlock<'a>], metric: Metric
         unindexed: vec![],
         deleted: &[],
         measured: None,
-        disk: None,
+        advise: None,
     }
 }
 
@@ -321,7 +321,7 @@ fn empty_store_answers_all_missing() {
         unindexed: vec![],
         deleted: &[],
         measured: None,
-        disk: None,
+        advise: None,
     };
     let hits = run(&corpus, &[0.0; 8], &ask(3), 2);
     assert_eq!(hits, Hits { distances: vec![f32::NEG_INFINITY; 6], ids: vec![-1; 6] });
@@ -339,7 +339,7 @@ fn bad_requests_are_errors() {
         unindexed: vec![block],
         deleted: &[],
         measured: None,
-        disk: None,
+        advise: None,
     };
     let fails = |queries: &[f32], request: &Request| {
         search(&corpus, queries, request, &pool(1), &AtomicBool::new(false)).expect_err("must fail").to_string()
@@ -372,7 +372,7 @@ fn damaged_sections_are_errors() {
             unindexed: vec![],
             deleted: &[],
             measured: None,
-            disk: None,
+            advise: None,
         };
         search(&corpus, &keys[..d], &ask(n), &pool(1), &AtomicBool::new(false)).map(|_| ())
     };

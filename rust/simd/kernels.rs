@@ -11,7 +11,7 @@ use super::isa::Isa;
 use super::neon;
 use super::operands::{
     ByteKeys, ByteQuery, FACTOR_BYTES, GROUP, LANES, LevelQuery, RECORDS_AHEAD, ScanQuery, Scores, TILE_LANES,
-    TILE_ROWS, Tile,
+    TILE_ROWS, Tile, float_at,
 };
 use super::prefetch::prefetch;
 use super::scalar;
@@ -253,9 +253,8 @@ impl Kernels {
                 prefetch(&records[(next - first) as usize * stride..][..stride]);
             }
             let (codes, factors) = records[(entry - first) as usize * stride..][..stride].split_at(stride - 8);
-            let float = |at: usize| f32::from_le_bytes(std::array::from_fn(|i| factors[at + i]));
             let dot = self.dot4(codes, query.numbers, query.levels) - query.bias;
-            *score += float(0) + float(4) * (query.scale * dot as f32);
+            *score += float_at(factors, 0) + float_at(factors, 1) * (query.scale * dot as f32);
         }
         true
     }

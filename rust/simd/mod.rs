@@ -44,6 +44,7 @@ pub mod scalar;
 
 pub use isa::Isa;
 pub use kernels::Kernels;
+pub(crate) use operands::float_at;
 pub use operands::{
     ByteKeys, ByteQuery, FACTOR_BYTES, GROUP, LANES, LevelQuery, ScanQuery, Scores, TILE_LANES, TILE_ROWS, Tile,
 };

@@ -2,7 +2,7 @@
 //!
 //! No fused multiply-add and a fixed order of additions: every instruction set gives the same bits.
 
-use super::operands::{ByteKeys, FACTOR_BYTES, LANES, LevelQuery, Scores, TILE_LANES};
+use super::operands::{ByteKeys, FACTOR_BYTES, LANES, LevelQuery, Scores, TILE_LANES, float_at};
 
 /// Fast Walsh–Hadamard transform of `x` in place, times `scale`; the length is a power of two.
 #[inline(always)]
@@ -339,10 +339,9 @@ pub fn keep(
     scores: &mut [f32],
     entries: &mut [u32],
 ) -> usize {
-    let factor = |i: usize| f32::from_le_bytes(std::array::from_fn(|byte| factors[4 * i + byte]));
     let mut found = 0;
     for (v, sum) in sums.iter().enumerate() {
-        let score = (base + factor(v)) + factor(LANES + v) * sum;
+        let score = (base + float_at(factors, v)) + float_at(factors, LANES + v) * sum;
         if score <= limit {
             scores[found] = score;
             entries[found] = first + v as u32;

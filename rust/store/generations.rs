@@ -3,7 +3,7 @@
 //! Whatever fails, the store is at one generation or the other, and its object with it.
 
 use super::datastore::{Datastore, Writing};
-use super::format::lock::{Lock, Place};
+use super::format::lock::{FolderId, Lock};
 use super::format::manifest::Manifest;
 use super::format::values::ValueRows;
 use super::read::snapshot::{Loaded, Snapshot};
@@ -142,7 +142,7 @@ impl Datastore {
         let (own, newest) = (self.snapshot(), Manifest::newest(&self.folder)?);
         let newest = newest.map(|generation| Manifest::read(&self.folder, generation)).transpose()?;
         if newest.as_ref().is_none_or(|newest| !newest.same(&own.manifest)) {
-            let moved = own.place.is_some_and(|place| Place::at(&self.folder) != Some(place));
+            let moved = own.folder_id.is_some_and(|id| FolderId::at(&self.folder) != Some(id));
             // One store counts its generations up.
             if newest.is_some_and(|newest| moved || newest.generation <= own.manifest.generation) {
                 return Err(Error::state(

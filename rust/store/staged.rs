@@ -165,12 +165,8 @@ impl Datastore {
         let mut at = 0;
         for &(first_id, n) in runs {
             let span = at..at + n as usize * d;
-            let rows = match keys {
-                KeyRows::F32(x) => KeyRows::F32(&x[span.clone()]),
-                KeyRows::F16(x) => KeyRows::F16(&x[span.clone()]),
-            };
-            blocks.push(KeyBlock { first_id, d, rows });
             at = span.end;
+            blocks.push(KeyBlock { first_id, d, rows: keys.slice(span) });
         }
         let file = SegmentFile::open(folder, codebook, SegmentKind::Codebook)?;
         let codebook = Codebook::open(&file, d, self.metric())?;

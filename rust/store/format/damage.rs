@@ -30,8 +30,8 @@ pub(crate) fn rows(file: &dyn SectionSource, damaged: &DamagedSection, n: u64) -
     Some((damaged.bytes.start / size).min(n)..damaged.bytes.end.div_ceil(size).min(n))
 }
 
-/// Places, in list order, of entries of a lists file; none for its offsets, and for codes if these are damaged too.
-pub(crate) fn places(file: &dyn SectionSource, damaged: &DamagedSection) -> Option<Range<u64>> {
+/// Positions, in list order, of entries of a lists file; none for its offsets, and for codes if these are damaged too.
+pub(crate) fn positions(file: &dyn SectionSource, damaged: &DamagedSection) -> Option<Range<u64>> {
     let is = |kind: SectionKind| damaged.number == kind as u32;
     let n = length(file, SectionKind::ListIds as u32)? / size_of::<u32>() as u64;
     if is(SectionKind::ListIds) || is(SectionKind::SecondCodes) {
@@ -53,9 +53,9 @@ pub(crate) fn places(file: &dyn SectionSource, damaged: &DamagedSection) -> Opti
         let end = first + (list[1] - list[0]).div_ceil(lanes);
         let own = hit.start.max(first)..hit.end.min(end);
         if !own.is_empty() {
-            let place = |block: u64| (list[0] + (block - first) * lanes).min(list[1]);
-            let start = found.map_or(place(own.start), |found| found.start);
-            found = Some(start..place(own.end));
+            let position = |block: u64| (list[0] + (block - first) * lanes).min(list[1]);
+            let start = found.map_or(position(own.start), |found| found.start);
+            found = Some(start..position(own.end));
         }
         first = end;
     }

@@ -51,7 +51,7 @@ pub struct SegmentName {
     pub crc32c: u32,
 }
 
-/// Place and type of a section.
+/// Span and type of a section.
 #[derive(Clone, Debug)]
 pub struct Section {
     /// Number of its kind; a later minor version may know more of them than [`SectionKind`].

@@ -25,8 +25,8 @@ impl Lock {
 
     /// Whether the folder that it was taken in is still the one at that path.
     pub(crate) fn is_of(&self, folder: &Folder) -> bool {
-        // A missing folder has no place; where places are not told, all are taken for the same.
-        match (self.file.metadata().ok().as_ref().and_then(Place::of), Place::at(folder)) {
+        // A missing folder has no identity; where none is told, all are taken for the same.
+        match (self.file.metadata().ok().as_ref().and_then(FolderId::of), FolderId::at(folder)) {
             (Some(own), there) => there == Some(own),
             (None, _) => true,
         }
@@ -75,27 +75,31 @@ impl Drop for Lock {
 /// Which lock file lies in a folder: another one where the folder was replaced. Its content never changes, so its time is
 /// that of its creation, which tells it from one that was given the number of a removed file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct FolderId {
     device: u64,
     inode: u64,
     time: (i64, i64),
 }
 
-impl Place {
+impl FolderId {
     /// Of the lock file of a folder; none if it has none, or the system does not tell.
-    pub(crate) fn at(folder: &Folder) -> Option<Place> {
-        std::fs::metadata(folder.join(LOCK)).ok().as_ref().and_then(Place::of)
+    pub(crate) fn at(folder: &Folder) -> Option<FolderId> {
+        std::fs::metadata(folder.join(LOCK)).ok().as_ref().and_then(FolderId::of)
     }
 
     #[cfg(unix)]
-    fn of(metadata: &Metadata) -> Option<Place> {
+    fn of(metadata: &Metadata) -> Option<FolderId> {
         use std::os::unix::fs::MetadataExt;
-        Some(Place { device: metadata.dev(), inode: metadata.ino(), time: (metadata.mtime(), metadata.mtime_nsec()) })
+        Some(FolderId {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            time: (metadata.mtime(), metadata.mtime_nsec()),
+        })
     }
 
     /// Windows renames no folder that has open files.
     #[cfg(not(unix))]
-    fn of(_: &Metadata) -> Option<Place> {
+    fn of(_: &Metadata) -> Option<FolderId> {
         None
     }
 }

@@ -3,7 +3,7 @@
 //! Opening maps the file and checks its layout; sections are not read. [`SegmentFile::check`] checks what is about to be
 //! derived from, once a MiB, and [`SegmentFile::verify`] reads every byte.
 
-use super::damage::{Damage, DamagedSection, places};
+use super::damage::{Damage, DamagedSection, positions};
 use super::layout::{
     CHUNK, FOOTER, FORMAT_MINOR, HEADER, Layout, Section, SegmentKind, SegmentName, TABLE_ENTRY, u16_at, u32_at,
 };
@@ -111,7 +111,7 @@ impl SegmentFile {
         self.map.len() as u64
     }
 
-    /// A section's place; none if the file lacks it.
+    /// Where a section lies; none if the file lacks it.
     pub fn find(&self, kind: SectionKind) -> Option<&Section> {
         self.sections.iter().find(|s| s.number == kind as u32)
     }
@@ -229,8 +229,8 @@ impl SegmentFile {
         Error::Damaged { path: self.path.clone(), section, entries, message }
     }
 
-    /// Section and place in it of mapped bytes; none of others.
-    fn place_of(&self, part: &[u8]) -> Option<(&Section, Range<usize>)> {
+    /// Section of mapped bytes, and where in it they lie; none of others.
+    fn section_of(&self, part: &[u8]) -> Option<(&Section, Range<usize>)> {
         let start = part.as_ptr().addr().checked_sub(self.map.as_ptr().addr())?;
         let section = self.sections.iter().find(|s| s.span.contains(&start))?;
         let at = start - section.span.start;
@@ -260,14 +260,14 @@ impl SectionSource for SegmentFile {
     }
 
     fn check(&self, part: &[u8]) -> Result<()> {
-        let Some((section, bytes)) = self.place_of(part).filter(|_| !part.is_empty()) else { return Ok(()) };
+        let Some((section, bytes)) = self.section_of(part).filter(|_| !part.is_empty()) else { return Ok(()) };
         let Some(damage) = self.damage(section, bytes) else { return Ok(()) };
-        let entries = damage.section.as_ref().and_then(|section| places(self, section));
+        let entries = damage.section.as_ref().and_then(|section| positions(self, section));
         Err(self.damaged(damage, entries))
     }
 
     #[cfg_attr(not(unix), expect(unused_variables, reason = "nothing to ask there"))]
-    fn ask(&self, part: &[u8]) {
+    fn advise(&self, part: &[u8]) {
         // Advice that is not taken changes no result.
         #[cfg(unix)]
         if let Some(at) = part.as_ptr().addr().checked_sub(self.map.as_ptr().addr()).filter(|_| !self.resident)

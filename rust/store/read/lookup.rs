@@ -11,7 +11,7 @@ use crate::{Error, Result};
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 
-/// Values and places of some entries. Ids that do not exist have an all-ones value and no document.
+/// Values of some entries, and where in which document they lie. Ids that do not exist have an all-ones value and no document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entries {
     /// Values.
@@ -51,12 +51,12 @@ impl Snapshot {
 
     /// Values, documents and positions of entries; −1 and other ids that do not exist give missing ones.
     pub fn get(&self, ids: &[i64]) -> Result<Entries> {
-        let (documents, positions) = self.places_of(ids)?;
+        let (documents, positions) = self.positions_of(ids)?;
         Ok(Entries { values: self.values_of(ids)?, documents, positions })
     }
 
     /// Documents of entries and positions in them, −1 for ids that do not exist.
-    pub fn places_of(&self, ids: &[i64]) -> Result<(Vec<i64>, Vec<i64>)> {
+    pub fn positions_of(&self, ids: &[i64]) -> Result<(Vec<i64>, Vec<i64>)> {
         let (mut documents, mut positions) = (Vec::with_capacity(ids.len()), Vec::with_capacity(ids.len()));
         let mut last: Option<(u64, Document)> = None; // neighbours in a list of ids often share a document
         for &id in ids {
@@ -191,7 +191,7 @@ impl Snapshot {
     }
 
     /// Asks the disk for the values of entries that a search found; near ones are read together.
-    pub(crate) fn ask_values(&self, ids: &[i64]) -> Result<()> {
+    pub(crate) fn advise_values(&self, ids: &[i64]) -> Result<()> {
         let mut ids: Vec<u64> = ids.iter().filter_map(|&id| u64::try_from(id).ok()).collect();
         ids.sort_unstable();
         ids.dedup();
@@ -201,8 +201,8 @@ impl Snapshot {
             let values = segment.values()?;
             let (bytes, stride) = (values.as_bytes(), values.as_bytes().len() / values.len().max(1));
             let rows = ids[own].iter().filter_map(|&id| segment.row_of(id));
-            let ask = |span| bytes.get(span).into_iter().for_each(|part| segment.file.ask(part));
-            coalesce(rows.map(|row| row * stride), stride, ask);
+            let advise = |span| bytes.get(span).into_iter().for_each(|part| segment.file.advise(part));
+            coalesce(rows.map(|row| row * stride), stride, advise);
         }
         Ok(())
     }

@@ -73,7 +73,7 @@ impl Snapshot {
             unindexed: self.stored_key_blocks(&(self.manifest.indexed()..entries))?,
             deleted: self.deleted.spans(),
             measured: self.manifest.measured(),
-            disk: Some(self),
+            advise: Some(self),
         })
     }
 
@@ -130,7 +130,7 @@ impl Snapshot {
         let hits = HitsMut { distances: &mut *out.distances, ids: &mut *out.ids };
         search_into(&self.corpus()?, queries, request, &Pool::get(threads)?, cancel, hits)?;
         if has_read() {
-            self.ask_values(out.ids)?;
+            self.advise_values(out.ids)?;
         }
         self.values_found(out.ids, out.values)
     }
@@ -152,8 +152,8 @@ impl Snapshot {
 }
 
 impl Advise for Snapshot {
-    fn ask(&self, part: &[u8]) {
-        self.data.iter().for_each(|segment| segment.file.ask(part));
+    fn advise(&self, part: &[u8]) {
+        self.data.iter().for_each(|segment| segment.file.advise(part));
     }
 }
 

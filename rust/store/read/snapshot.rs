@@ -10,7 +10,7 @@ use crate::store::format::deleted::Deleted;
 use crate::store::format::documents::{Document, DocumentTable, Record};
 use crate::store::format::files::Folder;
 use crate::store::format::layout::{SegmentKind, SegmentName};
-use crate::store::format::lock::Place;
+use crate::store::format::lock::FolderId;
 use crate::store::format::manifest::{KeyType, Manifest, ValueType};
 use crate::store::format::runs::Runs;
 use crate::store::format::segment::SegmentFile;
@@ -63,7 +63,7 @@ pub struct Snapshot {
     /// Codebook and lists once they were checked: a search opens neither again.
     pub(crate) checked: OnceBox<CheckedIndex>,
     /// Which folder it was opened in.
-    pub(crate) place: Option<Place>,
+    pub(crate) folder_id: Option<FolderId>,
 }
 
 /// What opening codebook and lists found out.
@@ -118,7 +118,7 @@ impl Snapshot {
 
     /// [`Self::of`], read into memory if `loaded`.
     pub(crate) fn of_as(folder: &Folder, manifest: Manifest, loaded: Option<Loaded>) -> Result<Snapshot> {
-        let place = Place::at(folder);
+        let folder_id = FolderId::at(folder);
         let open = |name: &SegmentName, kind: SegmentKind| match loaded {
             None => SegmentFile::open(folder.path(), name, kind).map(Arc::new),
             Some(loaded) => match loaded.before.and_then(|before| before.loaded(name)) {
@@ -160,7 +160,7 @@ impl Snapshot {
             Some(record) => Deleted::open(folder, record, manifest.records(), manifest.entries)?,
             None => Deleted::default(),
         };
-        Ok(Snapshot { manifest, data, codebook, lists, deleted, checked: OnceBox::new(), place })
+        Ok(Snapshot { manifest, data, codebook, lists, deleted, checked: OnceBox::new(), folder_id })
     }
 
     /// Segment and row of an entry; none if there is no such entry or it is deleted.

@@ -2,7 +2,7 @@
 
 use super::snapshot::{Piece, Snapshot};
 use crate::sections::{SectionKind, typed};
-use crate::store::format::damage::{Damage, DamagedSection, places, rows};
+use crate::store::format::damage::{Damage, DamagedSection, positions, rows};
 use crate::store::format::documents::DocumentTable;
 use crate::store::format::files::Folder;
 use crate::store::format::layout::{SegmentKind, SegmentName};
@@ -23,7 +23,7 @@ pub struct Problem {
     pub file: String,
     /// Section at fault, if one is.
     pub section: Option<String>,
-    /// Entries that it touches: ids for data segments, places in list order for lists.
+    /// Entries that it touches: ids for data segments, positions in list order for lists.
     pub entries: Option<Range<u64>>,
     /// What was expected and found.
     pub message: String,
@@ -137,7 +137,7 @@ pub(crate) fn verify(
             &source,
             &lists.name,
             SegmentKind::Lists,
-            |file, damaged| places(file, damaged),
+            |file, damaged| positions(file, damaged),
             (&read, cancel),
             &mut problems,
         )?;

@@ -56,7 +56,7 @@ pub(crate) fn check_keys(d: usize, keys: &KeyRows, key_type: KeyType) -> Result<
     Ok(())
 }
 
-/// Place of the first element that is bad. Whole chunks are tested without an early end, which vectorises.
+/// Index of the first element that is bad. Whole chunks are tested without an early end, which vectorises.
 fn first<T: Copy>(x: &[T], is_bad: impl Fn(T) -> bool) -> Option<usize> {
     const CHUNK: usize = 1024;
     let chunk = x.chunks(CHUNK).position(|chunk| chunk.iter().fold(false, |any, &v| any | is_bad(v)))?;

@@ -151,8 +151,8 @@ pub(crate) struct ListsDamage {
     pub(crate) whole: bool,
     /// Whether raw keys are there to encode its entries again.
     pub(crate) encode: bool,
-    /// Places, in list order, whose ids cannot be read.
-    pub(crate) places: Vec<Range<u64>>,
+    /// Positions, in list order, whose ids cannot be read.
+    pub(crate) positions: Vec<Range<u64>>,
 }
 
 /// Lists segments that become one.
@@ -180,7 +180,7 @@ impl Join<'_> {
         let open = |part: &ListsRecord| SegmentFile::open(self.folder.path(), &part.name, SegmentKind::Lists);
         let files = kept.iter().map(|(part, _)| open(part)).collect::<Result<Vec<_>>>()?;
         let lists = files.iter().zip(&kept).map(|(file, (part, damage))| {
-            Ok(Lists::open(file, &codebook, part.first_id, part.entries)?.losing(&damage.places))
+            Ok(Lists::open(file, &codebook, part.first_id, part.entries)?.losing(&damage.positions))
         });
         let lists = lists.collect::<Result<Vec<_>>>()?;
         let mut segment = SegmentWriter::create(self.folder, name, SegmentKind::Lists)?;

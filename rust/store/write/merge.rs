@@ -21,7 +21,7 @@ const ROWS: usize = 1 << 16;
 pub(crate) struct Merge<'m> {
     pub(crate) folder: &'m Folder,
     pub(crate) snapshot: &'m Snapshot,
-    /// Places of the segments in the manifest.
+    /// Which of the manifest they are.
     pub(crate) segments: Range<usize>,
     /// Whether raw keys go along (all segments have them then, of one type).
     pub(crate) keys: bool,
@@ -112,8 +112,8 @@ impl Merge<'_> {
         let gone = |record: u64| self.drop_deleted && snapshot.deleted.holds_record(record);
         let mut merged = Merged::default();
         let mut continues = false;
-        for place in self.segments.clone() {
-            let (segment, record) = (&snapshot.data[place], &snapshot.manifest.data[place]);
+        for i in self.segments.clone() {
+            let (segment, record) = (&snapshot.data[i], &snapshot.manifest.data[i]);
             let table = DocumentTable::open(&segment.file)?;
             for j in 0..table.len() {
                 let number = segment.first_document + j as u64;
@@ -121,7 +121,7 @@ impl Merge<'_> {
                     continue;
                 }
                 if j == 0 && record.continues {
-                    if place == self.segments.start {
+                    if i == self.segments.start {
                         continues = true;
                     } else {
                         merged.pop(); // a document that goes on keeps its later record

@@ -50,5 +50,5 @@ pub(crate) fn with_new_index(
         .collect::<Result<_>>()?;
     let index = Some((codebook, lists));
     let (d, metric, unindexed) = (manifest.dim, manifest.metric, Vec::new());
-    measure(&Corpus { d, metric, keys, index, unindexed, deleted, measured: None, disk: None }).map(Some)
+    measure(&Corpus { d, metric, keys, index, unindexed, deleted, measured: None, advise: None }).map(Some)
 }

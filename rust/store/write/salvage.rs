@@ -168,7 +168,7 @@ impl Salvage {
             return Ok(ListsDamage { encode: true, ..ListsDamage::default() });
         }
         let is = |section: &DamagedSection, kind: SectionKind| section.number == kind as u32;
-        let found: Option<Vec<Range<u64>>> = sections.iter().map(|section| damage::places(file, section)).collect();
+        let found: Option<Vec<Range<u64>>> = sections.iter().map(|section| damage::positions(file, section)).collect();
         let Some(hit) = found.filter(|_| !sections.iter().any(|s| is(s, SectionKind::ListOffsets))) else {
             self.mark(&ids, "Codes");
             return Ok(ListsDamage { whole: true, ..ListsDamage::default() });
@@ -176,17 +176,18 @@ impl Salvage {
         let listed: &[u32] = typed(file, SectionKind::ListIds)?;
         let unread: Vec<Range<u64>> = (sections.iter().zip(&hit))
             .filter(|(section, _)| is(section, SectionKind::ListIds))
-            .map(|(_, places)| places.clone())
+            .map(|(_, positions)| positions.clone())
             .collect();
-        let readable = |place: u64| !unread.iter().any(|places| places.contains(&place));
-        // Entries at damaged places, by their ids; where ids themselves are damaged, those that are nowhere else.
+        let readable = |position: u64| !unread.iter().any(|positions| positions.contains(&position));
+        // Entries at damaged positions, by their ids; where ids themselves are damaged, those that are nowhere else.
         let mut gone: Vec<u64> = Vec::new();
-        for places in &hit {
-            let ids = places.clone().filter(|&place| readable(place)).map(|place| listed[place as usize]);
+        for positions in &hit {
+            let ids =
+                positions.clone().filter(|&position| readable(position)).map(|position| listed[position as usize]);
             gone.extend(ids.map(|relative| record.first_id + u64::from(relative)));
         }
         if !unread.is_empty() {
-            let there = (0u64..).zip(listed).filter(|&(place, _)| readable(place));
+            let there = (0u64..).zip(listed).filter(|&(position, _)| readable(position));
             let mut there: Vec<u64> = there.map(|(_, &id)| record.first_id + u64::from(id)).collect();
             there.sort_unstable();
             let missing = |id: &u64| there.binary_search(id).is_err();
@@ -197,7 +198,7 @@ impl Salvage {
         for run in gone.chunk_by(|a, b| a + 1 == *b) {
             self.mark(&(run[0]..run[run.len() - 1] + 1), "Codes");
         }
-        Ok(ListsDamage { places: unread, ..ListsDamage::default() })
+        Ok(ListsDamage { positions: unread, ..ListsDamage::default() })
     }
 
     /// Lists segments of a manifest in the making: those that raw keys are there for are encoded anew.

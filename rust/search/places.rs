@@ -1,4 +1,4 @@
-//! Positions: entries counted in list order through all segments.
+//! Places: entries counted in list order through all segments.
 
 use crate::error::Why;
 use crate::index::Lists;
