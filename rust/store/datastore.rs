@@ -6,8 +6,9 @@
 use crate::error::Why;
 use crate::store::format::files::{Disk, Files, Folder};
 use crate::store::format::lock::{LOCK, Lock};
-use crate::store::format::manifest::{KeyType, MAX_DIM, Manifest, ValueType, next_generation};
+use crate::store::format::manifest::{MAX_DIM, Manifest, next_generation};
 use crate::store::format::names::is_temporary;
+use crate::store::format::records::{KeyType, ValueType};
 use crate::store::read::snapshot::{Loaded, Snapshot};
 use crate::store::write::collect::collect;
 use crate::store::write::notices::Notices;
@@ -36,6 +37,21 @@ pub struct Options {
     pub attributes: Option<String>,
     /// Replace a store that is there.
     pub overwrite: bool,
+}
+
+impl Options {
+    /// A store of keys of dimension `dim` with 32-bit values, which keeps codes and no raw keys.
+    pub fn new(dim: usize, metric: Metric) -> Options {
+        Options {
+            dim,
+            metric,
+            keep_keys: None,
+            values: ValueType::default(),
+            max_value: None,
+            attributes: None,
+            overwrite: false,
+        }
+    }
 }
 
 /// A writer with the lock that it holds.
@@ -69,6 +85,7 @@ impl Datastore {
     }
 
     /// [`Self::create`] through another file layer.
+    #[doc(hidden)]
     pub fn create_through(path: &Path, options: &Options, files: Arc<dyn Files>) -> Result<Datastore> {
         if options.dim == 0 || options.dim > MAX_DIM {
             return Err(Error::Argument(format!("dim: expected 1 to {MAX_DIM}, found {}", options.dim)));
@@ -148,6 +165,7 @@ impl Datastore {
     }
 
     /// [`Self::open`] through another file layer.
+    #[doc(hidden)]
     pub fn open_through(path: &Path, files: Arc<dyn Files>) -> Result<Datastore> {
         Datastore::of(Folder::new(path, files), false)
     }

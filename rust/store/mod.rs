@@ -16,14 +16,13 @@ mod staged;
 mod write;
 
 pub use datastore::{Datastore, Options};
-pub use format::damage::{Damage, DamagedSection};
 pub use format::documents::{Document, DocumentKey};
-pub use format::files;
+#[doc(hidden)]
+pub use format::files; // tests put another layer under a store
 pub use format::fit::Fit;
 pub use format::layout::{FORMAT_MAJOR, FORMAT_MINOR, Section, SegmentKind, SegmentName};
-pub use format::manifest::{DataRecord, DeletedRecord, KeyType, ListsRecord, MAX_DIM, Manifest, ValueType};
-pub use format::segment::SegmentFile;
-pub use format::segment_writer::SegmentWriter;
+pub use format::manifest::{MAX_DIM, Manifest};
+pub use format::records::{DataRecord, DeletedRecord, KeyType, ListsRecord, ValueType};
 pub use format::values::{ValueRows, Values, ValuesMut};
 pub use read::info::{CalibrationInfo, FileInfo, IndexInfo, Info, SectionInfo};
 pub use read::lookup::Entries;

@@ -2,7 +2,7 @@
 
 use super::files::Folder;
 use super::layout::SegmentKind;
-use super::manifest::DeletedRecord;
+use super::records::DeletedRecord;
 use super::segment::SegmentFile;
 use super::segment_writer::SegmentWriter;
 use crate::error::RESTORE;

@@ -10,6 +10,7 @@ pub(crate) mod lock;
 pub(crate) mod manifest;
 pub(crate) mod map;
 pub(crate) mod names;
+pub(crate) mod records;
 pub(crate) mod runs;
 pub(crate) mod segment;
 pub(crate) mod segment_writer;

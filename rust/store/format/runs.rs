@@ -1,6 +1,6 @@
 //! Which row of a data segment an id has: rows follow the ids, except where ids are gone.
 
-use super::manifest::DataRecord;
+use super::records::DataRecord;
 use super::segment::SegmentFile;
 use crate::Result;
 use crate::error::RESTORE;

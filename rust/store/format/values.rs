@@ -1,6 +1,6 @@
 //! Values: what a store remembers with each key.
 
-use super::manifest::ValueType;
+use super::records::ValueType;
 use crate::error::Why;
 use crate::{Error, Result};
 use std::ops::Range;

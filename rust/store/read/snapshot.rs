@@ -11,7 +11,8 @@ use crate::store::format::documents::{Document, DocumentTable, Record};
 use crate::store::format::files::Folder;
 use crate::store::format::layout::{SegmentKind, SegmentName};
 use crate::store::format::lock::FolderId;
-use crate::store::format::manifest::{KeyType, Manifest, ValueType};
+use crate::store::format::manifest::Manifest;
+use crate::store::format::records::{KeyType, ValueType};
 use crate::store::format::runs::Runs;
 use crate::store::format::segment::SegmentFile;
 use crate::store::format::values::ValueRows;
@@ -83,7 +84,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// `State` if there is no store; `Format` for damaged files; `Io` for what the system refuses.
-    pub fn open(folder: &Folder) -> Result<Snapshot> {
+    pub(crate) fn open(folder: &Folder) -> Result<Snapshot> {
         Snapshot::open_as(folder, None)
     }
 
@@ -112,7 +113,7 @@ impl Snapshot {
     }
 
     /// Opens the files that a manifest names and checks their sections against it.
-    pub fn of(folder: &Folder, manifest: Manifest) -> Result<Snapshot> {
+    pub(crate) fn of(folder: &Folder, manifest: Manifest) -> Result<Snapshot> {
         Snapshot::of_as(folder, manifest, None)
     }
 

@@ -1,7 +1,7 @@
 //! Checks a batch of keys before anything of it is written: shape, finite numbers, what the stored type can hold.
 
 use crate::keys::KeyRows;
-use crate::store::format::manifest::KeyType;
+use crate::store::format::records::KeyType;
 use crate::store::format::values::ValueRows;
 use crate::{Error, Result};
 

@@ -31,7 +31,7 @@ pub fn collect(folder: &Folder, current: &Manifest) -> Option<Error> {
 mod tests {
     use super::*;
     use crate::store::format::files::Disk;
-    use crate::store::format::manifest::ValueType;
+    use crate::store::format::records::ValueType;
     use crate::store::{Datastore, Options};
     use std::sync::Arc;
 

@@ -3,7 +3,7 @@
 use crate::store::format::deleted::Tombstone;
 use crate::store::format::documents::DocumentKey;
 use crate::store::format::files::Folder;
-use crate::store::format::manifest::DeletedRecord;
+use crate::store::format::records::DeletedRecord;
 use crate::store::read::snapshot::Snapshot;
 use crate::{Error, Result};
 
