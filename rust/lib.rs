@@ -1,8 +1,8 @@
-//! Datastore and nearest-neighbour search for nearest-neighbour language models.
+//! Datastore and nearest-neighbor search for nearest-neighbor language models.
 //!
 //! Float vectors in, unsigned integer payloads out, squared L2 and inner product. The crate knows nothing of tokens
 //! or models. Rooms, each of which uses those before it only: [`simd`] has the kernels, `exact` scans raw keys, [`index`]
-//! turns keys into lists of codes, [`search`] finds neighbours in them, [`store`] keeps all of it on disk.
+//! turns keys into lists of codes, [`search`] finds neighbors in them, [`store`] keeps all of it on disk.
 //!
 //! ```
 //! use knnlm::keys::KeyRows;

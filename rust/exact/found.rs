@@ -1,8 +1,8 @@
-//! Neighbours of a query with their scores, in order.
+//! Neighbors of a query with their scores, in order.
 
 use super::select::key;
 
-/// (score, id) of neighbours; scores are minimised (inner products are negated).
+/// (score, id) of neighbors; scores are minimised (inner products are negated).
 pub type Found = Vec<(f32, u64)>;
 
 /// Sorts by (score, id) and keeps `k`.

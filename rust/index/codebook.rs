@@ -198,7 +198,7 @@ impl<'a> Codebook<'a> {
     }
 
     /// Softmax temperature that fits the distances of this store, for use before tuning: a sixth of the median over
-    /// sampled stored keys of d_k − d_1 among their own neighbours, k = 1024 (or a tenth of a smaller store).
+    /// sampled stored keys of d_k − d_1 among their own neighbors, k = 1024 (or a tenth of a smaller store).
     pub fn default_temperature(&self) -> f32 {
         self.parameters.default_temperature
     }

@@ -1,8 +1,8 @@
-//! Defaults from the store's own neighbours: how many lists to scan, and the temperature before tuning.
+//! Defaults from the store's own neighbors: how many lists to scan, and the temperature before tuning.
 //!
-//! Sampled stored keys serve as queries, their own entries left out. One exact scan gives their neighbours. nprobe is the
-//! smallest number of lists that holds 95 % of those neighbours on average, unless it would scan more than a tenth of the
-//! entries; small stores scan all lists. The temperature is median(d_k − d_1) / 6: the last neighbour then weighs e⁻⁶ of
+//! Sampled stored keys serve as queries, their own entries left out. One exact scan gives their neighbors. nprobe is the
+//! smallest number of lists that holds 95 % of those neighbors on average, unless it would scan more than a tenth of the
+//! entries; small stores scan all lists. The temperature is median(d_k − d_1) / 6: the last neighbor then weighs e⁻⁶ of
 //! the first.
 
 use super::kmeans::{Matrix, assign, pack, stratified};
@@ -16,8 +16,8 @@ use rand_chacha::ChaCha8Rng;
 use std::sync::atomic::AtomicBool;
 
 const QUERIES: usize = 128;
-const NEIGHBOURS: usize = 1024;
-/// Every how many-th neighbour is looked up in the lists: all would cost more than the exact scan.
+const NEIGHBORS: usize = 1024;
+/// Every how many-th neighbor is looked up in the lists: all would cost more than the exact scan.
 const EVERY: usize = 8;
 const GOAL: f64 = 0.95;
 /// Stores up to this size scan all lists.
@@ -58,7 +58,7 @@ pub fn run(
     chosen.iter().zip(queries.chunks_exact_mut(d)).for_each(|(&i, row)| rows.read(i, row));
     let own: Vec<_> = chosen.iter().map(|&i| rows.id(i)..rows.id(i) + 1).collect();
     let fraction = part.len() as f64 / n as f64;
-    let k = ((NEIGHBOURS.min(n / 10) as f64 * fraction).ceil() as usize).max(1);
+    let k = ((NEIGHBORS.min(n / 10) as f64 * fraction).ceil() as usize).max(1);
     let filter = Filter { exclude: Some(&own), ..Filter::default() };
     let found = scan(kernels, metric, &part, d, &queries, k, filter, pool, cancel)?;
     progress(1, 3);
@@ -89,16 +89,16 @@ pub fn run(
     label(&mut data)?.iter().for_each(|&l| share[l as usize] += 1.0 / sampled.len() as f64);
     progress(2, 3);
 
-    // Rank of each neighbour's list in the order of its query's lists.
+    // Rank of each neighbor's list in the order of its query's lists.
     let (mut at_rank, mut scanned) = (vec![0f64; nlist], vec![0f64; nlist]);
     let mut total = 0f64;
     for (query, found) in queries.chunks_exact(d).zip(&found) {
         let found = found.iter().step_by(EVERY);
-        let mut neighbours = vec![0f32; found.len() * d];
-        for (row, (_, id)) in neighbours.chunks_exact_mut(d).zip(found) {
+        let mut neighbors = vec![0f32; found.len() * d];
+        for (row, (_, id)) in neighbors.chunks_exact_mut(d).zip(found) {
             part.find(*id).into_iter().for_each(|i| part.read(i, row));
         }
-        let labels = label(&mut neighbours)?;
+        let labels = label(&mut neighbors)?;
         let mut query = query.to_vec();
         centred(&mut query);
         let mut row = vec![f32::INFINITY; nlist];

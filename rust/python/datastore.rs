@@ -8,7 +8,7 @@ use super::options::{Code, key_type, metric, rerank, value_type};
 use crate::error::Why;
 use crate::index::Params;
 use crate::search::{Request, entries_scanned};
-use crate::store::{self, BuildOptions, NeighboursMut, Options, ValueType};
+use crate::store::{self, BuildOptions, NeighborsMut, Options, ValueType};
 use crate::{Error, Metric};
 use numpy::{IntoPyArray, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::prelude::*;
@@ -320,7 +320,7 @@ impl Datastore {
                 deny: deny.as_deref(),
                 ..Request::default()
             };
-            let out = NeighboursMut { distances: room.0, values: room.1, ids: &mut *room.2 };
+            let out = NeighborsMut { distances: room.0, values: room.1, ids: &mut *room.2 };
             snapshot.search_into(queries, &request, threads, cancel, out)?;
             if places { Ok(Some(snapshot.positions_of(room.2)?)) } else { Ok(None) }
         };

@@ -32,7 +32,7 @@ pub fn search(corpus: &Corpus, queries: &[f32], request: &Request, pool: &Pool, 
 /// [`search`] into memory of the caller.
 ///
 /// # Errors
-/// As [`search`]; `Argument` if the memory is not for `q * k` neighbours.
+/// As [`search`]; `Argument` if the memory is not for `q * k` neighbors.
 pub fn search_into(
     corpus: &Corpus,
     queries: &[f32],
@@ -45,7 +45,7 @@ pub fn search_into(
     let (k, d, q) = (request.k, corpus.d, queries.len() / corpus.d);
     if out.distances.len() != q * k || out.ids.len() != q * k {
         let found = out.distances.len().min(out.ids.len());
-        return Err(Error::Argument(format!("expected room for {q} × {k} neighbours, found room for {found}")));
+        return Err(Error::Argument(format!("expected room for {q} × {k} neighbors, found room for {found}")));
     }
     let exact = |blocks: &[KeyBlock]| {
         let rows = Rows::new(blocks);
@@ -74,7 +74,7 @@ pub fn search_into(
 }
 
 /// Makes distances of sorted estimates: none is below 0. That comes last: of estimates below 0 the lowest are still the likeliest
-/// neighbours.
+/// neighbors.
 fn clamp(scores: &mut [f32], ids: &mut [i64]) {
     let n = scores.iter().take_while(|&&score| score <= 0.0).count();
     scores[..n].fill(0.0);
@@ -91,7 +91,7 @@ pub fn planned(corpus: &Corpus, request: &Request) -> Result<Plan> {
     plan(codebook, corpus.measured, raw >= lists.iter().map(Lists::len).sum::<usize>(), request)
 }
 
-/// Puts further neighbours among sorted ones.
+/// Puts further neighbors among sorted ones.
 fn join(mut more: Found, scores: &mut [f32], ids: &mut [i64]) {
     let there = ids.iter().zip(&*scores).take_while(|&(&id, _)| id >= 0);
     more.extend(there.map(|(&id, &score)| (score, id as u64)));

@@ -40,10 +40,10 @@ impl Conditions {
     }
 }
 
-/// Where a task writes the neighbours of its queries.
+/// Where a task writes the neighbors of its queries.
 type Slot<'s> = Mutex<(&'s mut [f32], &'s mut [i64], &'s mut [u64])>;
 
-/// Candidates from the lists, scored again if asked: scores (minimised, +∞ for missing neighbours) and ids (−1), best first,
+/// Candidates from the lists, scored again if asked: scores (minimised, +∞ for missing neighbors) and ids (−1), best first,
 /// into `out`. Of the request only k and the filters count: how, `plan` says. Returns the number of entries in the lists of each query. The answer is the same whatever `conditions` are.
 #[allow(clippy::too_many_arguments)]
 pub fn approximate(

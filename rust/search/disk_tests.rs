@@ -99,7 +99,7 @@ fn a_cold_search_asks_the_disk_for_all_that_it_reads_and_a_warm_one_for_nothing(
                 }
             }
         }
-        assert!(seen >= k.min(50), "{seen} neighbours");
+        assert!(seen >= k.min(50), "{seen} neighbors");
         let bytes: usize = built.lists.iter().map(|(sections, ..)| sections.bytes()).sum();
         let all: usize = spans.iter().map(|span| span.len()).sum();
         assert!(queries.len() > d || all < bytes / 2, "one query asks for {all} of {bytes} bytes");

@@ -1,4 +1,4 @@
-//! Turns the candidates of a tile of queries into neighbours: best first, as ids.
+//! Turns the candidates of a tile of queries into neighbors: best first, as ids.
 
 use super::places::{locate, order};
 use super::request::Rerank;
@@ -13,7 +13,7 @@ use crate::sections::Advise;
 use crate::simd::Kernels;
 use crate::{Error, Metric, Result};
 
-/// What turns candidates into neighbours.
+/// What turns candidates into neighbors.
 pub struct Finish<'f, 'a> {
     /// Kernels.
     pub kernels: &'f Kernels,
@@ -27,7 +27,7 @@ pub struct Finish<'f, 'a> {
     pub rows: Rows<'f>,
     /// How candidates are scored again.
     pub rerank: Rerank,
-    /// Neighbours per query.
+    /// Neighbors per query.
     pub k: usize,
     /// Whether records and rows are likely to be on disk.
     pub cold: bool,
@@ -137,7 +137,7 @@ impl Finish<'_, '_> {
     }
 }
 
-/// Writes sorted neighbours and fills up with missing ones.
+/// Writes sorted neighbors and fills up with missing ones.
 pub fn write(found: &Found, scores: &mut [f32], ids: &mut [i64]) {
     scores.fill(f32::INFINITY);
     ids.fill(-1);

@@ -18,12 +18,12 @@ const QUERIES: usize = 256;
 /// Entries before and after a query's own that must not come back either, at most: text near a token repeats it, and what is
 /// found there is found more easily than what a query of another text looks for.
 const NEARBY: u64 = 2048;
-/// Numbers of neighbours that are measured; a search for others takes what lies between them.
-const NEIGHBOURS: [usize; 4] = [1, 8, 64, 1024];
+/// Numbers of neighbors that are measured; a search for others takes what lies between them.
+const NEIGHBORS: [usize; 4] = [1, 8, 64, 1024];
 /// Settings that are tried; a search may take what lies between them. See [`super::probes::Reach::stop`].
 const STOPS: [f32; 12] = [0.5, 0.65, 0.75, 0.82, 0.88, 0.93, 0.98, 1.03, 1.08, 1.15, 1.25, 1.5];
 
-/// Candidates that are tried for k neighbours, as multiples of k, where they are scored again. Where only raw keys do that, every
+/// Candidates that are tried for k neighbors, as multiples of k, where they are scored again. Where only raw keys do that, every
 /// second will do: without codes to tell candidates apart, a search by raw keys takes many.
 fn depths(k: usize, coded: bool) -> impl Iterator<Item = f32> {
     let all: &[f32] = match k {
@@ -58,8 +58,8 @@ const CODE_NANOSECONDS: f32 = 15.0;
 pub struct Protocol {
     /// Stored keys that serve as queries, at most.
     pub queries: usize,
-    /// Exact neighbours of each.
-    pub neighbours: usize,
+    /// Exact neighbors of each.
+    pub neighbors: usize,
     /// Entries before and after its own that it leaves out.
     pub nearby: u64,
 }
@@ -67,8 +67,8 @@ pub struct Protocol {
 impl Protocol {
     /// For `n` entries.
     pub fn of(n: u64) -> Protocol {
-        let neighbours = NEIGHBOURS.iter().copied().filter(|&k| 2 * k as u64 <= n).max();
-        Protocol { queries: QUERIES, neighbours: neighbours.unwrap_or(1), nearby: NEARBY.min(n / 64) }
+        let neighbors = NEIGHBORS.iter().copied().filter(|&k| 2 * k as u64 <= n).max();
+        Protocol { queries: QUERIES, neighbors: neighbors.unwrap_or(1), nearby: NEARBY.min(n / 64) }
     }
 
     /// The ids that the query whose entry is `id` leaves out.
@@ -95,7 +95,7 @@ pub fn calibrate(
     }
     let protocol = Protocol::of(n);
     let (queries, own) = sample(corpus, &protocol);
-    let k = protocol.neighbours;
+    let k = protocol.neighbors;
     let request = Request { k, exact: true, exclude: Some(&own), ..Request::default() };
     let ids = search(corpus, &queries, &request, pool, cancel)?.ids;
     measure_against(corpus, &Truth { queries, own, ids, k }, keys, pool, progress, cancel)
@@ -105,7 +105,7 @@ pub fn calibrate(
 /// `keys`: whether searches will have raw keys to score candidates with. Without a query nothing is measured: the default.
 ///
 /// # Errors
-/// As [`search`]; `Argument` for exact neighbours that do not fit; `progress` hears (settings measured, settings).
+/// As [`search`]; `Argument` for exact neighbors that do not fit; `progress` hears (settings measured, settings).
 pub fn measure_against(
     corpus: &Corpus,
     truth: &Truth,
@@ -118,7 +118,7 @@ pub fn measure_against(
     let (own, most) = (&truth.own, truth.k);
     if most == 0 || own.len().checked_mul(most) != Some(truth.ids.len()) {
         return Err(Error::Argument(format!(
-            "expected {most} exact neighbours of each of {} queries, found {}",
+            "expected {most} exact neighbors of each of {} queries, found {}",
             own.len(),
             truth.ids.len()
         )));
@@ -133,9 +133,9 @@ pub fn measure_against(
     let stops = if everything { &STOPS[STOPS.len() - 1..] } else { &STOPS[..] };
     // Every second will do where little is asked for.
     let some: Vec<f32> = stops.iter().copied().skip((stops.len() - 1) % 2).step_by(2).collect();
-    let neighbours: Vec<usize> = NEIGHBOURS.into_iter().filter(|&k| k <= most).collect();
+    let neighbors: Vec<usize> = NEIGHBORS.into_iter().filter(|&k| k <= most).collect();
     let again = coded || keys;
-    let steps = neighbours.iter().map(|&k| 1 + if again { depths(k, coded).count() } else { 0 }).sum::<usize>();
+    let steps = neighbors.iter().map(|&k| 1 + if again { depths(k, coded).count() } else { 0 }).sum::<usize>();
     let mut done = 0;
     let mut step = || {
         progress(done as u64, steps as u64);
@@ -143,7 +143,7 @@ pub fn measure_against(
     };
     let ids = lists.iter().map(|lists| lists.ids().end).max().unwrap_or(0);
     let mut out = Calibration { queries: own.len(), entries: live(codebook, lists), ids, ..Calibration::default() };
-    for &k in &neighbours {
+    for &k in &neighbors {
         let trials = Trials { corpus, truth, k, entries, nlist: codebook.nlist(), everything, pool, cancel };
         step();
         let first = if coded { &mut out.first } else { &mut out.rows };

@@ -25,7 +25,7 @@ fn cube(n: usize, d: usize, seed: u64) -> Vec<f32> {
 
 #[test]
 fn asked_recall_is_had_or_refused() {
-    // Stores that scan every list and stores that do not; codes that tell neighbours apart and codes that cannot.
+    // Stores that scan every list and stores that do not; codes that tell neighbors apart and codes that cannot.
     let coarse = CodeChoice::Pq { m: 8, bits: 4 };
     let cases = [
         (21_000, 100, Metric::L2, CodeChoice::Auto, true),

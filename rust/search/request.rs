@@ -22,7 +22,7 @@ pub enum Rerank {
 /// What is asked.
 #[derive(Clone, Debug, Default)]
 pub struct Request<'a> {
-    /// Neighbours per query, at least 1.
+    /// Neighbors per query, at least 1.
     pub k: usize,
     /// Lists to scan per query; `None` = as many as `recall` needs.
     pub nprobe: Option<usize>,
@@ -51,7 +51,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Neighbours of `q` queries, `q * k` each, best first; missing ones have id −1 and distance +∞ (inner product: −∞).
+/// Neighbors of `q` queries, `q * k` each, best first; missing ones have id −1 and distance +∞ (inner product: −∞).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hits {
     /// Squared L2 distances or inner products.
@@ -60,7 +60,7 @@ pub struct Hits {
     pub ids: Vec<i64>,
 }
 
-/// Where neighbours are written: `q * k` of each.
+/// Where neighbors are written: `q * k` of each.
 pub struct HitsMut<'h> {
     /// See [`Hits`].
     pub distances: &'h mut [f32],

@@ -18,17 +18,17 @@ pub const NEGLIGIBLE: f32 = 0.001;
 /// How often a gap is halved at most.
 const HALVINGS: usize = 3;
 
-/// Neighbours that may be missed though none was: as many queries do not tell ("rule of three", Hanley & Lippman-Hand 1983).
+/// Neighbors that may be missed though none was: as many queries do not tell ("rule of three", Hanley & Lippman-Hand 1983).
 const OPEN: usize = 3;
 
-/// Queries with their exact neighbours, which recall is counted against.
+/// Queries with their exact neighbors, which recall is counted against.
 #[derive(Clone, Debug, Default)]
 pub struct Truth {
     /// q × d, row-major, finite.
     pub queries: Vec<f32>,
     /// For each query the ids that must not come back, such as its own.
     pub own: Vec<Range<u64>>,
-    /// Exact neighbours of each query, `k` each, best first.
+    /// Exact neighbors of each query, `k` each, best first.
     pub ids: Vec<i64>,
     /// How many.
     pub k: usize,
@@ -37,7 +37,7 @@ pub struct Truth {
 /// What a setting did.
 #[derive(Clone, Copy)]
 pub struct Trial {
-    /// With the share of the true neighbours among the k that came back.
+    /// With the share of the true neighbors among the k that came back.
     pub setting: Setting,
     /// Share of them among all candidates: the recall if raw keys chose among these.
     held: f32,
@@ -55,13 +55,13 @@ impl Trial {
     }
 }
 
-/// Trials for one number of neighbours.
+/// Trials for one number of neighbors.
 pub struct Trials<'t, 'a> {
     /// With an index.
     pub corpus: &'t Corpus<'a>,
     /// What is looked for.
     pub truth: &'t Truth,
-    /// Neighbours.
+    /// Neighbors.
     pub k: usize,
     /// Entries in lists.
     pub entries: usize,

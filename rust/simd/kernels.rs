@@ -71,7 +71,7 @@ impl Kernels {
     /// Scores `rows` (q × d, q ≤ 12) against 32 keys: `offsets[j] + scale * ⟨row_i, key_j⟩`, marks those ≤ `limits[i]`.
     ///
     /// `panels` are two panels of d × 16, `offsets` 32, `limits` q. A product adds in the order of the dimensions
-    /// whatever q is: a row's score does not depend on its neighbours in the batch.
+    /// whatever q is: a row's score does not depend on its neighbors in the batch.
     #[allow(clippy::too_many_arguments)]
     pub fn score_tile(
         &self,

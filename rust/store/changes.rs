@@ -81,7 +81,7 @@ impl Datastore {
         })
     }
 
-    /// Measures the recall of the index against exact neighbours of some queries, found elsewhere: a store without raw
+    /// Measures the recall of the index against exact neighbors of some queries, found elsewhere: a store without raw
     /// keys cannot find them itself.
     ///
     /// # Errors

@@ -26,7 +26,7 @@ pub use format::records::{DataRecord, DeletedRecord, KeyType, ListsRecord, Value
 pub use format::values::{ValueRows, Values, ValuesMut};
 pub use read::info::{CalibrationInfo, FileInfo, IndexInfo, Info, SectionInfo};
 pub use read::lookup::Entries;
-pub use read::search::{Neighbours, NeighboursMut};
+pub use read::search::{Neighbors, NeighborsMut};
 pub use read::snapshot::Snapshot;
 pub use read::verify::Problem;
 pub use staged::Held;

@@ -7,7 +7,7 @@ use super::format::manifest::Manifest;
 use super::format::values::Values;
 use super::read::info::Info;
 use super::read::lookup::Entries;
-use super::read::search::Neighbours;
+use super::read::search::Neighbors;
 use super::read::snapshot::Snapshot;
 use super::read::verify::{Problem, verify};
 use super::write::salvage::{Lost, Salvage};
@@ -76,7 +76,7 @@ impl Datastore {
         request: &Request,
         threads: Option<usize>,
         cancel: &AtomicBool,
-    ) -> Result<Neighbours> {
+    ) -> Result<Neighbors> {
         self.snapshot().search(queries, request, threads, cancel)
     }
 

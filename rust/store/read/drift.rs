@@ -48,7 +48,7 @@ impl Manifest {
         self.calibration.as_ref().is_none_or(long_ago) || self.has_shrunk()
     }
 
-    /// Whether most of the entries that recall was measured with are deleted: among fewer, as many neighbours lie further.
+    /// Whether most of the entries that recall was measured with are deleted: among fewer, as many neighbors lie further.
     fn has_shrunk(&self) -> bool {
         let live = self.live();
         live > 0 && self.calibration.as_ref().is_some_and(|measured| live.saturating_mul(2) < measured.entries)

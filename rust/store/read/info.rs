@@ -105,7 +105,7 @@ pub struct IndexInfo {
 /// Recall that the index reached.
 #[derive(Clone, Debug, Serialize)]
 pub struct CalibrationInfo {
-    /// Neighbours asked for.
+    /// Neighbors asked for.
     pub k: usize,
     /// The most that a search can ask for.
     pub best_recall: f32,
@@ -222,13 +222,13 @@ impl Snapshot {
 
 fn calibration(measured: &Calibration) -> Vec<CalibrationInfo> {
     let of = |rows: &[Setting], k: usize| rows.iter().filter(|row| row.k == k).copied().collect::<Vec<_>>();
-    let mut neighbours: Vec<usize> = measured.rows.iter().map(|row| row.k).collect();
-    neighbours.dedup();
+    let mut neighbors: Vec<usize> = measured.rows.iter().map(|row| row.k).collect();
+    neighbors.dedup();
     let describe = |k: usize| CalibrationInfo {
         k,
         best_recall: most(&of(&measured.rows, k)),
         best_recall_by_keys: Some(of(&measured.keys, k)).filter(|rows| !rows.is_empty()).map(|rows| most(&rows)),
         queries: measured.queries,
     };
-    neighbours.into_iter().map(describe).collect()
+    neighbors.into_iter().map(describe).collect()
 }

@@ -58,7 +58,7 @@ impl Snapshot {
     /// Documents of entries and positions in them, −1 for ids that do not exist.
     pub fn positions_of(&self, ids: &[i64]) -> Result<(Vec<i64>, Vec<i64>)> {
         let (mut documents, mut positions) = (Vec::with_capacity(ids.len()), Vec::with_capacity(ids.len()));
-        let mut last: Option<(u64, Document)> = None; // neighbours in a list of ids often share a document
+        let mut last: Option<(u64, Document)> = None; // neighbors in a list of ids often share a document
         for &id in ids {
             let known = u64::try_from(id).ok().filter(|&id| id < self.manifest.entries);
             let (document, position) = match (known, &last) {

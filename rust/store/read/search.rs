@@ -12,9 +12,9 @@ use crate::threads::Pool;
 use crate::{Error, Result};
 use std::sync::atomic::AtomicBool;
 
-/// Neighbours of `q` queries, `q * k` each, best first. Missing: id −1, value all ones, distance +∞ (ip: −∞).
+/// Neighbors of `q` queries, `q * k` each, best first. Missing: id −1, value all ones, distance +∞ (ip: −∞).
 #[derive(Clone, Debug, PartialEq)]
-pub struct Neighbours {
+pub struct Neighbors {
     /// Squared L2 distances (ascending) or inner products (descending).
     pub distances: Vec<f32>,
     /// Values, in the type of the store.
@@ -23,13 +23,13 @@ pub struct Neighbours {
     pub ids: Vec<i64>,
 }
 
-/// Where neighbours are written, `q * k` of each.
-pub struct NeighboursMut<'n> {
-    /// See [`Neighbours`].
+/// Where neighbors are written, `q * k` of each.
+pub struct NeighborsMut<'n> {
+    /// See [`Neighbors`].
     pub distances: &'n mut [f32],
-    /// See [`Neighbours`].
+    /// See [`Neighbors`].
     pub values: ValuesMut<'n>,
-    /// See [`Neighbours`].
+    /// See [`Neighbors`].
     pub ids: &'n mut [i64],
 }
 
@@ -93,29 +93,29 @@ impl Snapshot {
         request: &Request,
         threads: Option<usize>,
         cancel: &AtomicBool,
-    ) -> Result<Neighbours> {
+    ) -> Result<Neighbors> {
         let n = (queries.len() / self.manifest.dim.max(1)).checked_mul(request.k);
         let Some(n) = n.filter(|&n| n <= isize::MAX as usize / 16) else {
             return Err(Error::Argument(format!("k must be at least 1 and fit memory, found {}", request.k)));
         };
         let (mut distances, mut ids) = (vec![0.0; n], vec![0; n]);
         let mut values = Values::zeros(self.manifest.values, n);
-        let out = NeighboursMut { distances: &mut distances, values: values.as_mut(), ids: &mut ids };
+        let out = NeighborsMut { distances: &mut distances, values: values.as_mut(), ids: &mut ids };
         self.search_into(queries, request, threads, cancel, out)?;
-        Ok(Neighbours { distances, values, ids })
+        Ok(Neighbors { distances, values, ids })
     }
 
     /// [`Self::search`] into memory of the caller.
     ///
     /// # Errors
-    /// As [`Self::search`]; `Argument` if the memory is not for `q * k` neighbours.
+    /// As [`Self::search`]; `Argument` if the memory is not for `q * k` neighbors.
     pub fn search_into(
         &self,
         queries: &[f32],
         request: &Request,
         threads: Option<usize>,
         cancel: &AtomicBool,
-        out: NeighboursMut,
+        out: NeighborsMut,
     ) -> Result<()> {
         if request.exact && !self.has_all_keys() {
             return Err(keys_not_kept(self, "exact search"));

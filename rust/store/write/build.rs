@@ -65,7 +65,7 @@ impl Build<'_> {
             self.check_same_parameters(&options.params)?;
         }
         let indexed = manifest.indexed();
-        // A single entry has no neighbours to measure with, however often it is tried.
+        // A single entry has no neighbors to measure with, however often it is tried.
         let stale = manifest.live() > 1 && manifest.is_measured_long_ago();
         let measure = train_anew || (stale && self.snapshot.has_all_keys());
         let new = indexed < manifest.entries;

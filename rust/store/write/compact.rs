@@ -69,7 +69,7 @@ impl Compaction<'_> {
     }
 }
 
-/// Data segments that can become one: neighbours with raw keys of the same type, or without.
+/// Data segments that can become one: neighbors with raw keys of the same type, or without.
 fn groups(manifest: &Manifest) -> Vec<Range<usize>> {
     let mut groups: Vec<Range<usize>> = Vec::new();
     for (i, data) in manifest.data.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Calibration of a store: the recall that its index reaches, by exact neighbours that it finds itself or is given.
+//! Calibration of a store: the recall that its index reaches, by exact neighbors that it finds itself or is given.
 
 use crate::index::{Codebook, Lists};
 use crate::keys::KeyBlock;
@@ -11,7 +11,7 @@ use crate::{Error, Result};
 use std::ops::Range;
 
 impl Truth {
-    /// Refuses queries that are not rows of `d` finite numbers with `k` neighbours each.
+    /// Refuses queries that are not rows of `d` finite numbers with `k` neighbors each.
     pub(crate) fn check(&self, d: usize) -> Result<()> {
         let q = self.own.len();
         if q.checked_mul(d) != Some(self.queries.len()) || self.queries.iter().any(|x| !x.is_finite()) {
@@ -22,7 +22,7 @@ impl Truth {
         }
         if q.checked_mul(self.k) != Some(self.ids.len()) {
             return Err(Error::Argument(format!(
-                "ids: expected {} neighbours of each of {q} queries, found {} in all",
+                "ids: expected {} neighbors of each of {q} queries, found {} in all",
                 self.k,
                 self.ids.len()
             )));
