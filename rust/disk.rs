@@ -1,5 +1,4 @@
-//! Stores larger than memory: where a search waits for the disk, it asks for what it will read before its turn, in few
-//! large pieces. The mapping itself reads nothing ahead, since lists lie anywhere in the file.
+//! Stores larger than memory: whether searches wait for the disk, by what their own threads have read from it.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -1,4 +1,4 @@
-//! A store on disk: create, open, add, commit, and what readers ask of entries and documents.
+//! A store on disk: create it, open it, and what it is; what it answers and how it changes lies in the files beside.
 //!
 //! All methods take `&self`. Readers work on a [`Snapshot`], which writers never change; a writer holds the lock of the
 //! folder from its first `add` until `commit` or `discard`.

@@ -1,4 +1,4 @@
-//! What is on disk: the bytes of manifests and segment files, the layer that writes them, and what a lock is.
+//! What is on disk: the bytes of manifests and segment files, the layer that writes them, and the writer's lock.
 
 pub(crate) mod damage;
 pub(crate) mod deleted;
