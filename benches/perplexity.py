@@ -181,8 +181,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--order", type=int, default=5, help="of the n-gram model")
     parser.add_argument("--tuning-tokens", type=int, default=20_000, help="validation tokens, in whole documents")
     parser.add_argument("--test-tokens", type=int, help="test tokens, in whole documents (default: all)")
-    parser.add_argument("--limit", type=int, default=20_000, help="tokens of test and validation for exact search")
-    parser.add_argument("--learning-rates", type=float, nargs="*", default=[1e-4, 5e-4], help="of the LM trained on")
+    parser.add_argument(
+        "--limit", type=int, default=20_000, help="tokens of test and validation for exact search; 0: none"
+    )
+    parser.add_argument(
+        "--learning-rates", type=float, nargs="*", default=[1e-4, 5e-4], help="of the LM trained on; none: leave it out"
+    )
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)
 

@@ -166,9 +166,9 @@ def builds(record: dict[str, Any], points: Sequence[Point]) -> list[str]:
     built, lines = record["built"], []
     size = {p.system: p.bytes_per_key for p in points}
     for name, b in built.items():
-        bytes_per_key = f"{size[name]:.0f}" if name in size else ""
-        line = [name, bytes_per_key, f"{b['train_and_add_seconds']:.0f}", f"{b['train_and_add_cpu_seconds']:.0f}"]
-        lines.append([*line, f"{b['peak_private_bytes'] / 1e6:.0f}", f"{b.get('load_average', float('nan')):.1f}"])
+        bytes_per_key = f"{size[name]:,.0f}" if name in size else ""
+        line = [name, bytes_per_key, *(f"{b[f'train_and_add_{clock}seconds']:,.0f}" for clock in ("", "cpu_"))]
+        lines.append([*line, f"{b['peak_private_bytes'] / 1e6:,.0f}", f"{b.get('load_average', float('nan')):.1f}"])
     head = ["system", "bytes a key", "seconds", "processor seconds", "peak private MB", "load after it"]
     out = ["## Bytes of a key, and the build (train and add)\n", tables.markdown(head, lines)]
     peer = next((name for name in (BUILD_PEER, PUBLISHED[0]) if name in built), None)
@@ -198,8 +198,8 @@ def sections(record: dict[str, Any]) -> list[str]:
         f"on {threads[0]}; {about['keys']:,} keys of {about['dim']} dimensions.\n",
         ratios(points, k, first, who),
         "Queries a second, ours over the peer's, within the memory of the peer where ours reaches the recall so. *The "
-        "published index* is IVF4096,PQ64 with nprobe 32, that of the kNN-LM systems before. Every point that was "
-        "measured is in the CSV and the JSON beside this file.\n",
+        "published index* is IVF4096,PQ64 with nprobe 32, that of the kNN-LM systems before. Every setting that "
+        "was measured, of each k, is in the CSV beside this file.\n",
         pictures(name, k, first),
         *default(record),
         f"## Against every kind of peer: k = {k}, {threads[0]}\n",

@@ -97,8 +97,8 @@ def settings(rows: Sequence[dict[str, Any]]) -> list[str]:
     for row in rows:
         if row["system"] == "LM trained on":
             s = row["settings"]
-            clock = f"{s['steps']:,} steps" if "steps" in s else f"{s['seconds']:.0f} seconds"
-            out.append(f"The LM was trained on for {clock}, what dump and build took, at a rate of {s['rate']:g}.\n")
+            spent = f"{s['seconds']:.0f} seconds, what dump and build took"
+            out.append(f"The LM was trained on for {spent}, at a rate of {s['rate']:g}.\n")
     return out
 
 
