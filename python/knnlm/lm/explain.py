@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from knnlm.lm.combiners import running_text
-from knnlm.lm.retriever import Retriever
+from knnlm.lm.retriever import Retriever, Span
 from knnlm.lm.stretches import Stretch, stretches
 from knnlm.model.identity import check
 from knnlm.model.key_spec import KeySpec
@@ -19,6 +19,7 @@ from knnlm.probability.combiner import Combiner
 from knnlm.probability.knn import knn_weights, log_p_knn
 from knnlm.store.neighbors import Neighbors, joined
 from knnlm.store.protocols import document_indices
+from knnlm.store.why import Why
 from knnlm.text.inputs import TokenDocument
 
 OUTSIDE = -1
@@ -33,6 +34,7 @@ class Explanation:
     was found.  neighbors: (L, k).  weights: (L, k) share of p_kNN.  documents: (L, k) int64, index into the store's
     documents, -1 for missing.  start: position of the first of these tokens in the text.  text_tokens: all of it, (N,).
     combiner: what made p; features: what else it looked at, (L,) each, log p of a cache or an n-gram model among them.
+    keys: (L, d) float32; retriever, copies: how they were looked for, for `why`.
     """
 
     tokens: NDArray[np.uint32]
@@ -48,6 +50,9 @@ class Explanation:
     start: int = 0
     text_tokens: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32), repr=False)
     features: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    keys: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32), repr=False)
+    retriever: Retriever | None = field(default=None, repr=False)
+    copies: list[Span] = field(default_factory=list, repr=False)
 
     def __len__(self) -> int:
         """Number of tokens."""
@@ -74,6 +79,17 @@ class Explanation:
             return ""
         name = self.store.documents()[index].name
         return f"#{index}" if name is None else str(name)
+
+    def why(self, position: int, id: int) -> Why:
+        """Why an entry is a neighbor of the token at a position of the text, or why not.
+
+        Raises IndexError for a position that is not explained, TypeError for a store that cannot say it.
+        """
+        t = position - self.start
+        if self.retriever is None or not 0 <= t < len(self):
+            end = self.start + len(self)
+            raise IndexError(f"position: expected one from {self.start} to {end - 1}, found {position}")
+        return self.retriever.why(self.keys[t : t + 1], id, self.copies, position)
 
     def contexts(self, neighbors: int = 8, left: int = 12, right: int = 4) -> NDArray[np.int64]:
         """Stored tokens around the nearest neighbors, (L, neighbors, left + 1 + right); see `source_contexts`."""
@@ -166,4 +182,7 @@ def explain(
             name: np.concatenate([stretch.features[name] for stretch, _ in parts] or [nothing])
             for name in combiner.features
         },
+        keys=np.concatenate([np.zeros((0, store.dim), np.float32), *(stretch.keys for stretch, _ in parts)]),
+        retriever=retriever,
+        copies=parts[0][0].copies if parts else [],
     )

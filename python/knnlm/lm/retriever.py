@@ -13,6 +13,7 @@ from knnlm.lm.stored_texts import EXCLUDE, stored_texts
 from knnlm.store.neighbors import MISSING, Neighbors, missing_value
 from knnlm.store.protocols import Searchable
 from knnlm.store.search import Reader
+from knnlm.store.why import Why
 
 Span = tuple[int, int]
 
@@ -68,6 +69,23 @@ class Retriever:
             return self._search(keys, k, exclude=own, deny=deny)
         more = sum(b - a for a, b in copies[1:]) if self.exclude == "document" else len(others)
         return _without(self._search(keys, min(k + more, max(k, len(self.store))), exclude=own), others, k)
+
+    def why(self, key: ArrayLike, id: int, copies: Sequence[Span] = (), start: int = 0) -> Why:
+        """Why an entry is among what `find` finds for one key, (1, d), or why not.
+
+        Raises TypeError for a store that cannot say it.
+        """
+        if not isinstance(self.store, Reader):
+            raise TypeError(f"why: expected a Datastore, found a {type(self.store).__name__}, which cannot say it")
+        s, options = self.settings, dict[str, Any]()
+        if self.exclude != "none" and copies:
+            options["exclude"] = excluded_ranges(copies[0], self.exclude, start, 1)
+            if others := copies[1:]:
+                if self.exclude == "entry":
+                    others = [(a + start, a + start + 1) for a, _ in others]
+                if any(a <= id < b for a, b in others):
+                    options["exclude"] = [[id, id + 1]]
+        return self.store.why(key, id, self.k, nprobe=s.nprobe, rerank=s.rerank, exact=s.exact, **options)
 
     def _search(self, keys: ArrayLike, k: int, **options: Any) -> Neighbors:
         s = self.settings
