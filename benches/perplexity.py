@@ -25,16 +25,17 @@ import corpora
 import language_model
 import numpy as np
 import tables
-from columns import Floats, Split, log
+from columns import Floats, Split, interpolated, log
 
 from knnlm.evaluate.bootstrap import paired_bootstrap
 from knnlm.evaluate.overlap import overlap
-from knnlm.evaluate.tune import fit_weights, mix_components, tune
-from knnlm.lm.scored_text import Cached
+from knnlm.evaluate.tune import tune
+from knnlm.lm.retrieved_text import RetrievedText
 from knnlm.model.key_spec import KeySpec
 from knnlm.probability.continuous_cache import continuous_cache_log_p
-from knnlm.probability.interpolate import mix
+from knnlm.probability.mix import mix
 from knnlm.probability.ngram import KneserNey
+from knnlm.probability.weights import fit_weights
 
 CACHE_SIZES = (500, 2000, 8000)
 FEWEST = 5  # documents; with fewer a bootstrap over documents says nothing
@@ -73,13 +74,15 @@ class Component:
 
 def mixed(name: str, *components: Component) -> Row:
     """A mixture with EM weights from validation."""
-    weights = fit_weights({c.name: c.valid for c in components}).weights
-    log_p = mix_components({c.name: c.test for c in components}, weights)
+    own = {"LM": "lm"}  # the mixture has its own name for it
+    fitted = fit_weights({own.get(c.name, c.name): c.valid for c in components}).weights
+    log_p = np.asarray(mix({own.get(c.name, c.name): c.test for c in components}, fitted), np.float64)
+    weights = {c.name: fitted[own.get(c.name, c.name)] for c in components}
     settings: dict[str, Any] = {"weights": weights} | {c.name: c.settings for c in components if c.settings}
     return Row(name, log_p, sum(c.seconds for c in components), settings)
 
 
-def knn(valid: Cached, test: Cached) -> Component:
+def knn(valid: RetrievedText, test: RetrievedText) -> Component:
     """p_kNN with lambda, temperature and k tuned on validation; `found`: share of test targets among the neighbors."""
     tuned = tune(valid)
     pair = [cached.log_p_knn(tuned.temperature, tuned.k) for cached in (valid, test)]
@@ -90,7 +93,7 @@ def knn(valid: Cached, test: Cached) -> Component:
 
 def knn_row(name: str, lm: Component, neighbors: Component) -> Row:
     """LM and p_kNN mixed with the tuned lambda, as `knnlm eval` does."""
-    log_p = np.asarray(mix(lm.test, neighbors.test, neighbors.settings["lambda"]), np.float64)
+    log_p = np.asarray(interpolated(lm.test, neighbors.test, neighbors.settings["lambda"]), np.float64)
     return Row(name, log_p, lm.seconds + neighbors.seconds, neighbors.settings)
 
 
@@ -102,7 +105,7 @@ def cache(valid: Split, test: Split) -> Component:
         for size in CACHE_SIZES:
             grid = cache_columns(valid, CACHE_THETAS, size, metric)
             for theta, column in zip(CACHE_THETAS, grid, strict=True):
-                perplexity = fit_weights({"LM": valid.log_p_lm, "cache": column}).perplexity
+                perplexity = fit_weights({"lm": valid.log_p_lm, "cache": column}).perplexity
                 tried.append({"metric": metric, "size": size, "theta": theta, "perplexity": perplexity})
                 best = min(best, (perplexity, metric, size, theta, column), key=lambda t: t[0])
     _, metric, size, theta, column = best
@@ -116,7 +119,7 @@ def cache_columns(split: Split, thetas: Sequence[float], size: int, metric: str)
     """log p_cache of every token for several theta, (g, n)."""
 
     def column(_: int, s: slice) -> Floats:
-        return continuous_cache_log_p(split.keys[s], split.targets[s], thetas, size, metric).T
+        return continuous_cache_log_p(split.keys[s], split.tokens[s], thetas, size, metric).T
 
     return split.by_document(column).T
 
@@ -129,9 +132,9 @@ def ngrams(valid: Split, test: Split, train: Sequence[Any], vocab_size: int, ord
     out = []
     for name, score in ((f"{order}-gram", model.log_probs), ("unigram", model.unigram_log_probs)):
         started = time.perf_counter()
-        scored = np.concatenate([score(d) for d in test.documents()])
+        scored = np.concatenate([score(d) for d in test.tokens_by_document()])
         seconds = time.perf_counter() - started
-        out.append(Component(name, np.concatenate([score(d) for d in valid.documents()]), scored, seconds))
+        out.append(Component(name, np.concatenate([score(d) for d in valid.tokens_by_document()]), scored, seconds))
     out[0].settings = settings
     return out[0], out[1]
 
@@ -236,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     store, cost = lm.store(train, place / "store", args.seed)
     log("the language model over validation and test")
     valid, test = lm.score(valid_documents, place), lm.score(test_documents, place)
-    base = Component("LM", valid.log_p_lm, test.log_p_lm, test.seconds)
+    base = Component("LM", valid.log_p_lm, test.log_p_lm, test.model_seconds)
     log(f"n-gram and cache; {len(valid):,} validation and {len(test):,} test tokens")
     ngram, unigram = ngrams(valid, test, [d.tokens for d in train], lm.vocab_size, args.order)
     running = cache(valid, test)
@@ -345,7 +348,7 @@ def trained_on(
     _, rate, model = min(tried, key=lambda t: t[0])
     split = model.score(test, place)
     settings = {"seconds": round(budget, 1), "rate": rate, "validation": {f"{t[1]:g}": t[0] for t in tried}}
-    return Row("LM trained on", split.log_p_lm, split.seconds, settings)
+    return Row("LM trained on", split.log_p_lm, split.model_seconds, settings)
 
 
 if __name__ == "__main__":

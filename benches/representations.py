@@ -21,12 +21,11 @@ import corpora
 import language_model
 import numpy as np
 import tables
-from columns import Capture, Split, log
+from columns import Capture, Split, interpolated, log
 
 from knnlm.evaluate.bootstrap import paired_bootstrap
 from knnlm.evaluate.tune import tune
 from knnlm.model.capture import REPRESENTATIONS
-from knnlm.probability.interpolate import mix
 from knnlm.store.datastore import Datastore
 
 LAYERS = (-1, -2)
@@ -104,7 +103,9 @@ def row(store: Datastore, valid: Split, test: Split, capture: Capture, args: arg
     name = f"{'quantised' if args.quantised else 'exact'}-{capture[0]}{capture[1]}"
     found = [columns.neighbors(store, split, args.k, name, values, **options) for split in (valid, test)]
     tuned = tune(found[0])
-    mixed = np.asarray(mix(test.log_p_lm, found[1].log_p_knn(tuned.temperature, tuned.k), tuned.lambda_), np.float64)
+    mixed = np.asarray(
+        interpolated(test.log_p_lm, found[1].log_p_knn(tuned.temperature, tuned.k), tuned.lambda_), np.float64
+    )
     interval = paired_bootstrap(test.sums(test.log_p_lm), test.sums(mixed), test.document_tokens)
     return {
         "representation": capture[0],

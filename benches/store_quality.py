@@ -26,11 +26,11 @@ import corpora
 import language_model
 import numpy as np
 import tables
-from columns import Floats, Split, log
+from columns import Floats, Split, interpolated, log
 
 from knnlm.evaluate.tune import Tuned, tune
 from knnlm.model.key_spec import KeySpec
-from knnlm.probability.interpolate import log_p_of_matches, mix
+from knnlm.probability.knn import log_p_of_matches
 from knnlm.store.datastore import Datastore
 
 APPENDS = 20
@@ -45,11 +45,11 @@ def mixture(store: Datastore, split: Split, tuned: Tuned, **options: Any) -> Flo
     for start in range(0, len(split), columns.BLOCK):
         rows = slice(start, min(start + columns.BLOCK, len(split)))
         found = store.search(np.ascontiguousarray(split.keys[rows]), tuned.k, **options)
-        match = (found.values == split.targets[rows, None]) & found.found
+        match = (found.values == split.tokens[rows, None]) & found.found
         log_p[rows] = log_p_of_matches(found.distances, match, tuned.temperature, store.metric, [tuned.k], np.float32)[
             0
         ]
-    return np.asarray(mix(split.log_p_lm, log_p, tuned.lambda_), np.float64)
+    return np.asarray(interpolated(split.log_p_lm, log_p, tuned.lambda_), np.float64)
 
 
 def perplexity(log_p: Floats) -> float:
@@ -200,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = [columns.neighbors(raw, s, args.k, "exact", values, exact=True) for s in (part_valid, part)]
     tuned = tune(found[0])
     log(f"lambda {tuned.lambda_:.3f}, T {tuned.temperature:.3g}, k {tuned.k}")
-    exact_log_p = np.asarray(mix(part.log_p_lm, found[1].log_p_knn(tuned.temperature, tuned.k), tuned.lambda_))
+    exact_log_p = np.asarray(interpolated(part.log_p_lm, found[1].log_p_knn(tuned.temperature, tuned.k), tuned.lambda_))
     kept = Kept(place / "quality" / "results.json")
     rows: list[dict[str, Any]] = []
 

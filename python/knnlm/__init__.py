@@ -43,6 +43,8 @@ _HOME = {
     "load_model": "model.load",
 }
 
+_OF_MODELS = ("KNNLM", "load_model")  # need the extra `lm`
+
 __all__ = [
     "KNNLM",
     "Datastore",
@@ -69,6 +71,10 @@ def __getattr__(name: str) -> Any:
         return version("knnlm")
     if name not in _HOME:
         raise AttributeError(f"module 'knnlm' has no attribute {name!r}")
+    if name in _OF_MODELS:
+        from knnlm.system.extras import require
+
+        require("torch", "tokenizers", "safetensors", use=f"knnlm.{name}")
     found = getattr(import_module(f"knnlm.{_HOME[name]}"), name)
     globals()[name] = found
     return found

@@ -31,7 +31,19 @@ def test_of_a_system():
 
 def test_what_the_test_extra_installs():
     known = of_the_test_extra()
-    assert {"transformers", "datasets", "faiss", "nltk", "hypothesis", "pytest", "torch", "numpy", "knnlm"} <= known
+    assert {
+        "transformers",
+        "datasets",
+        "faiss",
+        "nltk",
+        "hypothesis",
+        "pytest",
+        "torch",
+        "click",
+        "jinja2",
+        "numpy",
+        "knnlm",
+    } <= known
     assert not {"hnswlib", "usearch", "scann", "maturin", "ruff"} & known
 
 

@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,11 +17,14 @@ import numpy as np
 
 from knnlm import _core
 from knnlm.build.from_text import check_lists, key_width, resolved
+from knnlm.build.parts import SAMPLE_CUT, share_of
 from knnlm.build.retrain import spec_of, stored_documents
 from knnlm.model.key_spec import KeySpec
 from knnlm.model.keys import arithmetic, batch_size, iterate_as
 from knnlm.model.loaded import Loaded
+from knnlm.model.windows import plan
 from knnlm.store.datastore import Datastore
+from knnlm.store.recall_sample import Truth
 from knnlm.text.inputs import TokenDocument
 from knnlm.text.texts import Progress, Texts
 
@@ -29,10 +33,14 @@ SAMPLE_ENTRIES = 20_000  # indexed for the estimate of a dumped store
 SAMPLE_DOCUMENTS = 64  # kept of a text, each cut to SAMPLE_TOKENS
 SAMPLE_TOKENS = 5000
 KEYS_PER_LIST = 64  # at least, in the sample's index
-CODEBOOK = ("Centroids", "Derived")  # sections that grow with the number of lists
+CODEBOOK = ("Centroids", "ListOffsets")  # sections that grow with the number of lists
+CODED = "Derived"  # and the one of coded centroids, which come in blocks of
+CODED_BLOCK = 32
 FIXED = ("Parameters", "Words")  # and those that do not grow at all
 LEARN = ("sample", "lists", "words", "calibrate")  # stages of a build that grow with the number of lists
 MEASURE = "measure recall"  # and the one that grows with neither
+TRUTH_KEYS = 20_000  # compared with the queries of the truth, to time it
+READINGS = 3  # of the text: it is counted, sampled and encoded, tokenised each time
 BUFFERS = 64 << 20  # of the writer and of the search threads
 
 
@@ -53,17 +61,22 @@ def of_text(
     progress: called with (stage, done, total): "count tokens", and "sample", which counts seconds.
     """
     spec = resolved(loaded, spec)
+    lengths: Counter[int] = Counter()
 
     def counted() -> Iterator[TokenDocument]:
         for document in texts.tokenised(loaded.tokenizer):
             if progress is not None:
                 progress("count tokens", texts.tokens, texts.expected_tokens())
+            lengths[len(document.tokens)] += 1
             yield document
 
+    started = time.perf_counter()
     sampled = _some_of(counted())
+    text_seconds = READINGS * (time.perf_counter() - started)
     total, count = texts.tokens, texts.report.documents
     check_lists(total, index["nlist"])
     keys, values, per_token = _sample_keys(loaded, sampled, spec, batch_tokens, progress)
+    passes = _passes(lengths, spec, _core.plan_index(total, key_width(loaded, spec), index["nlist"])[1], per_token)
     tokens = sum(len(part) for part in values)
     sample = np.concatenate(keys) if keys else np.zeros((0, key_width(loaded, spec)), np.float32)  # (m, d)
     targets = np.concatenate(values) if values else np.zeros(0, np.uint32)
@@ -74,8 +87,12 @@ def of_text(
         "tokens": total,
         "documents": count,
         "sample_tokens": tokens,
-        "dump_seconds": per_token * total,
-        "seconds": per_token * total + found["build_seconds"],
+        **passes,
+        "text_seconds": text_seconds,
+        "seconds": sum(passes.values())
+        + text_seconds
+        + found["build_seconds"]
+        + _truth_seconds(sample, total, threads),
         "disk_bytes": disk,
         "peak_disk_bytes": 2 * disk,  # parts are joined at the end
         "free_bytes": free_bytes(Path.cwd() / "store" if out is None else out),
@@ -95,14 +112,16 @@ def of_retraining(
     spec, total, info = spec_of(store, loaded), len(store), store.info()
     sampled = _some_of(document for _, document in stored_documents(store, int(loaded.tokenizer.vocab_size)))
     keys, values, per_token = _sample_keys(loaded, sampled, spec, batch_tokens, progress)
+    lengths = Counter(document.stop - document.start for document in store.documents())
+    passes = _passes(lengths, spec, _core.plan_index(total, store.dim, index["nlist"])[1], per_token)
     sample, targets = np.concatenate(keys), np.concatenate(values)  # (m, d), (m,)
     found, listed = _index(sample, targets, total, index, threads)
     return {
         "tokens": total,
         "documents": info["documents"],
         "sample_tokens": len(targets),
-        "dump_seconds": per_token * total,
-        "seconds": per_token * total + found["build_seconds"],
+        **passes,
+        "seconds": sum(passes.values()) + found["build_seconds"] + _truth_seconds(sample, total, threads),
         "disk_bytes": int(np.dtype(info["value_dtype"]).itemsize * total + listed),
         "peak_disk_bytes": int(info["bytes"] + 2 * listed),  # the old index, what is staged, and the same joined
         "free_bytes": free_bytes(Path(store.path)),
@@ -113,7 +132,7 @@ def of_retraining(
 def _sample_keys(
     loaded: Loaded, documents: list[TokenDocument], spec: KeySpec, batch_tokens: int | None, progress: Progress | None
 ) -> tuple[list[Any], list[Any], float]:
-    """Keys and targets of as much text as some `SAMPLE_SECONDS` allow, and seconds a token.
+    """Keys and targets of as much text as some `SAMPLE_SECONDS` allow, and seconds a token that the model reads.
 
     One window comes first, which also warms the model up: where a whole batch would take longer than all the time
     there is, the rest goes window by window as well.
@@ -159,7 +178,44 @@ def _sample_keys(
             seconds = time.perf_counter() - started
             if time.perf_counter() - began > SAMPLE_SECONDS:
                 break
-    return keys, values, seconds / max(1, passed)
+    scored = sum(len(document.tokens) for document in documents)
+    read = sum(_read(len(document.tokens), spec) for document in documents)
+    return keys, values, seconds / max(1, passed) * scored / max(1, read)
+
+
+def _read(length: int, spec: KeySpec) -> int:
+    """Positions that the model reads for a document of so many tokens: windows overlap by the least context."""
+    assert spec.window is not None
+    assert spec.context is not None
+    return sum(window.stop - window.start for window in plan(length, spec.window, spec.context))
+
+
+def _passes(lengths: Counter[int], spec: KeySpec, wanted: int, per_token: float) -> dict[str, float]:
+    """Seconds of the two times that the model runs: over the sample that the index is learnt from, and over all.
+
+    lengths: of the documents, in tokens. wanted: keys of the sample. per_token: seconds a position that is read.
+    """
+    assert spec.context is not None
+    share = share_of(wanted, sum(length * count for length, count in lengths.items()))
+    sampled = everything = 0.0
+    for length, count in lengths.items():
+        if length:
+            cut = max(SAMPLE_CUT, int(share * length)) if length > SAMPLE_CUT else length
+            lead = spec.context if cut < length else 0
+            everything += count * _read(length, spec)
+            sampled += count * share * length / cut * _read(lead + cut, spec)
+    return {"sample_seconds": per_token * sampled, "dump_seconds": per_token * everything}
+
+
+def _truth_seconds(sample: Any, total: int, threads: int | None) -> float:
+    """Seconds of comparing all keys with those that recall is measured with."""
+    keys = sample[:TRUTH_KEYS]
+    if not len(keys):
+        return 0.0
+    truth = Truth.choose(keys, np.arange(len(keys), dtype=np.int64), total, "l2")
+    started = time.perf_counter()
+    truth.nearest(keys, 0, threads)
+    return (time.perf_counter() - started) * total / len(keys)
 
 
 def of_store(store: Datastore, index: dict[str, Any], threads: int | None) -> dict[str, Any]:
@@ -205,8 +261,10 @@ def _index(keys: Any, values: Any, n: int, index: dict[str, Any], threads: int |
             info = store.info()
         seconds = _scaled(stages, max(1.0, n / len(keys)), max(1.0, nlist / info["nlist"]))
         for name, size in info["sections"].items():
-            if name in CODEBOOK or name == "ListOffsets":
+            if name in CODEBOOK:
                 listed += size * nlist / info["nlist"]
+            elif name == CODED:
+                listed += size * math.ceil(nlist / CODED_BLOCK) / math.ceil(info["nlist"] / CODED_BLOCK)
             elif name in FIXED:
                 listed += size
             elif name not in ("Keys", "Values", "Documents", "Names", "Metadata", "Checksums"):

@@ -83,6 +83,11 @@ def parts_of(documents: Iterable[Placed], part_tokens: int = PART_TOKENS) -> Ite
         yield Part(number, start, waiting)
 
 
+def share_of(wanted: int, total: int) -> float:
+    """Share of `total` tokens that is drawn for a sample of `wanted`: some more, as chance may give less."""
+    return min(1.0, 1.25 * wanted / max(1, total))
+
+
 def sample_keys(
     loaded: Loaded,
     documents: Callable[[], Iterable[Placed]],
@@ -99,7 +104,7 @@ def sample_keys(
     window, context = keys.window, keys.context
     assert window is not None
     assert context is not None
-    share = min(1.0, 1.25 * wanted / max(1, total))
+    share = share_of(wanted, total)
     rng = np.random.default_rng(seed)
 
     def drawn() -> Iterator[TokenDocument]:

@@ -38,9 +38,13 @@ def replace_document(
 
 
 def text_for(name: str, found: Sequence[Document], file: Path) -> Document:
-    """The only text of a file, or of several the one whose line (rows.jsonl#3) the document of that name is."""
+    """The only text of a file, or of several the one of that name, or whose line (rows.jsonl#3) the document is."""
     line = name.rpartition("#")[2]
-    fitting = [one for one in found if len(found) == 1 or one.name.rpartition("#")[2] == line]
+    fitting = [
+        one
+        for one in found
+        if len(found) == 1 or (one.name == name if one.named else one.name.rpartition("#")[2] == line)
+    ]
     if len(fitting) != 1:
         raise ValueError(
             f"expected one text for {name!r} in {file}, found {len(found):,}: {found[0].name!r} to "

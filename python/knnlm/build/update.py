@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from knnlm.text.documents import Document
+from knnlm.text.documents import NAMED, Document
 from knnlm.text.stamp import HASH, ORIGIN, READ_AS, content_hash, facts_of, stamp
 
 
@@ -40,7 +40,8 @@ class Plan:
     @property
     def renamed(self) -> list[tuple[str, str]]:
         """New documents that get another name than they have at their origin: both names."""
-        return [(_name_at_origin(document), document.name) for document in self.new if READ_AS in facts_of(document)]
+        names = ((_shown(_name_at_origin(document)), document.name) for document in self.new)
+        return [(there, stored) for there, stored in names if there != stored]
 
 
 def plan(
@@ -100,7 +101,7 @@ def plan(
     for key, info in left.items():
         if key not in again:
             (out.unread if limited or unread(key[1]) else out.removed).append(str(info.name))
-    named = _names_of_their_own([document for document, _ in new], held.names, {name for _, name in seen})
+    named = _names_of_their_own([document for document, _ in new], held.names, {_shown(name) for _, name in seen})
     out.new = [stamp(document, known) for document, (_, known) in zip(named, new, strict=True)]
     return out
 
@@ -158,11 +159,16 @@ def _name_at_origin(document: Any) -> str:
     return str(facts_of(document).get(READ_AS, document.name))
 
 
+def _shown(name: str) -> str:
+    """A name at an origin as people know it: that of a row without its file."""
+    return name.partition(NAMED)[2] or name
+
+
 def _names_of_their_own(documents: Iterable[Document], held: set[str], read: set[str]) -> list[Document]:
     """The documents, each with a name of its own: one that is held takes a number, and no other that was read."""
     used, out = set(held), []
     for document in documents:
-        wanted = document.name if document.place is None else document.place[1]
+        wanted = document.name if document.place is None else _shown(document.place[1])
         name, number = wanted, 1
         while name in used or (number > 1 and name in read):
             number += 1

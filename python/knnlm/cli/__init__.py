@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any, cast
 
 import click
@@ -43,6 +45,16 @@ class _Commands(click.Group):
         module = {"import": "import_store", "export": "export_store"}.get(cmd_name, cmd_name)
         return cast(click.Command, importlib.import_module(f"knnlm.cli.commands.{module}").command)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Suggests a command for a mistyped one."""
+        if args[0] not in _COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            near = get_close_matches(args[0], _COMMANDS, 3)
+            hint = f"did you mean {' or '.join(near)}?" if near else "knnlm --help lists them"
+            ctx.fail(f"no such command {args[0]!r}: {hint}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
@@ -52,6 +64,8 @@ class _Commands(click.Group):
     ) -> Any:
         """Runs a command; with `--json` a wrong usage is JSON on standard output as well."""
         given = list(sys.argv[1:] if args is None else args)
+        if os.environ.get("NO_COLOR"):  # https://no-color.org; rich asks it itself
+            extra["color"] = False
         if not standalone_mode:
             return super().main(args=given, standalone_mode=False, **extra)
         streams.prepare()
@@ -69,8 +83,11 @@ class _Commands(click.Group):
         sys.exit(code if isinstance(code, int) else 0)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="knnlm", message="%(prog)s %(version)s")
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "KNNLM", "max_content_width": 100},
+)
+@click.version_option(package_name="knnlm", message="%(prog)s %(version)s", allow_from_autoenv=False)
 def main() -> None:
     """Nearest-neighbor language models: text in, better perplexity out, every prediction traceable.
 
@@ -80,6 +97,9 @@ def main() -> None:
       knnlm build books/ --model model --out store
       knnlm tune store more-books/
       knnlm eval store held-out.txt
+
+    Options can be set by environment variables, such as KNNLM_EVAL_DEVICE=cpu for knnlm eval --device cpu; the command
+    line stands above them. NO_COLOR=1 leaves out colors.
 
     Exit codes: 0 success, 1 failure (for verify: problems found), 2 wrong usage, 130 interrupted. With --json standard
     output is one JSON object in every case; after a failure it is {"error": …}.

@@ -6,10 +6,11 @@ import errno
 import json
 import logging
 import os
+import platform
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,8 +19,10 @@ import numpy as np
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from knnlm.cli.sections import format_options
+from knnlm.system.extras import explained
 from knnlm.system.log import LOG
-from knnlm.system.terminal import give_up, printable, printable_json
+from knnlm.system.terminal import give_up, is_quiet, printable, printable_json, quietly
 from knnlm.system.usage import UsageError
 
 INTERRUPTED = 130
@@ -28,18 +31,40 @@ INTERRUPTED = 130
 class Command(click.Command):
     """A command that ends every failure in one clear line; with `--debug`, in its traceback.
 
-    With `--json`, standard output gets `{"error": …}` as well, so that it is JSON whatever happens.
+    With `--json`, standard output gets `{"error": …}` as well, so that it is JSON whatever happens. `--quiet` leaves
+    out notes and progress, `--verbose` shows what the package logs. `--help` has the options in sections.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.params.append(click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."))
+        self.params += [
+            click.Option(["-q", "--quiet"], is_flag=True, help="No notes and no progress; warnings and errors stay."),
+            click.Option(["-v", "--verbose"], is_flag=True, help="Say on standard error what is being done."),
+            click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."),
+        ]
+        for param in self.params:
+            if isinstance(param, click.Option) and param.name in SAID_EACH_TIME:
+                param.allow_from_autoenv = False
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """`--help`, which no environment variable asks for."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.allow_from_autoenv = False
+        return option
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options, in sections."""
+        format_options(self.get_params(ctx), ctx, formatter)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command and turns exceptions into messages and exit codes."""
-        debug = ctx.params.pop("debug", False)
+        debug, quiet, verbose = (ctx.params.pop(name, False) for name in ("debug", "quiet", "verbose"))
+        if quiet and verbose:
+            raise click.UsageError("--quiet and --verbose exclude each other", ctx)
         try:
-            with shown_log():
+            with quietly() if quiet else nullcontext(), shown_log(verbose):
+                LOG.debug("Python %s, NumPy %s, %s", platform.python_version(), np.__version__, sys.platform)
                 return super().invoke(ctx)
         except (click.exceptions.Exit, click.UsageError):
             raise
@@ -55,10 +80,14 @@ class Command(click.Command):
             _end(ctx, _one_line(error), 1)
 
 
+SAID_EACH_TIME = ("overwrite", "trust_remote_code")
+"""Options that no environment variable sets: they replace what is there, or run the code of others."""
+
+
 def _show_traceback(error: Exception) -> None:
     for part in traceback.format_exception(error):  # code of ours, or a message in however many lines
         for line in part.splitlines() if part.startswith(("  File ", "Traceback", "\n")) else (part.rstrip("\n"),):
-            note(line)
+            _to_stderr("", line)
 
 
 class ProblemsError(Exception):
@@ -66,6 +95,8 @@ class ProblemsError(Exception):
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, ImportError):
+        error = explained(error, "this command")
     if isinstance(error, click.ClickException):
         return error.format_message()
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
@@ -116,7 +147,7 @@ def _end(ctx: click.Context, message: str, code: int) -> NoReturn:
     if ctx.params.get("as_json"):
         with suppress(OSError):  # standard output is what failed: it is said on standard error
             write_out(printable_json(json.dumps({"error": message}, ensure_ascii=False)) + "\n")
-    note(f"knnlm {ctx.info_name}: {message}")
+    _to_stderr("", f"knnlm {ctx.info_name}: {message}")
     ctx.exit(code)
 
 
@@ -138,18 +169,21 @@ def write_out(text: str) -> None:
 
 
 class _Shown(logging.Handler):
-    """Shows what the package says as notes and warnings of the command."""
+    """Shows what the package says as notes and warnings of the command, and what is for debugging with its time."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        (warn if record.levelno >= logging.WARNING else note)(record.getMessage())
+        if record.levelno < logging.INFO:
+            note(f"{record.relativeCreated / 1000:.1f} s {record.name}: {record.getMessage()}")
+        else:
+            (warn if record.levelno >= logging.WARNING else note)(record.getMessage())
 
 
 @contextmanager
-def shown_log() -> Iterator[None]:
+def shown_log(verbose: bool) -> Iterator[None]:
     """While a command runs, the package's logger speaks as the command does, and to nobody else."""
     handler, before = _Shown(), (LOG.level, LOG.propagate)
     LOG.addHandler(handler)
-    LOG.setLevel(logging.INFO)
+    LOG.setLevel(logging.DEBUG if verbose else logging.INFO)
     LOG.propagate = False
     try:
         yield
@@ -160,8 +194,9 @@ def shown_log() -> Iterator[None]:
 
 
 def note(message: str) -> None:
-    """One line for the person, on standard error."""
-    _to_stderr("", message)
+    """One line for the person, on standard error; nothing with `--quiet`."""
+    if not is_quiet():
+        _to_stderr("", message)
 
 
 def warn(message: str) -> None:

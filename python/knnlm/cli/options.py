@@ -9,12 +9,15 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from knnlm.cli.console import note, report_reading
 from knnlm.cli.out_folder import OutFolder
+from knnlm.cli.streams import standard_input
 from knnlm.model.key_spec import AUTOCAST, REPRESENTATIONS
 from knnlm.text import texts
 from knnlm.text.documents import MAX_DOCUMENT_BYTES, SPLIT_PATTERNS
+from knnlm.text.rows import NAME_FIELDS
 from knnlm.text.texts import Reading
 
 if TYPE_CHECKING:
@@ -52,6 +55,21 @@ class Words(click.ParamType):  # type: ignore[type-arg,unused-ignore]
             return os.fsencode(str(value)).decode("utf-8")
         except UnicodeError:
             self.fail(f"expected text in UTF-8, found {str(value)!r}", param, ctx)
+
+
+class TextSource(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A file, folder, glob, hf:NAME, or - for standard input; the shell completes files."""
+
+    name = "text"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Files and folders, unless it is the name of a data set."""
+        return [] if incomplete.startswith("hf:") else [CompletionItem(incomplete, type="file")]
+
+
+def text_argument(required: bool = True) -> Callable[[F], F]:
+    """The argument TEXT, any number of sources."""
+    return click.argument("text", nargs=-1, required=required, type=TextSource())
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else.")
@@ -161,6 +179,10 @@ def _text_options(command: F, documents: str) -> F:
         (
             click.option(
                 "--text-field", default="text", show_default=True, help="Field of JSONL input that holds text."
+            ),
+            click.option(
+                "--name-field",
+                help=f"Field of JSONL input that names a document.  [default: the first of {', '.join(NAME_FIELDS)}]",
             ),
             click.option(
                 "--split-documents",
@@ -290,7 +312,20 @@ def mixing_options(command: F) -> F:
 
 
 class Texts(texts.Texts):
-    """Input text of a command, which shows how far its reading is and what was skipped."""
+    """Input text of a command, which shows how far its reading is and what was skipped; - is standard input."""
+
+    def __init__(
+        self,
+        sources: Sequence[str | os.PathLike[str]],
+        reading: Reading,
+        *,
+        stamped: bool = False,
+        nothing: str = "",
+    ) -> None:
+        if "-" in sources:
+            spooled = standard_input(reading.text_field)
+            sources = [spooled if source == "-" else source for source in sources]
+        super().__init__(sources, reading, stamped=stamped, nothing=nothing)
 
     def read(self, progress: Progress | None = None) -> list[Document]:
         """All documents at once; raises ValueError if there are none."""

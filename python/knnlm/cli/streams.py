@@ -8,10 +8,12 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import BinaryIO
 
 import click
 
 from knnlm.system.terminal import give_up, printable, printable_json, say
+from knnlm.text.standard_input import StandardInput
 
 
 def prepare() -> None:
@@ -39,6 +41,20 @@ def plain_warnings() -> Iterator[None]:
         yield
     finally:
         warnings.formatwarning = former
+
+
+def standard_input(text_field: str) -> StandardInput:
+    """What is on standard input, to its end. Raises a usage error where that is closed."""
+    return StandardInput(input_bytes(), text_field)
+
+
+def input_bytes() -> BinaryIO:
+    """Standard input; says so where somebody has to type it. Raises a usage error where it is closed."""
+    if sys.stdin is None:
+        raise click.UsageError("expected text on standard input, found that closed")
+    if sys.stdin.isatty():
+        say("reading standard input; Ctrl-D in a line of its own ends it")
+    return sys.stdin.buffer
 
 
 def show_usage(error: click.ClickException, as_json: bool) -> None:

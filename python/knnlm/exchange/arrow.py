@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from knnlm.store.datastore import Datastore
+from knnlm.system.extras import module
 from knnlm.system.own_files import replacing
 
 ROWS = 1 << 14
@@ -18,12 +18,9 @@ ROWS = 1 << 14
 Progress = Callable[[str, int, int], None]
 
 
-def arrow(module: str) -> Any:
-    """A module of PyArrow; ImportError with what to install."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError("Arrow and Parquet need PyArrow: pip install pyarrow") from error
+def arrow(name: str) -> Any:
+    """A module of PyArrow; MissingPackageError with what to install."""
+    return module(name, "Arrow and Parquet")
 
 
 def write_arrow(path: str | Path, store: Datastore, *, keys: bool = True, progress: Progress | None = None) -> int:

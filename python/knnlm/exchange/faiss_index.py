@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from knnlm.exchange.faiss_process import IDS, INDEX, OPEN, READ, REFUSED, ROWS, receive, send
 from knnlm.exchange.vector_files import check_regular
+from knnlm.system.extras import explained
 
 MOST_DIM = 1 << 16
 """Length of a key at most, as of a store."""
@@ -123,7 +124,7 @@ class FaissIndex:
     def _refused(self, why: str, text: str) -> NoReturn:
         text = _printable(text)
         if why == "import":
-            raise ImportError("importing a FAISS index needs FAISS: pip install faiss-cpu")
+            raise explained(ModuleNotFoundError(name="faiss"), "importing a FAISS index")
         if why == "refused":
             raise ValueError(f"{self.path}: {text}")
         if why == "memory":

@@ -6,7 +6,6 @@ and a fingerprint that ties a store to the weights that made its keys. Next: `ca
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,6 +28,7 @@ from knnlm.model.suitable import (
     layers_of,
 )
 from knnlm.model.weights import check_file, check_fit, made_on_meta, read_json, read_shapes
+from knnlm.system.extras import module
 from knnlm.text.tokenizer import Tokenizer
 
 
@@ -168,13 +168,7 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 def _load_hugging_face(
     name: str, device: torch.device, dtype: torch.dtype | None, shared: dict[str, Any], model_kwargs: dict[str, Any]
 ) -> LoadedModel:
-    try:
-        transformers: Any = importlib.import_module("transformers")
-    except ImportError as error:
-        raise ImportError(
-            f"{name} is not a folder written by knnlm, so it needs Hugging Face transformers, which is not installed: "
-            "pip install 'knnlm[hf]'"
-        ) from error
+    transformers = module("transformers", f"{name} is not a folder written by knnlm: it")
     everywhere = shared | {option: model_kwargs[option] for option in HUB if option in model_kwargs}
     folder = Path(name) if Path(name).is_dir() else None
     if folder is not None:

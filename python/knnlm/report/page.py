@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from knnlm.report.numbers import change, number, percent, share
 from knnlm.report.plots import Plot, as_svg
 from knnlm.report.rows import TokenRow
+from knnlm.system.extras import explained
 from knnlm.system.terminal import printable
+
+try:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+except ImportError as error:
+    raise explained(error, "the HTML report") from error
 
 
 def token_page(title: str, facts: Mapping[str, str], rows: Sequence[TokenRow]) -> str:

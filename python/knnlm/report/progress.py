@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from knnlm.system.terminal import printable, say
+from knnlm.system.terminal import is_quiet, printable, say
 
 PLAIN_SECONDS = 10.0  # between lines where stderr is no terminal
 SHORTEST_SECONDS = 1.0  # a stage that took less leaves no line there
@@ -20,12 +20,13 @@ class Progress:
 
     The object is itself a callable ``progress(stage, done, total)``, the form that every long operation of the package
     takes; ``total`` 0 means unknown. On a terminal it draws bars, in a pipe or log it prints a line every ten seconds
-    and one at the end of a stage that took a second, and with ``json=True`` or ``quiet=True`` nothing.
+    and one at the end of a stage that took a second, and with ``json=True`` or ``quiet=True``, or within
+    `terminal.quietly`, nothing.
     """
 
     def __init__(self, json: bool = False, quiet: bool = False, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
-        self.silent = json or quiet
+        self.silent = json or quiet or is_quiet()
         self._bars: RichProgress | None = None
         self._tasks: dict[str, Task] = {}
 

@@ -28,7 +28,7 @@ from knnlm.system.usage import UsageError
 
 
 @contextmanager
-def whole_folder(out: Path, overwrite: bool, inputs: Iterable[Path | str] = ()) -> Iterator[Path]:
+def whole_folder(out: Path, overwrite: bool, inputs: Iterable[os.PathLike[str] | str] = ()) -> Iterator[Path]:
     """A sibling folder that becomes `out` at the end, or is removed on any error or Ctrl-C.
 
     What a killed process left beside `out` is removed first; a former `out` that it had moved away is put back. A whole
@@ -154,7 +154,7 @@ def refuse_existing(path: Path, overwrite: bool, what: str = "output") -> None:
         )
 
 
-def refuse_foreign(folder: Path, inputs: Iterable[Path | str] = ()) -> None:
+def refuse_foreign(folder: Path, inputs: Iterable[os.PathLike[str] | str] = ()) -> None:
     """Raises UsageError if replacing `folder` would remove what knnlm did not write, or an input."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file: only stores and models are replaced (overwrite)")

@@ -339,6 +339,12 @@ class Reader:
         return self._core.generation
 
     @property
+    def default_temperature(self) -> float | None:
+        """The T that `build` found for this store, None before."""
+        found = self.info()["default_temperature"]
+        return float(found) if found is not None and found > 0 else None
+
+    @property
     def is_built(self) -> bool:
         """Whether there is an index."""
         return self._core.is_built

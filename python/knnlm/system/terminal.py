@@ -11,6 +11,8 @@ import contextlib
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 _UNSAFE = re.compile(
@@ -44,6 +46,24 @@ def printable_json(text: str) -> str:
         return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
 
     return _UNSAFE.sub(as_json, text)
+
+
+_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Within it notes and progress are left out; errors and warnings stay."""
+    former = _quiet.set(True)
+    try:
+        yield
+    finally:
+        _quiet.reset(former)
+
+
+def is_quiet() -> bool:
+    """Whether nobody wants notes and progress."""
+    return _quiet.get()
 
 
 def say(line: str) -> None:

@@ -8,11 +8,9 @@ about the machine it was made on. Next: `tokens.py` turns text to ids.
 
 from __future__ import annotations
 
-import importlib
 import io
 import os
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,11 +18,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from knnlm.system.extras import module
 from knnlm.system.terminal import printable
 from knnlm.text.decoding import EMPTY, decode_text, lines_of, read_whole, too_large
 from knnlm.text.rows import Rows
 from knnlm.text.sources import files_of, opened, origin_of, size_of
-from knnlm.text.unpacking import Gunzip
+from knnlm.text.unpacking import FORMATS, DamagedError, Unpacked
 
 SPLIT_PATTERNS = {
     # a level-1 title alone between two lines of one blank; formulas also begin with " = "
@@ -36,7 +35,10 @@ SPLIT_PATTERNS = {
 """Ready patterns for ``split_pattern``, by name."""
 
 MAX_DOCUMENT_BYTES = 2**30
-"""The most for one document, unpacked, unless asked for more: some megabytes of gzip can hold more than any memory."""
+"""The most for one document, unpacked, unless asked for more: a few packed megabytes can hold more than any memory."""
+
+NAMED = "#name:"
+"""Between a file and the name of a row of it, in the name of a `Document.place`."""
 
 _JSONL = (".jsonl", ".ndjson")
 _NO_JSON = 1000  # lines at the beginning of a file: if none of them holds an object, it is no JSONL
@@ -47,13 +49,16 @@ _LISTED = 20  # lines of one kind in a report
 class Document:
     """One text with a name that is unique among those read together.
 
-    place: the source it was read from (`sources.origin_of`), and its name among the documents of that source.
+    place: the source it was read from (`sources.origin_of`), and its name among the documents of that source: the file
+    and the number of a row or part, or for a row with a name of its own the file, `NAMED` and that name. named: whether
+    its name is that of a field.
     """
 
     name: str
     text: str
     metadata: dict[str, Any] | None = None
     place: tuple[str, str] | None = field(default=None, compare=False, repr=False)
+    named: bool = field(default=False, compare=False, repr=False)
 
 
 @dataclass
@@ -83,12 +88,19 @@ class ReadReport:
     def unread(self) -> Callable[[str], bool]:
         """Tells of a name whether it, its file or a folder of it was skipped: nobody knows what is there then.
 
-        Of an empty one everybody knows.
+        Of an empty one everybody knows. Any row that was skipped may have been one with a name of its own.
         """
         skipped = {name.rstrip("/") for name, reason in self.skipped if reason != EMPTY}
         if "." in skipped:  # a source of which nothing could be listed
             return lambda name: True
-        return lambda name: name in skipped or any(name[: cut.start()] in skipped for cut in re.finditer("[#/]", name))
+        files = {_file_of(name) for name in skipped}
+
+        def told(name: str) -> bool:
+            file, named, _ = name.partition(NAMED)
+            within = any(name[: cut.start()] in skipped for cut in re.finditer("[#/]", name))
+            return name in skipped or within or (bool(named) and file in files)
+
+        return told
 
     def noted(self) -> list[tuple[str, str]]:
         """Name and what was changed, with the number of other rows of the file where it was the same."""
@@ -109,9 +121,10 @@ class ReadReport:
 
 
 def read_documents(
-    sources: Sequence[str | Path],
+    sources: Sequence[str | os.PathLike[str]],
     *,
     text_field: str = "text",
+    name_field: str | None = None,
     split_pattern: str | None = None,
     split: str = "train",
     follow_links: bool = False,
@@ -123,20 +136,22 @@ def read_documents(
     A source, read once however often it is given, is a file, a folder (searched through, hidden files left out), a
     glob, or ``hf:NAME[:config]`` for a Hugging Face data set (a hub name or a local folder), of which ``split`` is
     read. A file of several sources belongs to the first. Links in a folder or glob are followed to files of the same
-    source only, unless ``follow_links``. ``.gz`` is unpacked. ``.jsonl`` and ``.ndjson`` hold one object a line, with
-    the text in ``text_field`` and the other fields as metadata. Any other file is one document; with ``split_pattern``
-    (a key of `SPLIT_PATTERNS` or a regular expression) every line that matches starts a new one. A file, line or row of
-    more than ``max_document_bytes`` (unpacked) is skipped.
+    source only, unless ``follow_links``. ``.gz``, ``.bz2``, ``.xz`` and ``.zst`` are unpacked. ``.jsonl`` and
+    ``.ndjson`` hold one object a line, with the text in ``text_field`` and the other fields as metadata; a row is named
+    by ``name_field`` (unless given, by the first of `NAME_FIELDS` that holds a short text or a whole number), a second
+    one of that name "name (2)", and without a name by its file and line. Any other file is one document; with
+    ``split_pattern`` (a key of `SPLIT_PATTERNS` or a regular expression) every line that matches starts a new one. A
+    file, line or row of more than ``max_document_bytes`` (unpacked) is skipped. A `StandardInput` is a source, too.
 
     Raises FileNotFoundError for a source that is not there, ValueError for a pipe or device, a bad pattern, one that
-    matches the empty text, or a missing column, ImportError where a data set is asked for without the package that
-    reads it. Anything else is skipped and reported.
+    matches the empty text, or a missing column, MissingPackageError for a data set or a ``.zst`` file without the
+    package that reads it. Anything else is skipped and reported.
     """
     report = ReadReport() if report is None else report
     if max_document_bytes < 1:
         raise ValueError(f"max_document_bytes: expected 1 or more, found {max_document_bytes}")
     pattern = None if split_pattern is None else _compile(split_pattern)
-    names = _Names()
+    names, rows = _Names(), Rows(text_field, max_document_bytes, name_field)
     if isinstance(sources, (str, Path)):
         raise TypeError(f"expected a list of sources, found one: {sources!r}")
     origins = {origin_of(source, split): source for source in sources}  # each once
@@ -152,13 +167,17 @@ def read_documents(
         report.size = sum(size_of(path) for one in listed if one is not None for path, _ in one.files)
     for (origin, source), listing in zip(origins.items(), listed, strict=True):
         if listing is None:
-            found = _read_data_set(str(source)[3:], text_field, split, max_document_bytes, report)
+            found = _read_data_set(str(source)[3:], rows, text_field, split, report)
         else:
-            found = _read_paths(listing.files, text_field, pattern, max_document_bytes, report)
+            found = _read_paths(listing.files, rows, pattern, max_document_bytes, report)
         files: dict[str, str] = {}  # by their names in this source: names among all that are read
         for document in found:
             report.documents += 1
             report.bytes += len(document.text.encode())
+            if document.named:
+                own = document.name.partition(NAMED)[2]
+                yield replace(document, name=names.take(own), place=(origin, document.name))
+                continue
             file = _file_of(document.name)
             if file not in files:
                 files[file] = names.take(file)
@@ -183,17 +202,20 @@ def split_text(text: str, pattern: str | re.Pattern[str]) -> list[str]:
 
 
 class _Names:
-    """Gives every file a name of its own; numbers after ``#`` are left to the parts of a file."""
+    """Gives every file and named row a name of its own; numbers after ``#`` are left to the parts of a file."""
 
     def __init__(self) -> None:
         self._used: set[str] = set()
+        self._number: dict[str, int] = {}  # the last of each name that was wanted again
 
     def take(self, wanted: str) -> str:
         base = wanted = re.sub(r"#(\d+)$", r"# \1", wanted)
-        number = 1
+        number = self._number.get(wanted, 1)
         while base in self._used:
             number += 1
             base = f"{wanted} ({number})"
+        if number > 1:
+            self._number[wanted] = number
         self._used.add(base)
         return base
 
@@ -224,7 +246,7 @@ def _file_of(name: str) -> str:
 
 def _read_paths(
     paths: Iterable[tuple[Path, str]],
-    text_field: str,
+    rows: Rows,
     pattern: re.Pattern[str] | None,
     most: int,
     report: ReadReport,
@@ -234,14 +256,14 @@ def _read_paths(
         name = names.take(relative)
         before, size = report.position, size_of(path)
         shown = Path(relative.lower())  # of a link, that has the name
-        packed = shown.suffix == ".gz"
-        suffix = Path(shown.stem).suffix if packed else shown.suffix
+        packed = FORMATS.get(shown.suffix)
+        suffix = shown.suffix if packed is None else Path(shown.stem).suffix
         try:
             with os.fdopen(opened(path), "rb") as raw:
-                unpacked = Gunzip(raw) if packed else None
+                unpacked = None if packed is None else Unpacked(raw, packed)
                 file: Any = raw if unpacked is None else io.BufferedReader(unpacked)
                 if suffix in _JSONL:
-                    for document in _read_lines(file, name, text_field, most, report):
+                    for document in _read_lines(file, name, rows, most, report):
                         report.position = before + min(size, raw.tell())
                         yield document
                 else:
@@ -251,9 +273,10 @@ def _read_paths(
                         report.position = before + size * min(1.0, done / max(1, size))
                         yield document
                 if unpacked is not None and unpacked.trailing:
-                    report.note(name, f"{unpacked.trailing:,} bytes after the end of the gzip data left out")
-        except (EOFError, zlib.error) as error:
-            report.skipped.append((name, f"damaged gzip data: {error}"))
+                    what = unpacked.format.name
+                    report.note(name, f"{unpacked.trailing:,} bytes after the end of the {what} data left out")
+        except DamagedError as error:
+            report.skipped.append((name, str(error)))
         except OSError as error:  # no permission, a device, gone since it was listed
             report.skipped.append((name, f"cannot be read: {error.strerror or error}"))
         report.position = before + size
@@ -281,10 +304,8 @@ def _read_text(
         yield Document(f"{name}#{number}", part, {"title": title[:200]})
 
 
-def _read_lines(
-    file: io.BufferedReader, name: str, text_field: str, most: int, report: ReadReport
-) -> Iterator[Document]:
-    rows = Rows(text_field, most)
+def _read_lines(file: io.BufferedReader, name: str, rows: Rows, most: int, report: ReadReport) -> Iterator[Document]:
+    names = _Names()
     empty, objects = True, 0
     bad: list[tuple[str, str]] = []  # before the first object
     for number, line, reason in lines_of(file, most):
@@ -305,7 +326,7 @@ def _read_lines(
         if isinstance(row, str):
             report.skipped.append((line_name, row))
             continue
-        document = _from_row(rows, row, line_name, report)
+        document = _from_row(rows, row, line_name, names, report)
         if document is not None:
             yield document
     report.skipped += bad
@@ -313,7 +334,7 @@ def _read_lines(
         report.skipped.append((name, EMPTY))
 
 
-def _from_row(rows: Rows, row: Any, name: str, report: ReadReport) -> Document | None:
+def _from_row(rows: Rows, row: Any, name: str, names: _Names, report: ReadReport) -> Document | None:
     """A document from one row; what was changed in it, or why it is none, is reported."""
     found = rows.read(row)
     if isinstance(found, str):
@@ -321,14 +342,13 @@ def _from_row(rows: Rows, row: Any, name: str, report: ReadReport) -> Document |
         return None
     for note in found.notes:
         report.note(name, note)
-    return Document(name, found.text, found.metadata)
+    if found.name is None:
+        return Document(name, found.text, found.metadata)
+    return Document(_file_of(name) + NAMED + names.take(found.name), found.text, found.metadata, named=True)
 
 
-def _read_data_set(name: str, text_field: str, split: str, most: int, report: ReadReport) -> Iterator[Document]:
-    try:
-        datasets: Any = importlib.import_module("datasets")
-    except ImportError as error:
-        raise ImportError(f"hf:{name} needs Hugging Face datasets: pip install 'knnlm[hf]'") from error
+def _read_data_set(name: str, reader: Rows, text_field: str, split: str, report: ReadReport) -> Iterator[Document]:
+    datasets = module("datasets", f"hf:{name}")
     where, _, config = name.partition(":")
     folder = Path(where)
     saved = folder.is_dir() and any((folder / f).is_file() for f in ("dataset_info.json", "dataset_dict.json"))
@@ -345,7 +365,7 @@ def _read_data_set(name: str, text_field: str, split: str, most: int, report: Re
         raise ValueError(f"expected the column {text_field!r} in hf:{name}, found {', '.join(columns)}")
     shown = folder.resolve().name if folder.exists() else where
     base = _Names().take(f"{shown}/{config}/{split}" if config else f"{shown}/{split}")
-    reader, waiting = Rows(text_field, most), enumerate(rows, 1)
+    names, waiting = _Names(), enumerate(rows, 1)
     number = 0
     while True:
         try:
@@ -356,6 +376,6 @@ def _read_data_set(name: str, text_field: str, split: str, most: int, report: Re
             why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             report.skipped.append((base, f"cannot be read beyond row {number:,}: {why}"))
             return
-        document = _from_row(reader, row, f"{base}#{number}", report)
+        document = _from_row(reader, row, f"{base}#{number}", names, report)
         if document is not None:
             yield document

@@ -11,24 +11,30 @@ from typing import Any
 from knnlm.system.json_text import DEEPEST, LONE, TooDeepError, mended, whole
 from knnlm.text.decoding import EMPTY, too_large
 
+NAME_FIELDS = ("name", "id", "title")
+"""Fields that name a row, the first that does, unless one is asked for."""
+
 _SHOWN = 200  # characters of a reason
+_DIGITS = 40  # of a number that is a name
+_NAME = 200  # characters of a name: more are a text
 
 
 @dataclass(frozen=True)
 class Row:
-    """The text of a row, its other fields, and what was changed in them."""
+    """The text of a row, its other fields, what was changed in them, and its name if a field has one."""
 
     text: str
     metadata: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    name: str | None = None
 
 
 class Rows:
     """Reads rows that hold their text in one field; what is none is told by a reason instead."""
 
-    def __init__(self, text_field: str, most: int) -> None:
-        """text_field: name of the field. most: bytes of a text."""
-        self._field, self._most = text_field, most
+    def __init__(self, text_field: str, most: int, name_field: str | None = None) -> None:
+        """text_field: name of the field. most: bytes of a text. name_field: one field instead of `NAME_FIELDS`."""
+        self._field, self._most, self._name_field = text_field, most, name_field
         self._twice: list[str] = []  # names that an object of the row has more than once
         self._decoder = json.JSONDecoder(object_pairs_hook=self._object)
         self._long = json.JSONDecoder(object_pairs_hook=self._object, parse_int=whole)
@@ -56,7 +62,8 @@ class Rows:
         if not isinstance(text, str):
             found = _kind(text) if self._field in row else f"only {', '.join(map(str, list(row)[:8]))}"
             return f"expected text in the field {self._field!r}, found {found}"[:_SHOWN]
-        notes = [f"{name[:80]}: given more than once, the last one is kept" for name in dict.fromkeys(self._twice)]
+        twice, self._twice = self._twice, []
+        notes = [f"{name[:80]}: given more than once, the last one is kept" for name in dict.fromkeys(twice)]
         if not text.isascii() and (lone := len(LONE.findall(text))):
             notes.append(f"{lone:,} lone surrogates in the text replaced by U+FFFD")
             text = LONE.sub("\ufffd", text)
@@ -74,7 +81,23 @@ class Rows:
         notes += dict.fromkeys(
             f"{_name_of(place)}: {problem} in the metadata, now {now}" for place, problem, now in changes
         )
-        return Row(text, rest or None, notes)
+        name = self._name(row)
+        if name is None and self._name_field is not None:
+            notes.append(f"no name in the field {self._name_field!r}: named by its line")
+        return Row(text, rest or None, notes, name)
+
+    def _name(self, row: Mapping[str, Any]) -> str | None:
+        """The name that a field gives, in one line; None where none is a short text or a whole number."""
+        for field_ in NAME_FIELDS if self._name_field is None else (self._name_field,):
+            value = row.get(field_)
+            if field_ == self._field or isinstance(value, bool) or not isinstance(value, str | int):
+                continue
+            if isinstance(value, int) and abs(value) >= 10**_DIGITS:
+                continue
+            name = " ".join(LONE.sub("\ufffd", str(value)).replace("\0", "\ufffd").split())
+            if 0 < len(name) <= _NAME:
+                return name
+        return None
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         row = dict(pairs)

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from knnlm.text.standard_input import StandardInput
+
 LINK = "is a link to a folder, which is not followed (--follow-links)"
 LINK_OUT = "is a link out of this source, which is not followed (--follow-links)"
 NOWHERE = "is a link that leads nowhere"
@@ -46,7 +48,7 @@ class Listing:
         taken.update((path, source) for path, _ in self.files)
 
 
-def files_of(source: str | Path, follow_links: bool = False) -> Listing:
+def files_of(source: str | os.PathLike[str], follow_links: bool = False) -> Listing:
     """The files of a source; a link that is itself the source is followed.
 
     Raises:
@@ -81,8 +83,10 @@ def files_of(source: str | Path, follow_links: bool = False) -> Listing:
     return search.listing()
 
 
-def origin_of(source: str | Path, split: str) -> str:
+def origin_of(source: str | os.PathLike[str], split: str) -> str:
     """One name for a source, the same wherever it is asked from; `split` is that of data sets."""
+    if isinstance(source, StandardInput):
+        return source.origin
     if str(source).startswith("hf:"):
         where, colon, config = str(source)[3:].partition(":")
         name = f"hf:{Path(where).resolve() if Path(where).exists() else where}{colon}{config} {split}"

@@ -27,6 +27,7 @@ class Reading:
     """
 
     text_field: str = "text"
+    name_field: str | None = None
     split_documents: str | None = None
     split: str = "train"
     max_documents: int | None = None
@@ -50,7 +51,7 @@ class Texts:
         stamped: bool = False,
         nothing: str = "",
     ) -> None:
-        self.sources = tuple(os.fspath(source) for source in sources)
+        self.sources = tuple(sources)
         self.reading = Reading() if reading is None else reading
         self.stamped, self.nothing = stamped, nothing
         self.report = ReadReport()
@@ -118,6 +119,7 @@ class Texts:
         return read_documents(
             self.sources,
             text_field=self.reading.text_field,
+            name_field=self.reading.name_field,
             split_pattern=self.reading.split_documents,
             split=self.reading.split,
             follow_links=self.reading.follow_links,
@@ -126,7 +128,7 @@ class Texts:
         )
 
     def _where(self) -> str:
-        return ", ".join(self.sources)
+        return ", ".join(map(str, self.sources))
 
 
 GIVEN = "python"
@@ -255,7 +257,7 @@ def _as_document(item: Any) -> Document | None:
 
 
 _GLOB = re.compile(r"^[^\n]*[*?\[][^\n]*$")
-_FILE = re.compile(r"\S+\.(txt|text|jsonl|ndjson|gz)|hf:\S+")
+_FILE = re.compile(r"\S+\.(txt|text|jsonl|ndjson|gz|bz2|xz|zst)|hf:\S+")
 
 
 def _refuse_path(item: Any) -> None:

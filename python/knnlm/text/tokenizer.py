@@ -21,11 +21,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tokenizers
 
+from knnlm.system.extras import explained
 from knnlm.system.own_files import write_text
 from knnlm.text.pieces import LONGEST_WHOLE, PIECE, Cutting, cutting, pieces
 from knnlm.text.tokenizer_probe import tokenizer_fingerprint
+
+try:
+    import tokenizers
+except ImportError as error:
+    raise explained(error, "text for a language model") from error
 
 Ids = npt.NDArray[np.uint32]
 

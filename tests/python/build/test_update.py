@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import io
 import json
 import os
 
@@ -14,6 +15,7 @@ from knnlm import Datastore
 from knnlm.build.update import READ_AS, plan
 from knnlm.text.documents import Document, ReadReport, read_documents
 from knnlm.text.sources import LINK, files_of, origin_of
+from knnlm.text.standard_input import StandardInput
 
 D = 4
 
@@ -326,3 +328,41 @@ def test_what_is_no_file_or_has_no_name_in_unicode_is_left_out_and_told(store, n
     report = ReadReport()
     list(read_documents([f"{notes}/{pattern}"], report=report))
     assert sorted(report.skipped) == [("pipe.txt", "is no file: a device, a pipe or a socket"), *told]
+
+
+def test_rows_with_names_are_followed_by_them(store, tmp_path):
+    path = tmp_path / "rows.jsonl"
+
+    def write(*rows):
+        path.write_text("".join(json.dumps({"name": name, "text": text}) + "\n" for name, text in rows))
+
+    write(("8-104.03", "one"), ("8-104.04", "two"), ("8-104.04", "three"))
+    work = update(store, path)
+    assert (counts(work), work.renamed) == ({"new": 3, "unchanged": 0}, [])
+    assert names(store) == ["8-104.03", "8-104.04", "8-104.04 (2)"]
+    write(("new", "first now"), ("8-104.03", "one"), ("8-104.04", "changed"))
+    work = update(store, path)
+    assert counts(work) == {"new": 1, "changed": 1, "unchanged": 1, "removed": 1}
+    assert names(store) == ["8-104.03", "8-104.04", "new"]
+    path.write_text('{"name": "8-104.03", "text": "one"}\n{broken\n{"name": "new", "text": "first now"}\n')
+    work = update(store, path)  # the broken row may be the one that is missing
+    assert (counts(work), work.unread) == ({"unchanged": 2, "unread": 1}, ["8-104.04"])
+
+
+def test_a_row_with_the_name_of_one_from_elsewhere_gets_another(store, tmp_path):
+    for folder, text in (("one", "a"), ("two", "b")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "rows.jsonl").write_text(json.dumps({"name": "x", "text": text}) + "\n")
+    update(store, tmp_path / "one")
+    work = update(store, tmp_path / "two")
+    assert work.renamed == [("x", "x (2)")]
+    assert names(store) == ["x", "x (2)"]
+    assert counts(update(store, tmp_path / "one")) == counts(update(store, tmp_path / "two")) == {"unchanged": 1}
+
+
+def test_standard_input_is_never_a_later_state_of_what_it_was(store):
+    first, second = StandardInput(io.BytesIO(b"first")), StandardInput(io.BytesIO(b"second"))
+    update(store, first)
+    assert counts(update(store, StandardInput(io.BytesIO(b"first")))) == {"unchanged": 1}
+    assert counts(update(store, second)) == {"new": 1, "unchanged": 0}
+    assert names(store) == ["stdin", "stdin (2)"]

@@ -75,7 +75,7 @@ def test_hugging_face_model_loads(hugging_face, name, context):
 
 def test_missing_transformers_says_what_to_install(monkeypatch, tmp_path):
     def refuse(name):
-        raise ImportError(name)
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
     monkeypatch.setattr(importlib, "import_module", refuse)
     with pytest.raises(ImportError, match=r"some/model is not a folder.*pip install 'knnlm\[hf\]'"):

@@ -5,19 +5,29 @@ from __future__ import annotations
 import re
 from importlib.metadata import requires
 
-MODULES = {"faiss-cpu": "faiss"}
+MODULES = {"faiss-cpu": "faiss", "backports.zstd": "backports"}
 """Import names of distributions where they differ; `-` is `_` otherwise."""
 
 
 def of_the_test_extra() -> set[str]:
     """Import names of everything that `pip install 'knnlm[test]'` installs by name, and our own."""
-    found = {"knnlm", "pyarrow"}  # datasets needs PyArrow
+    return {"knnlm", "pyarrow"} | _of("test")  # datasets needs PyArrow
+
+
+def _of(wanted: str) -> set[str]:
+    """Import names of what an extra installs, and the extras that it is made of."""
+    found = set()
     for requirement in requires("knnlm") or []:
         name, _, marker = requirement.partition(";")
         extras = set(re.findall(r"extra == ['\"](\w+)['\"]", marker))
-        if not extras or extras & {"test", "hf"}:
-            distribution = re.split(r"[\[<>=!~ ]", name.strip())[0].lower()
-            found.add(MODULES.get(distribution, distribution.replace("-", "_")))
+        if extras and wanted not in extras:
+            continue
+        distribution, _, others = re.split(r"[<>=!~ ]", name.strip())[0].lower().rstrip("]").partition("[")
+        if distribution == "knnlm":
+            for other in others.split(","):
+                found |= _of(other)
+        else:
+            found.add(MODULES.get(distribution, distribution.replace("-", "_").replace(".", "_")))
     return found
 
 

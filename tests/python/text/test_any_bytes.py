@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import gzip
 import json
+import lzma
 import os
 import re
+import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -19,6 +22,11 @@ from cli_corpus import run, run_json
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 from knnlm.store.datastore import Datastore
 from knnlm.system.json_text import to_json
 from knnlm.text.documents import ReadReport, read_documents
@@ -26,6 +34,14 @@ from knnlm.text.tokenizer import Tokenizer
 
 EXAMPLES = int(os.environ.get("KNNLM_FUZZ_EXAMPLES", "150"))
 STEERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+PACK = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd.compress}
+MEMBER = {
+    ".gz": lambda: zlib.decompressobj(wbits=31),
+    ".bz2": bz2.BZ2Decompressor,
+    ".xz": lzma.LZMADecompressor,
+    ".zst": zstd.ZstdDecompressor,
+}
 
 # -- files: of every kind that is read, whole and damaged -------------------------------------------------------------
 
@@ -118,11 +134,12 @@ def files(draw):
     if draw(st.booleans()):
         members = draw(st.integers(1, 3))
         cut = len(data) // members + 1
-        data = b"".join(gzip.compress(data[i * cut : (i + 1) * cut], mtime=0) for i in range(members))
+        packed = draw(st.sampled_from([".gz", ".gz", ".bz2", ".xz", ".zst"]))
+        data = b"".join(PACK[packed](data[i * cut : (i + 1) * cut]) for i in range(members))
         data += draw(st.sampled_from([b"", b"", b"\0" * 9, b"junk", b"\x1f\x8b", b"\0\0more"]))
         if draw(st.booleans()):
             data = damaged(draw, data)
-        suffix += draw(st.sampled_from([".gz", ".GZ", ".gz", ""]))
+        suffix += draw(st.sampled_from([packed, packed.upper(), packed, ""]))
     return suffix, data
 
 
@@ -133,17 +150,28 @@ patterns = st.sampled_from([None, None, "a", r"^\S", "wikitext", r"\n\n", "markd
 
 
 def plain(name: str, data: bytes) -> bytes | None:
-    """The unpacked bytes, None where the standard library refuses them."""
-    if not name.lower().endswith(".gz"):
+    """The unpacked bytes, None where they are damaged or something else is behind them."""
+    suffix = Path(name.lower()).suffix
+    if suffix not in PACK:
         return data
-    try:
-        return gzip.decompress(data)
-    except (OSError, EOFError, zlib.error):
-        return None
+    out = b""
+    while data or not out:
+        member = MEMBER[suffix]()
+        try:
+            out += member.decompress(data)
+        except Exception:  # each library has its own
+            return None
+        if not member.eof:
+            return None
+        data = member.unused_data.lstrip(b"\0")
+        if not data:
+            break
+    return out
 
 
 def is_rows(name: str) -> bool:
-    return name.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson"))
+    path = Path(name.lower())
+    return (path.with_suffix("") if path.suffix in PACK else path).suffix in (".jsonl", ".ndjson")
 
 
 def text_of_file(data: bytes) -> str | None:

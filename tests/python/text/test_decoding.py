@@ -1,22 +1,29 @@
-"""decoding.py and unpacking.py: what bytes are text, and gzip of every kind, bombs included."""
+"""decoding.py and unpacking.py: what bytes are text, and packed files of every kind, bombs included."""
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import os
 import random
 import re
-import zlib
+import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 from knnlm.text.decoding import decode_text
 from knnlm.text.documents import ReadReport, read_documents
-from knnlm.text.unpacking import Gunzip
+from knnlm.text.unpacking import FORMATS, DamagedError, Unpacked, suffix_of
 
 
 def read(*sources, **options):
@@ -118,45 +125,120 @@ def test_suffixes_are_known_in_capitals(tmp_path):
     assert read(tmp_path)[0] == {"a.JSONL#1": "row", "b.NDJSON#1": "row", "c.Jsonl.GZ#1": "row", "d.txt.GZ": "t"}
 
 
-def unpacked(data):
+PACK = {
+    ".gz": lambda data: gzip.compress(data, mtime=0),
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": zstd.compress,
+}
+every_format = pytest.mark.parametrize("suffix", PACK)
+
+
+def unpacked(data, suffix):
     class File(io.BytesIO):
         def fileno(self):
             return os.open(os.devnull, os.O_RDONLY)
 
-    return io.BufferedReader(Gunzip(File(data))).read()
+    return io.BufferedReader(Unpacked(File(data), FORMATS[suffix])).read()
 
 
+def test_the_formats_that_are_known():
+    assert set(PACK) == set(FORMATS)
+    for suffix, pack in PACK.items():
+        assert suffix_of(pack(b"x")) == suffix
+    assert suffix_of(b"plain text") == suffix_of(b"") == ""
+
+
+@every_format
 @given(st.lists(st.binary(max_size=200), min_size=1, max_size=4), st.integers(0, 40))
-@settings(deadline=None)
-def test_members_are_joined_and_zeros_behind_them_are_nothing(parts, zeros):
-    assert unpacked(b"".join(map(gzip.compress, parts)) + b"\0" * zeros) == b"".join(parts)
+@settings(deadline=None, max_examples=30)
+def test_members_are_joined_and_zeros_behind_them_are_nothing(suffix, parts, zeros):
+    assert unpacked(b"".join(map(PACK[suffix], parts)) + b"\0" * zeros, suffix) == b"".join(parts)
 
 
+def test_a_frame_that_is_to_be_skipped_holds_no_text():
+    skipped = b"\x53\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"12345"
+    assert unpacked(skipped + zstd.compress(b"text") + skipped, ".zst") == b"text"
+
+
+@every_format
 @pytest.mark.parametrize("behind", [b"junk after the end", b"x", b"\0\0\0junk", b"\x1f", b"long " * 50_000])
-def test_bytes_behind_the_end_are_left_out_and_said(tmp_path, behind):
-    whole = gzip.compress(b"some text ") + gzip.compress(b"and more")
-    (tmp_path / "a.txt.gz").write_bytes(whole + behind)
-    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'{"text": "row"}\n') + behind)
+def test_bytes_behind_the_end_are_left_out_and_said(tmp_path, suffix, behind):
+    pack = PACK[suffix]
+    (tmp_path / f"a.txt{suffix}").write_bytes(pack(b"some text ") + pack(b"and more") + behind)
+    (tmp_path / f"b.jsonl{suffix}").write_bytes(pack(b'{"text": "row"}\n') + behind)
     found, report = read(tmp_path)
-    assert found == {"a.txt.gz": "some text and more", "b.jsonl.gz#1": "row"}
+    assert found == {f"a.txt{suffix}": "some text and more", f"b.jsonl{suffix}#1": "row"}
     left = len(behind.lstrip(b"\0"))
     assert report.notes == [
-        (name, f"{left:,} bytes after the end of the gzip data left out") for name in ("a.txt.gz", "b.jsonl.gz")
+        (name, f"{left:,} bytes after the end of the {FORMATS[suffix].name} data left out")
+        for name in (f"a.txt{suffix}", f"b.jsonl{suffix}")
     ]
 
 
+@every_format
 @given(st.integers(0, 1 << 30), st.integers(1, 255))
-@settings(deadline=None, max_examples=200)
-def test_damage_within_gzip_is_never_text(at, flipped):
+@settings(deadline=None, max_examples=100)
+def test_damage_within_packed_data_is_never_text(suffix, at, flipped):
     data = random.Random(0).randbytes(500)
-    packed = bytearray(gzip.compress(data, mtime=0))
+    whole = PACK[suffix](data)
+    packed = bytearray(whole)
     packed[at % len(packed)] ^= flipped
-    cut = gzip.compress(data, mtime=0)[: at % len(packed)]
-    for damaged in (bytes(packed), cut):
+    for damaged in (bytes(packed), whole[: at % len(packed)]):
         try:
-            assert unpacked(damaged) in (data, b"")  # a header may say what it likes, and nothing is nothing
-        except (EOFError, zlib.error):
+            found = unpacked(damaged, suffix)
+        except DamagedError:
             continue
+        # A header may say what it likes, nothing is nothing, and zstandard has no checksum unless asked for one.
+        assert found in (data, b"") or (suffix == ".zst" and damaged == packed)
+
+
+@every_format
+def test_a_file_of_another_format_or_cut_short_is_damaged(tmp_path, suffix):
+    name = FORMATS[suffix].name
+    whole = PACK[suffix](b"some text that is long enough to be cut" * 9)
+    (tmp_path / f"cut.txt{suffix}").write_bytes(whole[:-12])
+    (tmp_path / f"no.txt{suffix}").write_bytes(b"plain text, whatever its name says")
+    found, report = read(tmp_path)
+    assert found == {}
+    assert report.skipped == [
+        (f"cut.txt{suffix}", f"damaged {name} data: it ends before its end mark"),
+        (f"no.txt{suffix}", f"damaged {name} data: it does not begin as {name} does"),
+    ]
+
+
+@every_format
+def test_damage_is_met_again_by_the_next_reading(suffix):
+    reader = Unpacked(io.BytesIO(PACK[suffix](b"text" * 500)[:-9]), FORMATS[suffix])
+    for _ in range(2):
+        with pytest.raises(DamagedError, match="ends before its end mark"):
+            list(iter(lambda: reader.read(4000), b""))
+
+
+def test_what_would_take_too_much_memory_is_refused(tmp_path):
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 1, "dict_size": 1 << 29}]
+    (tmp_path / "a.txt.xz").write_bytes(lzma.compress(b"text", filters=filters))
+    assert read(tmp_path)[1].skipped == [("a.txt.xz", "damaged xz data: Memory usage limit exceeded")]
+
+
+def test_a_zst_file_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+    import importlib
+
+    def refuse(name):
+        raise ModuleNotFoundError(f"No module named {name!r}", name="backports.zstd")
+
+    (tmp_path / "a.txt.zst").write_bytes(zstd.compress(b"text"))
+    monkeypatch.setattr(importlib, "import_module", refuse)
+    with pytest.raises(ImportError, match=r"a .zst file needs backports.zstd.*pip install 'knnlm\[lm\]'"):
+        read(tmp_path)
+
+
+@every_format
+def test_a_bomb_is_unpacked_no_further_than_a_document_may_be(tmp_path, suffix):
+    (tmp_path / f"a.txt{suffix}").write_bytes(PACK[suffix](b"boom " * 8_000_000))
+    found, report = read(tmp_path, max_document_bytes=100_000)
+    assert found == {}
+    assert report.skipped[0][1].startswith("larger than 100,000 bytes")
 
 
 def test_rows_in_front_of_a_cut_are_read(tmp_path):
@@ -188,7 +270,7 @@ def bombs(tmp_path):
 
 def test_what_unpacks_to_more_than_a_document_may_have_is_skipped_and_said(bombs, monkeypatch):
     taken = 0
-    original = Gunzip.readinto
+    original = Unpacked.readinto
 
     def counted(self, buffer):
         nonlocal taken
@@ -196,7 +278,7 @@ def test_what_unpacks_to_more_than_a_document_may_have_is_skipped_and_said(bombs
         taken += found
         return found
 
-    monkeypatch.setattr(Gunzip, "readinto", counted)
+    monkeypatch.setattr(Unpacked, "readinto", counted)
     found, report = read(bombs, max_document_bytes=5_000_000)
     assert found == {"b.jsonl.gz#1": "one", "b.jsonl.gz#3": "two"}
     large = "larger than 5,000,000 bytes, the most for one document (--max-document-bytes)"

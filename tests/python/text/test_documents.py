@@ -128,11 +128,67 @@ def test_jsonl_takes_the_field_keeps_the_rest_and_reports_bad_lines(tmp_path):
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
     (tmp_path / "empty.jsonl").write_text("\n\n")
     documents, report = read(tmp_path, text_field="body")
-    assert [(d.name, d.text) for d in documents] == [("a.jsonl.gz#1", "one"), ("a.jsonl.gz#8", "lone \ufffd surrogate")]
+    assert [(d.name, d.text) for d in documents] == [("7", "one"), ("a.jsonl.gz#8", "lone \ufffd surrogate")]
     assert documents[0].metadata == {"id": 7, "tags": ["a", None]}
     names = [name for name, _ in report.skipped]
     assert names == [*(f"a.jsonl.gz#{i}" for i in (3, 4, 5, 6, 7, 9)), "empty.jsonl"]
     assert "found only other" in report.skipped[2][1]
+
+
+def named(folder, rows, **options):
+    (folder / "rows.jsonl").write_text("".join(json.dumps({"text": "t", **row}) + "\n" for row in rows))
+    documents, report = read(folder / "rows.jsonl", **options)
+    return [d.name for d in documents], report
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ({"title": "A title", "id": 7, "name": "8-104.03"}, "8-104.03"),
+        ({"title": "A title", "id": 7}, "7"),
+        ({"title": "A title", "id": None}, "A title"),
+        ({"name": "  two\n lines\t"}, "two lines"),
+        ({"name": "", "id": "x"}, "x"),
+        ({"name": "half \ud83d", "n": 1}, "half \ufffd"),
+        ({"name": "a\0b"}, "a\ufffdb"),
+        ({"name": True, "id": 1.5, "title": ["x"]}, "rows.jsonl#1"),
+        ({"name": "long " * 100, "id": 10**50}, "rows.jsonl#1"),
+        ({}, "rows.jsonl#1"),
+    ],
+)
+def test_a_row_is_named_by_the_first_field_that_has_a_name(tmp_path, row, name):
+    assert named(tmp_path, [row])[0] == [name]
+
+
+def test_a_row_is_named_by_the_field_that_is_asked_for(tmp_path):
+    names, report = named(tmp_path, [{"key": "one", "name": "no"}, {"name": "no"}, {"key": 2}], name_field="key")
+    assert names == ["one", "rows.jsonl#2", "2"]
+    assert report.notes == [("rows.jsonl#2", "no name in the field 'key': named by its line")]
+    assert named(tmp_path, [{"id": 1}], name_field="text")[0] == ["rows.jsonl#1"]  # the text itself is no name
+
+
+def test_names_of_rows_that_come_again_are_numbered(tmp_path):
+    names, _ = named(tmp_path, [{"name": "x"}, {"name": "x"}, {"name": "x (2)"}, {"name": "C#7"}, {"name": "x"}])
+    assert names == ["x", "x (2)", "x (2) (2)", "C# 7", "x (3)"]
+    (tmp_path / "z.jsonl").write_text('{"text": "t", "name": "x"}\n')
+    documents, _ = read(tmp_path)
+    assert documents[-1].name == "x (4)"
+    assert documents[-1].place[1] == "z.jsonl#name:x"
+
+
+def test_thousands_of_one_name_are_numbered_at_once(tmp_path):
+    names, _ = named(tmp_path, [{"title": "Untitled"}] * 20_000)
+    assert names[-1] == "Untitled (20000)"
+
+
+def test_a_skipped_row_may_have_been_any_that_has_a_name(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "t", "name": "x"}\n{"name": "y"}\n')
+    (tmp_path / "b.jsonl").write_text('{"text": "t", "name": "z"}\n')
+    _, report = read(tmp_path)
+    unread = report.unread()
+    assert unread("a.jsonl#name:y")
+    assert not unread("a.jsonl#7")
+    assert not unread("b.jsonl#name:gone")
 
 
 def test_jsonl_with_byte_order_mark_and_invalid_bytes(tmp_path):
@@ -272,7 +328,7 @@ def test_missing_datasets_package_says_what_to_install(monkeypatch):
     import importlib
 
     def refuse(name):
-        raise ImportError(name)
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
     monkeypatch.setattr(importlib, "import_module", refuse)
     with pytest.raises(ImportError, match=r"pip install 'knnlm\[hf\]'"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from knnlm.cli.console import Command, duration, note, print_json
-from knnlm.cli.options import Loading, Texts, as_json, loading_options, model, text_options, threads
+from knnlm.cli.options import Loading, Texts, as_json, loading_options, model, text_argument, text_options, threads
 from knnlm.cli.work import load_for, shown
 from knnlm.store.new_index import advice
 from knnlm.store.opening import open_store
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.command("add", cls=Command)
 @click.argument("store", type=click.Path(path_type=Path))
-@click.argument("text", nargs=-1, required=True)
+@text_argument()
 @model
 @click.option("--batch-tokens", type=click.IntRange(min=1), help="Tokens per forward pass.")
 @click.option("--keep-removed", is_flag=True, help="Keep documents that are not in TEXT any more.")
@@ -48,8 +48,9 @@ def command(
     Removed are those that came from the same path, glob or data set before and are not there any more; what could not
     be read, and with --max-documents anything else, is not taken for removed. A document with the name of one that came
     from elsewhere is stored beside it as "name (2)"; if both have the same text, it is kept once and goes when it goes
-    there. New entries get the codes of the store's index and are searched at once. All of it is one change:
-    interrupted, the store is as it was.
+    there. What comes from standard input (-) is never taken for a later state of what came from there before. New
+    entries get the codes of the store's index and are searched at once. All of it is one change: interrupted, the store
+    is as it was.
 
     \b
     Examples:

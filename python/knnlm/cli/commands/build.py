@@ -13,6 +13,7 @@ from knnlm.cli.console import Command, duration, note, print_json, size
 from knnlm.cli.options import (
     Loading,
     Texts,
+    TextSource,
     as_json,
     code_options,
     kept_keys,
@@ -54,7 +55,7 @@ def _code(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
 
 
 @click.command("build", cls=Command)
-@click.argument("source", nargs=-1, required=True)
+@click.argument("source", nargs=-1, required=True, type=TextSource())
 @click.option(
     "--model",
     help="Model folder or Hugging Face name: SOURCE is text then, or with --retrain a store.  [default for a store: "
@@ -143,7 +144,8 @@ def command(
     index = _index_options(preset, nlist, code)
     settings = {**PAPER_SETTINGS, "preset": "paper"} if preset == "paper" else None
     # Without --seed, an index that is there keeps its own.
-    given = click.get_current_context().get_parameter_source("seed") == ParameterSource.COMMANDLINE
+    said = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+    given = click.get_current_context().get_parameter_source("seed") in said
     with Progress(json=as_json) as progress:
         if model is None or (retrain and len(source) == 1 and is_store(Path(source[0]))):
             path = _single_store(source, out)
@@ -241,7 +243,7 @@ def _single_store(source: tuple[str, ...], out: Path | None) -> Path:
         if out is not None:
             raise click.UsageError("--out is for a store made from text; a store is indexed where it is")
         return Path(source[0])
-    if len(source) == 1 and not Path(source[0]).exists():
+    if len(source) == 1 and source[0] != "-" and not Path(source[0]).exists():
         raise click.UsageError(f"expected a store or text, found nothing at {source[0]}")
     raise click.UsageError(f"expected one store, found {', '.join(source)}; to build from text add --model")
 
@@ -266,11 +268,13 @@ def _show_estimate(estimate: dict[str, Any], as_json: bool) -> None:
         return
     from knnlm.cli.console import facts
 
+    stages = {"text": "text_seconds", "sample": "sample_seconds", "keys": "dump_seconds", "index": "build_seconds"}
+    parts = [f"{name} {duration(estimate[key])}" for name, key in stages.items() if estimate.get(key)]
     facts(
         {
             "tokens": f"{estimate['tokens']:,} in {estimate['documents']:,} documents",
-            "time": f"about {duration(estimate['seconds'])} (keys {duration(estimate['dump_seconds'])}, "
-            f"index {duration(estimate['build_seconds'])}), from {estimate['sample_tokens']:,} sample tokens",
+            "time": f"about {duration(estimate['seconds'])} ({', '.join(parts)}), from {estimate['sample_tokens']:,} "
+            "sample tokens",
             "disk": f"about {size(estimate['disk_bytes'])}, {size(estimate['peak_disk_bytes'])} while building; "
             f"{size(estimate['free_bytes'])} are free",
             "memory": f"about {size(estimate['memory_bytes'])}",

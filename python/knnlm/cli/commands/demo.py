@@ -11,6 +11,7 @@ from knnlm.cli.console import Command, duration, note, print_json, show
 from knnlm.cli.options import as_json, device, seed, threads
 from knnlm.cli.out_folder import OutFolder
 from knnlm.store.output_folder import refuse_foreign
+from knnlm.system.extras import require
 from knnlm.system.own_files import is_file, remove_tree
 
 PARTS = ("model", "store-docstrings", "store-reference")  # folders of a demo
@@ -61,6 +62,7 @@ def command(
     if out.exists() and any(out.iterdir()) and not overwrite:
         raise click.UsageError(f"output {out} exists already: choose another name or add --overwrite")
     _refuse_other_output(out)
+    require("torch", "jinja2", "matplotlib", use="the demo")
     note("loading torch …")
     import torch
 

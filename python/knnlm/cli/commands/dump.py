@@ -17,6 +17,7 @@ from knnlm.cli.options import (
     metric,
     out,
     overwrite,
+    text_argument,
     text_options,
     threads,
     window_options,
@@ -27,7 +28,7 @@ from knnlm.text.texts import Reading
 
 
 @click.command("dump", cls=Command)
-@click.argument("text", nargs=-1, required=True)
+@text_argument()
 @click.option("--model", required=True, help="Model folder or Hugging Face name.")
 @out
 @text_options
@@ -58,7 +59,8 @@ def command(
 ) -> None:
     """Run MODEL over TEXT and write (key, next token) of every token to a store, unindexed.
 
-    TEXT is files, folders, globs, .gz, JSONL or hf:NAME. `knnlm build STORE` indexes the result.
+    TEXT is files, folders, globs, packed or not (.gz, .bz2, .xz, .zst), JSONL, hf:NAME, or - for standard input.
+    `knnlm build STORE` indexes the result.
 
     \b
     Example:

@@ -16,6 +16,7 @@ from knnlm.cli.options import (
     mixing_options,
     model,
     overwrite,
+    text_argument,
     text_options,
     threads,
 )
@@ -28,7 +29,7 @@ from knnlm.text.texts import Reading
 
 @click.command("export", cls=Command)
 @click.argument("store", type=click.Path(path_type=Path))
-@click.argument("text", nargs=-1)
+@text_argument(required=False)
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), required=True,
     help="Output: .parquet or .safetensors for a text, .arrow for the store.",
@@ -68,7 +69,9 @@ def command(
       knnlm export store --out store.arrow
     """
     from knnlm.exchange.arrow import write_arrow
+    from knnlm.lm.combiners import fixed
     from knnlm.lm.distill import targets, write_parquet, write_safetensors
+    from knnlm.lm.retriever import Retriever
     from knnlm.lm.settings import settings_of
     from knnlm.report.progress import Progress
 
@@ -88,9 +91,8 @@ def command(
             batches = targets(
                 loaded,
                 texts.tokenised(loaded.tokenizer),
-                opened,
-                settings,
-                own_document=own_document,
+                Retriever(opened, settings, "none" if own_document else "document"),
+                fixed(settings).temperature,
                 neighbors=not only_p,
                 failed=failed,
                 progress=lambda _, done, total: task.update(done, total or texts.expected_tokens()),

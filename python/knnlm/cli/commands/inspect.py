@@ -22,17 +22,19 @@ from knnlm.cli.options import (
     model,
     one_text_options,
     overwrite,
+    text_argument,
     threads,
 )
 from knnlm.cli.work import load_for, note_defaults
 from knnlm.store.opening import open_store
 from knnlm.store.output_folder import refuse_existing
+from knnlm.system.extras import require
 from knnlm.text.texts import Reading
 
 
 @click.command("inspect", cls=Command)
 @click.argument("store", type=click.Path(path_type=Path))
-@click.argument("text", nargs=-1)
+@text_argument(required=False)
 @click.option("--string", type=Words(), help="Inspect this text instead of files.")
 @model
 @mixing_options
@@ -79,6 +81,7 @@ def command(
     if (string is None) == (not text):
         raise click.UsageError("expected text to inspect: files, or --string TEXT")
     if html is not None:
+        require("jinja2", "matplotlib", use="--html")
         refuse_existing(html, overwrite)
     texts = Texts(text, replace(reading, max_documents=reading.max_documents or 2))
     shown = []

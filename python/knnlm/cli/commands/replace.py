@@ -16,7 +16,7 @@ from knnlm.text.texts import Reading
 @click.command("replace", cls=Command)
 @click.argument("store", type=click.Path(path_type=Path))
 @click.argument("document", type=Words())
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True))
 @click.option("--text-field", default="text", show_default=True, help="Field of JSONL input that holds text.")
 @model
 @loading_options
@@ -34,9 +34,9 @@ def command(
 ) -> None:
     """Put the text of FILE in the place of DOCUMENT in STORE, at once: interrupted, it leaves the old one.
 
-    FILE is read as the other commands read it. Of JSONL with several texts, the one of the line that DOCUMENT names
-    (rows.jsonl#3) is taken; its other fields stand above those that STORE has of DOCUMENT. The next `knnlm add` of the
-    TEXT that DOCUMENT came from takes the text there again: correct it there, too.
+    FILE (- is standard input) is read as the other commands read it. Of JSONL with several texts, the one that has the
+    name, or the line, of DOCUMENT (rows.jsonl#3) is taken; its other fields stand above those that STORE has of
+    DOCUMENT. The next `knnlm add` of the TEXT that DOCUMENT came from takes the text there again: correct it there too.
 
     \b
     Example:
@@ -44,7 +44,7 @@ def command(
     """
     from knnlm.build.replace import replace_document, text_for
 
-    texts = Texts((str(file.absolute()),), Reading(text_field=text_field))
+    texts = Texts(("-" if str(file) == "-" else str(file.absolute()),), Reading(text_field=text_field))
     found = text_for(document, list(texts), file)
     with open_store(store) as opened:
         old, new = replace_document(

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING
 import click
 
 from knnlm.cli.console import Command, duration, note, print_json
-from knnlm.cli.options import Texts, as_json, device, out, overwrite, seed, text_options, threads
+from knnlm.cli.options import (
+    Texts,
+    TextSource,
+    as_json,
+    device,
+    out,
+    overwrite,
+    seed,
+    text_argument,
+    text_options,
+    threads,
+)
 from knnlm.store.output_folder import clear_leftovers, refuse_foreign
 from knnlm.text.texts import Reading
 from knnlm.train.place import beside, training_place
@@ -24,9 +35,11 @@ if TYPE_CHECKING:
 
 
 @click.command("train", cls=Command)
-@click.argument("text", nargs=-1, required=True)
+@text_argument()
 @out
-@click.option("--valid", multiple=True, help="Validation text.  [default: one document in 20 of TEXT]")
+@click.option(
+    "--valid", multiple=True, type=TextSource(), help="Validation text.  [default: one document in 20 of TEXT]"
+)
 @click.option("--tokenizer", default="bpe", show_default=True, help="bpe, words, or a saved tokenizer.")
 @click.option(
     "--vocab-size", type=click.IntRange(min=2), help="Of a new tokenizer.  [default: 8192 for bpe, all words for words]"

@@ -18,11 +18,13 @@ from knnlm.cli.options import (
     model,
     ngram_option,
     overwrite,
+    text_argument,
     text_options,
     threads,
 )
 from knnlm.cli.work import blend_text, load_for, shown, warn_of_overlap
 from knnlm.store.opening import open_store
+from knnlm.system.extras import installed, require
 from knnlm.text.texts import Reading
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 @click.command("tune", cls=Command)
 @click.argument("store", type=click.Path(path_type=Path))
-@click.argument("text", nargs=-1, required=True)
+@text_argument()
 @model
 @click.option("--k", type=click.IntRange(min=1), default=1024, show_default=True, help="Most neighbors to consider.")
 @click.option("--temperature", type=click.FloatRange(0, min_open=True), help="Fix T instead of choosing it.")
@@ -82,6 +84,11 @@ def command(
     from knnlm.report.progress import Progress
 
     folder = None if no_plots else plots or store.with_name(f"{store.name}-tuning")
+    if plots is not None:
+        require("matplotlib", use="--plots")
+    elif folder is not None and not installed("matplotlib"):
+        note("no plots are drawn without matplotlib: pip install 'knnlm[report]'")
+        folder = None
     there = sorted(folder.glob("perplexity-*.svg")) if folder is not None else []
     if there and not overwrite:
         raise click.UsageError(

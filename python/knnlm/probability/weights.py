@@ -1,4 +1,4 @@
-"""Linear mixture of several models' probabilities of the targets, with weights by expectation maximisation.
+"""Weights of a mixture by expectation maximisation, on the probabilities of validation targets.
 
 p(x) = sum over components c of w_c p_c(x). On held-out tokens, EM (Jelinek & Mercer 1980) repeats
 w_c <- mean over tokens of w_c p_c / p, which never raises the perplexity and ends at the best weights: the
@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from knnlm.probability.mix import mix
 
 Floats = NDArray[np.float64]
 
@@ -53,32 +55,6 @@ def em_weights(
     return np.asarray(weights / weights.sum())
 
 
-def mix_log_p(log_ps: ArrayLike, weights: ArrayLike, available: ArrayLike | None = None) -> Floats:
-    """Log-probabilities of the mixture: (c, n) and (c,) to (n,) float64.
-
-    A weight of 0 removes its model exactly, and a single weight of 1 returns that model's numbers unchanged.
-
-    Raises:
-        ValueError: shapes that do not fit, NaN, or weights that are negative or do not sum to 1.
-    """
-    x = _checked(log_ps, available)
-    w = np.asarray(weights, dtype=np.float64)
-    if w.shape != x.shape[:1] or not (w >= 0).all() or abs(float(w.sum()) - 1) > 1e-6:
-        raise ValueError(f"expected {len(x)} weights >= 0 with the sum 1, found {w}")
-    used = np.flatnonzero(w)
-    if len(used) == 1:
-        return np.asarray(x[used[0]].copy())
-    shares = np.broadcast_to(w[:, None], x.shape)
-    if available is not None:
-        shares = shares * np.asarray(available, dtype=bool)
-        total = shares.sum(axis=0)
-        if not (total > 0).all():
-            raise ValueError("expected at every token a model with weight that is available there")
-        shares = shares / total
-    with np.errstate(divide="ignore"):
-        return np.asarray(np.logaddexp.reduce(np.log(shares[used]) + x[used], axis=0))
-
-
 def perplexity_of(mean: float) -> float:
     """exp(-mean) of a mean log p in nats, infinite where it is beyond the numbers."""
     return math.exp(-mean) if -mean < 709 else math.inf
@@ -105,16 +81,8 @@ def fit_weights(components: Mapping[str, ArrayLike]) -> JointWeights:
     """
     logs, available = _logs(components)
     weights = em_weights(logs, available)
-    mean = float(mix_log_p(logs, weights, available).mean())
-    return JointWeights(dict(zip(components, weights.tolist(), strict=True)), perplexity_of(mean))
-
-
-def mix_components(components: Mapping[str, ArrayLike], weights: Mapping[str, float]) -> Floats:
-    """log p of each token under the weighted components, (n,). Raises ValueError if the names differ."""
-    if set(components) != set(weights):
-        raise ValueError(f"weights: expected {sorted(components)}, found {sorted(weights)}")
-    logs, available = _logs(components)
-    return mix_log_p(logs, np.array([weights[name] for name in components]), available)
+    fitted = dict(zip(components, weights.tolist(), strict=True))
+    return JointWeights(fitted, perplexity_of(float(mix(components, fitted).mean())))
 
 
 def _logs(components: Mapping[str, ArrayLike]) -> tuple[Floats, NDArray[np.bool_]]:

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from method import interpolate, interpolate_vocabulary
 
 from knnlm import reference
-from knnlm.probability.interpolate import knn_log_weights, knn_weights, log_p_knn, mix, mix_full, sparse_p_knn
+from knnlm.probability.fixed import Fixed
+from knnlm.probability.knn import knn_log_weights, knn_weights, log_p_knn, sparse_p_knn
 from knnlm.store.datastore import Datastore
 from knnlm.store.neighbors import Neighbors, merge
 from knnlm.store.union import StoreUnion
@@ -62,13 +64,13 @@ def test_a1_logs():
 
 
 def test_a2_mixture():
-    p = np.exp(mix_full(UNIFORM, found([D], [V], dtype=np.float64), 10, 0.7))[0]
+    p = np.exp(interpolate_vocabulary(UNIFORM, found([D], [V], dtype=np.float64), 10, 0.7))[0]
     expected = np.full(10, 0.03)
     expected[[5, 7, 9, 3]] = 0.453519702, 0.184310004, 0.101929115, 0.080241179
     np.testing.assert_allclose(p, expected, atol=1e-8, rtol=0)
     assert p.sum() == pytest.approx(1, abs=1e-12)
-    np.testing.assert_array_equal(mix_full(UNIFORM, found([D], [V]), 10, 0.0), UNIFORM)
-    one = mix_full(UNIFORM, found([D], [V]), 10, 1.0)[0]
+    np.testing.assert_array_equal(interpolate_vocabulary(UNIFORM, found([D], [V]), 10, 0.0), UNIFORM)
+    one = interpolate_vocabulary(UNIFORM, found([D], [V]), 10, 1.0)[0]
     np.testing.assert_allclose(np.exp(one), dense(found([D], [V]), 10)[0], atol=1e-15)
     assert np.isneginf(one[[0, 1, 2, 4, 6, 8]]).all()
 
@@ -147,12 +149,12 @@ def test_a5_probabilities(plane):
         p = dense(store.search(QUERY, k), 1)[0]
         np.testing.assert_allclose(p[list(expected)], list(expected.values()), atol=1e-8, rtol=0)
     near = store.search(QUERY, 3)
-    p = np.exp(mix_full(UNIFORM, near, 1, 0.25))[0]
+    p = np.exp(interpolate_vocabulary(UNIFORM, near, 1, 0.25))[0]
     expected = np.full(10, 0.075)
     expected[[5, 7]] = 0.305576105, 0.094423895
     np.testing.assert_allclose(p, expected, atol=1e-8, rtol=0)
     for target, nll in ((5, 1.185556414), (3, 2.590267165)):
-        log_p = mix(UNIFORM[:, 0], log_p_knn(near, np.array([target]), 1), 0.25)
+        log_p = interpolate(UNIFORM[:, 0], log_p_knn(near, np.array([target]), 1), 0.25)
         np.testing.assert_allclose(-log_p, nll, atol=1e-8, rtol=0)
     p = dense(plane("ip").search(QUERY, 3), 1)[0]
     np.testing.assert_allclose(p[[5, 9, 7]], [0.546549387, 0.331498960, 0.121951652], atol=1e-8, rtol=0)
@@ -178,9 +180,9 @@ def test_a6_lambda_zero_is_the_lm_bit_for_bit():
     rng = np.random.default_rng(0)
     lm = np.log(rng.dirichlet(np.ones(50), 1000)).astype(np.float32)
     near = found(np.sort(rng.random((1000, 8))), rng.integers(0, 50, (1000, 8)))
-    full = mix_full(lm, near, 1.0, 0.0)
+    full = interpolate_vocabulary(lm, near, 1.0, 0.0)
     targets = rng.integers(0, 50, 1000)
-    some = mix(lm[np.arange(1000), targets], log_p_knn(near, targets, 1.0), 0.0)
+    some = interpolate(lm[np.arange(1000), targets], log_p_knn(near, targets, 1.0), 0.0)
     assert full.dtype == some.dtype == np.float32
     assert full.tobytes() == lm.tobytes()
     assert some.tobytes() == lm[np.arange(1000), targets].tobytes()
@@ -188,8 +190,8 @@ def test_a6_lambda_zero_is_the_lm_bit_for_bit():
 
 def test_a6_lambda_one_is_minus_infinity_where_nothing_was_retrieved():
     near = found([D], [V])
-    assert mix(np.array([-1.0]), log_p_knn(near, np.array([0]), 1), 1.0)[0] == -np.inf
-    assert mix(np.array([-1.0]), log_p_knn(near, np.array([0]), 1), 0.25)[0] == pytest.approx(np.log(0.75) - 1)
+    assert interpolate(np.array([-1.0]), log_p_knn(near, np.array([0]), 1), 1.0)[0] == -np.inf
+    assert interpolate(np.array([-1.0]), log_p_knn(near, np.array([0]), 1), 0.25)[0] == pytest.approx(np.log(0.75) - 1)
 
 
 # -- C: logits transformed after the head -----------------------------------------------------------------------
@@ -203,10 +205,10 @@ def test_c_mixing_belongs_after_the_final_logits():
 
     # p_kNN = (0, 0.8, 0.2, 0) as neighbors at T = 1.
     near = found([[-np.log(0.8), -np.log(0.2)]], [[1, 2]], dtype=np.float64)
-    right = np.exp(mix_full(log_softmax(z + b)[None], near, 1, 0.25))[0]
+    right = np.exp(interpolate_vocabulary(log_softmax(z + b)[None], near, 1, 0.25))[0]
     np.testing.assert_allclose(right, [0.355493135, 0.415617486, 0.098110764, 0.130778616], atol=1e-8, rtol=0)
     assert right.sum() == pytest.approx(1, abs=1e-12)
-    wrong = mix_full(log_softmax(z)[None], near, 1, 0.25)[0]
+    wrong = interpolate_vocabulary(log_softmax(z)[None], near, 1, 0.25)[0]
     expected = [0.434443897, 0.593247798, 0.089122121, 0.159822978]
     np.testing.assert_allclose(np.exp(wrong + b), expected, atol=1e-8, rtol=0)
     np.testing.assert_allclose(log_softmax(np.log(right)), np.log(right), atol=1e-15)
@@ -295,13 +297,13 @@ def test_equals_the_reference(distances, values, missing, metric, temperature, l
         [reference.p_knn(d, v, 10, temperature, metric) for d, v in zip(distances, values, strict=True)]
     )
     np.testing.assert_allclose(p, expected, atol=1e-9)
-    mixed = np.exp(mix_full(np.repeat(UNIFORM, 3, 0), near, temperature, lambda_))
+    mixed = np.exp(interpolate_vocabulary(np.repeat(UNIFORM, 3, 0), near, temperature, lambda_))
     for row in range(3):
         np.testing.assert_allclose(mixed[row], reference.mixture(np.full(10, 0.1), expected[row], lambda_), atol=1e-9)
         if not missing[row].all():
             assert np.log(mixed[row].sum()) == pytest.approx(0, abs=1e-9)
         targets = np.arange(10)
-        single = mix(UNIFORM[0], log_p_knn(near[[row] * 10], targets, temperature), lambda_)
+        single = interpolate(UNIFORM[0], log_p_knn(near[[row] * 10], targets, temperature), lambda_)
         np.testing.assert_allclose(np.exp(single), mixed[row], atol=1e-12)
 
 
@@ -315,10 +317,10 @@ def test_leading_shapes_and_no_neighbors():
     assert np.isnan(log_p[2, 0])
     np.testing.assert_allclose(log_p[0], log_p[1])
     lm = np.full((3, 1), -3.0, np.float32)
-    assert mix(lm, log_p, 0.9)[2, 0] == -3.0
-    full = mix_full(np.broadcast_to(UNIFORM, (3, 1, 10)), near, 10, 1.0)
+    assert interpolate(lm, log_p, 0.9)[2, 0] == -3.0
+    full = interpolate_vocabulary(np.broadcast_to(UNIFORM, (3, 1, 10)), near, 10, 1.0)
     np.testing.assert_array_equal(full[2], UNIFORM)
-    by_row = mix(lm, log_p, np.array([[0.0], [1.0], [0.5]]))
+    by_row = interpolate(lm, log_p, np.array([[0.0], [1.0], [0.5]]))
     assert by_row[0, 0] == -3.0
     assert by_row[1, 0] == log_p[1, 0]
 
@@ -337,13 +339,17 @@ def test_bad_temperature(temperature):
 
 @pytest.mark.parametrize("lambda_", [-0.1, 1.1, np.nan])
 def test_bad_lambda(lambda_):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        interpolate(np.zeros(1), np.zeros(1), lambda_)
     with pytest.raises(ValueError, match="lambda_"):
-        mix(np.zeros(1), np.zeros(1), lambda_)
+        Fixed(lambda_, 1.0)
+    with pytest.raises(ValueError, match="lambda_"):
+        Fixed([0.5, lambda_], 1.0)
 
 
 def test_values_outside_the_vocabulary_are_named():
     with pytest.raises(ValueError, match="token 9"):
-        mix_full(UNIFORM[:, :8], found([D], [V]), 1, 0.5)
+        interpolate_vocabulary(UNIFORM[:, :8], found([D], [V]), 1, 0.5)
 
 
 def test_wrong_shapes_and_metrics_are_refused():
@@ -390,7 +396,7 @@ def test_merge_orders_by_distance_store_and_id():
 
 def test_no_torch_is_imported():
     modules = (
-        "probability.interpolate, knnlm.store.neighbors, knnlm.reference, knnlm.model.identity, knnlm.lm.explain, "
+        "probability.knn, knnlm.store.neighbors, knnlm.reference, knnlm.model.identity, knnlm.lm.explain, "
         "knnlm.lm.scored_text, knnlm.evaluate.tune, knnlm.lm.score, knnlm.knn_lm"
     )
     code = f"import sys, knnlm.{modules}; sys.exit('torch' in sys.modules)"

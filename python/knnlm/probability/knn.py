@@ -1,9 +1,8 @@
-"""p_kNN and its mixture with the LM (Khandelwal et al. 2020, equations 2 and 3), sparse and in log space, NumPy only.
+"""p_kNN of neighbors (Khandelwal et al. 2020, equation 2), sparse and in log space.
 
     p_kNN(y | x) = sum over neighbors i with v_i = y of softmax_i(-d_i / T)      (inner product: softmax_i(+s_i / T))
-    p(y | x)     = lambda p_kNN(y | x) + (1 - lambda) p_LM(y | x)
 
-Where a query has no neighbor at all p_kNN does not exist: its logarithm is NaN here, and the mixture is p_LM.
+Where a query has no neighbor at all p_kNN does not exist: its logarithm is NaN here. `mix.py` has equation 3.
 """
 
 from __future__ import annotations
@@ -57,17 +56,20 @@ def knn_weights(distances: ArrayLike, temperature: float, metric: str = "l2") ->
     return np.exp(knn_log_weights(distances, temperature, metric))
 
 
-def log_p_knn(neighbors: Neighbors, targets: ArrayLike, temperature: float) -> NDArray[np.float64]:
+def log_p_knn(
+    neighbors: Neighbors, targets: ArrayLike, temperature: float, dtype: type[np.floating[Any]] = np.float64
+) -> NDArray[np.float64]:
     """log p_kNN of one target token per query.
 
-    targets: (...) integers. Returns (...) float64: -inf where the target was not retrieved, NaN where nothing was.
+    targets: (...) integers. dtype: of the weights, see `log_p_of_matches`. Returns (...) float64: -inf where the target
+    was not retrieved, NaN where nothing was.
     """
     targets = np.asarray(targets)
     if targets.shape != neighbors.ids.shape[:-1]:
         raise ValueError(f"targets: expected shape {neighbors.ids.shape[:-1]}, found {targets.shape}")
     match = matches(neighbors, targets)
     rows = neighbors.distances.reshape(-1, neighbors.k), match.reshape(-1, neighbors.k)
-    log_p: NDArray[np.float64] = log_p_of_matches(*rows, temperature, neighbors.metric)[0]
+    log_p: NDArray[np.float64] = log_p_of_matches(*rows, temperature, neighbors.metric, dtype=dtype)[0]
     return log_p.reshape(targets.shape)
 
 
@@ -148,53 +150,3 @@ def sparse_p_knn(neighbors: Neighbors, temperature: float) -> SparseProbabilitie
     sums = np.add.reduceat(weights, starts) if len(starts) else np.zeros(0)
     offsets = np.searchsorted(rows[starts], np.arange(len(values) + 1)).astype(np.int64)
     return SparseProbabilities(tokens[starts], sums, offsets)
-
-
-def _check_lambda(lambda_: Floats) -> None:
-    if not bool(np.all((lambda_ >= 0) & (lambda_ <= 1))):
-        raise ValueError(f"lambda_: expected a weight between 0 and 1, found {lambda_}")
-
-
-def mix(log_p_lm: ArrayLike, log_p_knn: ArrayLike, lambda_: ArrayLike) -> Floats:
-    """log(lambda p_kNN + (1 - lambda) p_LM), elementwise; shapes broadcast, lambda_ may differ by row.
-
-    lambda = 0 returns the LM's numbers bit for bit and lambda = 1 those of p_kNN, -inf included. NaN in log_p_knn
-    (no neighbors) gives the LM. Returns the LM's type where lambda_ is 0 everywhere, float64 otherwise.
-    """
-    lm, knn, weight = np.asarray(log_p_lm), np.asarray(log_p_knn), np.asarray(lambda_, np.float64)
-    _check_lambda(weight)
-    if not weight.any():
-        return np.array(np.broadcast_to(lm, np.broadcast_shapes(lm.shape, knn.shape, weight.shape)))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mixed = np.logaddexp(np.log(weight) + knn, np.log1p(-weight) + lm)
-    mixed = np.where(weight == 1, knn, mixed)
-    return np.asarray(np.where((weight == 0) | np.isnan(knn), lm, mixed))
-
-
-def mix_full(log_p_lm: ArrayLike, neighbors: Neighbors, temperature: float, lambda_: float) -> Floats:
-    """The mixture over the whole vocabulary.
-
-    log_p_lm: (..., v), normalised and final (after bias, cap or scale); neighbors: (..., k) with the same leading
-    shape. Returns (..., v): the LM's numbers bit for bit at lambda = 0, float64 otherwise. Raises ValueError for a
-    retrieved value that is not in the vocabulary, which means that store and model do not belong together.
-    """
-    lm = np.asarray(log_p_lm)
-    weight = np.asarray(lambda_, np.float64)
-    _check_lambda(weight)
-    if weight == 0:
-        return np.array(lm)
-    if lm.shape[:-1] != neighbors.ids.shape[:-1]:
-        raise ValueError(f"neighbors: expected leading shape {lm.shape[:-1]}, found {neighbors.ids.shape[:-1]}")
-    flat = lm.reshape(-1, lm.shape[-1]).astype(np.float64)  # (q, v)
-    tokens, p, offsets = sparse_p_knn(neighbors, temperature)
-    if len(tokens) and tokens.max() >= lm.shape[-1]:
-        raise ValueError(
-            f"values: the store holds token {tokens.max()}, the model has {lm.shape[-1]} tokens; "
-            "use the model and tokenizer that the store was built with"
-        )
-    rows = np.repeat(np.arange(len(flat)), np.diff(offsets))
-    some = np.diff(offsets) > 0
-    with np.errstate(divide="ignore"):
-        mixed = np.where(some[:, None], np.log1p(-weight) + flat, flat)
-        mixed[rows, tokens] = np.logaddexp(mixed[rows, tokens], np.log(weight) + np.log(p))
-    return mixed.reshape(lm.shape)
