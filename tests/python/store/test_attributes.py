@@ -111,7 +111,7 @@ LIBRARY = {
     "key_spec": lambda loaded, store: key_spec(store),
     "settings_of": lambda loaded, store: settings_of(store),
     "evaluate": lambda loaded, store: evaluate(loaded, [], store),
-    "neighbors_of": lambda loaded, store: retrieve(loaded, [], store, k=1),
+    "retrieve": lambda loaded, store: retrieve(loaded, [], store, k=1),
     "generate": lambda loaded, store: next(generate(loaded, [1], store=store)),
     "dump": lambda loaded, store: dump(loaded, [], store),
     "targets": lambda loaded, store: next(targets(loaded, [], Retriever(store, Settings(k=1)), 1.0)),
