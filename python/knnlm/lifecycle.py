@@ -24,7 +24,7 @@ from knnlm.probability.blend import Blend
 from knnlm.probability.combiner import Combiner
 from knnlm.store.datastore import Datastore
 from knnlm.store.opening import as_folder, as_store
-from knnlm.store.output_folder import refuse_existing
+from knnlm.store.output_folder import place_of, refuse_existing
 from knnlm.store.protocols import Searchable
 from knnlm.text.texts import Progress, Reading, Texts, texts_of
 
@@ -175,7 +175,7 @@ class Lifecycle:
             >>> lm = KNNLM.build("gpt2", "books/", "store")  # doctest: +SKIP
             >>> lm.tune("validation.txt")  # doctest: +SKIP
         """
-        path = as_folder(store)
+        path = place_of(as_folder(store))
         if keep_keys not in (True, False, "float16", "float32"):
             raise ValueError(f"keep_keys: expected True, False, 'float16' or 'float32', found {keep_keys!r}")
         given = texts_of(texts, reading, stamped=True)

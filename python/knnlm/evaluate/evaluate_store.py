@@ -85,7 +85,7 @@ def scored_texts(given: Any, tokenizer: Any, reading: Reading | None = None) -> 
 
 def _is_tokens(item: Any) -> bool:
     if isinstance(item, (list, tuple)):
-        return not all(isinstance(part, str) for part in item)
+        return not item or not all(isinstance(part, str) for part in item)
     tokens = isinstance(item, np.ndarray) or hasattr(item, "detach") or hasattr(item, "tokens")
     return tokens and not isinstance(getattr(item, "text", None), str)
 

@@ -171,6 +171,16 @@ def test_every_command_that_loads_a_model_takes_its_type(command):
     told = run(command, "--help").stdout
     assert "--dtype" in told
     assert "--trust-remote-code" in told
+    assert "--revision" in told
+
+
+def test_a_revision_is_asked_of_the_model_and_remembered(texts, store):
+    told = run("eval", store, "text", "--revision", "v2", code=2).stderr
+    assert "expected no revision of a model that knnlm train wrote" in told.replace("\n", " ")
+    loaded = tiny()
+    loaded.revision = "v2"
+    assert describe(loaded, KeySpec())["model"]["revision"] == "v2"
+    assert "revision" not in describe(tiny(), KeySpec())["model"]
 
 
 def test_models_without_a_known_feed_forward_module_use_the_input_of_their_output_embedding(tmp_path):
