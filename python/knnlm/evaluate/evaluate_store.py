@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -90,7 +89,8 @@ def scored_texts(given: Any, tokenizer: Any, reading: Reading | None = None) -> 
 def _is_tokens(item: Any) -> bool:
     if isinstance(item, (list, tuple)):
         return not all(isinstance(part, str) for part in item)
-    return not (isinstance(item, (str, os.PathLike)) or isinstance(getattr(item, "text", None), str))
+    tokens = isinstance(item, np.ndarray) or hasattr(item, "detach") or hasattr(item, "tokens")
+    return tokens and not isinstance(getattr(item, "text", None), str)
 
 
 def _with_interval(found: Evaluation, share: float | None) -> StoreEvaluation:

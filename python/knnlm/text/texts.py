@@ -150,8 +150,8 @@ class GivenTexts(Texts):
 
     def _read(self, report: ReadReport) -> Iterator[Document]:
         used: set[str] = set()
-        for number, item in enumerate(self._items, start=self.first):
-            document = as_text(item, number)
+        for place, item in enumerate(self._items):
+            document, number = as_text(item, place + 1), self.first + place
             if not document.text:
                 report.skipped.append((document.name or f"document {number}", EMPTY))
                 continue
@@ -192,10 +192,10 @@ def texts_of(given: Any, reading: Reading | None = None, *, stamped: bool = Fals
     if isinstance(given, Texts):
         return given
     if isinstance(given, str):
-        if not given.startswith("hf:") and not _is_there(given) and (" " in given.strip() or "\n" in given):
+        if not given.startswith("hf:") and not _is_there(given) and not _GLOB.search(given):
             raise FileNotFoundError(
-                f"texts: expected a path, or a list of texts, found one string that is no path ({_short(given)}): "
-                "write [text] for one text"
+                f"texts: expected a file, folder, glob or hf:NAME, found nothing at {_short(given)}; a string alone is "
+                "a path, write [text] for one text"
             )
         return Texts([given], reading, stamped=stamped)
     if isinstance(given, os.PathLike):
@@ -256,6 +256,7 @@ def _as_document(item: Any) -> Document | None:
     return None
 
 
+_GLOB = re.compile(r"^[^\n]*[*?\[][^\n]*$")
 _FILE = re.compile(r"\S+\.(txt|text|jsonl|ndjson|gz|bz2|xz|zst)|hf:\S+")
 
 

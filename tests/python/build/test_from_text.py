@@ -122,8 +122,8 @@ def test_an_object_is_built_with_and_its_store_remembers_where_it_is_from(
 @pytest.mark.parametrize(
     ("arguments", "error", "says"),
     [
-        ({"texts": "no such text at all"}, FileNotFoundError, "one string that is no path"),
-        ({"texts": "no-such-folder/"}, FileNotFoundError, "found nothing at no-such-folder/"),
+        ({"texts": "no such text at all"}, FileNotFoundError, "a string alone is a path"),
+        ({"texts": "no-such-folder/"}, FileNotFoundError, "found nothing at 'no-such-folder/'"),
         ({"texts": [""]}, ValueError, "found no document to read"),
         ({"store": ""}, TypeError, "store: expected the path of its folder, found an empty path"),
         ({"store": 7}, TypeError, "store: expected the path of its folder, found a int"),

@@ -74,8 +74,14 @@ def test_ids_that_begin_with_the_document_start_are_scored_without_it(lm):
 def test_several_documents(lm):
     both = lm.evaluate([Doc("a", "abcd"), "abce"])
     assert both.tokens == 8
-    for wrong in ("abcd", b"abcd"):
-        with pytest.raises(TypeError, match="expected several texts, found one"):
+    for wrong, error, says in (
+        ("abcd", FileNotFoundError, r"found nothing at 'abcd'; a string alone is a path, write \[text\] for one text"),
+        (b"abcd", TypeError, "found bytes"),
+        (None, TypeError, "found NoneType"),
+        (Doc("a", "abcd"), TypeError, r"found Doc; write \[document\] for one"),
+        ([{"text": "abcd"}], TypeError, "found a dict with 'text' as number 1"),
+    ):
+        with pytest.raises(error, match=says):
             lm.evaluate(wrong)
     with pytest.raises(TypeError, match="NoneType"):
         lm.evaluate([None])
