@@ -27,7 +27,7 @@ import numpy as np
 
 from knnlm import _core
 from knnlm.build.encode import Encoded, Encoder, encoded
-from knnlm.build.parts import PART_TOKENS, Part, Placed, parts_of, placed, sample_keys
+from knnlm.build.parts import PART_TOKENS, Part, Placed, parts_of, placed, sample_keys, share_of
 from knnlm.model.forward import NotFiniteError, check_tokens
 from knnlm.model.identity import check
 from knnlm.model.key_choice import resolve
@@ -90,7 +90,8 @@ def build_in_one_pass(
     documents: gives the text from its start whenever it is called (to count, for the sample, and to encode); names must
     be unique. attributes: what the store remembers. keep_keys: keep raw keys, in `keys.key_dtype`. workers:
     processes that compute parts, each with the model that `load` (which must pickle) returns; 0 computes them here.
-    options: of `iterate` (batch_tokens, dtype). The bytes of the store depend on the text, the model, its device and
+    progress: called with (stage, done, total); "sample" and "model" count the tokens that the model has run over, batch
+    by batch, "encode" those that are committed. options: of `iterate` (batch_tokens, dtype). The bytes of the store depend on the text, the model, its device and
     threads, and `part_tokens`; on nothing else. A store that was made otherwise is replaced only while it is empty and
     has no index.
 
@@ -153,8 +154,19 @@ def build_in_one_pass(
             remove_tree(folder)
             make_folder(folder)
             wanted = _core.plan_index(total, dim, nlist)[1]
-            report("sample", 0, 0)
-            sample, ids = sample_keys(loaded, text, keys, min(wanted, total), total, seed, True, **options)
+            expected = round(total * share_of(wanted, total))
+            report("sample", 0, expected)
+            sample, ids = sample_keys(
+                loaded,
+                text,
+                keys,
+                min(wanted, total),
+                total,
+                seed,
+                True,
+                progress=lambda _, passed, __: report("sample", passed, max(passed, expected)),
+                **options,
+            )
             sampled = len(sample)
             Truth.choose(sample, ids, total, metric).save(folder, 0)
             store.train(sample, expected=total, seed=seed, nlist=nlist, code=code, threads=threads, progress=progress)
@@ -175,7 +187,11 @@ def build_in_one_pass(
                 remove(leftover)
             encoder = Encoder(loaded, keys, store, folder, truth, threads, options, keeps=keep_keys, tolerant=True)
             waiting = islice(parts_of(text(), part_tokens), done, None)
-            with encoded(encoder, waiting, workers, load) as ready:
+
+            def passed(tokens: int) -> None:
+                report("model", min(total, store.next_id + tokens), total)
+
+            with encoded(encoder, waiting, workers, load, passed) as ready:
                 for part, codes in ready:
                     truth = truth.merged(codes.found)
                     truth.save(folder, part.number + 1)
