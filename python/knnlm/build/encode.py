@@ -39,6 +39,10 @@ BLOCK_NUMBERS = 1 << 26
 """Numbers of the keys that are encoded at once, in one file: 256 MiB of float32, however long a document is."""
 
 
+TOLD_SECONDS = 1.0
+"""Between two looks at how far workers are."""
+
+
 @dataclass(frozen=True)
 class Encoded:
     """What is in the folder of a part.
@@ -195,7 +199,7 @@ def encoded(
         pending = [(part, pool.submit(_work, part)) for part in islice(parts, 2 * workers)]
         while pending:
             part, result = pending[0]
-            while not wait((result,), timeout=1).done:
+            while not wait((result,), timeout=TOLD_SECONDS).done:
                 if passed is not None:
                     passed(sum(running))
             files, raw = result.result()
