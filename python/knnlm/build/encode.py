@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -37,6 +37,10 @@ from knnlm.system.own_files import remove, written
 
 BLOCK_NUMBERS = 1 << 26
 """Numbers of the keys that are encoded at once, in one file: 256 MiB of float32, however long a document is."""
+
+
+TOLD_SECONDS = 1.0
+"""Between two looks at how far workers are."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +76,17 @@ class Encoder:
     keeps: bool = False
     tolerant: bool = False
 
-    def encode(self, part: Part) -> Encoded:
-        """Write the codes of a part, and its raw keys, to files of the folder."""
+    def encode(self, part: Part, passed: Callable[[int], None] | None = None) -> Encoded:
+        """Write the codes of a part, and its raw keys, to files of the folder.
+
+        passed: told the tokens of the part that the model has run over, batch by batch.
+        """
         files: list[Any] = []
         ids = part.ids  # (n,)
         truth, at, start = self.truth.empty(), 0, part.start
         failed: dict[str, str] = {}
         with self._raw(part) as raw:
-            for number, keys in enumerate(self._blocks(part, failed)):
+            for number, keys in enumerate(self._blocks(part, failed, passed)):
                 own = ids[at : at + len(keys)]
                 if raw is not None:
                     raw.write(np.ascontiguousarray(keys, self.keys.key_dtype).data.cast("B"))
@@ -117,7 +124,9 @@ class Encoder:
         found = _core.stage_lists(core, folder, self.codebook, keys, runs, span, name, threads=self.threads)
         return [json.loads(found)]
 
-    def _blocks(self, part: Part, failed: dict[str, str]) -> Iterator[NDArray[Any]]:
+    def _blocks(
+        self, part: Part, failed: dict[str, str], passed: Callable[[int], None] | None
+    ) -> Iterator[NDArray[Any]]:
         """The keys of a part `(n, d)`, in blocks of a number of rows that only the last one falls short of.
 
         failed: gets the documents with keys that are not finite, which become zeros.
@@ -126,7 +135,13 @@ class Encoder:
         waiting: list[NDArray[Any]] = []
         rows = 0
         for chunk in iterate_as(
-            self.loaded, part.documents, self.keys, scores=False, tolerant=self.tolerant, **self.options
+            self.loaded,
+            part.documents,
+            self.keys,
+            scores=False,
+            tolerant=self.tolerant,
+            progress=None if passed is None else lambda _, done, __: passed(done),
+            **self.options,
         ):
             key = chunk.key
             if chunk.bad is not None:
@@ -148,15 +163,20 @@ def _raw_name(part: Part) -> str:
 
 @contextmanager
 def encoded(
-    encoder: Encoder, parts: Iterator[Part], workers: int, load: Callable[[], Loaded] | None
+    encoder: Encoder,
+    parts: Iterator[Part],
+    workers: int,
+    load: Callable[[], Loaded] | None,
+    passed: Callable[[int], None] | None = None,
 ) -> Iterator[Iterator[tuple[Part, Encoded]]]:
     """Encoded parts, in order: encoded here, or by processes that are at most two parts each ahead.
 
-    workers: processes, each with the model that `load` (which must pickle) returns; 0 encodes here. Raises ValueError
-    for workers without `load`; RuntimeError where one dies or cannot load.
+    workers: processes, each with the model that `load` (which must pickle) returns; 0 encodes here. passed: told, at
+    least each second, the tokens that models have run over beside those of the parts that were given out. Raises
+    ValueError for workers without `load`; RuntimeError where one dies or cannot load.
     """
     if workers < 1:
-        yield ((part, encoder.encode(part)) for part in parts)
+        yield ((part, encoder.encode(part, passed)) for part in parts)
         return
     if load is None:
         raise ValueError("workers need `load`, a function that gives each of them the model")
@@ -166,19 +186,25 @@ def encoded(
     # Threads that were asked for are those of each model; without, all models together take the cores.
     model_threads = max(1, cores // workers) if encoder.threads is None else None
     watched, alive = context.Pipe(duplex=False)
+    running = context.RawArray("q", 2 * workers)  # tokens done of each part that is given out: no lock for the dead
     given = (load, encoder.store.path, encoder.keys, encoder.folder, encoder.truth, threads, encoder.options)
     pool = ProcessPoolExecutor(
         workers,
         context,
         _start_worker,
-        (watched, model_threads, *given, encoder.codebook, encoder.keeps, encoder.tolerant),
+        (watched, running, model_threads, *given, encoder.codebook, encoder.keeps, encoder.tolerant),
     )
 
     def ahead() -> Iterator[tuple[Part, Encoded]]:
         pending = [(part, pool.submit(_work, part)) for part in islice(parts, 2 * workers)]
         while pending:
-            part, result = pending.pop(0)
+            part, result = pending[0]
+            while not wait((result,), timeout=TOLD_SECONDS).done:
+                if passed is not None:
+                    passed(sum(running))
             files, raw = result.result()
+            del pending[0]
+            running[part.number % len(running)] = 0
             ready = Encoded(files, raw, *_told(encoder.folder, part))
             pending += [(after, pool.submit(_work, after)) for after in islice(parts, 1)]
             yield part, ready
@@ -211,10 +237,12 @@ def _unblock(pool: ProcessPoolExecutor) -> None:
 
 
 _worker: Encoder | Exception
+_running: Any  # tokens done of each part that is given out
 
 
 def _start_worker(
     watched: Connection,
+    running: Any,
     model_threads: int | None,
     load: Callable[[], Loaded],
     path: str,
@@ -227,7 +255,8 @@ def _start_worker(
     keeps: bool,
     tolerant: bool,
 ) -> None:
-    global _worker
+    global _worker, _running
+    _running = running
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that commits, which then ends this one
     threading.Thread(target=_end_with, args=(watched,), daemon=True).start()
     try:
@@ -253,7 +282,12 @@ def _end_with(watched: Connection) -> None:
 def _work(part: Part) -> tuple[str, str | None]:
     if isinstance(_worker, Exception):
         raise RuntimeError(f"a worker process cannot start: {type(_worker).__name__}: {_worker}") from _worker
-    done = _worker.encode(part)
+    slot = part.number % len(_running)
+
+    def passed(tokens: int) -> None:
+        _running[slot] = tokens
+
+    done = _worker.encode(part, passed)
     # By a file: a process that dies while it sends more than a pipe takes at once would leave the other one waiting.
     with written(_worker.folder / _found_name(part)) as file:
         failed = np.frombuffer(json.dumps(done.failed).encode(), np.uint8)

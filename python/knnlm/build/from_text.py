@@ -92,6 +92,8 @@ def build_from_text(
         **({} if batch_tokens is None else {"batch_tokens": batch_tokens}),
     )
     log_failed(result.failed)
+    if result.duplicates:
+        LOG.info(f"{result.duplicates:,} documents repeat another one word for word: each is stored, and counts again")
     if result.unmeasured:
         LOG.info(UNMEASURED)
     take_place(partial, out, overwrite, found_again=True)

@@ -16,6 +16,7 @@ import json
 import os
 import struct
 import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ import numpy as np
 
 from knnlm import _core
 from knnlm.build.encode import Encoded, Encoder, encoded
-from knnlm.build.parts import PART_TOKENS, Part, Placed, parts_of, placed, sample_keys
+from knnlm.build.parts import PART_TOKENS, Part, Placed, parts_of, placed, sample_keys, share_of
 from knnlm.model.forward import NotFiniteError, check_tokens
 from knnlm.model.identity import check
 from knnlm.model.key_choice import resolve
@@ -59,6 +60,8 @@ class OnePassResult:
     seconds: float
     failed: list[tuple[str, str]] = field(default_factory=list)
     """Names of documents that are not in the store, as the model gave NaN for them, and why."""
+    duplicates: int = 0
+    """Documents with the very tokens of an earlier one, each of which is stored."""
     unmeasured: bool = False
     """Whether recall is not known, as a damaged file of an interrupted run had what it is measured against."""
 
@@ -90,9 +93,10 @@ def build_in_one_pass(
     documents: gives the text from its start whenever it is called (to count, for the sample, and to encode); names must
     be unique. attributes: what the store remembers. keep_keys: keep raw keys, in `keys.key_dtype`. workers:
     processes that compute parts, each with the model that `load` (which must pickle) returns; 0 computes them here.
-    options: of `iterate` (batch_tokens, dtype). The bytes of the store depend on the text, the model, its device and
-    threads, and `part_tokens`; on nothing else. A store that was made otherwise is replaced only while it is empty and
-    has no index.
+    progress: called with (stage, done, total); "sample" and "model" count the tokens that the model has run over, batch
+    by batch, "encode" those that are committed. options: of `iterate` (batch_tokens, dtype). The bytes of the store
+    depend on the text, the model, its device and threads, and `part_tokens`; on nothing else. A store that was made
+    otherwise is replaced only while it is empty and has no index.
 
     A document with a key that is not finite does not end the build: it is left out at the end, and reported. Its ids
     are not given again.
@@ -122,7 +126,7 @@ def build_in_one_pass(
     folder = path / PARTS
     with ExitStack() as stack:
         store = _held(path, stack)
-        stops, digest = _counted(text(), part_tokens, report)
+        stops, digest, duplicates = _counted(text(), part_tokens, report)
         total, count = (stops[-1] if stops else 0), len(stops)
         if total == 0:
             raise ValueError("expected text with at least one token, found none")
@@ -153,8 +157,19 @@ def build_in_one_pass(
             remove_tree(folder)
             make_folder(folder)
             wanted = _core.plan_index(total, dim, nlist)[1]
-            report("sample", 0, 0)
-            sample, ids = sample_keys(loaded, text, keys, min(wanted, total), total, seed, True, **options)
+            expected = round(total * share_of(wanted, total))
+            report("sample", 0, expected)
+            sample, ids = sample_keys(
+                loaded,
+                text,
+                keys,
+                min(wanted, total),
+                total,
+                seed,
+                True,
+                progress=lambda _, passed, __: report("sample", passed, max(passed, expected)),
+                **options,
+            )
             sampled = len(sample)
             Truth.choose(sample, ids, total, metric).save(folder, 0)
             store.train(sample, expected=total, seed=seed, nlist=nlist, code=code, threads=threads, progress=progress)
@@ -175,7 +190,11 @@ def build_in_one_pass(
                 remove(leftover)
             encoder = Encoder(loaded, keys, store, folder, truth, threads, options, keeps=keep_keys, tolerant=True)
             waiting = islice(parts_of(text(), part_tokens), done, None)
-            with encoded(encoder, waiting, workers, load) as ready:
+
+            def passed(tokens: int) -> None:
+                report("model", min(total, store.next_id + tokens), total)
+
+            with encoded(encoder, waiting, workers, load, passed) as ready:
                 for part, codes in ready:
                     truth = truth.merged(codes.found)
                     truth.save(folder, part.number + 1)
@@ -202,7 +221,8 @@ def build_in_one_pass(
             if failed:  # at last: it removes the folder, in which what was deleted may be
                 store.compact(progress=progress)
         remove_tree(folder)
-    return OnePassResult(total, done, resumed, sampled, time.perf_counter() - started, failed, unmeasured)
+    seconds = time.perf_counter() - started
+    return OnePassResult(total, done, resumed, sampled, seconds, failed, duplicates, unmeasured)
 
 
 def _done(store: Datastore, path: Path, stops: list[int]) -> int:
@@ -219,9 +239,12 @@ def _done(store: Datastore, path: Path, stops: list[int]) -> int:
     return stops.index(store.next_id) + 1
 
 
-def _counted(text: Iterable[Placed], part_tokens: int, report: Progress) -> tuple[list[int], str]:
-    """Tokens up to the end of each part, and a digest of names and tokens in their order."""
-    total, stops = 0, []
+def _counted(text: Iterable[Placed], part_tokens: int, report: Progress) -> tuple[list[int], str, int]:
+    """Tokens up to the end of each part, a digest of names and tokens in their order, and how many documents repeat.
+
+    Of each document 8 bytes are held for that.
+    """
+    total, stops, seen = 0, [], array("Q")
     digest = hashlib.blake2b(digest_size=16)
     for part in parts_of(text, part_tokens):
         total += part.tokens
@@ -229,9 +252,11 @@ def _counted(text: Iterable[Placed], part_tokens: int, report: Progress) -> tupl
         for document in part.documents:
             name = document.name.encode()
             digest.update(struct.pack("<QQ", len(name), len(document.tokens)) + name)
-            digest.update(np.asarray(document.tokens, "<u4").tobytes())
+            tokens = np.asarray(document.tokens, "<u4").tobytes()
+            digest.update(tokens)
+            seen.append(int.from_bytes(hashlib.blake2b(tokens, digest_size=8).digest(), "little"))
         report("count tokens", total, 0)
-    return stops, digest.hexdigest()
+    return stops, digest.hexdigest(), len(seen) - len(np.unique(np.frombuffer(seen, np.uint64)))
 
 
 def _held(path: Path, stack: ExitStack) -> Datastore | None:

@@ -22,7 +22,7 @@ import numpy as np
 
 from knnlm import _core
 from knnlm.build.encode import Encoder, encoded
-from knnlm.build.parts import PART_TOKENS, Placed, parts_of, sample_keys
+from knnlm.build.parts import PART_TOKENS, Placed, parts_of, sample_keys, share_of
 from knnlm.model.identity import check
 from knnlm.model.key_choice import resolve
 from knnlm.model.key_spec import KeySpec, key_spec
@@ -207,7 +207,12 @@ class _Retraining:
         )
         done = sum(files["live"] for record in records for files in record)
         waiting = islice(parts_of(self.documents(), part_tokens), len(records), None)
-        with encoded(encoder, waiting, workers, load) as ready:
+
+        def passed(tokens: int) -> None:
+            if progress is not None:
+                progress("model", min(total, done + tokens), total)
+
+        with encoded(encoder, waiting, workers, load, passed) as ready:
             for part, codes in ready:
                 truth = truth.merged(codes.found)
                 truth.save(self.folder, part.number + 1)
@@ -256,9 +261,16 @@ class _Retraining:
         """Stage a codebook and the queries of the truth, both from a sample of the keys."""
         total, seed = len(self.store), self.index["seed"]
         wanted = min(_core.plan_index(total, self.store.dim, self.index["nlist"])[1], total)
-        if progress is not None:
-            progress("sample", 0, 0)
-        sample, ids = sample_keys(self.loaded, self.documents, self.keys, wanted, total, seed, **options)
+        expected = round(total * share_of(wanted, total))
+
+        def passed(_: str, tokens: int, __: int) -> None:
+            if progress is not None:
+                progress("sample", tokens, max(tokens, expected))
+
+        passed("sample", 0, 0)
+        sample, ids = sample_keys(
+            self.loaded, self.documents, self.keys, wanted, total, seed, progress=passed, **options
+        )
         truth = Truth.choose(sample, ids, total, self.store.metric)
         truth.save(self.folder, 0)
         codebook = _core.stage_codebook(

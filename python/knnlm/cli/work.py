@@ -83,12 +83,21 @@ TOKENS = ("dump", "add", "score", "overlap", "sizes")
 """Stages that count tokens."""
 
 
+RUN = ("count tokens", "sample", "model", "encode")
+"""Stages of a build that count tokens."""
+
+
 def stages(progress: Progress) -> Callable[[str, int, int], None]:
     """A bar for each stage of a build that runs the model."""
 
+    bars = {"model": "encode", "sample": "sample keys"}
+
     def show(stage: str, done: int, total: int) -> None:
-        unit = "tok" if stage in ("encode", "count tokens") and total != 0 else ""
-        progress.track(stage, unit=unit).update(done, total)
+        if stage == "sample" and not total:  # of the index, which takes some of them
+            return
+        task = progress.track(bars.get(stage, stage), unit="tok" if stage in RUN else "")
+        if stage != "encode" or done >= max(task.done, total):  # "model" has said more of what is on its way
+            task.update(done, total)
 
     return show
 

@@ -106,7 +106,9 @@ class Task:
         return self.done / max(self._updated - self._started, 1e-9)
 
     def amount(self) -> str:
-        """``done/total unit, rate``."""
+        """``done/total unit, rate``; nothing for a stage that does not say how far it is."""
+        if not (self.done or self.total):
+            return ""
         whole = f"{self.done:,}" + (f"/{self.total:,}" if self.total else "")
         text = f"{whole} {self.unit}".rstrip()
         return text if self.unit == "s" else f"{text}, {self.rate():,.0f}{' ' + self.unit if self.unit else ''}/s"

@@ -33,7 +33,8 @@ def decode_text(data: bytes) -> tuple[str | None, list[str]]:
     wide = encoding in ("utf-16", "utf-32")
     name = encoding.upper() if wide else "UTF-8"
     if not wide and b"\0" in data:
-        return None, ["binary (it has a zero byte)"]
+        hint = "; if it is UTF-16, put a byte-order mark in front" if _may_be_wide(data[:_LOOKED_AT]) else ""
+        return None, [f"binary (it has a zero byte{hint})"]
     notes = []
     if encoding != "utf-8":
         notes.append(f"{name} with a byte-order mark, converted" if wide else "byte-order mark removed")
@@ -57,6 +58,12 @@ def decode_text(data: bytes) -> tuple[str | None, list[str]]:
     if not text.strip():
         return None, [EMPTY]
     return text, notes
+
+
+def _may_be_wide(data: bytes) -> bool:
+    """Whether bytes look like Latin text in UTF-16 without a mark: one of each two is mostly zero, the other never."""
+    zeros = sorted(data[start::2].count(0) for start in (0, 1))
+    return zeros[0] == 0 and 8 * zeros[1] > len(data) > 1
 
 
 def read_whole(file: BinaryIO, most: int) -> bytes | None:

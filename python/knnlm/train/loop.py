@@ -34,6 +34,9 @@ from knnlm.text.tokenizer import Tokenizer
 from knnlm.train.cross_entropy import IGNORE, cross_entropy, sampled_cross_entropy
 from knnlm.train.muon import Muon
 
+GRACE = 0.1
+"""Part of a budget of seconds that a run may take to come up to speed, before its schedule follows the clock."""
+
 ProgressCallback = Callable[[str, int, int], None]
 Crop = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]  # inputs (t,), targets (t,)
 
@@ -227,10 +230,14 @@ class _Run:
 
     @property
     def done(self) -> float:
-        """The used part of the budget, 0 to 1."""
+        """The used part of the budget, 0 to 1.
+
+        Of both budgets the steps rule, so that a run is the same on every machine that is fast enough; the clock does
+        where it is ahead of them, once a tenth of it is used.
+        """
         steps = self.result.steps / self.config.max_steps if self.config.max_steps is not None else 0.0
         clock = self.seconds / self.config.max_seconds if self.config.max_seconds is not None else 0.0
-        return max(steps, clock)
+        return steps if self.config.max_steps is not None and clock < GRACE else max(steps, clock)
 
     def epoch_batches(self) -> list[list[Crop]]:
         """The batches of this epoch, a function of seed and epoch alone."""

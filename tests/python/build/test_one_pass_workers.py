@@ -59,7 +59,7 @@ def test_models_of_workers_share_the_cores(monkeypatch, cores, workers, threads,
     monkeypatch.setattr("os.cpu_count", lambda: cores)
     encoder = Encoder(None, None, SimpleNamespace(path=""), Path(), None, threads, {})
     with encoded(encoder, iter(()), workers, load_tiny):
-        assert started[0].given[1] == each
+        assert started[0].given[2] == each
 
 
 def load_all_cores():

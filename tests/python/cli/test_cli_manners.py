@@ -168,3 +168,15 @@ def test_no_color(vectors: Path, plain: bool) -> None:
     os.close(leader)
     assert "seen" in text
     assert ("\x1b[" in text) != plain
+
+
+def test_export_of_codes_says_that_its_keys_are_decoded(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    for keep, said in (("float16", False), (None, True)):
+        path = tmp_path / str(keep)
+        with Datastore.create(path, dim=4, keep_keys=keep) as store:  # type: ignore[arg-type]
+            store.add(np.eye(4, dtype=np.float32), np.arange(4), document="one")
+            store.build()
+        told = run("export", path, "--out", tmp_path / f"{keep}.arrow").stderr
+        assert ("its keys are decoded from the codes" in told) == said
+        assert "decoded" not in run("export", path, "--out", tmp_path / f"{keep}-no.arrow", "--no-keys").stderr

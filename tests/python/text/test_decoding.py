@@ -58,6 +58,8 @@ def test_what_cannot_be_decoded_is_counted_in_every_encoding():
         ("\ufeffpla\0in".encode("utf-32-be"), "zero character in UTF-32"),
         (b"\xff\xfe\0\0" + b"plain text after a mark of UTF-32", "no text in UTF-32"),
         (b"\xef\xbb\xbfpla\0in", "zero byte"),
+        ("Plain text, λ".encode("utf-16-le"), "zero byte; if it is UTF-16, put a byte-order mark in front"),
+        ("Plain text".encode("utf-16-be"), "zero byte; if it is UTF-16, put a byte-order mark in front"),
         ("кирилица в cp1251".encode("cp1251"), r"no text in UTF-8 \(\d+ of 17 characters are invalid\)"),
         (b"\xff\xfe", "empty"),
         (b"\xff\xfe\0\0", "empty"),

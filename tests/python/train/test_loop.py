@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from knnlm.model.checkpoint import STATE_FILE, read_config, read_model, save_mod
 from knnlm.model.transformer import TransformerConfig, TransformerLM
 from knnlm.text.documents import Document
 from knnlm.train.cross_entropy import IGNORE
-from knnlm.train.loop import TrainConfig, batches, collate, crops, learning_rate, train, validate
+from knnlm.train.loop import TrainConfig, TrainResult, _Run, batches, collate, crops, learning_rate, train, validate
 
 
 def fresh(tokenizer, dropout=0.1):
@@ -230,6 +231,15 @@ def test_budget_in_seconds_ends_by_itself_and_fine_tunes_from_a_checkpoint(tiny_
     assert result.steps > 0
     assert result.curve
     assert read_model(tmp_path / "tuned").config == model.config
+
+
+@pytest.mark.parametrize(
+    ("steps", "seconds", "done"),
+    [(9, 9.0, 0.01), (90, 30.0, 0.125), (90, 150.0, 0.625), (900, 130.0, 1.0), (300, 240.0, 1.0)],
+)
+def test_steps_rule_a_schedule_until_the_clock_is_ahead(steps, seconds, done):
+    both = SimpleNamespace(max_steps=900, max_seconds=240.0)
+    assert _Run.done.fget(SimpleNamespace(config=both, result=TrainResult(steps), seconds=seconds)) == done
 
 
 def test_training_in_bf16_gives_finite_weights_in_float32(tiny_corpus, tiny_tokenizer, tmp_path):

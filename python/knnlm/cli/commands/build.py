@@ -214,6 +214,7 @@ def command(
                 progress=stages(progress),
             )
             extra = {**_facts(out), **_made(done), "read": texts.summary(), "failed": done.failed}
+            extra["duplicates"] = done.duplicates
             texts.finish()
     _report(path, extra, as_json)
 

@@ -81,6 +81,7 @@ def command(
         raise click.UsageError(f"--out: expected a name that ends in {' or '.join(expected)}, found {out}")
     refuse_existing(out, overwrite)
     failed: list[tuple[str, str]] = []
+    decoded = False
     with Progress(json=as_json) as progress, open_store(store) as opened:
         task = progress.track("export", unit="tok")
         if text:
@@ -101,11 +102,15 @@ def command(
             texts.finish()
             log_failed(failed)
         else:
+            info = opened.info()
+            decoded = not no_keys and bool(info["n"]) and not (info["keep_keys"] and info["entries_with_keys"])
             rows = write_arrow(out, opened, keys=not no_keys, progress=lambda _, done, total: task.update(done, total))
     if as_json:
         found = {"store": str(store), "out": str(out), "rows": rows, "bytes": out.stat().st_size}
         print_json({**found, "failed": failed} if text else found)
     else:
         note(f"{out}: {rows:,} rows")
+        if decoded:
+            note("its keys are decoded from the codes, near the model's but not the same: raw keys are not kept")
     if failed:
         click.get_current_context().exit(1)
