@@ -78,7 +78,14 @@ def test_the_bar_of_a_build_counts_what_the_model_has_run_over():
         assert progress.track("encode").done == 30
         show("encode", 100, 100)
         assert progress.track("encode").done == 100
+        for stage in (("words", 0, 0), ("calibrate", 1, 3), ("measure recall", 0, 4)):
+            show(*stage)
         assert progress.track("words").amount() == ""  # does not say how far it is
+        bars = progress._bars
+        assert bars is not None
+        assert {task.description for task in bars.tasks if not task.finished} == {"sample keys", "measure recall"}
+        assert progress.track("calibrate").done == 3
+    assert all(task.stop_time is not None or task.finished for task in bars.tasks)
 
 
 def test_documents_that_repeat_another_are_counted(loaded, tmp_path):
