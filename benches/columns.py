@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from knnlm.lm.scored_text import Cached
+from knnlm.lm.retrieved_text import RetrievedText
+from knnlm.lm.scored_text import ScoredText
+from knnlm.probability.mix import mix
 from knnlm.store.temperature import default_temperature
 
 Floats = NDArray[np.float64]
@@ -30,34 +32,25 @@ Chunk = tuple[int, NDArray[Any], NDArray[Any], dict[Capture, NDArray[Any]]]  # d
 BLOCK = 2048  # queries per search call
 
 
-@dataclass(frozen=True)
-class Split:
-    """One scored split: D documents, n tokens, d dimensions."""
+@dataclass(kw_only=True)
+class Split(ScoredText):
+    """One scored split, with its keys in a file (mapped) and a folder for what is found of it; log_p_lm is float64."""
 
-    names: list[str]
-    offsets: NDArray[np.int64]  # (D + 1,)
-    words: NDArray[np.int64]  # (D,) words of each document, for word-level perplexity
-    targets: NDArray[np.uint32]  # (n,)
-    log_p_lm: Floats  # (n,)
-    keys: NDArray[np.float32]  # (n, d) mapped
-    seconds: float  # of the pass through the language model
+    keys: NDArray[np.float32]  # (n, d)
     folder: Path
-
-    def __len__(self) -> int:
-        return len(self.targets)
 
     def sums(self, log_p: Floats) -> Floats:
         """Negative log-likelihood summed by document: (n,) to (D,)."""
-        return -np.add.reduceat(log_p, self.offsets[:-1])
+        return -self.document_sums(log_p)
 
     @property
     def document_tokens(self) -> NDArray[np.int64]:
         """Tokens of each document (D,)."""
         return np.diff(self.offsets)
 
-    def documents(self) -> list[NDArray[np.uint32]]:
-        """The targets cut into documents."""
-        return np.split(self.targets, self.offsets[1:-1])
+    def tokens_by_document(self) -> list[NDArray[np.uint32]]:
+        """The tokens cut into documents."""
+        return [self.tokens[rows] for rows in self.documents()]
 
     def by_document(self, column: Callable[[int, slice], Floats]) -> Floats:
         """Joins column(document number, its token slice) -> (L,) over all documents to (n,)."""
@@ -74,14 +67,14 @@ class Split:
         """The first documents only; the column folder is shared, because every column is in token order."""
         stop = int(self.offsets[documents])
         return Split(
-            self.names[:documents],
-            self.offsets[: documents + 1],
-            self.words[:documents],
-            self.targets[:stop],
-            self.log_p_lm[:stop],
-            self.keys[:stop],
-            self.seconds * stop / max(1, len(self)),
-            self.folder,
+            names=self.names[:documents],
+            offsets=self.offsets[: documents + 1],
+            words=self.words[:documents],
+            tokens=self.tokens[:stop],
+            log_p_lm=self.log_p_lm[:stop],
+            keys=self.keys[:stop],
+            model_seconds=self.model_seconds * stop / max(1, len(self)),
+            folder=self.folder,
         )
 
 
@@ -147,14 +140,14 @@ def score(
     offsets = np.concatenate([[0], np.cumsum(saved["lengths"])])
     return {
         capture: Split(
-            about["names"],
-            offsets,
-            saved["words"],
-            saved["targets"],
-            saved["log_p"],
-            np.load(_keys_path(folder, capture), mmap_mode="r"),
-            about["seconds"],
-            folder,
+            names=about["names"],
+            offsets=offsets,
+            words=saved["words"],
+            tokens=saved["targets"],
+            log_p_lm=saved["log_p"],
+            keys=np.load(_keys_path(folder, capture), mmap_mode="r"),
+            model_seconds=about["seconds"],
+            folder=folder,
         )
         for capture in captures
     }
@@ -164,7 +157,7 @@ def _keys_path(folder: Path, capture: Capture) -> Path:
     return folder / f"keys-{capture[0]}{capture[1]}.npy"
 
 
-def neighbors(store: Any, split: Split, k: int, name: str, shuffled: NDArray[Any], **options: Any) -> Cached:
+def neighbors(store: Any, split: Split, k: int, name: str, shuffled: NDArray[Any], **options: Any) -> RetrievedText:
     """Searches the store for every token of a split; distances and matches are kept in the split's folder, mapped.
 
     Args:
@@ -186,7 +179,7 @@ def neighbors(store: Any, split: Split, k: int, name: str, shuffled: NDArray[Any
         seconds = 0.0
         for start in range(0, len(split), BLOCK):
             rows = slice(start, min(start + BLOCK, len(split)))
-            queries, targets = np.ascontiguousarray(split.keys[rows]), split.targets[rows, None]
+            queries, targets = np.ascontiguousarray(split.keys[rows]), split.tokens[rows, None]
             started = time.perf_counter()
             found = store.search(queries, k, **options)
             seconds += time.perf_counter() - started
@@ -201,10 +194,11 @@ def neighbors(store: Any, split: Split, k: int, name: str, shuffled: NDArray[Any
         done.write_text(json.dumps(about))
     about = json.loads(done.read_text())
     distances, match, wrong = (np.load(folder / f"{part}.npy", mmap_mode="r") for part in parts)
-    return Cached(
-        split.log_p_lm.astype(np.float32),
-        distances,
-        match,
+    return RetrievedText(
+        log_p_lm=split.log_p_lm.astype(np.float32),
+        distances=distances,
+        match=match,
+        tokens=split.tokens,
         metric=store.metric,
         offsets=split.offsets,
         match_shuffled=wrong,
@@ -213,7 +207,7 @@ def neighbors(store: Any, split: Split, k: int, name: str, shuffled: NDArray[Any
     )
 
 
-def head(cached: Cached, split: Split) -> Cached:
+def head(cached: RetrievedText, split: Split) -> RetrievedText:
     """The neighbors of a shorter split: its documents are the first ones."""
     n = len(split)
     wrong = cached.match_shuffled
@@ -222,10 +216,18 @@ def head(cached: Cached, split: Split) -> Cached:
         log_p_lm=cached.log_p_lm[:n],
         distances=cached.distances[:n],
         match=cached.match[:n],
+        tokens=split.tokens,
+        hits=None,
         match_shuffled=None if wrong is None else wrong[:n],
         offsets=split.offsets,
         search_seconds=cached.search_seconds * n / max(1, len(cached)),
     )
+
+
+def interpolated(log_p_lm: Any, log_p_knn: Any, lambda_: float) -> Floats:
+    """log p of targets under LM and p_kNN, (n,)."""
+    parts, weights = {"lm": log_p_lm, "knn": log_p_knn}, {"lm": 1 - lambda_, "knn": lambda_}
+    return np.asarray(mix(parts, weights), np.float64)
 
 
 def log(message: str) -> None:

@@ -32,7 +32,7 @@ import tables
 from columns import log
 from engine_exact import exact
 from engine_peers import Spec
-from engine_points import Point, way, worth_repeating
+from engine_points import BUILD_PEER, Point, way, worth_repeating
 
 SWEPT = 250  # queries of the coarse pass
 MEASURED = 500  # queries that the recall of the tables is measured on
@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not {"sweep", "turns"} & set(a.phases):
         return 0
 
-    points, facts = swept(a, [s for s in usable if s.name != engine_peers.BUILD_PEER], work, t, key_set.keys)
+    points, facts = swept(a, [s for s in usable if s.name != BUILD_PEER], work, t, key_set.keys)
     chosen = [p for k in a.k for p in worth_repeating(points, k)]
     names = {p.system for p in chosen}
     if a.free:
@@ -177,14 +177,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     more = {"default": default_search(by_name["knnlm"], work, t, key_set.keys, max(a.threads))}
     ours = [s for s in usable if s.family == "knnlm"]
     more |= {"out_of_domain": out_of_domain(ours, work, key_set, t, max(a.threads))}
-    about = (
-        f"{n:,} keys of {d} dimensions. Recall of timed settings on {len(measured.queries)} held-out queries, others "
-        f"{min(SWEPT, a.queries)}; keys at equal distances count as each other. Speeds: median of {a.repeats} rounds "
-        "in turn; a call that would take a slow setting too long has fewer queries than its batch, but no fewer than "
-        f"{engine_turns.SMALLEST} (the CSV says how many).\n"
-    )
-    speeds = [way(*w) for w in ways]
-    path = engine_report.write(a.out, key_set.name, about, measured, points, a.k, speeds, built, facts, failed, more)
+    about = {
+        "keys": n,
+        "dim": d,
+        "queries": len(measured.queries),
+        "swept": min(SWEPT, a.queries),
+        "repeats": a.repeats,
+        "smallest": engine_turns.SMALLEST,
+    }
+    more |= {"about": about, "built": built, "facts": facts, "failed": failed}
+    path = engine_report.write(a.out, key_set.name, measured, points, a.k, [way(*w) for w in ways], more)
     print(path.read_text())
     return 0
 

@@ -23,6 +23,7 @@ import engine_sets
 from engine_faiss import Faiss
 from engine_graphs import Hnswlib, Scann, Usearch
 from engine_ours import Knnlm
+from engine_points import BUILD_PEER
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -107,7 +108,6 @@ def specs(d: int, nlists: tuple[int, ...], n: int) -> list[Spec]:
     ]
 
 
-BUILD_PEER = "FAISS PQ64, as many lists as knnlm"  # what the time of our build is compared with
 FAMILIES: dict[str, Any] = {
     "knnlm": Knnlm,
     "faiss": Faiss,

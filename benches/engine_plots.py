@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from engine_points import picture
+
 COLOURS = {
     "ours": "#c1121f",
     "F1": "#003049",
@@ -50,7 +52,7 @@ def plot(points: Sequence[Any], ks: Sequence[int], speeds: Sequence[str], stem: 
             axes.set_title(f"k = {k}, {speed}")
             axes.grid(True, which="both", alpha=0.25)
             axes.legend(ncols=2, fontsize=8, frameon=False)
-            path = stem.with_name(f"{stem.name}-k{k}-{speed.replace(', ', '-').replace(' ', '')}.svg")
+            path = picture(stem, k, speed)
             figure.savefig(path, bbox_inches="tight")
             plt.close(figure)
             out.append(path)

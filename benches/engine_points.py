@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 GOALS = (0.7, 0.9, 0.95, 0.97)
+BUILD_PEER = "FAISS PQ64, as many lists as knnlm"  # what the time of our build is compared with
 PUBLISHED = ("FAISS IVF4096,PQ64", 32)  # the index and nprobe of the published systems
 LEVELS = ("nprobe", "ef", "recall", "leaves")  # parameters that trade speed for recall
 
@@ -38,6 +40,11 @@ class Point:
 def way(batch: int, threads: int) -> str:
     """Name of a speed."""
     return f"batch {batch}, {threads} thread{'s' * (threads > 1)}"
+
+
+def picture(stem: Path, k: int, speed: str) -> Path:
+    """Where the plot of a k and a way of asking lies."""
+    return stem.with_name(f"{stem.name}-k{k}-{speed.replace(', ', '-').replace(' ', '')}.svg")
 
 
 def front(points: Iterable[Point], speed: str) -> list[Point]:

@@ -15,8 +15,8 @@ from engine_sets import KeySet
 from numpy.typing import NDArray
 
 from knnlm.evaluate.tune import tune
-from knnlm.lm.scored_text import Cached
-from knnlm.probability.interpolate import mix
+from knnlm.lm.retrieved_text import RetrievedText
+from knnlm.probability.fixed import Fixed
 
 Array = NDArray[Any]
 
@@ -81,10 +81,10 @@ def truth(key_set: KeySet, neighbors: tuple[Array, Array], tuning: tuple[Array, 
         gap = float(np.median(distances[:, -1] - distances[:, 0]))
         return Truth(key_set.queries[rows], distances, ids, max(gap / 6, 1e-6), None, None, None)
     count = len(tuning[0])
-    cached = Cached(
-        key_set.log_p_lm[:count].astype(np.float32),
-        tuning[0],
-        key_set.values[tuning[1]] == key_set.targets[:count, None],
+    cached = RetrievedText(
+        log_p_lm=key_set.log_p_lm[:count].astype(np.float32),
+        distances=tuning[0],
+        match=key_set.values[tuning[1]] == key_set.targets[:count, None],
     )
     tuned = tune(cached)
     out = Truth(
@@ -107,8 +107,9 @@ def perplexity(t: Truth, distances: Array, ids: Array) -> float:
         return float("nan")
     k = min(t.k, ids.shape[1])
     match = (t.values[np.maximum(ids, 0)] == t.targets[:, None]) & (ids >= 0)
-    cached = Cached(t.log_p_lm.astype(np.float32), np.where(ids >= 0, distances, np.inf).astype(np.float32), match)
-    mixed = mix(t.log_p_lm, cached.log_p_knn(t.temperature, k), t.lambda_)
+    near = np.where(ids >= 0, distances, np.inf).astype(np.float32)
+    text = RetrievedText(log_p_lm=t.log_p_lm.astype(np.float32), distances=near, match=match)
+    mixed = text.log_p_of(Fixed(t.lambda_, t.temperature, k))
     return float(np.exp(-np.mean(mixed, dtype=np.float64)))
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import render.fifty_million as render
 import tables
 from engine_peers import private_bytes
 from growing_keys import Exact
@@ -76,24 +77,6 @@ class Source:
         noise *= self.spread
         noise += self.centres[rng.integers(0, 4096, count)]
         return noise
-
-
-def record(out: Path, found: dict[str, Any]) -> Path:
-    """Writes the tables of a run, as JSON and Markdown."""
-    phases = [[name, p["minutes"], p["cpu_minutes"], p["private_MB"]] for name, p in found["phases"].items()]
-    searches = [[name, *(f"{value:,.4g}" for value in s.values())] for name, s in found["search"].items()]
-    limit = found["cgroup"].get("limit_MB", np.inf)
-    limited = f"memory limited to {limit:,.0f} MB, page cache included" if limit < 1e6 else "memory not limited"
-    sections = [
-        f"{found['entries']:,} entries of {found['dim']} dimensions, {found['queries']} queries, "
-        f"{found['bytes_per_entry']:.1f} bytes each on disk, {found['minutes']} minutes; "
-        f"{limited}; `verify` found {len(found['problems'])} problems. Build and append "
-        "include making the entries and comparing them with the queries.\n",
-        tables.markdown(["phase", "minutes", "processor minutes", "private MB"], phases),
-        tables.markdown(["search", f"recall@{K}", "p50 ms", "p99 ms"], searches),
-    ]
-    title = f"{found['entries']:,} entries under a memory limit"
-    return tables.write(out, "fifty-million", title, tables.header() | found, sections)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -211,7 +194,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         timed("search, compacted", lambda: answers.update({"compacted": search()}))
     found = result()
     store.close()
-    print(record(options.out, found).read_text() if options.out else json.dumps(found, indent=2))
+    if not options.out:
+        print(json.dumps(found, indent=2))
+        return 0
+    record = tables.header() | found
+    print(tables.write(options.out, "fifty-million", render.title(record), record, render.sections(record)).read_text())
     return 0
 
 

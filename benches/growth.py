@@ -21,6 +21,7 @@ from typing import Any
 
 import engine_sets
 import numpy as np
+import render.growth as render
 import tables
 from columns import log
 from engine_faiss import Clock
@@ -187,23 +188,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         shutil.rmtree(path)
     name = f"growth-{key_set.name}-{dim}"
-    columns = list(rows[0])
-    cells = [[f"{r[c]:,.4g}" if isinstance(r[c], float) else f"{r[c]:,}" for c in columns] for r in rows]
     n = [r["entries"] for r in rows]
     fits = {c: exponent(n, [r[c] for r in rows]) for c in ("p50_us", "p99_us", "train_cpu_seconds", "add_cpu_seconds")}
     fits["batch_seconds"] = exponent(n, [1 / r["batch_queries_a_second"] for r in rows])
-    sections = [
-        f"Entries of {dim} dimensions: keys of {key_set.name} resampled with noise; {len(queries)} held-out queries, "
-        f"k = {a.k}, one thread; builds on {a.threads}.\n",
-        tables.markdown(columns, cells),
-    ]
+    about = {"set": key_set.name, "dim": dim, "goal": GOAL, "queries": len(queries), "k": a.k, "threads": a.threads}
+    record = tables.header() | about | {"rows": rows, "exponents": fits}
     a.out.mkdir(parents=True, exist_ok=True)
     if len(rows) > 1:
         plot(rows, a.out / f"{name}.svg")
-        fitted = ", ".join(f"{c} n^{e:.2f}" for c, e in fits.items())
-        sections += [f"Fitted exponents: {fitted}.\n", f"![growth]({name}.svg)\n"]
-    record = tables.header() | {"rows": rows, "exponents": fits}
-    print(tables.write(a.out, name, f"Growth: {key_set.name}, {dim} dimensions", record, sections).read_text())
+    print(tables.write(a.out, name, render.title(record), record, render.sections(record)).read_text())
     return 0
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import render.larger_than_memory as render
 import tables
 from columns import log
 
@@ -199,26 +200,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             about["MB"] = sum(file.stat().st_size for file in files(path)) // 10**6
             rows.append(about | run(request, bound))
             log(json.dumps(rows[-1]))
-    columns = ("system", "setting", "MB", "limit", "recall", "p50 ms", "p99 ms", "cold p50", "cold p99")
-    cells = []
-    for r in rows:
-        label = ", ".join(f"{n} {v}" for n, v in r["setting"].items())
-        start = [r["index"], label, r["MB"], f"{limit // 10**6} MB" if r["limited"] else "none"]
-        if "failed" in r:
-            cells.append([*start, r["failed"], *[""] * 6])
-            continue
-        times = [f"{r[c]:.2f}" for c in ("p50_ms", "p99_ms", "cold_p50_ms", "cold_p99_ms")]
-        cells.append(
-            [*start, f"{r['recall']:.4f}", *times, f"{r['major_faults_a_query']:.1f}", f"{r['kB_read_a_query']:,.0f}"]
-        )
-    head = (*columns, "major faults a query", "kB read a query")
-    sections = [
-        f"Single queries, one thread, k = {a.k}, {a.queries} queries three times. The limit is {a.share:.0%} of the "
-        f"store of {size / 1e6:,.0f} MB; it counts page cache and private memory.\n",
-        tables.markdown(head, cells),
-    ]
-    record = tables.header() | {"limit": limit, "rows": rows}
-    print(tables.write(a.out, a.name, "Stores larger than memory", record, sections).read_text())
+    about = {"share": a.share, "MB": size // 10**6, "k": a.k, "queries": a.queries}
+    record = tables.header() | {"limit": limit, "about": about, "rows": rows}
+    print(tables.write(a.out, a.name, render.title(record), record, render.sections(record)).read_text())
     return 0
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import render.opening as render
 import tables
 
 CHILD = """
@@ -84,18 +85,8 @@ def main() -> None:
         path = a.work / f"opening-{n}-{a.dim}"
         make(path, n, a.dim)
         rows.append({"entries": n} | measure(path, a.dim, a.repeats))
-    head = ("entries", "open, ms", "info, ms", "first search, ms", "all three, ms", "private memory of open, MB")
-    lines = [
-        (
-            f"{r['entries']:,}",
-            *(f"{1000 * r[name]:.1f}" for name in ("open", "info", "search")),
-            f"{1000 * (r['open'] + r['info'] + r['search']):.1f}",
-            f"{r['private'] / 1e6:.1f}",
-        )
-        for r in rows
-    ]
     record = tables.header() | {"dim": a.dim, "rows": rows}
-    print(tables.write(a.out, "opening", "Opening a store", record, [tables.markdown(head, lines)]).read_text())
+    print(tables.write(a.out, "opening", render.title(record), record, render.sections(record)).read_text())
 
 
 if __name__ == "__main__":

@@ -24,20 +24,21 @@ import columns
 import corpora
 import language_model
 import numpy as np
+import render.perplexity as render
 import tables
-from columns import Floats, Split, log
+from columns import Floats, Split, interpolated, log
 
 from knnlm.evaluate.bootstrap import paired_bootstrap
 from knnlm.evaluate.overlap import overlap
-from knnlm.evaluate.tune import fit_weights, mix_components, tune
-from knnlm.lm.scored_text import Cached
+from knnlm.evaluate.tune import tune
+from knnlm.lm.retrieved_text import RetrievedText
 from knnlm.model.key_spec import KeySpec
 from knnlm.probability.continuous_cache import continuous_cache_log_p
-from knnlm.probability.interpolate import mix
+from knnlm.probability.mix import mix
 from knnlm.probability.ngram import KneserNey
+from knnlm.probability.weights import fit_weights
 
 CACHE_SIZES = (500, 2000, 8000)
-FEWEST = 5  # documents; with fewer a bootstrap over documents says nothing
 CACHE_THETAS = tuple(float(x) for x in 2.0 ** np.arange(-10, 2))
 
 
@@ -73,13 +74,15 @@ class Component:
 
 def mixed(name: str, *components: Component) -> Row:
     """A mixture with EM weights from validation."""
-    weights = fit_weights({c.name: c.valid for c in components}).weights
-    log_p = mix_components({c.name: c.test for c in components}, weights)
+    own = {"LM": "lm"}  # the mixture has its own name for it
+    fitted = fit_weights({own.get(c.name, c.name): c.valid for c in components}).weights
+    log_p = np.asarray(mix({own.get(c.name, c.name): c.test for c in components}, fitted), np.float64)
+    weights = {c.name: fitted[own.get(c.name, c.name)] for c in components}
     settings: dict[str, Any] = {"weights": weights} | {c.name: c.settings for c in components if c.settings}
     return Row(name, log_p, sum(c.seconds for c in components), settings)
 
 
-def knn(valid: Cached, test: Cached) -> Component:
+def knn(valid: RetrievedText, test: RetrievedText) -> Component:
     """p_kNN with lambda, temperature and k tuned on validation; `found`: share of test targets among the neighbors."""
     tuned = tune(valid)
     pair = [cached.log_p_knn(tuned.temperature, tuned.k) for cached in (valid, test)]
@@ -90,7 +93,7 @@ def knn(valid: Cached, test: Cached) -> Component:
 
 def knn_row(name: str, lm: Component, neighbors: Component) -> Row:
     """LM and p_kNN mixed with the tuned lambda, as `knnlm eval` does."""
-    log_p = np.asarray(mix(lm.test, neighbors.test, neighbors.settings["lambda"]), np.float64)
+    log_p = np.asarray(interpolated(lm.test, neighbors.test, neighbors.settings["lambda"]), np.float64)
     return Row(name, log_p, lm.seconds + neighbors.seconds, neighbors.settings)
 
 
@@ -102,7 +105,7 @@ def cache(valid: Split, test: Split) -> Component:
         for size in CACHE_SIZES:
             grid = cache_columns(valid, CACHE_THETAS, size, metric)
             for theta, column in zip(CACHE_THETAS, grid, strict=True):
-                perplexity = fit_weights({"LM": valid.log_p_lm, "cache": column}).perplexity
+                perplexity = fit_weights({"lm": valid.log_p_lm, "cache": column}).perplexity
                 tried.append({"metric": metric, "size": size, "theta": theta, "perplexity": perplexity})
                 best = min(best, (perplexity, metric, size, theta, column), key=lambda t: t[0])
     _, metric, size, theta, column = best
@@ -116,7 +119,7 @@ def cache_columns(split: Split, thetas: Sequence[float], size: int, metric: str)
     """log p_cache of every token for several theta, (g, n)."""
 
     def column(_: int, s: slice) -> Floats:
-        return continuous_cache_log_p(split.keys[s], split.targets[s], thetas, size, metric).T
+        return continuous_cache_log_p(split.keys[s], split.tokens[s], thetas, size, metric).T
 
     return split.by_document(column).T
 
@@ -129,9 +132,9 @@ def ngrams(valid: Split, test: Split, train: Sequence[Any], vocab_size: int, ord
     out = []
     for name, score in ((f"{order}-gram", model.log_probs), ("unigram", model.unigram_log_probs)):
         started = time.perf_counter()
-        scored = np.concatenate([score(d) for d in test.documents()])
+        scored = np.concatenate([score(d) for d in test.tokens_by_document()])
         seconds = time.perf_counter() - started
-        out.append(Component(name, np.concatenate([score(d) for d in valid.documents()]), scored, seconds))
+        out.append(Component(name, np.concatenate([score(d) for d in valid.tokens_by_document()]), scored, seconds))
     out[0].settings = settings
     return out[0], out[1]
 
@@ -162,39 +165,6 @@ def report(split: Split, rows: Sequence[Row]) -> list[dict[str, Any]]:
     return out
 
 
-def table(entries: Sequence[dict[str, Any]]) -> str:
-    """The rows as Markdown."""
-    head = ("system", "perplexity", "per word", "against the LM", "95 % interval", "tokens/s", "settings")
-    lines = []
-    for e in entries:
-        low, high = (f"{100 * (bound - 1):+.1f}" for bound in e["ratio_interval"])
-        base, few = e is entries[0], e["documents"] < FEWEST
-        lines.append(
-            (
-                e["system"],
-                f"{e['perplexity']:.2f}",
-                f"{e['word_perplexity']:.2f}",
-                "" if base else f"{100 * (e['ratio'] - 1):+.1f} %",
-                "" if base else "too few documents" if few else f"{low} to {high} %",
-                f"{e['tokens_per_second']:,.0f}",
-                brief(e["settings"]),
-            )
-        )
-    return tables.markdown(head, lines)
-
-
-def brief(settings: dict[str, Any]) -> str:
-    """Settings in one cell: the weights of a mixture, else the numbers of the model itself."""
-    shown = settings.get("weights", settings)
-    parts = []
-    for name, value in shown.items():
-        if isinstance(value, float):
-            parts.append(f"{name} {value:.0f}" if value >= 10 else f"{name} {value:.2g}")
-        elif not isinstance(value, (list, dict)):
-            parts.append(f"{name} {value}")
-    return ", ".join(parts)
-
-
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -214,8 +184,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--order", type=int, default=5, help="of the n-gram model")
     parser.add_argument("--tuning-tokens", type=int, default=20_000, help="validation tokens, in whole documents")
     parser.add_argument("--test-tokens", type=int, help="test tokens, in whole documents (default: all)")
-    parser.add_argument("--limit", type=int, default=20_000, help="tokens of test and validation for exact search")
-    parser.add_argument("--learning-rates", type=float, nargs="*", default=[1e-4, 5e-4], help="of the LM trained on")
+    parser.add_argument(
+        "--limit", type=int, default=20_000, help="tokens of test and validation for exact search; 0: none"
+    )
+    parser.add_argument(
+        "--learning-rates", type=float, nargs="*", default=[1e-4, 5e-4], help="of the LM trained on; none: leave it out"
+    )
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)
 
@@ -236,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     store, cost = lm.store(train, place / "store", args.seed)
     log("the language model over validation and test")
     valid, test = lm.score(valid_documents, place), lm.score(test_documents, place)
-    base = Component("LM", valid.log_p_lm, test.log_p_lm, test.seconds)
+    base = Component("LM", valid.log_p_lm, test.log_p_lm, test.model_seconds)
     log(f"n-gram and cache; {len(valid):,} validation and {len(test):,} test tokens")
     ngram, unigram = ngrams(valid, test, [d.tokens for d in train], lm.vocab_size, args.order)
     running = cache(valid, test)
@@ -259,9 +233,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     if args.adapt:
         rows.insert(3, mixed("LM + domain unigram", base, unigram))
-        rows.append(trained_on(lm, corpus, valid_documents, test_documents, place, cost, args))
+        if args.learning_rates:
+            rows.append(trained_on(lm, corpus, valid_documents, test_documents, place, cost, args))
     entries = report(test, rows)
-    sections = [f"## All {len(test):,} test tokens, {len(test.names)} documents\n", table(entries)]
     record: dict[str, Any] = tables.header() | {"corpus": args.corpus, "adapt": args.adapt, "test": entries}
 
     if args.limit:
@@ -278,11 +252,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             mixed("LM + kNN (exact) + cache", base, exact, running),
         ]
         entries = report(part, rows)
-        heading = (
-            f"## Exact search: the first {len(part):,} of those tokens, {len(part.names)} documents\n\n"
-            f"All rows of this table tuned on {len(part_valid):,} validation tokens.\n"
-        )
-        sections += [heading, table(entries)]
         record["exact"] = entries
 
     seen = overlap([d.tokens for d in test_documents], (d.tokens for d in train))
@@ -294,34 +263,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "options": {n: v for n, v in vars(args).items() if not isinstance(v, Path) and n != "model"},
         "machine": tables.machine(),
     }
-    sections += ["## Set-up\n", set_up(record, valid, len(store))]
-    kind = f"{args.corpus}-adapted" if args.adapt else args.corpus
-    path = tables.write(args.out, f"perplexity-{kind}", f"Perplexity: {kind}", record, sections)
+    name = f"perplexity-{render.kind(record)}"
+    path = tables.write(args.out, name, render.title(record), record, render.sections(record))
     print(path.read_text())
     return 0
-
-
-def set_up(record: dict[str, Any], valid: Split, n: int) -> str:
-    """What the numbers hold for, in prose."""
-    store = record["store"]
-    return (
-        f"Model: {record['model']['text']}.\n\n"
-        f"Store: {n:,} entries, {store['search_bytes_per_entry']:.1f} bytes per entry read by quantised search, "
-        f"{store['bytes_per_entry']:.1f} on disk with the raw float16 keys; dump {store['dump_seconds']:.0f} s, build "
-        f"{store['build_seconds']:.0f} s; {store['nlist']} lists, {store['default_nprobe']} scanned by default.\n\n"
-        f"Tuned on {len(valid):,} validation tokens in {len(valid.names)} documents; cache: {cache_text(record)}. "
-        f"{100 * record['overlap_13gram']:.2f} % of the test tokens lie in a 13-gram of the store. Intervals: change "
-        "of the perplexity against the LM of the same table, 10,000 paired bootstrap samples of documents. Tokens/s: "
-        "model, search and mixing one after the other; an n-gram alone needs no model. Settings: weights of a mixture, "
-        "found on validation by EM; for LM + kNN lambda, temperature and k, and the share of targets among the "
-        "neighbors.\n"
-    )
-
-
-def cache_text(record: dict[str, Any]) -> str:
-    """The chosen cache."""
-    (chosen,) = (e["settings"]["cache"] for e in record["test"] if e["system"] == "LM + cache")
-    return f"{chosen['metric']}, the last {chosen['size']} pairs, theta {chosen['theta']:.3g}"
 
 
 def trained_on(
@@ -345,7 +290,7 @@ def trained_on(
     _, rate, model = min(tried, key=lambda t: t[0])
     split = model.score(test, place)
     settings = {"seconds": round(budget, 1), "rate": rate, "validation": {f"{t[1]:g}": t[0] for t in tried}}
-    return Row("LM trained on", split.log_p_lm, split.seconds, settings)
+    return Row("LM trained on", split.log_p_lm, split.model_seconds, settings)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import render.readers as render
 import tables
 
 from knnlm import Datastore
@@ -142,18 +143,9 @@ def main() -> None:
 
 def record(options: argparse.Namespace, found: dict[str, Any]) -> Path:
     """Writes the tables of a run, as JSON and Markdown."""
-    rows = [
-        [name, f"{f['searches']:,}", f"{f['p50_ms']:.2f}", f"{f['p99_ms']:.1f}", f["generations_seen"]]
-        for name, f in ((name, found[name]) for name in ("alone", "beside a writer"))
-    ]
-    did = ", ".join(f"{count:,} × {name}" for name, count in found["beside a writer"]["writer"].items())
-    sections = [
-        f"{options.readers} reader processes without pause on {options.documents} documents of {DOCUMENT} entries, "
-        f"{options.minutes:g} minutes of them beside a writer: {did}. Every answer came from a committed state, or the "
-        f"run would have ended; `verify` found {len(found['problems'])} problems.\n",
-        tables.markdown(["readers", "searches", "p50 ms", "p99 ms", "generations seen"], rows),
-    ]
-    return tables.write(options.out, "readers", "Readers beside a writer", tables.header() | found, sections)
+    names = {"readers": options.readers, "documents": options.documents, "minutes": options.minutes}
+    content = tables.header() | found | {"about": names | {"entries": DOCUMENT}}
+    return tables.write(options.out, "readers", render.title(content), content, render.sections(content))
 
 
 if __name__ == "__main__":

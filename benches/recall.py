@@ -15,7 +15,6 @@ the indexes of the last run from the work folder.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Callable
@@ -26,8 +25,9 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # FAISS' threads would spin and be counted
 
 import numpy as np
+import tables
 from list_reader import Lists
-from tables import machine
+from render import recall as render
 
 import knnlm
 
@@ -125,11 +125,16 @@ class Row:
     """One index with one setting."""
 
     system: str
-    code_bytes: int
+    nprobe: int
     recall: float
     scanned: float
     run: Callable[[np.ndarray], Any]
-    beside: str = ""
+    beside: str = ""  # the peer whose recall it has
+
+    def about(self, batch: float, single: float) -> dict[str, Any]:
+        """The row of a record, with its queries a second in a batch and one at a time."""
+        names = ("system", "nprobe", "recall", "scanned", "beside")
+        return {name: getattr(self, name) for name in names} | {"batch": batch, "single": single}
 
 
 def our_store(keys: np.ndarray, metric: str, path: Path, threads: int | None, reuse: bool) -> tuple[Any, str]:
@@ -170,7 +175,7 @@ def faiss_index(
     return index, f"FAISS: trained on {len(sample):,} keys and added in {took}."
 
 
-def main(arguments: list[str] | None = None) -> str:
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keys", type=Path, required=True)
     parser.add_argument("--queries", type=Path, required=True)
@@ -199,28 +204,26 @@ def main(arguments: list[str] | None = None) -> str:
     every = np.load(a.queries, mmap_mode="r")
     queries = every[np.linspace(0, len(every) - 1, min(a.count, len(every))).astype(int)].astype(np.float32)
     (n, d), k = keys.shape, min(a.k, len(keys))
-    lines = [f"# recall@{k}, {n:,} × {d} keys, {a.metric}, norms spread {a.norm_spread:g}-fold", ""]
+    checked = ""
     name = f"{a.metric}-{a.norm_spread:g}-{n}"
     if a.check:
         first = np.ascontiguousarray(keys[: a.check])
-        lines += [str(check_exact(first, queries[:SINGLE], min(k, len(first)), a.metric, a.work / "exact")), ""]
-        print(lines[-2], flush=True)
+        checked = str(check_exact(first, queries[:SINGLE], min(k, len(first)), a.metric, a.work / "exact"))
+        print(checked, flush=True)
 
     store, made = our_store(keys, a.metric, a.work / f"recall-{name}.knnlm", None, a.reuse)
     info = store.info()
     truth = store.search(queries, k, exact=True).ids
     lists = Lists(Path(store.path))
-    default = info["default_nprobe"]
 
     def row(nprobe: int, rerank: str, beside: str = "") -> Row:
         def run(q: np.ndarray) -> Any:
             return store.search(q, k, nprobe=nprobe, rerank=rerank, threads=a.threads)
 
-        label = f"knnlm nlist {info['nlist']}, nprobe {nprobe}{' (default)' * (nprobe == default)}, rerank {rerank}"
         scanned = lists.scanned(queries, nprobe) / n
-        return Row(label, info["code"]["bytes"], recall(run(queries).ids, truth), scanned, run, beside)
+        return Row(f"knnlm, rerank {rerank}", nprobe, recall(run(queries).ids, truth), scanned, run, beside)
 
-    probes = sorted({min(p, info["nlist"]) for p in (*a.nprobe, default)})
+    probes = sorted({min(p, info["nlist"]) for p in (*a.nprobe, info["default_nprobe"])})
     rows = [row(nprobe, rerank) for rerank in a.rerank for nprobe in probes]
     if a.faiss:
         import faiss
@@ -229,7 +232,6 @@ def main(arguments: list[str] | None = None) -> str:
         peer, peer_made = faiss_index(keys, a.metric, a.faiss, a.faiss_train, file, a.threads, a.reuse)
         made += " " + peer_made
         inverted = faiss.extract_index_ivf(peer)
-        code_bytes = inverted.code_size
         for nprobe in (p for p in a.faiss_nprobe if p <= inverted.nlist):
 
             def run(q: np.ndarray, nprobe: int = nprobe) -> Any:
@@ -239,44 +241,47 @@ def main(arguments: list[str] | None = None) -> str:
             faiss.cvar.indexIVF_stats.reset()
             reached = recall(run(queries)[1], truth)
             scanned = faiss.cvar.indexIVF_stats.ndis / len(queries) / n
-            label = f"FAISS {a.faiss}, nprobe {nprobe}"
-            rows.append(Row(label, code_bytes, reached, scanned, run))
+            rows.append(Row(f"FAISS {a.faiss}", nprobe, reached, scanned, run))
 
             def ours(p: int) -> float:
                 return recall(store.search(queries, k, nprobe=p, rerank="none").ids, truth)
 
             enough = least_nprobe(ours, reached, info["nlist"])
-            if enough is None:
-                lines.append(f"No nprobe of knnlm, codes only, reaches the recall of FAISS with nprobe {nprobe}.")
-            else:
-                rows.append(row(enough, "none", label))
+            if enough is not None:
+                rows.append(row(enough, "none", f"FAISS {a.faiss}, nprobe {nprobe}"))
 
     clock = time.process_time if a.clock == "cpu" else time.perf_counter
     few = [q[None] for q in queries[:SINGLE]]
     batched = rates({str(i): (lambda r=r: r.run(queries)) for i, r in enumerate(rows)}, len(queries), a.repeats, clock)
     alone = rates({str(i): (lambda r=r: [r.run(q) for q in few]) for i, r in enumerate(rows)}, len(few), 1, clock)
-    lines += [f"| system | code bytes | scanned | recall@{k} | queries/s, batch | one at a time |", "|---" * 6 + "|"]
-    for found, batch, single in zip(rows, batched, alone, strict=True):
-        label = f"{found.system}: as {found.beside}" if found.beside else found.system
-        lines.append(
-            f"| {label} | {found.code_bytes} | {100 * found.scanned:.2f} % | {found.recall:.4f} | "
-            f"{batch:,.0f} | {single:,.0f} |"
-        )
-    per = "CPU second" if a.clock == "cpu" else "second"
-    lines += [
-        "",
-        f"{len(queries)} queries in one batch, best of {a.repeats} interleaved runs, and {len(few)} one at a time; "
-        f"{a.threads} thread(s); queries/s are per {per}. {made} {json.dumps(machine())}",
-        f"Search touches {info['search_bytes_per_entry']:.1f} bytes an entry (codes, factors, ids, centroids)"
-        + (f"; FAISS: {faiss.serialize_index(peer).nbytes / n:.1f}." if a.faiss else "."),
-    ]
+    record = tables.header() | {
+        "metric": a.metric,
+        "norm_spread": a.norm_spread,
+        "entries": n,
+        "dim": d,
+        "k": k,
+        "nlist": info["nlist"],
+        "default_nprobe": info["default_nprobe"],
+        "queries": len(queries),
+        "alone": len(few),
+        "repeats": a.repeats,
+        "threads": a.threads,
+        "clock": a.clock,
+        "exact": checked,
+        "made": made,
+        "bytes_per_entry": info["search_bytes_per_entry"],
+        "code_bytes": info["code"]["bytes"],
+        "rows": [found.about(batch, single) for found, batch, single in zip(rows, batched, alone, strict=True)],
+    }
+    if a.faiss:
+        record["faiss_bytes_per_entry"] = faiss.serialize_index(peer).nbytes / n
+        record["faiss_code_bytes"] = inverted.code_size
     store.close()
-    text = "\n".join(lines) + "\n"
+    text = tables.page(render.title(record), record, render.sections(record))
     print(text)
     if a.out:
-        a.out.parent.mkdir(parents=True, exist_ok=True)
-        a.out.write_text(text, encoding="utf-8")
-    return text
+        tables.write(a.out.parent, a.out.stem, render.title(record), record, render.sections(record))
+    return record
 
 
 if __name__ == "__main__":

@@ -20,17 +20,16 @@ import columns
 import corpora
 import language_model
 import numpy as np
+import render.representations as render
 import tables
-from columns import Capture, Split, log
+from columns import Capture, Split, interpolated, log
 
 from knnlm.evaluate.bootstrap import paired_bootstrap
 from knnlm.evaluate.tune import tune
 from knnlm.model.capture import REPRESENTATIONS
-from knnlm.probability.interpolate import mix
 from knnlm.store.datastore import Datastore
 
 LAYERS = (-1, -2)
-FEWEST = 5  # documents; with fewer a bootstrap over documents says nothing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,16 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "rows": rows,
         "machine": tables.machine(),
     }
-    about = record["model"]
-    text = (
-        f"Model: {Path(args.model).name}, {about['parameters'] / 1e6:.1f} M parameters; perplexity without a store "
-        f"{record['lm_perplexity']:.2f} on {len(split):,} test tokens in {len(split.names)} documents. "
-        f"Store: {record['store_tokens']:,} training tokens, float16 keys, {record['search']} search, k up to "
-        f"{args.k}. Lambda, temperature and k of each row tuned on {record['tuning_tokens']:,} validation tokens. "
-        f"{interval_text(len(split.names))}\n"
-    )
-    title = f"Key representations: {args.corpus}"
-    path = tables.write(args.out, f"representations-{args.corpus}", title, record, [table(rows), text])
+    name = f"representations-{args.corpus}"
+    path = tables.write(args.out, name, render.title(record), record, render.sections(record))
     print(path.read_text())
     return 0
 
@@ -104,7 +95,9 @@ def row(store: Datastore, valid: Split, test: Split, capture: Capture, args: arg
     name = f"{'quantised' if args.quantised else 'exact'}-{capture[0]}{capture[1]}"
     found = [columns.neighbors(store, split, args.k, name, values, **options) for split in (valid, test)]
     tuned = tune(found[0])
-    mixed = np.asarray(mix(test.log_p_lm, found[1].log_p_knn(tuned.temperature, tuned.k), tuned.lambda_), np.float64)
+    mixed = np.asarray(
+        interpolated(test.log_p_lm, found[1].log_p_knn(tuned.temperature, tuned.k), tuned.lambda_), np.float64
+    )
     interval = paired_bootstrap(test.sums(test.log_p_lm), test.sums(mixed), test.document_tokens)
     return {
         "representation": capture[0],
@@ -120,41 +113,6 @@ def row(store: Datastore, valid: Split, test: Split, capture: Capture, args: arg
         "target_found": float(np.asarray(found[1].match).any(axis=1).mean()),
         "search_seconds": found[1].search_seconds,
     }
-
-
-def change(row: dict[str, Any]) -> str:
-    """Change of the perplexity against the LM, with its interval where there are documents enough for one."""
-    text = f"{100 * (row['ratio'] - 1):+.1f} %"
-    low, high = (f"{100 * (bound - 1):+.1f}" for bound in row["ratio_interval"])
-    return text if row["documents"] < FEWEST else f"{text} ({low} to {high})"
-
-
-def interval_text(documents: int) -> str:
-    """What stands behind the changes."""
-    if documents < FEWEST:
-        return "Too few documents for a bootstrap interval."
-    return "Intervals: 10,000 paired bootstrap samples of documents."
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as Markdown."""
-    head = ("key", "layer", "perplexity", "against the LM", "lambda", "T", "k", "target among the neighbors")
-    return tables.markdown(
-        head,
-        [
-            (
-                r["representation"],
-                {-1: "last", -2: "second last"}[r["layer"]],
-                f"{r['perplexity']:.2f}",
-                change(r),
-                f"{r['lambda']:.2f}",
-                f"{r['temperature']:.3g}",
-                r["k"],
-                f"{100 * r['target_found']:.1f} %",
-            )
-            for r in rows
-        ],
-    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-//! How near do the scans come to what bounds them? Prints a table; the bound of a scan is the lower of two rates measured
-//! on the same bytes: reading alone, and the table look-ups alone.
+//! How near do the scans come to what bounds them? Prints rows as JSON; the bound of a scan is the lower of two rates
+//! measured on the same bytes: reading alone, and the table look-ups alone.
 //!
-//! `cargo bench --bench roofline -- [FILE]` also writes the table to a Markdown file. Every figure is the best of many rounds in
-//! turn, since other work on the machine only ever makes a round slower.
+//! `cargo bench --bench roofline -- [FILE]` also writes the rows to a file; `python benches/kernels.py` makes the record of them.
+//! Every figure is the best of many rounds in turn, since other work on the machine only ever makes a round slower.
 
 fn main() {
     #[cfg(target_arch = "x86_64")]
@@ -16,7 +16,6 @@ mod x86 {
     use knnlm::simd::{ByteQuery, FACTOR_BYTES, GROUP, Isa, Kernels, LANES, LevelQuery, ScanQuery, roofline};
     use rand_chacha::ChaCha8Rng;
     use rand_chacha::rand_core::{Rng, SeedableRng};
-    use std::fmt::Write;
     use std::hint::black_box;
     use std::time::Instant;
 
@@ -171,10 +170,7 @@ mod x86 {
         let tables = queries.tables.as_flattened_mut().iter_mut().flat_map(|line| &mut line.0);
         tables.for_each(|x| *x = (rng.next_u32() % 128) as u8);
         queries.numbers.as_flattened_mut().iter_mut().for_each(|x| *x = (rng.next_u32() % 255) as i8);
-        let mut text = String::from(
-            "| code | working set | instruction set | queries at once | read alone, GB/s | look-ups alone | look-ups and products | \
-             scan | million codes/s | share of the bound |\n|---|---|---|---:|---:|---:|---:|---:|---:|---:|\n",
-        );
+        let mut rows = Vec::new();
         for code in [Code::Small, Code::Flat] {
             let block = code.bytes() * LANES + FACTOR_BYTES;
             let places = [("L2", 256 << 10), ("L3", 8 << 20), ("memory", 256 << 20)];
@@ -198,35 +194,28 @@ mod x86 {
                             seconds::<GROUP>(&k, code, data, times, rounds, &mut queries)
                         };
                         let rate = |s: f64| (data.len() * times) as f64 / s / 1e9;
-                        let codes = (data.len() / block * LANES * times * n) as f64 / taken[3] / 1e6;
-                        let products =
-                            if code == Code::Small { String::new() } else { format!("{:.1}", rate(taken[2])) };
-                        let name = if code == Code::Small { "small, 48 bytes" } else { "flat, 192 bytes" };
-                        writeln!(
-                            text,
-                            "| {name} | {place} | {} | {n} | {:.1} | {:.1} | {products} | {:.1} | {codes:.0} | {:.0} % |",
+                        let codes = (data.len() / block * LANES * times * n) as f64 / taken[3];
+                        let small = code == Code::Small;
+                        let products = if small { "null".to_owned() } else { format!("{:.1}", rate(taken[2])) };
+                        rows.push(format!(
+                            "{{\"code\": \"{}\", \"place\": \"{place}\", \"isa\": \"{}\", \"queries\": {n}, \"read\": {:.1}, \
+                             \"lookups\": {:.1}, \"products\": {products}, \"scan\": {:.1}, \"codes\": {codes:.0}, \
+                             \"share\": {:.3}}}",
+                            if small { "small, 48 bytes" } else { "flat, 192 bytes" },
                             k.isa().name(),
                             rate(taken[0]),
                             rate(taken[1]),
                             rate(taken[3]),
-                            100.0 * taken[0].max(taken[1]) / taken[3],
-                        )
-                        .expect("a string");
+                            taken[0].max(taken[1]) / taken[3],
+                        ));
                     }
                 }
             }
         }
+        let text = format!("[\n{}\n]\n", rows.join(",\n"));
         println!("{text}");
         if let (false, Some(file)) = (trial, given.iter().find(|a| !a.starts_with('-'))) {
-            let head = "# Scans of codes and what bounds them\n\n\
-                `cargo bench --bench roofline -- benches/record/kernels.md`: blocks of 16 entries with their factors, d = 384, one \
-                thread, best of many rounds in turn. Rates are of bytes of blocks. The bound is the lower of two rates measured on \
-                the same bytes: reading alone, and the table look-ups alone (results folded by xor). Several queries at once read \
-                the bytes once; with `flat` they share the look-ups, too, so that the products are left, which have a \
-                column of their own and are no part of the bound.\n\n";
-            let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-            let load = format!("Load average at the end: {}.\n\n", load.split(' ').next().unwrap_or("unknown"));
-            std::fs::write(file, format!("{head}{load}{text}")).expect("the file can be written");
+            std::fs::write(file, text).expect("the file can be written");
         }
     }
 }

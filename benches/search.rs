@@ -7,7 +7,8 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use knnlm::Metric;
 use knnlm::index::{Codebook, Lists, Memory, Params, train, write_lists};
 use knnlm::keys::{KeyBlock, KeyRows};
-use knnlm::search::{Corpus, Hits, Pool, Request, Rerank, search};
+use knnlm::search::{Corpus, Hits, Request, Rerank, search};
+use knnlm::threads::Pool;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::sync::atomic::AtomicBool;
@@ -58,7 +59,7 @@ fn searches(c: &mut Criterion) {
         unindexed: vec![],
         deleted: &[],
         measured: None,
-        disk: None,
+        advise: None,
     };
     let run = |queries: &[f32], request: &Request| search(&corpus, queries, request, &alone, &never).expect("searches");
 

@@ -25,12 +25,13 @@ import columns
 import corpora
 import language_model
 import numpy as np
+import render.store_quality as render
 import tables
-from columns import Floats, Split, log
+from columns import Floats, Split, interpolated, log
 
 from knnlm.evaluate.tune import Tuned, tune
 from knnlm.model.key_spec import KeySpec
-from knnlm.probability.interpolate import log_p_of_matches, mix
+from knnlm.probability.knn import log_p_of_matches
 from knnlm.store.datastore import Datastore
 
 APPENDS = 20
@@ -45,11 +46,11 @@ def mixture(store: Datastore, split: Split, tuned: Tuned, **options: Any) -> Flo
     for start in range(0, len(split), columns.BLOCK):
         rows = slice(start, min(start + columns.BLOCK, len(split)))
         found = store.search(np.ascontiguousarray(split.keys[rows]), tuned.k, **options)
-        match = (found.values == split.targets[rows, None]) & found.found
+        match = (found.values == split.tokens[rows, None]) & found.found
         log_p[rows] = log_p_of_matches(found.distances, match, tuned.temperature, store.metric, [tuned.k], np.float32)[
             0
         ]
-    return np.asarray(mix(split.log_p_lm, log_p, tuned.lambda_), np.float64)
+    return np.asarray(interpolated(split.log_p_lm, log_p, tuned.lambda_), np.float64)
 
 
 def perplexity(log_p: Floats) -> float:
@@ -200,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = [columns.neighbors(raw, s, args.k, "exact", values, exact=True) for s in (part_valid, part)]
     tuned = tune(found[0])
     log(f"lambda {tuned.lambda_:.3f}, T {tuned.temperature:.3g}, k {tuned.k}")
-    exact_log_p = np.asarray(mix(part.log_p_lm, found[1].log_p_knn(tuned.temperature, tuned.k), tuned.lambda_))
+    exact_log_p = np.asarray(interpolated(part.log_p_lm, found[1].log_p_knn(tuned.temperature, tuned.k), tuned.lambda_))
     kept = Kept(place / "quality" / "results.json")
     rows: list[dict[str, Any]] = []
 
@@ -250,74 +251,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "appends": appends,
         "searches": searches,
         "queries": len(queries),
+        "rounds": ROUNDS,
         "grown": {name: info[name] for name in ("lists_segments", "drift", "retrain_advised", "generation")},
         "machine": tables.machine(),
     }
-    title = f"Codes only, and grown by appending: {args.corpus}"
-    path = tables.write(args.out, f"store-quality-{args.corpus}", title, record, sections(record))
+    name = f"store-quality-{args.corpus}"
+    path = tables.write(args.out, name, render.title(record), record, render.sections(record))
     print(path.read_text())
     return 0
-
-
-def sections(record: dict[str, Any]) -> list[str]:
-    """The tables and what they hold for."""
-    rows = record["rows"]
-
-    def change(row: dict[str, Any], name: str, base: dict[str, Any]) -> str:
-        return f"{100 * (row[name] / base[name] - 1):+.2f} %" if name in row else ""
-
-    def number(row: dict[str, Any], name: str, digits: int) -> str:
-        return f"{row[name]:.{digits}f}" if name in row else ""
-
-    part, tokens = record["tokens"]
-    head = ("store", "bytes/entry", f"first {part:,} test tokens", "", f"all {tokens:,}", "", "build s", "CPU s")
-    quality = [
-        (
-            row["store"],
-            number(row, "bytes_per_entry", 1),
-            number(row, "part_perplexity", 3),
-            change(row, "part_perplexity", rows[0]),
-            number(row, "perplexity", 3),
-            change(row, "perplexity", rows[1]),
-            number(row, "seconds", 0),
-            number(row, "cpu_seconds", 0),
-        )
-        for row in rows
-    ]
-    appends, rebuild = record["appends"], record["rebuild"]
-    mean = {name: float(np.mean([a[name] for a in appends])) for name in ("seconds", "cpu_seconds", "entries")}
-    slowest = {name: max(a[name] for a in appends) for name in ("seconds", "cpu_seconds")}
-    lines = []
-    for goal, found in record["searches"].items():
-        if found is not None:
-            a, b = found["rebuilt"], found["grown"]
-            ratios = [f"{b[name] / a[name]:.2f}" for name in ("milliseconds", "median_milliseconds")]
-            lines.append(
-                (goal, a["nprobe"], f"{a['milliseconds']:.3f}", b["nprobe"], f"{b['milliseconds']:.3f}", *ratios)
-            )
-    lm = record["lm_perplexity"]
-    return [
-        "## Perplexity\n",
-        tables.markdown(head, quality),
-        f"Model: {record['model']}; alone {lm[0]:.2f} and {lm[1]:.2f}. {record['entries']:,} entries; lambda "
-        f"{record['lambda']:.3f}, T {record['temperature']:.3g}, k {record['k']} for all rows, tuned with exact "
-        "search. Changes are against exact search (first) and against the raw keys re-ranked (all). Bytes: everything "
-        "on disk, documents and values too. Searches of stores without raw keys use their defaults.\n",
-        "## Appending\n",
-        f"Appends of {mean['entries']:,.0f} entries on average, model time left out: mean {mean['seconds']:.2f} s "
-        f"({mean['cpu_seconds']:.2f} s of CPU), slowest {slowest['seconds']:.2f} s ({slowest['cpu_seconds']:.2f}); a "
-        f"rebuild {rebuild['seconds']:.0f} s ({rebuild['cpu_seconds']:.0f}): "
-        f"{rebuild['seconds'] / mean['seconds']:.0f} times as long by the clock, "
-        f"{rebuild['cpu_seconds'] / mean['cpu_seconds']:.0f} by CPU time. After {len(appends)} of them "
-        f"{record['grown']['lists_segments']} lists segments, drift {100 * record['grown']['drift']:.1f} %.\n",
-        f"Search with the least nprobe that reaches a recall@{record['k']} against exact search: milliseconds of one "
-        f"core a query ({record['queries']} test keys), the fastest of {ROUNDS} rounds by turns, and the ratio of the "
-        "fastest and of the medians.\n",
-        tables.markdown(
-            ("recall", "rebuilt: nprobe", "ms", "grown: nprobe", "ms", "ratio", "of medians"),
-            lines,
-        ),
-    ]
 
 
 if __name__ == "__main__":

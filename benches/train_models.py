@@ -28,12 +28,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--corpus", choices=CORPORA, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--seconds", type=float, help="end after so many seconds of training")
+    parser.add_argument("--steps", type=int, help="end after so many steps: the same model however busy the machine is")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--d-model", type=int, default=384)
     parser.add_argument("--context", type=int, default=256)
     parser.add_argument("--dropout", type=float, default=0.15)
     parser.add_argument("--batch-tokens", type=int, default=2048)
+    parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw", help="muon wants a rate of 3e-3")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--weight-decay", type=float, default=0.1)
     parser.add_argument("--sampled-head", type=int, default=2048)
@@ -42,6 +44,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
+    if a.seconds is None and a.steps is None:
+        parser.error("expected --seconds or --steps, found neither: the training would never end")
     torch.set_num_threads(a.threads)
     corpus = CORPORA[a.corpus](a.data)
     a.out.mkdir(parents=True, exist_ok=True)
@@ -55,7 +59,9 @@ def main() -> None:
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {size}", flush=True)
     config = TrainConfig(
         max_seconds=a.seconds,
+        max_steps=a.steps,
         batch_tokens=a.batch_tokens,
+        optimizer=a.optimizer,
         learning_rate=a.learning_rate,
         weight_decay=a.weight_decay,
         sampled_head=a.sampled_head,
@@ -68,7 +74,7 @@ def main() -> None:
     def progress(stage: str, done: int, total: int) -> None:
         if time.monotonic() - last[0] >= 30:
             last[0] = time.monotonic()
-            print(f"{stage} {done}/{total} s", flush=True)
+            print(f"{stage} {done}/{total}", flush=True)
 
     result = train(model, tokenizer, corpus.train, corpus.valid, a.out, config, progress=progress)
     if result.interrupted:

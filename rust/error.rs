@@ -176,7 +176,7 @@ pub enum Error {
         path: PathBuf,
         /// Name of its section.
         section: String,
-        /// Ids of the entries that may be touched (lists: places in list order), where that can be told.
+        /// Ids of the entries that may be touched (lists: positions in list order), where that can be told.
         entries: Option<Range<u64>>,
         /// Expected, found, what to do.
         message: String,

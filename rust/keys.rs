@@ -28,7 +28,15 @@ pub struct KeyBlock<'a> {
     pub rows: KeyRows<'a>,
 }
 
-impl KeyRows<'_> {
+impl<'a> KeyRows<'a> {
+    /// Some of the scalars.
+    pub fn slice(&self, scalars: Range<usize>) -> KeyRows<'a> {
+        match self {
+            KeyRows::F32(x) => KeyRows::F32(&x[scalars]),
+            KeyRows::F16(x) => KeyRows::F16(&x[scalars]),
+        }
+    }
+
     /// Number of scalars.
     pub fn len(&self) -> usize {
         match self {
@@ -55,11 +63,7 @@ impl<'a> KeyBlock<'a> {
     /// The keys at positions `span`.
     pub fn slice(&self, span: Range<usize>) -> KeyBlock<'a> {
         let scalars = span.start * self.d..span.end * self.d;
-        let rows = match self.rows {
-            KeyRows::F32(x) => KeyRows::F32(&x[scalars]),
-            KeyRows::F16(x) => KeyRows::F16(&x[scalars]),
-        };
-        KeyBlock { first_id: self.first_id + span.start as u64, d: self.d, rows }
+        KeyBlock { first_id: self.first_id + span.start as u64, d: self.d, rows: self.rows.slice(scalars) }
     }
 
     /// Number of keys.

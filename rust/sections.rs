@@ -137,28 +137,34 @@ pub trait SectionSource: Sync {
         Ok(())
     }
     /// Asks the system to bring a part of a section into memory, without waiting for it.
-    fn ask(&self, _part: &[u8]) {}
+    fn advise(&self, _part: &[u8]) {}
     /// An error that names this file.
     fn format_error(&self, message: String) -> crate::Error;
+}
+
+/// What the system can be asked to read ahead: mapped rows.
+pub trait Advise: Sync {
+    /// Asks the system to bring mapped bytes into memory, without waiting for them.
+    fn advise(&self, part: &[u8]);
 }
 
 /// Rows that lie no farther apart than this are read from disk together, bytes.
 const TOGETHER: usize = 64 << 10;
 
-/// Calls `ask` with spans that cover rows of `stride` bytes each, which begin at `ascending`; near ones together.
-pub(crate) fn coalesce(ascending: impl Iterator<Item = usize>, stride: usize, mut ask: impl FnMut(Range<usize>)) {
+/// Calls `advise` with spans that cover rows of `stride` bytes each, which begin at `ascending`; near ones together.
+pub(crate) fn coalesce(ascending: impl Iterator<Item = usize>, stride: usize, mut advise: impl FnMut(Range<usize>)) {
     let mut span = 0..0;
     for at in ascending {
         if at < span.start || at > span.end + TOGETHER {
             if !span.is_empty() {
-                ask(span);
+                advise(span);
             }
             span = at..at;
         }
         span.end = at + stride;
     }
     if !span.is_empty() {
-        ask(span);
+        advise(span);
     }
 }
 

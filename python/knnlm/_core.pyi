@@ -1,7 +1,7 @@
 """The compiled half: datastore and search in Rust. `knnlm.Datastore` is its public face."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, final
+from typing import Any, Literal, TypeAlias, TypedDict, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,71 @@ __all__ = [
 ]
 
 _DocumentLists: TypeAlias = tuple[Sequence[Sequence[int | str]], Sequence[int]]
+
+class _ExplainedLists(TypedDict):
+    """What the search of the lists did with an entry. Scores are those of the metric; estimates may be below 0."""
+
+    nlist: int
+    """Number of lists."""
+    list: int
+    """Number of the entry's list."""
+    list_entries: int
+    """Entries in it that are not deleted."""
+    list_rank: int
+    """Rank of its centroid, 0 = nearest."""
+    list_distance: float
+    """Score of its centroid."""
+    probed: bool
+    """Whether the search scanned the list."""
+    nprobe: int
+    """Lists that the query may scan."""
+    lists_scanned: int
+    """Lists that it scanned."""
+    reach: float | None
+    """Score beyond which a centroid is out of reach; None where only nprobe counts."""
+    first_limit: float | None
+    """Limit of first-level scores after the nearest lists; None if these held too few candidates."""
+    last_limit: float | None
+    """Limit of first-level scores at the end; None if there were too few candidates."""
+    first_score: float | None
+    """The entry's first-level score."""
+    candidates: int
+    """Candidates that the search kept."""
+    candidate: bool
+    """Whether the entry was among them."""
+    second_score: float | None
+    """Its score with the second-level code; None for codes of one level."""
+    rerank: Literal["none", "code", "keys"]
+    """How candidates were scored again."""
+
+class _Explained(TypedDict):
+    """Why an entry is a neighbor of a query, or why not."""
+
+    reason: Literal[
+        "returned",
+        "unknown_id",
+        "deleted",
+        "excluded",
+        "not_allowed",
+        "denied",
+        "list_not_probed",
+        "list_out_of_reach",
+        "score_beyond_limit",
+        "cut_at_rescoring",
+        "beyond_k",
+    ]
+    rank: int | None
+    """Place among the neighbors, 0 = nearest, if it is one."""
+    distance: float | None
+    """The score that it was returned with."""
+    kth_distance: float | None
+    """Score of the last neighbor; None if fewer than k were found."""
+    exact_distance: float | None
+    """Score by its raw key, where that is kept."""
+    scanned_exactly: bool
+    """Whether its raw key was compared: the search was exact, or the entry is in no list."""
+    lists: _ExplainedLists | None
+    """None for an exact search and for an entry that is in no list."""
 
 __version__: str
 DEBUG: bool
@@ -252,6 +317,23 @@ class Datastore:
         NDArray[np.int64],
         tuple[NDArray[np.int64], NDArray[np.int64]] | None,
     ]: ...
+    def explain(
+        self,
+        query: NDArray[np.float32],
+        k: int,
+        id: int,
+        *,
+        nprobe: int | None,
+        recall: float | None,
+        depth: int | None,
+        rerank: str | None,
+        exact: bool,
+        exclude: NDArray[np.int64] | None,
+        allow: _DocumentLists | None,
+        deny: _DocumentLists | None,
+    ) -> _Explained:
+        """Why an entry is among the neighbors of one query, (1, d), or why not; far slower than a search."""
+
     def entries_scanned(
         self,
         queries: NDArray[np.float32],

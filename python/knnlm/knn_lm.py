@@ -10,14 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnlm.lifecycle import Lifecycle
-from knnlm.lm.blend import blend_of, untuned_cache
+from knnlm.lm.combiners import combiner_of, running_text, untuned_cache
 from knnlm.lm.explain import Explanation, explain
+from knnlm.lm.retriever import Retriever
 from knnlm.lm.settings import settings_of
 from knnlm.model.given import as_loaded
 from knnlm.model.identity import check
 from knnlm.model.key_choice import resolve
 from knnlm.model.key_spec import KeySpec, key_spec
 from knnlm.model.loaded import Loaded
+from knnlm.probability.combiner import Combiner
+from knnlm.probability.fixed import Fixed
 from knnlm.store.protocols import Searchable
 from knnlm.text.inputs import as_document, token_ids
 
@@ -40,11 +43,11 @@ class KNNLM(Lifecycle):
     cache, ngram: also mix in a continuous cache of the text (Grave et al. 2017) and an n-gram model of the store's
     text, with the weights that `knnlm tune --cache --ngram` saved; lambda_ counts for nothing then. Raises ValueError
     where none were saved. Without a datastore the cache is one by itself: weight lambda_, theta = 1/temperature, by
-    default `cache.theta_of` each query. `generate` uses the cache too, not the n-gram; `explain` uses neither.
+    default `continuous_cache.theta_of` each query.
 
     Example:
         >>> lm = KNNLM.open("store/")  # doctest: +SKIP
-        >>> lm.perplexity("Some text."), lm.generate("Once", max_tokens=5)  # doctest: +SKIP
+        >>> lm.perplexity("Some text."), lm.generate("Once", max_new_tokens=5)  # doctest: +SKIP
     """
 
     def __init__(
@@ -78,18 +81,21 @@ class KNNLM(Lifecycle):
         spec = key_spec(datastore) or KeySpec()
         chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         self.keys = resolve(self.loaded, replace(spec, **chosen))
-        alone = datastore is None and cache and not ngram
-        self.blend = untuned_cache(lambda_, temperature) if alone else blend_of(datastore, cache, ngram)
         if datastore is None:
             self.settings = replace(settings_of(()), lambda_=0.0)
+            self.retriever: Retriever | None = None
+            if cache and not ngram:
+                self.combiner: Combiner = untuned_cache(lambda_, temperature)
+            else:
+                self.combiner = combiner_of(None, self.settings, cache=cache, ngram=ngram)
             return
         check(datastore, self.loaded, self.keys)
+        mixing: dict[str, Any] = {"lambda_": lambda_, "temperature": temperature, "k": k}
         self.settings = replace(
-            settings_of(
-                datastore, lambda_=lambda_, temperature=temperature, k=k, nprobe=nprobe, rerank=rerank, exact=exact
-            ),
-            threads=threads,
+            settings_of(datastore, **mixing, nprobe=nprobe, rerank=rerank, exact=exact), threads=threads
         )
+        self.retriever = Retriever(datastore, self.settings)
+        self.combiner = combiner_of(datastore, self.settings, cache=cache, ngram=ngram)
 
     def __repr__(self) -> str:
         """Model, store size and settings."""
@@ -103,59 +109,32 @@ class KNNLM(Lifecycle):
         every text is read after one. exclude: where the very same text is a document of the store,
         leave out that "document", each token's own "entry", or "none".
         """
-        from knnlm.lm.score import mixed_log_p, scored_by
-        from knnlm.model.keys import arithmetic, iterate
+        from knnlm.lm.stretches import stretches
 
-        document = as_document(text, self.loaded.tokenizer)
-        if self.datastore is None and self.blend is not None:
-            return self._cache_log_probs(document)
-        if self.datastore is None or (self.settings.lambda_ == 0 and self.blend is None):
-            chunks = iterate(
-                self.loaded,
-                [document],
-                captures=(),
-                window=self.keys.window,
-                context=self.keys.context,
-                dtype=arithmetic(self.datastore, self.keys, self.dtype),
-            )
-            return np.concatenate([np.zeros(0, np.float32), *(chunk.log_p for chunk in chunks)])
-        cached, settings = scored_by(
+        parts: list[NDArray[np.floating[Any]]] = [np.zeros(0, np.float32)]
+        for stretch in stretches(
             self.loaded,
-            [document],
-            self.datastore,
-            self.settings,
-            blend=self.blend,
+            [as_document(text, self.loaded.tokenizer)],
+            None if self._alone else self._retriever(exclude),
             keys=self.keys,
-            exclude=exclude,
+            features=self.combiner.features,
+            running=running_text(self.combiner, self.datastore, int(self.loaded.tokenizer.vocab_size)),
+            tolerant=False,
             dtype=self.dtype,
-        )
-        return mixed_log_p(cached, settings, self.blend)
+        ):
+            found, features = stretch.neighbors, stretch.features
+            parts.append(self.combiner.log_p(stretch.log_p_lm, found, features, stretch.tokens))
+        return np.concatenate(parts)
 
-    def _cache_log_probs(self, document: Any) -> NDArray[np.floating[Any]]:
-        """LM and continuous cache, without a store, (L,)."""
-        from knnlm.model.keys import arithmetic, iterate_as
-        from knnlm.probability.continuous_cache import continuous_cache_log_p
-        from knnlm.probability.mixture import mix_components
+    @property
+    def _alone(self) -> bool:
+        """Whether neighbors would weigh nothing."""
+        return isinstance(self.combiner, Fixed) and self.combiner.lambda_ == 0
 
-        assert self.blend is not None
-        assert self.blend.theta is not None
-        chunks = list(
-            iterate_as(
-                self.loaded,
-                [document],
-                self.keys,
-                key_dtype="float32",
-                dtype=arithmetic(None, self.keys, self.dtype),
-            )
-        )
-        if not any(len(chunk.tokens) for chunk in chunks):
-            return np.zeros(0, np.float32)
-        keys = np.concatenate([chunk.key for chunk in chunks])  # (L, d)
-        cache = continuous_cache_log_p(
-            keys, chunks[-1].all_tokens, self.blend.theta, self.blend.size, self.blend.metric
-        )
-        parts = {"lm": np.concatenate([chunk.log_p for chunk in chunks]), "cache": cache}
-        return mix_components(parts, {name: self.blend.weights[name] for name in parts})
+    def _retriever(self, exclude: str) -> Retriever | None:
+        if self.retriever is None or exclude == self.retriever.exclude:
+            return self.retriever
+        return Retriever(self.retriever.store, self.settings, exclude)
 
     def perplexity(self, text: Any, *, words: bool = False, exclude: str = "document") -> float:
         """Perplexity of a text by token, or by word (white-space words and line ends); NaN for an empty text."""
@@ -184,17 +163,15 @@ class KNNLM(Lifecycle):
 
         start, stop: only these tokens of a long text, for the arrays hold some 32 k bytes a token.
         """
-        if self.datastore is None:
+        retriever = self._retriever(exclude)
+        if retriever is None:
             raise ValueError("explain: expected a datastore, found None; there are no neighbors to show")
-        if self.blend is not None:
-            raise ValueError("explain: expected a KNNLM without cache and ngram, found one; make another one for it")
         return explain(
             self.loaded,
-            self.datastore,
+            retriever,
+            self.combiner,
             as_document(text, self.loaded.tokenizer),
-            self.settings,
             keys=self.keys,
-            exclude=exclude,
             start=start,
             stop=stop,
             dtype=self.dtype,
@@ -205,15 +182,17 @@ class KNNLM(Lifecycle):
         self,
         prompt: str | Sequence[int],
         *,
-        max_tokens: int = 100,
-        temperature: float = 0.0,
+        max_new_tokens: int = 100,
+        do_sample: bool = False,
+        temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int = 0,
         stop: Collection[int] | None = None,
     ) -> Iterator[str]:
         """As `generate`, in pieces of text as they come."""
-        from knnlm.lm.generate import Sampling, generate
+        from knnlm.lm.generate import generate
+        from knnlm.lm.sampler import Sampling
 
         tokenizer = self.loaded.tokenizer
         tokens = token_ids(prompt, tokenizer).tolist()
@@ -223,12 +202,11 @@ class KNNLM(Lifecycle):
         for token in generate(
             self.loaded,
             tokens,
-            store=self.datastore,
-            settings=self.settings,
+            None if self._alone else self.retriever,
+            None if self._alone else self.combiner,
             keys=self.keys,
-            blend=self.blend,
-            max_tokens=max_tokens,
-            sampling=Sampling(temperature, top_k, top_p, seed),
+            max_new_tokens=max_new_tokens,
+            sampling=Sampling(do_sample, temperature, top_k, top_p, seed),
             dtype=self.dtype,
             stop=self._stop() if stop is None else stop,
         ):
@@ -244,8 +222,9 @@ class KNNLM(Lifecycle):
     def generate(self, prompt: str | Sequence[int], **options: Any) -> str:
         """Continue a prompt; returns the new text.
 
-        options: max_tokens=100, temperature=0.0 (greedy), top_k, top_p, seed=0, stop (token ids; default: the model's
-        own end of text). This temperature reshapes the mixture, not p_kNN.
+        options: max_new_tokens=100, do_sample=False (the likeliest token each time) and with it temperature=1.0, top_k
+        and top_p; seed=0; stop (token ids; default: the model's own end of text). This temperature reshapes the
+        mixture, not p_kNN.
         """
         return "".join(self.stream(prompt, **options))
 

@@ -12,16 +12,19 @@ from knnlm.build.from_text import build_from_text
 from knnlm.evaluate.evaluate_store import StoreEvaluation, evaluate_store, scored_texts
 from knnlm.evaluate.tune import Tuned
 from knnlm.evaluate.tune_store import tune_store
-from knnlm.lm.blend import Blend
+from knnlm.lm.combiners import combiner_of
+from knnlm.lm.retriever import Retriever
 from knnlm.lm.settings import Settings, settings_of
 from knnlm.model.given import given_model
 from knnlm.model.key_spec import DEFAULT_REPRESENTATION, KeySpec
 from knnlm.model.keys import batch_tokens_of
 from knnlm.model.load import load_model
 from knnlm.model.loaded import Loaded
+from knnlm.probability.blend import Blend
+from knnlm.probability.combiner import Combiner
 from knnlm.store.datastore import Datastore
 from knnlm.store.opening import as_folder, as_store
-from knnlm.store.output_folder import refuse_existing
+from knnlm.store.output_folder import place_of, refuse_existing
 from knnlm.store.protocols import Searchable
 from knnlm.text.texts import Progress, Reading, Texts, texts_of
 
@@ -36,7 +39,8 @@ class Lifecycle:
     datastore: Searchable | None
     settings: Settings
     keys: KeySpec
-    blend: Blend | None
+    retriever: Retriever | None
+    combiner: Combiner
     dtype: Any
 
     if TYPE_CHECKING:
@@ -77,7 +81,7 @@ class Lifecycle:
 
         Example:
             >>> lm = KNNLM.open("store")  # doctest: +SKIP
-            >>> lm.generate("It was a", max_tokens=20)  # doctest: +SKIP
+            >>> lm.generate("It was a", max_new_tokens=20)  # doctest: +SKIP
         """
         opened = as_store(store)
         load = {"device": device, "dtype": dtype, "revision": revision, "trust_remote_code": trust_remote_code}
@@ -171,7 +175,7 @@ class Lifecycle:
             >>> lm = KNNLM.build("gpt2", "books/", "store")  # doctest: +SKIP
             >>> lm.tune("validation.txt")  # doctest: +SKIP
         """
-        path = as_folder(store)
+        path = place_of(as_folder(store))
         if keep_keys not in (True, False, "float16", "float32"):
             raise ValueError(f"keep_keys: expected True, False, 'float16' or 'float32', found {keep_keys!r}")
         given = texts_of(texts, reading, stamped=True)
@@ -249,6 +253,10 @@ class Lifecycle:
         if found.unsaved is not None:
             raise found.unsaved
         self.settings = replace(settings_of(store), threads=self.settings.threads)
+        self.retriever = Retriever(store, self.settings)
+        had = set(self.combiner.features) if isinstance(self.combiner, Blend) else set()
+        blended = {"cache": cache and bool(had - {"ngram"}), "ngram": ngram and "ngram" in had}  # as it was made with
+        self.combiner = combiner_of(store, self.settings, **blended)
         return found.tuned
 
     def add(
@@ -294,28 +302,31 @@ class Lifecycle:
         texts: Any,
         *,
         reading: Reading | None = None,
+        exclude: str = "document",
         overlap: bool = False,
+        batch_size: int | None = None,
         progress: Progress | None = None,
-        **options: Any,
     ) -> StoreEvaluation:
         """Perplexity of texts with the store and of the model alone, with the paired 95 % interval of the change.
 
-        texts: as of `build`; documents may also be token ids. reading: how paths are read. overlap: also find the share
-        of the tokens that lie in a 13-gram of the store. progress: called with (stage, done, total). options: as
-        `neighbors_of`: exclude ("document", "entry" or "none": what is left out where the very text is in the store),
-        batch_tokens.
+        texts: as of `build`; documents may also be token ids. reading: how paths are read. exclude: where the very text
+        is in the store, leave out that "document", each token's own "entry", or "none". overlap: also find the share of
+        the tokens that lie in a 13-gram of the store. batch_size: windows of a forward pass. progress: called with
+        (stage, done, total).
         """
         if self.datastore is None:
             raise ValueError("evaluate: expected a datastore, found None; use perplexity(text) for the LM alone")
         given = scored_texts(texts, self.loaded.tokenizer, reading)
-        found, blended = evaluate_store(
+        found = evaluate_store(
             self.loaded,
-            self.datastore,
             given.tokenised(self.loaded.tokenizer) if isinstance(given, Texts) else given,
-            self.settings,
+            Retriever(self.datastore, self.settings, exclude),
+            {"p": self.combiner},
             overlap=overlap,
             scoring=given.counting(progress, "score") if isinstance(given, Texts) else None,
             progress=progress,
-            **{"keys": self.keys, "dtype": self.dtype, "blend": self.blend, **options},
+            keys=self.keys,
+            dtype=self.dtype,
+            batch_tokens=batch_tokens_of(batch_size, self.keys, self.loaded),
         )
-        return blended or found
+        return found["p"]

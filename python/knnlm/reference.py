@@ -30,6 +30,8 @@ class BruteForceStore:
         """Start empty."""
         self.dim, self.metric = dim, metric
         self.attributes: dict[str, Any] = {}
+        self.path = ""
+        self.default_temperature: float | None = None
         self._keys = np.zeros((0, dim), np.float32)
         self._values = np.zeros(0, value_dtype)
         self._documents: list[StoredDocument] = []
@@ -103,6 +105,20 @@ class BruteForceStore:
     def documents(self) -> Sequence[StoredDocument]:
         """The document table."""
         return self._documents
+
+    def document_spans(self) -> NDArray[np.int64]:
+        """Half-open ranges of ids, (D, 2)."""
+        return np.array([(document.start, document.stop) for document in self._documents], np.int64).reshape(-1, 2)
+
+    @property
+    def next_id(self) -> int:
+        """Nothing is ever deleted."""
+        return len(self)
+
+    @property
+    def generation(self) -> int:
+        """Entries are only added."""
+        return len(self)
 
     def document_of(self, ids: ArrayLike) -> NDArray[np.int64]:
         """Index of the document of each id, -1 for a missing one."""

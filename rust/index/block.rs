@@ -5,7 +5,7 @@
 //! entry v: low nibble = coordinate 8g + j, high nibble = 8g + 4 + j. Then the factors: 16 × A, 16 × B, f32.
 
 use super::coding::Coding;
-use crate::simd::LANES;
+use crate::simd::{LANES, float_at};
 
 /// Writes the codes (a byte each) and factors of entry `lane` into a zeroed block.
 pub fn put(coding: Coding, block: &mut [u8], lane: usize, codes: &[u8], (a, b): (f32, f32)) {
@@ -62,8 +62,8 @@ pub fn get(coding: Coding, block: &[u8], lane: usize, codes: &mut [u8]) -> (f32,
             }
         }
     }
-    let float = |at: usize| f32::from_le_bytes(std::array::from_fn(|i| block[at + i]));
-    (float(end + 4 * lane), float(end + 4 * (LANES + lane)))
+    let factors = &block[end..];
+    (float_at(factors, lane), float_at(factors, LANES + lane))
 }
 
 #[cfg(test)]

@@ -5,19 +5,35 @@
 //! query too: 60 bytes a list are read, and a few hundred rows. Sums of integers are the same on every CPU. Other codes
 //! and few dimensions, where f32 costs little, score all centroids as they are.
 
-use super::Codebook;
 use super::block;
 use super::bytes::{ByteRows, padded};
 use super::coding::{Coding, Encoder};
-use super::panels::{LEAST_DIMENSION, MIDDLE, round};
-use super::quantiser::Tables;
+use super::panels::{LEAST_DIMENSION, ZERO, round};
+use super::quantiser::{Shape, Tables};
+use super::rotation::Rotation;
 use crate::Metric;
 use crate::aligned::Aligned;
-use crate::search::sweep::{Matrix, sweep};
+use crate::exact::sweep::{Panels, ScoreRows, sweep};
 use crate::simd::{ByteKeys, Kernels, LANES, ScanQuery};
 
 /// Queries whose lists are estimated together.
 pub const ESTIMATED: usize = 4;
+
+/// Centroids as they lie in a codebook, with what codes them.
+pub struct Centroids<'c> {
+    /// nlist × d.
+    pub rows: &'c [f32],
+    /// Mean of the keys; zero for inner products.
+    pub mean: &'c [f32],
+    /// Words of the product quantiser.
+    pub words: &'c [f32],
+    /// Their shape.
+    pub shape: Shape,
+    /// Rotation of keys and queries.
+    pub rotation: &'c Rotation,
+    /// How keys are compared.
+    pub metric: Metric,
+}
 
 /// Packed centroids.
 pub enum Coarse {
@@ -42,16 +58,18 @@ pub struct Coded {
 
 impl Coarse {
     /// Packs the centroids of a codebook.
-    pub fn new(kernels: &Kernels, codebook: &Codebook) -> Coarse {
-        let (d, nlist, shape) = (codebook.d(), codebook.nlist(), codebook.shape());
+    pub fn new(kernels: &Kernels, centroids: &Centroids) -> Coarse {
+        let Centroids { rows, words, shape, rotation, metric, .. } = *centroids;
+        let d = centroids.mean.len();
+        let nlist = rows.len() / d;
         if d < LEAST_DIMENSION || shape.bits != 4 {
             return Coarse::Floats;
         }
-        let mut mean = codebook.mean.to_vec();
-        if codebook.metric() == Metric::Ip {
+        let mut mean = centroids.mean.to_vec();
+        if metric == Metric::Ip {
             let mut sum = vec![0f64; d];
-            for list in 0..nlist {
-                sum.iter_mut().zip(codebook.centroid(list)).for_each(|(s, c)| *s += f64::from(*c));
+            for row in rows.chunks_exact(d) {
+                sum.iter_mut().zip(row).for_each(|(s, c)| *s += f64::from(*c));
             }
             mean = sum.into_iter().map(|s| (s / nlist as f64) as f32).collect();
         }
@@ -60,15 +78,15 @@ impl Coarse {
         let mut keys = Aligned::zeros(nlist * width);
         let (mut scales, mut offsets) = (Vec::with_capacity(nlist), Vec::with_capacity(nlist));
         let coding = Coding::Product(shape);
-        let encoder = Encoder { kernels: *kernels, coding, words: codebook.words, d, metric: codebook.metric() };
+        let encoder = Encoder { kernels: *kernels, coding, words, d, metric };
         let (mut row, mut word) = (vec![0f32; shape.padded()], vec![0f32; shape.padded()]);
         let (origin, mut codes) = (vec![0f32; shape.padded()], vec![0u8; shape.m]);
-        for (list, key) in keys.chunks_exact_mut(width).enumerate() {
-            row.iter_mut().zip(codebook.centroid(list)).zip(&mean).for_each(|((x, c), m)| *x = c - m);
+        for (list, (key, centroid)) in keys.chunks_exact_mut(width).zip(rows.chunks_exact(d)).enumerate() {
+            row.iter_mut().zip(centroid).zip(&mean).for_each(|((x, c), m)| *x = c - m);
             row[d..].fill(0.0);
-            codebook.rotation.apply(kernels, &mut row[..d]);
+            rotation.apply(kernels, &mut row[..d]);
             scales.push(round(&row[..d], |t, number| key[t] = number));
-            offsets.push(if codebook.metric() == Metric::L2 { kernels.ip_f32(&row, &row) } else { 0.0 });
+            offsets.push(if metric == Metric::L2 { kernels.ip_f32(&row, &row) } else { 0.0 });
             let factors = encoder.encode(&mut row, &origin, &mut codes, &mut word);
             let block = &mut blocks[list / LANES * block_bytes..][..block_bytes];
             block::put(coding, block, list % LANES, &codes, factors);
@@ -77,10 +95,10 @@ impl Coarse {
             let padding = nlist % LANES..if nlist.is_multiple_of(LANES) { 0 } else { LANES };
             padding.for_each(|lane| block::put_padding(coding, &mut blocks[last..], lane));
         }
-        if codebook.metric() == Metric::L2 {
+        if metric == Metric::L2 {
             mean.clear();
         } else {
-            codebook.rotation.apply(kernels, &mut mean);
+            rotation.apply(kernels, &mut mean);
         }
         Coarse::Coded(Coded { blocks, keys, width, scales, offsets, mean })
     }
@@ -131,7 +149,7 @@ impl Coded {
     ) {
         let (scale, sum) = queries.scale_and_sum(i);
         let sign = if metric == Metric::L2 { -2.0 } else { -1.0 };
-        let (row, factor) = (queries.row(i), (sign * scale, MIDDLE * sum));
+        let (row, factor) = (queries.row(i), (sign * scale, ZERO * sum));
         debug_assert_eq!(row.len(), self.width);
         let keys = ByteKeys { numbers: &self.keys, scales: &self.scales, offsets: &self.offsets };
         kernels.score_rows8(row, keys, picks, factor, out);
@@ -144,7 +162,7 @@ fn query(tables: &Tables) -> ScanQuery<'_, u8> {
 }
 
 /// Scores of all centroids for rows of `centred` queries (q × d), into rows of `out` (q × nlist).
-pub fn score_floats(kernels: &Kernels, codebook: &Codebook, centred: &[f32], out: &mut [f32]) {
-    let mut matrix = Matrix { n: codebook.nlist(), scores: out };
-    sweep(kernels, centred, &codebook.float_panels(), &mut matrix);
+pub fn score_floats(kernels: &Kernels, nlist: usize, panels: &Panels, centred: &[f32], out: &mut [f32]) {
+    let mut rows = ScoreRows { n: nlist, scores: out };
+    sweep(kernels, centred, panels, &mut rows);
 }

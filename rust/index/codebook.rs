@@ -4,18 +4,18 @@
 //! f32: the mean that is subtracted first (d; zero for inner products), then for the centroids less the mean, padded to
 //! whole tiles of 32, |c|² (padding +∞; zero for inner products), then the centroids in panels of d × 16.
 
-use super::CodeKind;
 use super::bytes::padded;
-use super::coarse::Coarse;
+use super::coarse::{Centroids, Coarse};
 use super::coding::Coding;
+use super::params::CodeKind;
 use super::quantiser::Shape;
 use super::rotation::Rotation;
 use super::second;
 use crate::error::RESTORE;
-use crate::search::sweep::Panels;
+use crate::exact::sweep::Panels;
 use crate::sections::{SectionKind, SectionSource, typed};
 use crate::simd::{Kernels, TILE_LANES};
-use crate::{Metric, Result};
+use crate::{Error, Metric, Result};
 use once_cell::race::OnceBox;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -86,11 +86,8 @@ impl<'a> Codebook<'a> {
         let p: Parameters = serde_json::from_slice(parameters).map_err(|e| {
             source.format_error(format!("the codebook's parameters are not the expected JSON ({e}); build again"))
         })?;
-        let wrong = |what: &str, expected: String, found: String| {
-            source.format_error(format!("codebook {what}: expected {expected}, found {found}; {RESTORE}"))
-        };
         if p.d != d || p.metric != metric {
-            return Err(wrong("keys", format!("d = {d}, {metric:?}"), format!("d = {}, {:?}", p.d, p.metric)));
+            return Err(wrong(source, "keys", format!("d = {d}, {metric:?}"), format!("d = {}, {:?}", p.d, p.metric)));
         }
         let fits = p.m.checked_mul(p.dsub).is_some_and(|padded| padded >= d && padded <= 16 * MOST_DIMENSIONS);
         if !(1..=MOST_DIMENSIONS).contains(&d)
@@ -100,7 +97,7 @@ impl<'a> Codebook<'a> {
             || (p.bits == 4 && !p.m.is_multiple_of(8))
             || (p.levels && p.second_bits != 0)
         {
-            return Err(wrong("code", format!("m × dsub to cover d = {d}, 4 or 8 bits"), format!("{p:?}")));
+            return Err(wrong(source, "code", format!("m × dsub to cover d = {d}, 4 or 8 bits"), format!("{p:?}")));
         }
         if p.nlist < 1
             || p.default_nprobe < 1
@@ -108,7 +105,12 @@ impl<'a> Codebook<'a> {
             || p.default_temperature.is_nan()
             || p.default_temperature <= 0.0
         {
-            return Err(wrong("parameters", "1 ≤ default_nprobe ≤ nlist, temperature > 0".into(), format!("{p:?}")));
+            return Err(wrong(
+                source,
+                "parameters",
+                "1 ≤ default_nprobe ≤ nlist, temperature > 0".into(),
+                format!("{p:?}"),
+            ));
         }
         let rotation = Rotation::new(d, p.seed);
         Codebook::view(
@@ -123,14 +125,11 @@ impl<'a> Codebook<'a> {
     /// `Format` if `source` is not the file that `kept` came from.
     pub fn view(source: &'a dyn SectionSource, kept: &KeptCodebook) -> Result<Codebook<'a>> {
         let (p, d) = (&*kept.parameters, kept.parameters.d);
-        let wrong = |what: &str, expected: String, found: String| {
-            source.format_error(format!("codebook {what}: expected {expected}, found {found}; {RESTORE}"))
-        };
         let floats = |kind: SectionKind, expected: Option<usize>| -> Result<&'a [f32]> {
             let found: &[f32] = typed(source, kind)?;
             if expected != Some(found.len()) {
                 let expected = expected.map_or("fewer".into(), |n| n.to_string());
-                return Err(wrong(&format!("{kind:?}"), format!("{expected} floats"), found.len().to_string()));
+                return Err(wrong(source, &format!("{kind:?}"), format!("{expected} floats"), found.len().to_string()));
             }
             Ok(found)
         };
@@ -143,7 +142,7 @@ impl<'a> Codebook<'a> {
         let (norms, panels) = rest.split_at(p.nlist.next_multiple_of(TILE_LANES));
         // A list that does not exist must never be the nearest.
         if let Some(found) = norms[p.nlist..].iter().find(|&&x| x != f32::INFINITY) {
-            return Err(wrong("norms", "padding of +∞".into(), found.to_string()));
+            return Err(wrong(source, "norms", "padding of +∞".into(), found.to_string()));
         }
         let KeptCodebook { parameters, rotation, coarse } = kept.clone();
         Ok(Codebook { parameters, centroids, words, mean, norms, panels, rotation, coarse })
@@ -199,7 +198,7 @@ impl<'a> Codebook<'a> {
     }
 
     /// Softmax temperature that fits the distances of this store, for use before tuning: a sixth of the median over
-    /// sampled stored keys of d_k − d_1 among their own neighbours, k = 1024 (or a tenth of a smaller store).
+    /// sampled stored keys of d_k − d_1 among their own neighbors, k = 1024 (or a tenth of a smaller store).
     pub fn default_temperature(&self) -> f32 {
         self.parameters.default_temperature
     }
@@ -244,7 +243,15 @@ impl<'a> Codebook<'a> {
     /// Centroids for the coarse step, packed when first asked for. Threads that ask at once pack them each, and the first
     /// is kept: none waits for another, which a forked child would do for ever.
     pub(crate) fn coarse(&self, kernels: &Kernels) -> &Coarse {
-        self.coarse.get_or_init(|| Box::new(Coarse::new(kernels, self)))
+        let centroids = || Centroids {
+            rows: self.centroids,
+            mean: self.mean,
+            words: self.words,
+            shape: self.shape(),
+            rotation: &self.rotation,
+            metric: self.metric(),
+        };
+        self.coarse.get_or_init(|| Box::new(Coarse::new(kernels, &centroids())))
     }
 
     /// Bytes of a second-level record; none if entries have none.
@@ -256,4 +263,9 @@ impl<'a> Codebook<'a> {
     pub(crate) fn centroid(&self, list: usize) -> &[f32] {
         &self.centroids[list * self.d()..(list + 1) * self.d()]
     }
+}
+
+/// What does not fit in a section of a codebook.
+fn wrong(source: &dyn SectionSource, what: &str, expected: String, found: String) -> Error {
+    source.format_error(format!("codebook {what}: expected {expected}, found {found}; {RESTORE}"))
 }

@@ -1,12 +1,17 @@
 //! Decoded approximations of entries.
 
+use super::codebook::Codebook;
 use super::coding::decode;
-use super::{Codebook, Lists, block, second};
+use super::lists::Lists;
+use super::{block, second};
 use crate::simd::Kernels;
 use crate::{Error, Metric, Result};
 use std::collections::HashMap;
 
-/// See [`super::reconstruct`].
+/// Decoded approximations of entries, `ids.len() × d`. Reads the ids section once: for many ids at a time.
+///
+/// # Errors
+/// `Argument` names the first id that is in none of the lists; `Format` for damaged lists.
 pub fn reconstruct(codebook: &Codebook, lists: &[Lists], ids: &[u64]) -> Result<Vec<f32>> {
     let d = codebook.d();
     let mut out = vec![0f32; ids.len() * d];

@@ -5,9 +5,9 @@
 
 use super::bytes::ByteRows;
 use super::panels::{BytePanels, LEAST_DIMENSION};
-use crate::search::Pool;
-use crate::search::sweep::{Closest, PanelBuffer, sweep};
+use crate::exact::sweep::{Closest, PanelBuffer, sweep};
 use crate::simd::Kernels;
+use crate::threads::Pool;
 use crate::{Error, Result};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;

@@ -6,9 +6,9 @@
 //! [`crate::simd::Kernels::scan8`] read them. A list begins at a block of its own; the rest of its last block has
 //! A = +∞, which no limit lets pass.
 
-use super::Codebook;
+use super::codebook::Codebook;
 use crate::error::RESTORE;
-use crate::search::filter::contains;
+use crate::ids::contains;
 use crate::sections::{SectionKind, SectionSource, coalesce, typed};
 use crate::simd::{LANES, prefetch};
 use crate::{Error, Result};
@@ -63,7 +63,7 @@ pub struct Lists<'a> {
     record_bytes: Option<usize>,
     block_bytes: usize,
     gone: Gone,
-    /// Places whose ids cannot be read.
+    /// Positions whose ids cannot be read.
     lost: Vec<Range<u64>>,
     source: &'a dyn SectionSource,
 }
@@ -127,14 +127,14 @@ impl<'a> Lists<'a> {
         })
     }
 
-    /// The same without the entries at some places, ascending, whose ids are damaged.
-    pub(crate) fn losing(self, places: &[Range<u64>]) -> Lists<'a> {
-        Lists { lost: places.to_vec(), ..self }
+    /// The same without the entries at some positions, ascending, whose ids are damaged.
+    pub(crate) fn losing(self, positions: &[Range<u64>]) -> Lists<'a> {
+        Lists { lost: positions.to_vec(), ..self }
     }
 
     /// Whether the entry at `position` in list order is one of these.
     pub(crate) fn is_lost(&self, position: u32) -> bool {
-        self.lost.iter().any(|places| places.contains(&u64::from(position)))
+        self.lost.iter().any(|positions| positions.contains(&u64::from(position)))
     }
 
     /// Checks all ids but the lost ones.
@@ -305,23 +305,23 @@ impl<'a> Lists<'a> {
     }
 
     /// Asks the disk for the codes and ids of `list`; returns the bytes of the codes.
-    pub(crate) fn ask_list(&self, list: usize) -> usize {
+    pub(crate) fn advise_list(&self, list: usize) -> usize {
         let codes = self.list(list).0;
-        self.source.ask(codes);
+        self.source.advise(codes);
         let ids = self.ids.get(self.offsets[list] as usize..self.offsets[list + 1] as usize).unwrap_or(&[]);
-        self.source.ask(bytemuck::cast_slice(ids));
+        self.source.advise(bytemuck::cast_slice(ids));
         codes.len()
     }
 
     /// Asks the disk for second-level records of entries at ascending positions; near ones are read together.
-    pub(crate) fn ask_records(&self, positions: impl Iterator<Item = u32>) {
+    pub(crate) fn advise_records(&self, positions: impl Iterator<Item = u32>) {
         let Some((records, stride)) = self.records() else { return };
-        let ask = |span: Range<usize>| records.get(span).into_iter().for_each(|part| self.source.ask(part));
-        coalesce(positions.map(|position| position as usize * stride), stride, ask);
+        let advise = |span: Range<usize>| records.get(span).into_iter().for_each(|part| self.source.advise(part));
+        coalesce(positions.map(|position| position as usize * stride), stride, advise);
     }
 
-    /// Asks the memory for the id of an entry.
-    pub(crate) fn ask_id(&self, position: u32) {
+    /// Prefetches the id of an entry.
+    pub(crate) fn prefetch_id(&self, position: u32) {
         self.ids.get(position as usize..position as usize + 1).into_iter().for_each(prefetch);
     }
 
@@ -344,7 +344,7 @@ impl<'a> Lists<'a> {
     /// Checks bytes that [`Self::list`], [`Self::record`] or [`Self::relative_ids`] gave.
     ///
     /// # Errors
-    /// `Damaged`, naming the file and the places of the entries.
+    /// `Damaged`, naming the file and the positions of the entries.
     pub(crate) fn check(&self, part: &[u8]) -> Result<()> {
         self.source.check(part)
     }

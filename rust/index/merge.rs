@@ -1,8 +1,11 @@
 //! Joins lists of several segments that share a codebook: codes are moved, never made anew.
 
-use super::{Codebook, Lists, Progress, block};
+use super::block;
+use super::codebook::Codebook;
+use super::lists::Lists;
 use crate::sections::{SectionKind, SectionSink};
 use crate::simd::LANES;
+use crate::work::Progress;
 use crate::{Error, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -10,7 +10,7 @@ use crate::simd::{ByteKeys, Kernels, LANES, Scores, TILE_LANES, TILE_ROWS};
 use std::ops::Range;
 
 /// What stands for zero in a packed number.
-pub const MIDDLE: i32 = 64;
+pub const ZERO: i32 = 64;
 /// Bytes of panels that meet all rows before the next are read.
 const BLOCK_BYTES: usize = 384 << 10;
 /// From this dimension on, errors of single coordinates average out.
@@ -62,7 +62,7 @@ impl BytePanels {
             .collect();
         let factor = |i: usize| {
             let (scale, sum) = rows.scale_and_sum(i);
-            (sign * scale, MIDDLE * sum)
+            (sign * scale, ZERO * sum)
         };
         let tiles = (BLOCK_BYTES / (width * TILE_LANES)).max(1);
         let mut tile: Scores = [[0f32; TILE_LANES]; TILE_ROWS];
@@ -105,7 +105,7 @@ impl BytePanels {
     }
 }
 
-/// Rounds to 127 steps about [`MIDDLE`]: x ≈ scale · (number − 64); returns the scale.
+/// Rounds to 127 steps about [`ZERO`]: x ≈ scale · (number − 64); returns the scale.
 pub fn round(row: &[f32], mut put: impl FnMut(usize, u8)) -> f32 {
     let largest = row.iter().fold(0f32, |most, x| most.max(x.abs()));
     let inverse = if largest > 0.0 { 63.0 / largest } else { 0.0 };

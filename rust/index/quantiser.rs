@@ -5,8 +5,8 @@
 
 use super::kmeans::{Matrix, below, stratified};
 use crate::aligned::Aligned;
-use crate::search::Pool;
 use crate::simd::Kernels;
+use crate::threads::Pool;
 use crate::{Error, Result};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;

@@ -11,7 +11,7 @@
 
 use super::levels;
 use crate::Metric;
-use crate::simd::Kernels;
+use crate::simd::{Kernels, float_at};
 
 /// Coordinates of a unit of codes.
 pub const UNIT: usize = 128;
@@ -50,7 +50,7 @@ pub fn encode(kernels: &Kernels, metric: Metric, e: &mut [f32], residual: &[f32]
 /// Adds t·l to the decoded, rotated residual `out` (d); `metric` tells t from B'.
 pub fn decode(metric: Metric, record: &[u8], out: &mut [f32]) {
     let (units, factors) = record.split_at(record.len() - 8);
-    let b = f32::from_le_bytes(std::array::from_fn(|i| factors[4 + i]));
+    let b = float_at(factors, 1);
     let t = if metric == Metric::L2 { -b / 2.0 } else { -b };
     for (i, x) in out.iter_mut().enumerate() {
         let (unit, at) = (i / UNIT, i % UNIT);

@@ -1,22 +1,23 @@
-//! Learns a codebook: mean, centroids, words, calibration.
+//! Learns a codebook: mean, centroids, words, defaults.
 //!
 //! Automatic lists: k-means with fewer centroids, then lists that are long are split by a k-means of their own, then all
 //! rows move to the nearest of all centroids and the centroids to their means. On transformer states this scans 40 %
 //! fewer keys at equal recall than k-means with that many centroids.
 
-use super::calibration;
 use super::codebook::{MOST_DIMENSIONS, Parameters};
+use super::defaults;
 use super::kmeans::{Lloyd, Matrix, assign, means, pack, stratified};
+use super::params::{CodeChoice, CodeKind, Params};
 use super::quantiser::{Shape, learn};
 use super::rotation::Rotation;
-use super::{CodeChoice, CodeKind, Params, Progress};
 use crate::error::Why;
+use crate::exact::Rows;
+use crate::exact::sweep::PanelBuffer;
 use crate::keys::KeyBlock;
-use crate::search::Pool;
-use crate::search::rows::Rows;
-use crate::search::sweep::PanelBuffer;
 use crate::sections::{SectionKind, SectionSink};
 use crate::simd::Kernels;
+use crate::threads::Pool;
+use crate::work::Progress;
 use crate::{Error, Metric, Result};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -39,7 +40,7 @@ fn mean_length(n: usize) -> f64 {
     (0.18 * (n as f64).sqrt()).max(64.0)
 }
 
-/// Lists aimed at for `n` entries of dimension `d`, and how many keys are sampled to learn them.
+/// What [`train`] would do for `n` keys of dimension `d`: lists aimed at, and keys sampled (held as float32).
 pub fn plan(n: usize, d: usize, nlist: Option<usize>) -> (usize, usize) {
     let target = nlist.unwrap_or(if n < ONE_LIST { 1 } else { (n as f64 / mean_length(n)).ceil() as usize });
     let wanted = PER_LIST.saturating_mul(target).max(2 * WORD_SAMPLE).min(SAMPLE_FLOATS / d.max(1)).max(target);
@@ -49,8 +50,11 @@ pub fn plan(n: usize, d: usize, nlist: Option<usize>) -> (usize, usize) {
 /// Up to this dimension a product quantiser has 4 bits a dimension, too, and is faster.
 pub(crate) const FINE: usize = 96;
 
-/// Kind of the code for dimension `d`.
-pub(crate) fn kind(code: CodeChoice, d: usize) -> Result<CodeKind> {
+/// Kind of a code for keys of dimension `d`.
+///
+/// # Errors
+/// `Argument` for a code that does not fit.
+pub fn code_kind(code: CodeChoice, d: usize) -> Result<CodeKind> {
     let Shape { m, bits, .. } = shape(code, d)?;
     let wide = d > FINE;
     let second_bits = if code == CodeChoice::Auto && wide { 4 } else { 0 };
@@ -99,7 +103,11 @@ pub fn check_keys(keys: &[KeyBlock]) -> Result<(usize, usize)> {
     }
 }
 
-/// See [`super::train`].
+/// Learns a codebook from `keys` (ascending disjoint id ranges) and writes its sections (Parameters, Centroids,
+/// Words, Derived).
+///
+/// # Errors
+/// `Argument` for parameters out of range or no keys; `Interrupted` once `cancel` is set; whatever `sink` returns.
 pub fn train(
     keys: &[KeyBlock],
     metric: Metric,
@@ -114,7 +122,7 @@ pub fn train(
         let found = params.nlist.unwrap_or(0);
         return Err(Error::Argument(format!("nlist must be from 1 to the number of entries, {n}; found {found}")));
     }
-    let (shape, kind) = (shape(params.code, d)?, kind(params.code, d)?);
+    let (shape, kind) = (shape(params.code, d)?, code_kind(params.code, d)?);
     let seed = params.seed.unwrap_or(0);
     let kernels = Kernels::best();
     let rows = Rows::new(keys);
@@ -151,9 +159,8 @@ pub fn train(
         |row| if metric == Metric::L2 { kernels.ip_f32(row, row) } else { 0.0 },
     );
     let shown = |done: u64, total: u64| progress("calibrate", done, total);
-    let calibration = calibration::run(
-        &kernels, &rows, metric, &mean, &rotation, &centroids, &packed, &mut rng, pool, &shown, cancel,
-    )?;
+    let defaults =
+        defaults::run(&kernels, &rows, metric, &mean, &rotation, &centroids, &packed, &mut rng, pool, &shown, cancel)?;
     let parameters = Parameters {
         d,
         metric,
@@ -164,8 +171,8 @@ pub fn train(
         second_bits: kind.second_bits,
         levels: kind.levels,
         seed,
-        default_nprobe: calibration.nprobe,
-        default_temperature: calibration.temperature,
+        default_nprobe: defaults.nprobe,
+        default_temperature: defaults.temperature,
         trained_on: n as u64,
     };
     let json =

@@ -1,17 +1,17 @@
 //! Assigns every key to its list, encodes it and streams the list sections.
 
-use super::Progress;
 use super::block;
 use super::codebook::Codebook;
 use super::coding::Encoder;
 use super::kmeans::{Matrix, members, pack};
 use super::second;
 use super::trainer::check_keys;
+use crate::exact::Rows;
 use crate::keys::KeyBlock;
-use crate::search::Pool;
-use crate::search::rows::Rows;
 use crate::sections::{SectionKind, SectionSink};
 use crate::simd::{Kernels, LANES};
+use crate::threads::Pool;
+use crate::work::Progress;
 use crate::{Error, Metric, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,7 +20,12 @@ const CHUNK: usize = 1024;
 /// Bytes of codes that are in memory at a time.
 const CODE_BYTES: usize = 64 << 20;
 
-/// See [`super::write_lists`].
+/// Assigns and encodes `keys` (ascending disjoint id ranges) and writes the list sections (ListOffsets, ListIds,
+/// Codes). Ids are stored relative to `keys[0].first_id`. Memory: 4 bytes per key and a bounded buffer.
+///
+/// # Errors
+/// `Argument` for no keys, a wrong dimension or ids that span more than 2³² ; `Interrupted` once `cancel` is set;
+/// whatever `sink` returns.
 pub fn write_lists(
     codebook: &Codebook,
     keys: &[KeyBlock],

@@ -3,14 +3,16 @@
 use super::arrays::{KeyArray, NewValues, ValueArray, empty, ranges, value_array};
 use super::call::{brief, call};
 use super::documents::{DocumentLists, Key};
+use super::explain;
 use super::options::{Code, key_type, metric, rerank, value_type};
 use crate::error::Why;
 use crate::index::Params;
 use crate::search::{Request, entries_scanned};
-use crate::store::{self, BuildOptions, NeighboursMut, Options, ValueType};
+use crate::store::{self, BuildOptions, NeighborsMut, Options, ValueType};
 use crate::{Error, Metric};
 use numpy::{IntoPyArray, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -318,9 +320,9 @@ impl Datastore {
                 deny: deny.as_deref(),
                 ..Request::default()
             };
-            let out = NeighboursMut { distances: room.0, values: room.1, ids: &mut *room.2 };
+            let out = NeighborsMut { distances: room.0, values: room.1, ids: &mut *room.2 };
             snapshot.search_into(queries, &request, threads, cancel, out)?;
-            if places { Ok(Some(snapshot.places_of(room.2)?)) } else { Ok(None) }
+            if places { Ok(Some(snapshot.positions_of(room.2)?)) } else { Ok(None) }
         };
         let asked = Request { k, nprobe, rerank, exact, ..Request::default() };
         let places = if core.search_seconds(queries.len(), &asked) < BRIEF_SECONDS {
@@ -331,6 +333,39 @@ impl Datastore {
         let places = places.map(|(documents, positions)| (documents.into_pyarray(py), positions.into_pyarray(py)));
         drop(lent);
         Ok((distances, values.into_any(), ids, places))
+    }
+
+    /// Why an entry is among the neighbors of a query, or why not.
+    #[pyo3(signature = (query, k, id, *, nprobe, recall, depth, rerank, exact, exclude, allow, deny))]
+    #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
+    fn explain<'py>(
+        &self,
+        py: Python<'py>,
+        query: PyReadonlyArray2<'_, f32>,
+        k: usize,
+        id: u64,
+        nprobe: Option<usize>,
+        recall: Option<f32>,
+        depth: Option<usize>,
+        rerank: Option<&str>,
+        exact: bool,
+        exclude: Option<PyReadonlyArray2<'_, i64>>,
+        allow: Option<DocumentLists>,
+        deny: Option<DocumentLists>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let (core, query) = (self.reader()?, query.as_slice()?);
+        let exclude = exclude.as_ref().map(ranges).transpose()?;
+        let rerank = self::rerank(rerank)?;
+        let snapshot = core.snapshot();
+        let told = call(py, None, |_| {
+            let sets = |lists: Option<DocumentLists>| lists.map(|l| l.id_sets(&snapshot)).transpose();
+            let (allow, deny) = (sets(allow)?, sets(deny)?);
+            let (exclude, allow, deny) = (exclude.as_deref(), allow.as_deref(), deny.as_deref());
+            let request =
+                Request { k, nprobe, recall, depth, rerank, exact, exclude, allow, deny, ..Request::default() };
+            snapshot.explain(query, &request, id)
+        })?;
+        explain::dict(py, &told)
     }
 
     /// Entries that an approximate search of each query looks at: what benchmarks print beside recall and speed.

@@ -1,7 +1,7 @@
 //! Documents as Python names them: by number or by name, for all queries or list by list.
 
 use crate::Result;
-use crate::search::IdSet;
+use crate::ids::IdSet;
 use crate::store::{DocumentKey, Snapshot};
 use pyo3::prelude::*;
 

@@ -5,6 +5,7 @@ mod call;
 mod datastore;
 mod documents;
 mod error;
+mod explain;
 mod options;
 mod parts;
 mod reindex;

@@ -1,18 +1,19 @@
-//! One pass over a text: parts that several processes encode, and exact neighbours found while the keys pass by.
+//! One pass over a text: parts that several processes encode, and exact neighbors found while the keys pass by.
 
 use super::arrays::{KeyArray, ValueArray, ranges};
 use super::call::call;
 use super::datastore::Datastore;
 use crate::error::Why;
 use crate::keys::KeyBlock;
-use crate::search::{Corpus, Pool, Protocol, Request, Truth, search};
+use crate::search::{Corpus, Protocol, Request, Truth, search};
 use crate::store::{Encoded, PartDocument};
+use crate::threads::Pool;
 use crate::{Error, Metric};
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray2};
 use pyo3::prelude::*;
 use std::path::PathBuf;
 
-type Neighbours<'py> = (Bound<'py, PyArray1<f32>>, Bound<'py, PyArray1<i64>>);
+type Neighbors<'py> = (Bound<'py, PyArray1<f32>>, Bound<'py, PyArray1<i64>>);
 
 /// Encodes keys of a part into files of a folder; what `add_part` needs, as JSON.
 #[pyfunction]
@@ -51,7 +52,7 @@ pub fn add_part(
     Ok((ids.start, ids.end))
 }
 
-/// Measures the recall of the index against exact neighbours found elsewhere.
+/// Measures the recall of the index against exact neighbors found elsewhere.
 #[pyfunction]
 #[pyo3(signature = (store, queries, own, ids, *, threads, progress))]
 pub fn calibrate(
@@ -71,7 +72,7 @@ pub fn calibrate(
     })
 }
 
-/// Queries `(q, d)`, their own ids `(q, 2)` and their neighbours `(q, k)` as the core takes them.
+/// Queries `(q, d)`, their own ids `(q, 2)` and their neighbors `(q, k)` as the core takes them.
 pub(super) fn truth(
     queries: &PyReadonlyArray2<'_, f32>,
     own: &PyReadonlyArray2<'_, i64>,
@@ -94,24 +95,24 @@ pub fn exact_nearest<'py>(
     first_id: u64,
     exclude: PyReadonlyArray2<'_, i64>,
     threads: Option<usize>,
-) -> PyResult<Neighbours<'py>> {
+) -> PyResult<Neighbors<'py>> {
     let d = queries.as_array().ncols();
     let (rows, queries, exclude) = (keys.rows()?, queries.as_slice()?, ranges(&exclude)?);
     let metric: Metric = super::options::metric(metric)?;
     let found = call(py, None, |reporter| {
         let keys = vec![KeyBlock { first_id, d, rows }];
         let corpus =
-            Corpus { d, metric, keys, index: None, unindexed: Vec::new(), deleted: &[], measured: None, disk: None };
+            Corpus { d, metric, keys, index: None, unindexed: Vec::new(), deleted: &[], measured: None, advise: None };
         let request = Request { k, exact: true, exclude: Some(&exclude), ..Request::default() };
         search(&corpus, queries, &request, &Pool::get(threads)?, reporter.cancel())
     })?;
     Ok((found.distances.into_pyarray(py), found.ids.into_pyarray(py)))
 }
 
-/// What a calibration of `n` entries needs: stored keys as queries, at most; exact neighbours of each; entries before and
+/// What a calibration of `n` entries needs: stored keys as queries, at most; exact neighbors of each; entries before and
 /// after its own that it leaves out.
 #[pyfunction]
 pub fn plan_calibration(n: u64) -> (usize, usize, u64) {
-    let Protocol { queries, neighbours, nearby } = Protocol::of(n);
-    (queries, neighbours, nearby)
+    let Protocol { queries, neighbors, nearby } = Protocol::of(n);
+    (queries, neighbors, nearby)
 }

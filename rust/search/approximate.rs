@@ -1,18 +1,19 @@
 //! Approximate search: candidates from the lists, scored again with second-level codes or raw keys.
 
-use super::disk::{self, Meter};
-use super::filter::Filter;
+use super::corpus::Corpus;
 use super::finish::Finish;
 use super::places::{order, starts};
 use super::plan::Plan;
 use super::probes::LEAST_KEPT;
-use super::rows::Rows;
+use super::request::{HitsMut, Request};
 use super::scan::Scan;
 use super::workspace::Loan;
-use super::{Corpus, HitsMut, Pool, Request};
 use crate::Result;
-use crate::index::{Codebook, Lists};
+use crate::disk::{self, Meter};
+use crate::exact::{Filter, Rows};
+use crate::index::Lists;
 use crate::simd::Kernels;
+use crate::threads::Pool;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 
@@ -39,10 +40,10 @@ impl Conditions {
     }
 }
 
-/// Where a task writes the neighbours of its queries.
+/// Where a task writes the neighbors of its queries.
 type Slot<'s> = Mutex<(&'s mut [f32], &'s mut [i64], &'s mut [u64])>;
 
-/// Candidates from the lists, scored again if asked: scores (minimised, +∞ for missing neighbours) and ids (−1), best first,
+/// Candidates from the lists, scored again if asked: scores (minimised, +∞ for missing neighbors) and ids (−1), best first,
 /// into `out`. Of the request only k and the filters count: how, `plan` says. Returns the number of entries in the lists of each query. The answer is the same whatever `conditions` are.
 #[allow(clippy::too_many_arguments)]
 pub fn approximate(
@@ -67,8 +68,8 @@ pub fn approximate(
     let (filter, cold) = (request.filter(corpus.deleted), conditions.cold);
     let entries = lists.iter().map(Lists::len).sum::<usize>();
     let starts = starts(lists)?;
-    let (rows, disk) = (Rows::new(&corpus.keys), corpus.disk);
-    let finish = Finish { kernels, metric: corpus.metric, lists, starts: &starts, rows, rerank, k, cold, disk };
+    let (rows, advise) = (Rows::new(&corpus.keys), corpus.advise);
+    let finish = Finish { kernels, metric: corpus.metric, lists, starts: &starts, rows, rerank, k, cold, advise };
     // Starting a thread takes longer than little work: roughly a nanosecond per entry, 100 products per nanosecond.
     let probed = entries as f64
         * (reach.nprobe as f64 / codebook.nlist() as f64).min(if reach.stop.is_some() { 0.05 } else { 1.0 });
@@ -128,9 +129,4 @@ pub fn approximate(
     }
     drop(slots);
     Ok(scanned)
-}
-
-/// Whether every entry has what `rerank="code"` reads.
-pub fn has_second(index: Option<&(Codebook, Vec<Lists>)>) -> bool {
-    index.is_none_or(|(_, lists)| lists.iter().all(Lists::has_second))
 }

@@ -1,13 +1,19 @@
 //! What a search asks the disk for: all that it will read, in order, and nothing while all is in memory.
 
-use super::disk::Ahead;
-use super::probes::{Probe, runs};
+use super::ahead::Ahead;
+use super::answer::planned;
+use super::approximate::{Conditions, approximate};
+use super::near::{Probe, runs};
 use super::tests::{ask, build, clustered, corpus, pool};
 use super::*;
-use crate::index::{Memory, Params, write_lists};
-use crate::keys::KeyRows;
-use crate::sections::{SectionKind, SectionSource, coalesce};
+use crate::index::{Codebook, Lists, Memory, Params, write_lists};
+use crate::keys::{KeyBlock, KeyRows};
+use crate::sections::{Advise, SectionKind, SectionSource, coalesce};
+use crate::simd::Kernels;
+use crate::{Error, Metric, Result};
+use std::ops::Range;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
 /// Sections in memory, and what was asked for of them.
 struct Watched<'m> {
@@ -20,7 +26,7 @@ impl SectionSource for Watched<'_> {
         self.sections.section(kind)
     }
 
-    fn ask(&self, part: &[u8]) {
+    fn advise(&self, part: &[u8]) {
         let span = part.as_ptr_range();
         self.asked.lock().expect("no panic").push(span.start.addr()..span.end.addr());
     }
@@ -61,7 +67,7 @@ fn a_cold_search_asks_the_disk_for_all_that_it_reads_and_a_warm_one_for_nothing(
         unindexed: vec![],
         deleted: &[],
         measured: None,
-        disk: None,
+        advise: None,
     };
     let request = Request { nprobe: Some(2), rerank: Rerank::Code, ..ask(k) };
     for queries in [&keys[..d], &keys[..q * d]] {
@@ -70,13 +76,13 @@ fn a_cold_search_asks_the_disk_for_all_that_it_reads_and_a_warm_one_for_nothing(
             let rows = queries.len() / d * k;
             let (mut distances, mut ids) = (vec![0.0; rows], vec![0; rows]);
             let mut out = HitsMut { distances: &mut distances, ids: &mut ids };
-            let (never, plan) = (AtomicBool::new(false), super::planned(&corpus, &request).expect("plans"));
+            let (never, plan) = (AtomicBool::new(false), planned(&corpus, &request).expect("plans"));
             approximate(&corpus, queries, &request, &plan, &Kernels::best(), &pool(1), &never, &mut out, conditions)
                 .expect("searches");
             ((distances, ids), std::mem::take(&mut *asked.lock().expect("no panic")))
         });
         assert_eq!(cold, warm);
-        assert_eq!(none, []);
+        assert!(none.is_empty(), "{none:?}");
         let holds = |part: &[u8]| {
             let part = part.as_ptr_range();
             spans.iter().any(|span| span.start <= part.start.addr() && part.end.addr() <= span.end)
@@ -93,7 +99,7 @@ fn a_cold_search_asks_the_disk_for_all_that_it_reads_and_a_warm_one_for_nothing(
                 }
             }
         }
-        assert!(seen >= k.min(50), "{seen} neighbours");
+        assert!(seen >= k.min(50), "{seen} neighbors");
         let bytes: usize = built.lists.iter().map(|(sections, ..)| sections.bytes()).sum();
         let all: usize = spans.iter().map(|span| span.len()).sum();
         assert!(queries.len() > d || all < bytes / 2, "one query asks for {all} of {bytes} bytes");
@@ -138,8 +144,8 @@ fn lists_are_asked_for_once_in_order_and_no_farther_than_the_window() {
 #[derive(Default)]
 struct Asked(Mutex<Vec<Range<usize>>>);
 
-impl Disk for Asked {
-    fn ask(&self, part: &[u8]) {
+impl Advise for Asked {
+    fn advise(&self, part: &[u8]) {
         let span = part.as_ptr_range();
         self.0.lock().expect("no panic").push(span.start.addr()..span.end.addr());
     }
@@ -157,19 +163,19 @@ fn a_cold_search_asks_for_the_raw_keys_that_it_scores_and_a_warm_one_for_none() 
     let built = build(&[block(0..n)], Metric::L2, &Params { nlist: Some(32), ..Params::default() }, 2);
     let disk = Asked::default();
     let blocks = [block(0..n / 3), block(n / 3..n)];
-    let corpus = Corpus { disk: Some(&disk), ..corpus(&built, &blocks, Metric::L2) };
+    let corpus = Corpus { advise: Some(&disk), ..corpus(&built, &blocks, Metric::L2) };
     let request = Request { nprobe: Some(2), rerank: Rerank::Keys, depth: Some(2 * k), ..ask(k) };
     let [(cold, spans), (warm, none)] = [true, false].map(|cold| {
         let conditions = Conditions { cold, ..Conditions::now() };
         let (mut distances, mut ids) = (vec![0.0; q * k], vec![0; q * k]);
         let mut out = HitsMut { distances: &mut distances, ids: &mut ids };
-        let (never, plan) = (AtomicBool::new(false), super::planned(&corpus, &request).expect("plans"));
+        let (never, plan) = (AtomicBool::new(false), planned(&corpus, &request).expect("plans"));
         approximate(&corpus, &keys[..q * d], &request, &plan, &Kernels::best(), &pool(1), &never, &mut out, conditions)
             .expect("searches");
         ((distances, ids), std::mem::take(&mut *disk.0.lock().expect("no panic")))
     });
     assert_eq!(cold, warm);
-    assert_eq!(none, []);
+    assert!(none.is_empty(), "{none:?}");
     for &id in &cold.1 {
         let row = keys[id as usize * d..(id as usize + 1) * d].as_ptr_range();
         assert!(spans.iter().any(|s| s.start <= row.start.addr() && row.end.addr() <= s.end), "key of {id}");

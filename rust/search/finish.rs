@@ -1,19 +1,19 @@
-//! Turns the candidates of a tile of queries into neighbours: best first, as ids.
+//! Turns the candidates of a tile of queries into neighbors: best first, as ids.
 
-use super::disk::{Disk, Watch};
 use super::places::{locate, order};
+use super::request::Rerank;
 use super::rescore::Rescore;
-use super::rows::Rows;
-use super::select::{self, Nearest};
 use super::sort::sort;
 use super::workspace::Workspace;
-use super::{Found, Rerank, best};
+use crate::disk::Watch;
 use crate::error::Why;
+use crate::exact::{Found, Nearest, Rows, best, select};
 use crate::index::Lists;
+use crate::sections::Advise;
 use crate::simd::Kernels;
 use crate::{Error, Metric, Result};
 
-/// What turns candidates into neighbours.
+/// What turns candidates into neighbors.
 pub struct Finish<'f, 'a> {
     /// Kernels.
     pub kernels: &'f Kernels,
@@ -27,12 +27,12 @@ pub struct Finish<'f, 'a> {
     pub rows: Rows<'f>,
     /// How candidates are scored again.
     pub rerank: Rerank,
-    /// Neighbours per query.
+    /// Neighbors per query.
     pub k: usize,
     /// Whether records and rows are likely to be on disk.
     pub cold: bool,
     /// Where rows can be asked of.
-    pub disk: Option<&'f dyn Disk>,
+    pub advise: Option<&'f dyn Advise>,
 }
 
 impl Finish<'_, '_> {
@@ -72,10 +72,10 @@ impl Finish<'_, '_> {
         keys.extend(pairs.map(|(score, i)| u64::from(select::key(score + 0.0)) << 32 | i));
         // Ids come from memory while scores are sorted.
         match self.lists {
-            [lists] => nearest.entries().iter().for_each(|&entry| lists.ask_id(entry)),
+            [lists] => nearest.entries().iter().for_each(|&entry| lists.prefetch_id(entry)),
             all => nearest.entries().iter().for_each(|&entry| {
                 let (segment, position) = locate(self.starts, entry);
-                all[segment].ask_id(position);
+                all[segment].prefetch_id(position);
             }),
         }
         sort(keys, spare);
@@ -132,12 +132,12 @@ impl Finish<'_, '_> {
                 )
             })?);
         }
-        self.disk.filter(|_| cold).into_iter().for_each(|disk| self.rows.ask(disk, &at));
+        self.advise.filter(|_| cold).into_iter().for_each(|disk| self.rows.advise(disk, &at));
         Ok((found, at))
     }
 }
 
-/// Writes sorted neighbours and fills up with missing ones.
+/// Writes sorted neighbors and fills up with missing ones.
 pub fn write(found: &Found, scores: &mut [f32], ids: &mut [i64]) {
     scores.fill(f32::INFINITY);
     ids.fill(-1);

@@ -3,16 +3,16 @@
 //! A [`Calibration`] is measured after a build: stored keys serve as queries, their own entries left out, and every setting's
 //! recall is counted against the exact scan. A search takes what lies between the two measured settings, in the order of
 //! their cost, that the goal lies between. Each way of scoring candidates again has settings of its own: codes find other
-//! neighbours than raw keys among the same candidates.
+//! neighbors than raw keys among the same candidates.
 
 use super::probes::Reach;
-use super::{Request, Rerank};
+use super::request::{Request, Rerank};
 use crate::error::Why;
 use crate::index::Codebook;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// Recall that a search aims at when it is told nothing: at .95 the neighbours that are missing cost 0.4 % of perplexity where
+/// Recall that a search aims at when it is told nothing: at .95 the neighbors that are missing cost 0.4 % of perplexity where
 /// the weight of p_kNN is large, at .97 none that could be measured.
 pub const DEFAULT_RECALL: f32 = 0.97;
 /// Recall of other queries is a little lower than that of the calibration's: by this share of what is missing.
@@ -69,8 +69,8 @@ fn best(rows: &[Setting]) -> f32 {
     rows.iter().map(|row| row.recall).fold(0.0, f32::max)
 }
 
-/// Settings of the measured numbers of neighbours around one that is asked for, and how far it lies from the first to the
-/// second, by its logarithm: what few neighbours need is many times as many candidates.
+/// Settings of the measured numbers of neighbors around one that is asked for, and how far it lies from the first to the
+/// second, by its logarithm: what few neighbors need is many times as many candidates.
 struct Around {
     below: Vec<Setting>,
     above: Vec<Setting>,
@@ -125,7 +125,7 @@ pub struct Measured<'m> {
 /// One measured setting.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Setting {
-    /// Neighbours asked for.
+    /// Neighbors asked for.
     pub k: usize,
     /// See `Reach::stop`; without meaning where searches scan all lists.
     pub stop: f32,
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_between_two_measured_numbers_of_neighbours_needs_what_lies_between() {
+    fn what_is_asked_between_two_measured_numbers_of_neighbors_needs_what_lies_between() {
         let row = |k, depth| Setting { k, stop: 1.0, depth, recall: 0.99, scanned: 1.0 };
         let rows = [row(8, 64.0), row(64, 4.0)];
         let depth = |k: usize| Around::of(&rows, k).reaching(0.9).expect("reached").depth * k as f32;

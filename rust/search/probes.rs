@@ -1,6 +1,6 @@
 //! Which lists a query scans: the nearest first, then those that are still worth it.
 
-use super::workspace::{Choice, Near};
+use super::near::{Choice, NearLists, Probe};
 use crate::Metric;
 use crate::index::{Codebook, Lists};
 use crate::simd::{Kernels, LANES};
@@ -20,60 +20,6 @@ pub struct Reach {
     /// L2: lists whose centroid is further than this multiple of the limit that the nearest lists gave are left out. Inner
     /// product: further than the limit by this share, less one, of the limit's distance from the nearest centroid.
     pub stop: Option<f32>,
-}
-
-/// A list that a query scans.
-#[derive(Clone, Copy, Default)]
-pub struct Probe {
-    /// Number of the list.
-    pub list: u32,
-    /// Number of the query in its tile.
-    pub query: u32,
-    /// Score of the centroid: |q − c|², or −⟨q, c⟩.
-    pub base: f32,
-}
-
-/// Lists near a query and their scores.
-#[derive(Clone, Copy)]
-pub struct Coarse<'c> {
-    /// Numbers, ascending.
-    pub lists: &'c [u32],
-    /// Score of each.
-    pub scores: &'c [f32],
-    /// Added to a score gives the base.
-    pub shift: f32,
-}
-
-impl Coarse<'_> {
-    /// The query scans list number `i` of these.
-    fn probe(&self, i: u32, query: usize) -> Probe {
-        Probe { list: self.lists[i as usize], query: query as u32, base: self.shift + self.scores[i as usize] }
-    }
-}
-
-impl Near {
-    /// Empties it, keeping its memory.
-    pub fn clear(&mut self) {
-        self.lists.clear();
-        self.scores.clear();
-        self.ends.clear();
-        self.limits.clear();
-        self.shifts.clear();
-    }
-
-    /// Appends the lists of the next query.
-    pub fn push(&mut self, lists: &[u32], scores: impl Iterator<Item = f32>, limit: f32) {
-        self.lists.extend_from_slice(lists);
-        self.scores.extend(scores);
-        self.ends.push(self.lists.len());
-        self.limits.push(limit);
-    }
-
-    /// Those of a query.
-    pub fn of(&self, query: usize) -> Coarse<'_> {
-        let span = if query == 0 { 0 } else { self.ends[query - 1] }..self.ends[query];
-        Coarse { lists: &self.lists[span.clone()], scores: &self.scores[span], shift: self.shifts[query] }
-    }
 }
 
 /// What lists are chosen by.
@@ -110,7 +56,7 @@ impl Chooser<'_, '_> {
     pub fn nearest(
         &self,
         query: usize,
-        coarse: Coarse,
+        coarse: NearLists,
         limit: f32,
         choice: &mut Choice,
         out: &mut Vec<Probe>,
@@ -183,7 +129,7 @@ impl Chooser<'_, '_> {
     pub fn further(
         &self,
         query: usize,
-        coarse: Coarse,
+        coarse: NearLists,
         kept: f32,
         limit: f32,
         nearest: std::ops::Range<usize>,
@@ -240,44 +186,11 @@ impl Chooser<'_, '_> {
     }
 
     /// Score of the furthest list that is worth scanning; `nearest` is the base of the nearest.
-    fn reach_of(&self, stop: f32, limit: f32, shift: f32, nearest: f32) -> f32 {
+    pub fn reach_of(&self, stop: f32, limit: f32, shift: f32, nearest: f32) -> f32 {
         let furthest = match self.codebook.metric() {
             Metric::L2 => stop * limit,
             Metric::Ip => limit + (stop - 1.0) * (limit - nearest).abs(),
         };
         furthest - shift
     }
-}
-
-/// Sorts probes by (list, query), given in the order of the queries: a counting sort, where they are many.
-pub fn by_list(probes: &mut Vec<Probe>, nlist: usize, choice: &mut Choice) {
-    if 8 * probes.len() < nlist {
-        probes.sort_by_key(|p| p.list);
-        return;
-    }
-    let next = &mut choice.counts;
-    next.clear();
-    next.resize(nlist + 1, 0);
-    probes.iter().for_each(|p| next[p.list as usize + 1] += 1);
-    for i in 0..nlist {
-        next[i + 1] += next[i];
-    }
-    choice.sorted.resize(probes.len(), Probe::default());
-    for probe in probes.iter() {
-        let at = &mut next[probe.list as usize];
-        choice.sorted[*at as usize] = *probe;
-        *at += 1;
-    }
-    std::mem::swap(probes, &mut choice.sorted);
-}
-
-/// Runs of probes of the same list.
-pub fn runs(probes: &[Probe]) -> impl Iterator<Item = &[Probe]> {
-    probes.chunk_by(|a, b| a.list == b.list)
-}
-
-/// Places of a list in a segment.
-pub fn span(lists: &Lists, start: u32, list: u32) -> std::ops::Range<u32> {
-    let first = start + lists.list(list as usize).1;
-    first..first + lists.list_len(list as usize) as u32
 }

@@ -1,11 +1,16 @@
 //! Recall that is asked for is had or refused, and raw keys find what they can.
 
+use super::approximate::{Conditions, approximate};
+use super::check::check;
 use super::tests::{ask, build, clustered, corpus, pool, recall, run};
 use super::*;
+use crate::error::Why;
 use crate::index::{CodeChoice, Params};
-use crate::keys::KeyRows;
+use crate::keys::{KeyBlock, KeyRows};
+use crate::{Error, Metric};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
+use std::sync::atomic::AtomicBool;
 
 /// The corpus with what is measured of its index.
 fn measured<'a>(corpus: Corpus<'a>, calibration: &'a Calibration) -> Corpus<'a> {
@@ -20,7 +25,7 @@ fn cube(n: usize, d: usize, seed: u64) -> Vec<f32> {
 
 #[test]
 fn asked_recall_is_had_or_refused() {
-    // Stores that scan every list and stores that do not; codes that tell neighbours apart and codes that cannot.
+    // Stores that scan every list and stores that do not; codes that tell neighbors apart and codes that cannot.
     let coarse = CodeChoice::Pq { m: 8, bits: 4 };
     let cases = [
         (21_000, 100, Metric::L2, CodeChoice::Auto, true),
@@ -37,9 +42,8 @@ fn asked_recall_is_had_or_refused() {
         let built = build(&[block], metric, &Params { code, ..Params::default() }, 2);
         let raw = corpus(&built, &[block], metric);
         let never = AtomicBool::new(false);
-        let measure = |keys: bool, threads: usize| {
-            calibrate::calibrate(&raw, keys, &pool(threads), &|_, _| (), &never).expect("measures")
-        };
+        let measure =
+            |keys: bool, threads: usize| calibrate(&raw, keys, &pool(threads), &|_, _| (), &never).expect("measures");
         let with = measure(true, 2);
         if n < 20_000 {
             assert_eq!(with, measure(true, 1));
@@ -113,7 +117,7 @@ fn raw_keys_find_what_they_can_whatever_the_codes() {
         let built = build(&[block], Metric::L2, &Params { code, ..Params::default() }, 2);
         let raw = corpus(&built, &[block], Metric::L2);
         let never = AtomicBool::new(false);
-        let calibration = calibrate::calibrate(&raw, true, &pool(2), &|_, _| (), &never).expect("measures");
+        let calibration = calibrate(&raw, true, &pool(2), &|_, _| (), &never).expect("measures");
         let nprobe = raw.index.as_ref().map(|(book, _)| book.default_nprobe());
         let corpus = measured(raw, &calibration);
         let exact = run(&corpus, &queries, &Request { exact: true, ..ask(k) }, 2);

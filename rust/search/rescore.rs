@@ -1,10 +1,10 @@
 //! Scores candidates again with second-level codes: list by list for a tile of queries, so that a record that several
 //! queries ask for comes from memory once.
 
+use super::near::{Probe, runs, span};
 use super::places::locate;
-use super::probes::{Probe, runs, span};
-use super::select::Nearest;
 use crate::Result;
+use crate::exact::Nearest;
 use crate::index::Lists;
 use crate::index::bytes::ByteRows;
 use crate::simd::{ByteQuery, Kernels, prefetch_far};
@@ -41,7 +41,7 @@ impl Rescore<'_, '_> {
             let mut all = rounds.iter().flat_map(|probes| runs(probes)).peekable();
             while let Some(run) = all.next() {
                 // Records of the next list come from memory while those of this one are scored.
-                all.peek().into_iter().for_each(|next| self.ask(next, run[0].list, nearest, cursors));
+                all.peek().into_iter().for_each(|next| self.prefetch_records(next, run[0].list, nearest, cursors));
                 for (lists, &start) in self.lists.iter().zip(self.starts) {
                     let places = span(lists, start, run[0].list);
                     for probe in run {
@@ -57,11 +57,11 @@ impl Rescore<'_, '_> {
         }
         // All candidates of few queries, and where records come from disk; of many those that a damaged file put elsewhere.
         if let (true, Some(first)) = (self.cold, nearest.first()) {
-            self.ask_disk(first);
+            self.advise_records(first);
         }
         for query in 0..nearest.len() {
             if let (true, Some(next)) = (self.cold, nearest.get(query + 1)) {
-                self.ask_disk(next);
+                self.advise_records(next);
             }
             let from = cursors[query] as usize;
             let (scores, entries) = nearest[query].parts_mut();
@@ -71,12 +71,12 @@ impl Rescore<'_, '_> {
     }
 
     /// Asks the disk for the records of all candidates of a query.
-    fn ask_disk(&self, nearest: &Nearest) {
+    fn advise_records(&self, nearest: &Nearest) {
         for (segment, lists) in self.lists.iter().enumerate() {
             let end = self.starts.get(segment + 1).copied().unwrap_or(u32::MAX);
             let of_segment = self.starts[segment]..end;
             let places = nearest.entries().iter().filter(|&place| of_segment.contains(place));
-            lists.ask_records(places.map(|place| place - of_segment.start));
+            lists.advise_records(places.map(|place| place - of_segment.start));
         }
     }
 
@@ -95,8 +95,8 @@ impl Rescore<'_, '_> {
         Ok(())
     }
 
-    /// Asks for the records of the candidates in the list of some probes; those in the list `before` come before them.
-    fn ask(&self, run: &[Probe], before: u32, nearest: &[Nearest], cursors: &[u32]) {
+    /// Has the records of the candidates in the list of some probes come from memory; those in the list `before` come before them.
+    fn prefetch_records(&self, run: &[Probe], before: u32, nearest: &[Nearest], cursors: &[u32]) {
         for probe in run {
             let query = probe.query as usize;
             let mut entries = &nearest[query].entries()[cursors[query] as usize..];

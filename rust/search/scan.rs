@@ -5,12 +5,12 @@
 //! and up to six at a time in registers. What a query scans depends on the query alone. One look-up table per query serves every
 //! list; what differs per list and entry is in `base`, A, B.
 
-use super::disk::Ahead;
-use super::filter::Filter;
+use super::ahead::Ahead;
+use super::near::{Near, Probe, by_list, runs};
 use super::places::order;
-use super::probes::{Chooser, Probe, Reach, by_list, runs};
-use super::select::Nearest;
-use super::workspace::{Near, Workspace};
+use super::probes::{Chooser, Reach};
+use super::workspace::Workspace;
+use crate::exact::{Filter, Nearest};
 use crate::index::bytes::ByteRows;
 use crate::index::coarse::{Coarse, Coded, ESTIMATED, score_floats};
 use crate::index::quantiser::Tables;
@@ -27,12 +27,15 @@ const COARSE_ROWS: usize = 8 * TILE_ROWS;
 
 /// Queries as the kernels take them.
 #[derive(Clone, Copy)]
-struct Queries<'q> {
-    tables: &'q [Tables],
-    bytes: &'q ByteRows,
+pub struct Queries<'q> {
+    /// Look-up tables of each.
+    pub tables: &'q [Tables],
+    /// Each in 8 bits.
+    pub bytes: &'q ByteRows,
 }
 
 /// One task: some queries, and every `parts`-th of their lists.
+#[derive(Clone, Copy)]
 pub struct Scan<'s, 'a> {
     /// Kernels.
     pub kernels: &'s Kernels,
@@ -147,7 +150,7 @@ impl Scan<'_, '_> {
                 Coarse::Coded(coded) => self.near_coded(coded, chooser, done..done + rows, w),
                 Coarse::Floats => {
                     w.scores.resize(w.scores.len().max(rows * nlist), 0.0);
-                    score_floats(self.kernels, book, &w.centred, &mut w.scores[..rows * nlist]);
+                    score_floats(self.kernels, nlist, &book.float_panels(), &w.centred, &mut w.scores[..rows * nlist]);
                     for scores in w.scores[..rows * nlist].chunks_exact(nlist) {
                         let (n, limit) = chooser.keep(scores, &mut w.choice);
                         let found = &w.choice.found[..n];
@@ -180,7 +183,7 @@ impl Scan<'_, '_> {
     }
 
     /// All lists of a query, for the rare one that needs more than were kept.
-    fn all_lists(&self, query: usize) -> Result<Near> {
+    pub fn all_lists(&self, query: usize) -> Result<Near> {
         let (book, d) = (self.codebook, self.codebook.d());
         let Scan { kernels, codebook, lists, k, .. } = *self;
         let everything = Reach { nprobe: book.nlist(), stop: None };
@@ -227,7 +230,8 @@ impl Scan<'_, '_> {
         self.check()
     }
 
-    fn scan_list(&self, lists: &Lists, start: u32, probe: Probe, queries: Queries, nearest: &mut [Nearest]) {
+    /// Scans a list for one query.
+    pub fn scan_list(&self, lists: &Lists, start: u32, probe: Probe, queries: Queries, nearest: &mut [Nearest]) {
         let (blocks, first) = lists.list(probe.list as usize);
         let mut first = start + first;
         let query = probe.query as usize;

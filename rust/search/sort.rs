@@ -1,7 +1,7 @@
-//! Sorts the neighbours of a query: integers with a score above and a position below.
+//! Sorts the neighbors of a query: integers with a score above and a position below.
 //!
 //! Two passes over the 16 highest bits in which the scores differ, then insertion: twice as fast as a comparison sort for a
-//! thousand neighbours. Scores that lie closer than these bits tell are few, or a comparison sort takes over.
+//! thousand neighbors. Scores that lie closer than these bits tell are few, or a comparison sort takes over.
 
 /// Fewer are sorted by comparison.
 const FEW: usize = 96;

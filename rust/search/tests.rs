@@ -1,12 +1,19 @@
 //! Whole path: train, write lists, search; against brute force and against itself.
 
+use super::answer::planned;
+use super::approximate::{Conditions, approximate};
 use super::*;
-use crate::index::{CodeChoice, Memory, Params, reconstruct, train, write_lists};
-use crate::keys::KeyRows;
+use crate::index::{CodeChoice, Codebook, Lists, Memory, Params, reconstruct, train, write_lists};
+use crate::keys::{KeyBlock, KeyRows};
 use crate::sections::SectionKind;
+use crate::simd::{Isa, Kernels};
+use crate::threads::Pool;
+use crate::{Error, Metric, Result};
 use half::f16;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
+use std::ops::Range;
+use std::sync::atomic::AtomicBool;
 
 pub(crate) fn pool(threads: usize) -> Pool {
     Pool::get(Some(threads)).expect("threads start")
@@ -56,7 +63,7 @@ pub(super) fn corpus<'a>(built: &'a Built, keys: &[KeyBlock<'a>], metric: Metric
         unindexed: vec![],
         deleted: &[],
         measured: None,
-        disk: None,
+        advise: None,
     }
 }
 
@@ -314,7 +321,7 @@ fn empty_store_answers_all_missing() {
         unindexed: vec![],
         deleted: &[],
         measured: None,
-        disk: None,
+        advise: None,
     };
     let hits = run(&corpus, &[0.0; 8], &ask(3), 2);
     assert_eq!(hits, Hits { distances: vec![f32::NEG_INFINITY; 6], ids: vec![-1; 6] });
@@ -332,7 +339,7 @@ fn bad_requests_are_errors() {
         unindexed: vec![block],
         deleted: &[],
         measured: None,
-        disk: None,
+        advise: None,
     };
     let fails = |queries: &[f32], request: &Request| {
         search(&corpus, queries, request, &pool(1), &AtomicBool::new(false)).expect_err("must fail").to_string()
@@ -365,7 +372,7 @@ fn damaged_sections_are_errors() {
             unindexed: vec![],
             deleted: &[],
             measured: None,
-            disk: None,
+            advise: None,
         };
         search(&corpus, &keys[..d], &ask(n), &pool(1), &AtomicBool::new(false)).map(|_| ())
     };

@@ -1,11 +1,14 @@
 //! Settings that are tried out: what each finds, and which of them are worth keeping.
 
 use super::approximate::{Conditions, approximate};
-use super::calibrate::Truth;
+use super::check::check;
+use super::corpus::Corpus;
 use super::plan::{Plan, Setting};
 use super::probes::Reach;
-use super::{Corpus, HitsMut, Pool, Request, Rerank};
+use super::request::{HitsMut, Request, Rerank};
 use crate::Result;
+use crate::threads::Pool;
+use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 
 /// Recall of two settings between which none was tried, at most: between them it does not follow a line.
@@ -15,13 +18,26 @@ pub const NEGLIGIBLE: f32 = 0.001;
 /// How often a gap is halved at most.
 const HALVINGS: usize = 3;
 
-/// Neighbours that may be missed though none was: as many queries do not tell ("rule of three", Hanley & Lippman-Hand 1983).
+/// Neighbors that may be missed though none was: as many queries do not tell ("rule of three", Hanley & Lippman-Hand 1983).
 const OPEN: usize = 3;
+
+/// Queries with their exact neighbors, which recall is counted against.
+#[derive(Clone, Debug, Default)]
+pub struct Truth {
+    /// q × d, row-major, finite.
+    pub queries: Vec<f32>,
+    /// For each query the ids that must not come back, such as its own.
+    pub own: Vec<Range<u64>>,
+    /// Exact neighbors of each query, `k` each, best first.
+    pub ids: Vec<i64>,
+    /// How many.
+    pub k: usize,
+}
 
 /// What a setting did.
 #[derive(Clone, Copy)]
 pub struct Trial {
-    /// With the share of the true neighbours among the k that came back.
+    /// With the share of the true neighbors among the k that came back.
     pub setting: Setting,
     /// Share of them among all candidates: the recall if raw keys chose among these.
     held: f32,
@@ -39,13 +55,13 @@ impl Trial {
     }
 }
 
-/// Trials for one number of neighbours.
+/// Trials for one number of neighbors.
 pub struct Trials<'t, 'a> {
     /// With an index.
     pub corpus: &'t Corpus<'a>,
     /// What is looked for.
     pub truth: &'t Truth,
-    /// Neighbours.
+    /// Neighbors.
     pub k: usize,
     /// Entries in lists.
     pub entries: usize,
@@ -100,7 +116,7 @@ impl Trials<'_, '_> {
         let reach = Reach { nprobe: self.nlist, stop: (!self.everything).then_some(stop) };
         let plan = Plan { reach, candidates, rerank };
         let request = Request { k: candidates, exclude: Some(&truth.own), ..Request::default() };
-        let kernels = super::check(corpus, &truth.queries, &request)?;
+        let kernels = check(corpus, &truth.queries, &request)?;
         let q = truth.queries.len() / corpus.d;
         let (mut distances, mut ids) = (vec![0.0; q * candidates], vec![0; q * candidates]);
         let mut out = HitsMut { distances: &mut distances, ids: &mut ids };

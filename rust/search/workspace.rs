@@ -1,7 +1,7 @@
 //! Memory of a search task, kept for the next one: clearing fresh pages costs more than scanning the codes.
 
-use super::probes::Probe;
-use super::select::Nearest;
+use super::near::{Choice, Near, Probe};
+use crate::exact::Nearest;
 use crate::index::bytes::ByteRows;
 use crate::index::quantiser::Tables;
 use std::sync::Mutex;
@@ -45,42 +45,6 @@ pub struct Workspace {
     pub keys: [Vec<u64>; 2],
     /// Bytes that candidates and tables of a query held, at most.
     largest: usize,
-}
-
-/// The lists that lie near each query, by number, one query after the other.
-#[derive(Default)]
-pub struct Near {
-    /// Numbers of lists, ascending for each query.
-    pub lists: Vec<u32>,
-    /// Their scores.
-    pub scores: Vec<f32>,
-    /// Where those of each query end.
-    pub ends: Vec<usize>,
-    /// Scores of the lists that are left out are above it, for each query.
-    pub limits: Vec<f32>,
-    /// Added to a score gives the base of a probe, for each query.
-    pub shifts: Vec<f32>,
-}
-
-/// Scratch of the choice of lists.
-#[derive(Default)]
-pub struct Choice {
-    /// Positions of scores.
-    pub found: Vec<u32>,
-    /// What a scan of all centroids writes besides scores.
-    pub ignored: Vec<u32>,
-    /// Least score of each class of lists, and scores of what was found.
-    pub lows: Vec<f32>,
-    /// The lists that each query scans first, nearest first, one query after the other.
-    pub nearest: Vec<u32>,
-    /// Where those of each query end.
-    pub ends: Vec<usize>,
-    /// The same of one query, ascending.
-    pub done: Vec<u32>,
-    /// Counts and copies of a sort by list.
-    pub counts: Vec<u32>,
-    /// See `counts`.
-    pub sorted: Vec<Probe>,
 }
 
 impl Workspace {

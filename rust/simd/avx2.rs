@@ -1,9 +1,10 @@
 //! Kernels with AVX2, FMA and F16C.
 
-use super::{
-    ByteKeys, ByteQuery, FACTOR_BYTES, LANES, LevelQuery, ScanQuery, Scores, TILE_LANES, TILE_ROWS, Tile, portable,
-    scalar, targets,
+use super::instantiate::{portable_choices, portable_kernels, portable_queries, portable_rows};
+use super::operands::{
+    ByteKeys, ByteQuery, FACTOR_BYTES, LANES, LevelQuery, ScanQuery, Scores, TILE_LANES, TILE_ROWS, Tile, targets,
 };
+use super::{portable, scalar};
 use half::f16;
 use std::arch::x86_64::*;
 
@@ -442,7 +443,7 @@ fn integer_products<const R: usize>(rows: &[[i8; 4]], q: usize, panel: &[u8], ou
     }
 }
 
-super::portable_kernels!("popcnt,avx2,f16c", portable);
-super::portable_queries!("popcnt,avx2,f16c", portable);
-super::portable_rows!("popcnt,avx2,f16c", portable);
-super::portable_choices!("popcnt,avx2", portable);
+portable_kernels!("popcnt,avx2,f16c", portable);
+portable_queries!("popcnt,avx2,f16c", portable);
+portable_rows!("popcnt,avx2,f16c", portable);
+portable_choices!("popcnt,avx2", portable);

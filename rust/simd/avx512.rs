@@ -1,6 +1,8 @@
 //! Kernels with AVX-512 F, BW, DQ and VL.
 
-use super::{ByteKeys, FACTOR_BYTES, LANES, ScanQuery, TILE_LANES, TILE_ROWS, Tile, portable, scalar, targets};
+use super::instantiate::{portable_kernels, portable_rows};
+use super::operands::{ByteKeys, FACTOR_BYTES, LANES, ScanQuery, TILE_LANES, TILE_ROWS, Tile, targets};
+use super::{portable, scalar};
 use half::f16;
 use std::arch::x86_64::*;
 
@@ -416,5 +418,5 @@ pub fn tables4(query: &[f32], words: &[f32], products: &mut [f32], table: &mut [
     (span / 127.0, bias)
 }
 
-super::portable_kernels!("popcnt,avx512f,avx512bw,avx512dq,avx512vl", portable);
-super::portable_rows!("popcnt,avx512f,avx512bw,avx512dq,avx512vl", portable);
+portable_kernels!("popcnt,avx512f,avx512bw,avx512dq,avx512vl", portable);
+portable_rows!("popcnt,avx512f,avx512bw,avx512dq,avx512vl", portable);

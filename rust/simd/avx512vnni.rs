@@ -5,10 +5,10 @@
 //! unit for one query, four for each more.
 
 use super::avx512::{keep_at, lanes_from, load, load_bytes, load_factors, store};
-use super::{
-    ByteKeys, ByteQuery, FACTOR_BYTES, LANES, LevelQuery, RECORDS_AHEAD, ScanQuery, Scores, TILE_ROWS, prefetch,
-    targets,
+use super::operands::{
+    ByteKeys, ByteQuery, FACTOR_BYTES, LANES, LevelQuery, RECORDS_AHEAD, ScanQuery, Scores, TILE_ROWS, targets,
 };
+use super::prefetch::prefetch;
 use std::arch::x86_64::*;
 
 pub use super::avx512::{
@@ -63,7 +63,7 @@ pub fn scan4_group<const N: usize>(
         let mut sums = [_mm512_setzero_si512(); N];
         for (u, unit) in codes.as_chunks::<64>().0.iter().enumerate() {
             if ahead {
-                ask_ahead(unit);
+                prefetch_ahead(unit);
             }
             let unit = _mm512_permutexvar_epi8(turn, load_bytes(unit));
             // (x & 15) | start of the table
@@ -96,7 +96,7 @@ pub fn scan4_group<const N: usize>(
 /// Asks for the line that lies [`BLOCKS_AHEAD`] of a unit, inside of the blocks or not: the line is never read.
 #[inline]
 #[target_feature(enable = "popcnt,avx512f")]
-fn ask_ahead(unit: &[u8; 64]) {
+fn prefetch_ahead(unit: &[u8; 64]) {
     _mm_prefetch::<_MM_HINT_T0>(unit.as_ptr().wrapping_add(BLOCKS_AHEAD).cast())
 }
 
@@ -123,7 +123,7 @@ pub fn scan_levels_group<const N: usize>(
         let mut sums = [[_mm512_setzero_si512(); 2]; N];
         for (u, codes) in codes.as_chunks::<64>().0.iter().enumerate() {
             if ahead {
-                ask_ahead(codes);
+                prefetch_ahead(codes);
             }
             let codes = load_bytes(codes);
             let low = _mm512_shuffle_epi8(levels, _mm512_and_si512(codes, nibble));

@@ -1,6 +1,8 @@
 //! Kernels with NEON (every aarch64 has it).
 
-use super::{ByteKeys, LANES, LevelQuery, ScanQuery, Scores, TILE_ROWS, Tile, portable, scalar};
+use super::instantiate::{portable_choices, portable_integers, portable_kernels, portable_queries, portable_rows};
+use super::operands::{ByteKeys, LANES, LevelQuery, ScanQuery, Scores, TILE_ROWS, Tile};
+use super::{portable, scalar};
 use half::f16;
 use std::arch::aarch64::*;
 
@@ -149,7 +151,8 @@ pub fn scan4(blocks: &[u8], query: &ScanQuery<u8>, first: u32, scores: &mut [f32
         }
         let sums = sums.map(|s| s as f32 * query.scale + query.bias);
         let to = first + (b * LANES) as u32;
-        found += scalar::keep(&sums, factors, query.base, query.limit, to, &mut scores[found..], &mut entries[found..]);
+        found +=
+            portable::keep(&sums, factors, query.base, query.limit, to, &mut scores[found..], &mut entries[found..]);
     }
     found
 }
@@ -167,8 +170,8 @@ pub fn scan8(blocks: &[u8], query: &ScanQuery<f32>, first: u32, scores: &mut [f3
     scalar::scan8(blocks, query, first, scores, entries)
 }
 
-super::portable_kernels!("neon", portable);
-super::portable_queries!("neon", portable);
-super::portable_rows!("neon", portable);
-super::portable_choices!("neon", portable);
-super::portable_integers!("neon", portable);
+portable_kernels!("neon", portable);
+portable_queries!("neon", portable);
+portable_rows!("neon", portable);
+portable_choices!("neon", portable);
+portable_integers!("neon", portable);

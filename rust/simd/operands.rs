@@ -1,11 +1,26 @@
 //! What kernels take: queries and keys as they lie in memory.
 
-use super::{LANES, TILE_LANES, TILE_ROWS};
+/// Keys of a panel and entries of a block.
+pub const LANES: usize = 16;
+/// Keys of a tile: two panels.
+pub const TILE_LANES: usize = 2 * LANES;
+/// Most rows of a tile.
+pub const TILE_ROWS: usize = 12;
+/// Queries that a kernel serves at once, at most.
+pub const GROUP: usize = 6;
+/// Second-level records that are prefetched ahead of their turn.
+pub(super) const RECORDS_AHEAD: usize = 16;
 
 /// Scores of up to 12 rows against 32 keys.
 pub type Scores = [[f32; TILE_LANES]; TILE_ROWS];
 /// Bytes of the factors after the codes of a block: 16 × A, 16 × B, f32.
 pub const FACTOR_BYTES: usize = 2 * 4 * LANES;
+
+/// Number `i` of floats as they are stored.
+#[inline(always)]
+pub fn float_at(bytes: &[u8], i: usize) -> f32 {
+    f32::from_le_bytes(std::array::from_fn(|byte| bytes[4 * i + byte]))
+}
 
 /// Result of [`super::Kernels::score_tile`].
 #[derive(Clone, Debug)]

@@ -4,6 +4,7 @@
 //! `KNNLM_REQUIRE_ISA=avx512` (or avx2, neon) turns a skipped instruction set into a failure.
 
 use super::*;
+use half::f16;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 

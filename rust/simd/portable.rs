@@ -2,7 +2,7 @@
 //!
 //! No fused multiply-add and a fixed order of additions: every instruction set gives the same bits.
 
-use super::{ByteKeys, FACTOR_BYTES, LANES, LevelQuery, Scores, TILE_LANES, scalar};
+use super::operands::{ByteKeys, FACTOR_BYTES, LANES, LevelQuery, Scores, TILE_LANES, float_at};
 
 /// Fast Walsh–Hadamard transform of `x` in place, times `scale`; the length is a power of two.
 #[inline(always)]
@@ -202,7 +202,7 @@ pub fn scan_levels(blocks: &[u8], query: &LevelQuery, first: u32, scores: &mut [
         }
         let sums = dots.map(|dot| query.bytes.scale * (dot - query.bytes.bias) as f32);
         let to = first + (b * LANES) as u32;
-        found += scalar::keep(&sums, factors, query.base, query.limit, to, &mut scores[found..], &mut entries[found..]);
+        found += keep(&sums, factors, query.base, query.limit, to, &mut scores[found..], &mut entries[found..]);
     }
     found
 }
@@ -326,4 +326,27 @@ fn least16(mut x: [f32; LANES]) -> f32 {
         half /= 2;
     }
     x[0]
+}
+
+/// The end of a block: scores `(base + A) + B * sum`, those at most `limit` are kept.
+#[inline(always)]
+pub fn keep(
+    sums: &[f32; LANES],
+    factors: &[u8],
+    base: f32,
+    limit: f32,
+    first: u32,
+    scores: &mut [f32],
+    entries: &mut [u32],
+) -> usize {
+    let mut found = 0;
+    for (v, sum) in sums.iter().enumerate() {
+        let score = (base + float_at(factors, v)) + float_at(factors, LANES + v) * sum;
+        if score <= limit {
+            scores[found] = score;
+            entries[found] = first + v as u32;
+            found += 1;
+        }
+    }
+    found
 }

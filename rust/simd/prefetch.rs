@@ -10,17 +10,17 @@ const FAR: i32 = 1;
 /// Asks for the cache lines of `data`. Changes no result; does nothing where the CPU has no such instruction.
 #[inline(always)]
 pub fn prefetch<T>(data: &[T]) {
-    ask::<NEAR, T>(data);
+    hint::<NEAR, T>(data);
 }
 
 /// The same, no nearer than the level-2 cache: for data that will be read later.
 #[inline(always)]
 pub fn prefetch_far<T>(data: &[T]) {
-    ask::<FAR, T>(data);
+    hint::<FAR, T>(data);
 }
 
 #[inline(always)]
-fn ask<const HINT: i32, T>(data: &[T]) {
+fn hint<const HINT: i32, T>(data: &[T]) {
     let start = data.as_ptr().cast::<i8>();
     for line in (0..size_of_val(data)).step_by(64) {
         let line = start.wrapping_add(line);

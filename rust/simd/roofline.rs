@@ -1,11 +1,13 @@
 //! What bounds the scans of 4-bit codes, for benchmarks: a loop that only reads, and one with nothing but the look-ups.
 
-use super::{FACTOR_BYTES, Isa, Kernels};
+use super::isa::Isa;
+use super::kernels::Kernels;
+use super::operands::FACTOR_BYTES;
 use std::arch::x86_64::*;
 
 /// Folds all bytes with xor, in the widest registers of the instruction set: nothing but reading.
 pub fn read(kernels: &Kernels, bytes: &[u8]) -> u64 {
-    match kernels.isa {
+    match kernels.isa() {
         // SAFETY: `Kernels` with this value are only made where the CPU has the features.
         Isa::Avx2 => unsafe { read_avx2(bytes) },
         // SAFETY: as above.
@@ -20,7 +22,7 @@ pub fn read(kernels: &Kernels, bytes: &[u8]) -> u64 {
 pub fn lookups<const N: usize>(kernels: &Kernels, blocks: &[u8], tables: [&[u8]; N]) -> u64 {
     let length = tables[0].len();
     assert!(length > 0 && length.is_multiple_of(128) && tables.iter().all(|t| t.len() == length));
-    match kernels.isa {
+    match kernels.isa() {
         // SAFETY: `Kernels` with this value are only made where the CPU has the features.
         Isa::Avx2 => unsafe { lookups_avx2(blocks, tables) },
         // SAFETY: as above.
@@ -38,7 +40,7 @@ pub fn lookups<const N: usize>(kernels: &Kernels, blocks: &[u8], tables: [&[u8];
 /// `blocks` as `scan_levels` takes them, of entries of `width` coordinates.
 pub fn levels<const N: usize>(kernels: &Kernels, blocks: &[u8], width: usize, levels: &[u8; 16]) -> u64 {
     assert!(width > 0 && width.is_multiple_of(128));
-    match kernels.isa {
+    match kernels.isa() {
         // SAFETY: `Kernels` with this value are only made where the CPU has the features.
         Isa::Avx512Vnni => unsafe { levels_vnni::<N>(blocks, width, levels) },
         // SAFETY: as above.

@@ -1,6 +1,37 @@
 //! The kernels in plain Rust: they define the answer of every other instruction set.
+//!
+//! The first-level scan, `scan4`, is what most of a search's time goes into. A block has 16 entries: units of 64 bytes, each for
+//! 8 sub-quantisers, then 16 factors A and 16 factors B. A query has a table of 16 numbers from 0 to 127 for each sub-quantiser.
+//!
+//! ```text
+//! for each block:
+//!     sum[0..16] = 0
+//!     for each unit g, with the tables of its 8 sub-quantisers:
+//!         for lane j in 0..4, entry v in 0..16:
+//!             byte    = unit[16 j + v]                     low nibble: sub-quantiser 8 g + j, high: 8 g + 4 + j
+//!             sum[v] += table[8 g + j][byte & 15] + table[8 g + 4 + j][byte >> 4]
+//!     for each entry v:
+//!         score = (base + A[v]) + B[v] * (scale * sum[v] + bias)
+//!         if score <= limit: append (score, first + v)
+//! ```
+//!
+//! Sums are integers, so that any order of additions gives the same; the last lines are floats and have one order everywhere.
+//! Departures:
+//!
+//! 1. `neon`: a lane is a register and a table look-up an instruction (`vqtbl1q`); sums have 16 bits and are folded after 64
+//!    units, before they could overflow.
+//! 2. `avx2`: two lanes a register (`vpshufb` looks up within each), so that the halves are added at the end of a block. Up to
+//!    six queries share the codes of a block, here and below.
+//! 3. `avx512`: a unit is one register, four lanes with four tables. Scores of a block are compared at once, and those that pass
+//!    are compressed to where they go: no branch on an entry.
+//! 4. `avx512vnni`: the bytes of a unit are turned from 16 j + v to 4 v + j, so that the four codes of an entry lie in one 32-bit
+//!    lane. A look-up in 64 bytes (`vpermb`) then serves four tables, and `vpdpbusd` adds the four numbers to 32-bit sums,
+//!    which never overflow.
+//!
+//! An entry of `scan_levels` lies turned already; instead of a table its levels are multiplied with the query in 8 bits.
 
-use super::{LANES, ScanQuery, TILE_LANES, Tile};
+use super::operands::{LANES, ScanQuery, TILE_LANES, Tile};
+use super::portable::keep;
 use half::f16;
 
 /// Partial sums of the direct distances; fixed so that every instruction set adds in the same order.
@@ -135,30 +166,6 @@ pub fn scan8(blocks: &[u8], query: &ScanQuery<f32>, first: u32, scores: &mut [f3
             &mut scores[found..],
             &mut entries[found..],
         );
-    }
-    found
-}
-
-/// The end of a block: scores `(base + A) + B * sum`, those at most `limit` are kept.
-#[inline(always)]
-pub fn keep(
-    sums: &[f32; LANES],
-    factors: &[u8],
-    base: f32,
-    limit: f32,
-    first: u32,
-    scores: &mut [f32],
-    entries: &mut [u32],
-) -> usize {
-    let factor = |i: usize| f32::from_le_bytes(std::array::from_fn(|byte| factors[4 * i + byte]));
-    let mut found = 0;
-    for (v, sum) in sums.iter().enumerate() {
-        let score = (base + factor(v)) + factor(LANES + v) * sum;
-        if score <= limit {
-            scores[found] = score;
-            entries[found] = first + v as u32;
-            found += 1;
-        }
     }
     found
 }

@@ -22,8 +22,8 @@ def test_a_store_of_the_command_is_opened_with_its_model(store: Path, model: Pat
     lm = KNNLM.open(store)
     assert lm.loaded.fingerprint == load_model(model).fingerprint
     assert repr(lm).startswith(f"KNNLM('{model.name}'")
-    told = run_json("generate", store, "--prompt", "the store", "--max-tokens", 8)["text"]
-    assert lm.generate("the store", max_tokens=8) == told
+    told = run_json("generate", store, "--prompt", "the store", "--max-new-tokens", 8)["text"]
+    assert lm.generate("the store", max_new_tokens=8) == told
     for other in (
         KNNLM.open(str(store)),
         KNNLM.open(Datastore.open(store)),
@@ -44,7 +44,8 @@ def test_a_store_of_the_library_is_used_by_every_command(texts: Path, model: Pat
     told = run_json("eval", path, texts / "test.txt", "--threads", 1)
     assert told["perplexity"] == scored.perplexity
     assert told["settings"]["lambda_"] == lm.settings.lambda_
-    assert run_json("generate", path, "--prompt", "the", "--max-tokens", 5)["text"] == lm.generate("the", max_tokens=5)
+    continued = run_json("generate", path, "--prompt", "the", "--max-new-tokens", 5)["text"]
+    assert lm.generate("the", max_new_tokens=5) == continued
     assert run_json("add", path, texts / "books")["unchanged"] == 2
     assert run_json("inspect", path, "--string", "the store keeps")["tokens"]
     assert run_json("build", path, "--retrain")["entries"] == told["settings"]["store_size"]
@@ -70,8 +71,10 @@ def test_a_model_can_be_alone(model: Path) -> None:
     assert lm.datastore is None
     assert lm.perplexity(sentence(8)) == pytest.approx(KNNLM(load_model(model), None).perplexity(sentence(8)))
     cached = KNNLM.from_pretrained(model, cache=True, lambda_=0.4, temperature=2.0)
-    assert cached.blend is not None
-    assert cached.blend.weights["cache"] == 0.4
+    assert cached.combiner.features
+    assert cached.perplexity(sentence(8)) == pytest.approx(
+        KNNLM(load_model(model), None, cache=True, lambda_=0.4, temperature=2.0).perplexity(sentence(8))
+    )
 
 
 def test_a_hugging_face_model_by_its_name(tmp_path: Path) -> None:
@@ -136,7 +139,7 @@ def test_how_paths_are_read_can_be_said(model: Path, tmp_path: Path) -> None:
         (lambda store: KNNLM.open(store, trust_remote_code=True), UsageError, "a store is not trusted to name one"),
         (lambda store: KNNLM.open(store, 7), TypeError, "model: expected what load_model returns or a torch module"),
         (lambda store: KNNLM.open(store, lambda_=2), ValueError, "lambda_: expected a weight between 0 and 1, found 2"),
-        (lambda store: KNNLM.open(store, revision="x"), TypeError, "expected device and dtype alone"),
+        (lambda store: KNNLM.open(store, revision="x"), UsageError, "expected no revision of a model that"),
         (lambda store: KNNLM.open(store, device="nonsense"), RuntimeError, "device"),
         (lambda store: KNNLM.from_pretrained(None, store), TypeError, r"found None; KNNLM\.open\(store\)"),
         (lambda store: KNNLM.from_pretrained("./nowhere", store), FileNotFoundError, "nothing at ./nowhere"),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from method import retrieve, score
 from tiny_lm import LETTERS, Doc, tiny
 
 from knnlm import Datastore, reference
 from knnlm.build.dump import dump
 from knnlm.evaluate.tune import save_tuned, tune
 from knnlm.knn_lm import KNNLM
-from knnlm.lm.score import neighbors_of, score
 from knnlm.lm.settings import settings_of
 from knnlm.model.identity import describe
 from knnlm.model.key_spec import KeySpec
@@ -81,7 +81,7 @@ def test_everything_equals_the_reference(system):
     assert len(store) == len(values) == sum(len(d.text) for d in STORED)
     np.testing.assert_array_equal(store.values(0, len(store)), values)
 
-    cached = neighbors_of(loaded, VALID, store, k=64, exact=True)
+    cached = retrieve(loaded, VALID, store, k=64, exact=True)
     tuned = tune(cached)
     assert tuned.perplexity < tuned.lm_perplexity
     save_tuned(store, tuned, exact=True)
@@ -134,10 +134,10 @@ def test_a_stored_document_is_not_its_own_neighbor(system):
 @pytest.mark.parametrize("system", [rust], indirect=True)  # the reference store has no index
 def test_the_index_answers_the_same_pipeline(system, tmp_path):
     loaded, store = system
-    exact = score(neighbors_of(loaded, TEST, store, k=16, exact=True), settings_of(store, k=16, temperature=5.0))
+    exact = score(retrieve(loaded, TEST, store, k=16, exact=True), settings_of(store, k=16, temperature=5.0))
     store.build(seed=0)
     assert settings_of(store).temperature > 0
-    built = score(neighbors_of(loaded, TEST, store, k=16), settings_of(store, k=16, temperature=5.0))
+    built = score(retrieve(loaded, TEST, store, k=16), settings_of(store, k=16, temperature=5.0))
     assert built.lm_perplexity == exact.lm_perplexity
     assert built.perplexity == pytest.approx(exact.perplexity, rel=0.1)
 
@@ -155,7 +155,7 @@ def test_an_untuned_store_proposes_a_temperature(system):
 
 def test_shuffled_values_gain_less(system):
     loaded, store = system
-    cached = neighbors_of(loaded, [*VALID, *TEST], store, k=32, exact=True, shuffle_seed=0)
+    cached = retrieve(loaded, [*VALID, *TEST], store, k=32, exact=True, shuffle_seed=0)
     real, shuffled = tune(cached), tune(cached.shuffled())
     assert real.lm_perplexity - real.perplexity > 0
     assert real.perplexity < shuffled.perplexity

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,47 @@ def test_no_two_files_import_each_other():
         assert free, f"a circle in {sorted(left)}"
         for name in free:
             del left[name]
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "architecture.md"
+
+
+def table() -> dict[str, list[str]]:
+    """Room → rooms that it imports, as docs/architecture.md has them."""
+    text = DOCS.read_text(encoding="utf-8").split("## The house: Python")[1].split("\n## ")[0]
+    rows = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("| `")]
+    return {name.strip(" `"): [x for x in imported.strip().split(", ") if x != "–"] for name, imported in rows}
+
+
+def test_the_architecture_has_these_rooms_in_this_order():
+    assert tuple(table()) == ROOMS
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_the_architecture_says_what_a_room_imports(name):
+    found = {room(other) for file in INSIDE if room(file) == name for other in imports(file)} - {name}
+    assert table()[name] == sorted(found)
+
+
+def test_files_of_a_room_are_named_in_the_architecture():
+    lines = {line.split("|")[1].strip(" `"): line for line in DOCS.read_text(encoding="utf-8").splitlines()
+             if line.startswith("| `")}  # fmt: skip
+    files = [path for path in HOUSE.glob("*/*.py") if path.name != "__init__.py"]
+    missing = [str(path) for path in files if f"`{path.stem}`" not in lines[path.parent.name]]
+    assert missing == []
+
+
+def test_files_that_the_architecture_names_are_there():
+    named = set(re.findall(r"`((?:python/knnlm|rust|tests|docs|examples)/[\w./]+\.\w+)`", DOCS.read_text("utf-8")))
+    assert len(named) > 10
+    root = DOCS.parents[1]
+    assert [name for name in named if not (root / name).exists()] == []
+    text = DOCS.read_text("utf-8")
+    inside = {name for name in re.findall(r"`([a-z_]+/[\w/]+\.py)`", text) if not name.startswith(("python", "tests"))}
+    assert [name for name in inside if not (HOUSE / name).exists()] == []
+    crate = {
+        name
+        for name in re.findall(r"`([a-z]+/[\w/]+\.rs)`", text)
+        if not name.startswith(("rust", "tests", "examples"))
+    }
+    assert [name for name in crate if not (root / "rust" / name).exists()] == []

@@ -5,7 +5,7 @@ use crate::store_support::{add, assert_entries, keeping, key, options, value};
 use knnlm::error::Why;
 use knnlm::index::{CodeChoice, Params};
 use knnlm::search::{Request, Rerank};
-use knnlm::store::{BuildOptions, Datastore, KeyType, Neighbours, Options, Values};
+use knnlm::store::{BuildOptions, Datastore, KeyType, Neighbors, Options, Values};
 use knnlm::{Error, Metric};
 use std::path::Path;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ fn built(path: &Path, options: &Options, n: u64) -> Datastore {
     store
 }
 
-fn search(store: &Datastore, queries: &[f32], request: &Request) -> knnlm::Result<Neighbours> {
+fn search(store: &Datastore, queries: &[f32], request: &Request) -> knnlm::Result<Neighbors> {
     store.search(queries, request, Some(1), &AtomicBool::new(false))
 }
 
@@ -87,7 +87,7 @@ fn exact_search_equals_brute_force_before_and_after_a_build() {
 }
 
 #[test]
-fn missing_neighbours_have_no_value() {
+fn missing_neighbors_have_no_value() {
     let folder = tempdir().expect("folder");
     let store = Datastore::create(folder.path(), &options(DIM)).expect("create");
     let request = Request { k: 3, ..Request::default() };

@@ -5,7 +5,7 @@ use crate::store_support::{add, keeping, key, options, value};
 use knnlm::index::Params;
 use knnlm::keys::KeyRows;
 use knnlm::search::{Request, Rerank};
-use knnlm::store::{BuildOptions, Datastore, DocumentKey, KeyType, Neighbours, Options, ValueRows, Values};
+use knnlm::store::{BuildOptions, Datastore, DocumentKey, KeyType, Neighbors, Options, ValueRows, Values};
 use knnlm::{Error, Metric};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -60,7 +60,7 @@ fn requests<'r>(exact: bool) -> Vec<Request<'r>> {
     all
 }
 
-fn search(store: &Datastore, queries: &[f32], request: &Request) -> Neighbours {
+fn search(store: &Datastore, queries: &[f32], request: &Request) -> Neighbors {
     store.search(queries, request, Some(2), &AtomicBool::new(false)).expect("search")
 }
 
@@ -79,10 +79,10 @@ fn deleted_documents_are_gone_from_every_answer() {
         if built {
             build(&store, false);
         }
-        // The last of a commit (it goes on in the next segment), the first, the last and two neighbours.
+        // The last of a commit (it goes on in the next segment), the first, the last and two neighbors.
         let gone: Vec<u64> = vec![14, 0, 39, 20, 21];
         let queries: Vec<f32> = [LENGTH * 14, 3, 9_999, LENGTH * 21 + 7].iter().flat_map(|&id| key(DIM, id)).collect();
-        let before: Vec<Neighbours> = requests(exact).iter().map(|r| search(&store, &queries, r)).collect();
+        let before: Vec<Neighbors> = requests(exact).iter().map(|r| search(&store, &queries, r)).collect();
         let reader = Datastore::open(folder.path()).expect("open");
         assert_eq!(delete(&store, &gone), 5 * LENGTH);
 
@@ -124,7 +124,7 @@ fn deleted_documents_are_gone_from_every_answer() {
             assert!((0..).zip(&values).all(|(id, &v)| v == if is_gone(id) { u32::MAX } else { value(id as u64) }));
         }
         // A reader of the old generation still answers as before.
-        let again: Vec<Neighbours> = requests(exact).iter().map(|r| search(&reader, &queries, r)).collect();
+        let again: Vec<Neighbors> = requests(exact).iter().map(|r| search(&reader, &queries, r)).collect();
         assert!(again == before);
         reader.refresh().expect("refresh");
         assert_eq!(reader.len(), (DOCUMENTS - 5) * LENGTH);
@@ -261,7 +261,7 @@ fn how_far_a_search_looks_does_not_depend_on_what_is_deleted() {
     let queries: Vec<f32> =
         (0..60).flat_map(|j| key(DIM, 7 * j).into_iter().map(move |x| 0.25 * x + (j % 9) as f32)).collect();
     let requests = [Request { k: 40, ..Request::default() }, Request { k: 40, nprobe: Some(6), ..Request::default() }];
-    let before: Vec<Neighbours> = requests.iter().map(|r| search(&store, &queries, r)).collect();
+    let before: Vec<Neighbors> = requests.iter().map(|r| search(&store, &queries, r)).collect();
     compact(&store);
     for (request, before) in requests.iter().zip(before) {
         assert!(search(&store, &queries, request) == before, "{request:?}");

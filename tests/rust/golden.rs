@@ -1,7 +1,7 @@
 //! Stores of every format version, written once by the version that they are of, and opened for ever.
 //!
 //! `tests/data/vMAJOR.MINOR/NAME/` is a store, `NAME.json` beside it what it answers: documents, values, decoded keys,
-//! neighbours. What this version writes must have a golden of this version, with the same files, sections and fields, so
+//! neighbors. What this version writes must have a golden of this version, with the same files, sections and fields, so
 //! that nobody can change the format and forget it.
 
 use crate::store_support::{add, keeping, key, options};

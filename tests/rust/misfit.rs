@@ -7,7 +7,7 @@ use knnlm::error::Why;
 use knnlm::index::Params;
 use knnlm::search::Request;
 use knnlm::sections::SectionKind;
-use knnlm::store::{BuildOptions, Datastore, DocumentKey, KeyType, Neighbours, Problem};
+use knnlm::store::{BuildOptions, Datastore, DocumentKey, KeyType, Neighbors, Problem};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use tempfile::{TempDir, tempdir};
@@ -79,7 +79,7 @@ fn refused<T: std::fmt::Debug>(outcome: knnlm::Result<T>, words: &str) {
     );
 }
 
-fn search(path: &Path, request: &Request) -> knnlm::Result<Neighbours> {
+fn search(path: &Path, request: &Request) -> knnlm::Result<Neighbors> {
     Datastore::open(path)?.search(&key(DIM, 3), request, Some(1), &AtomicBool::new(false))
 }
 

@@ -19,7 +19,7 @@ const DOCUMENTS: u64 = 100;
 /// Documents that the codebook is learnt from, where a build learns it.
 const FIRST: u64 = 40;
 const LENGTH: u64 = 30;
-/// The first after a build, one that goes on after a commit, two neighbours, the last.
+/// The first after a build, one that goes on after a commit, two neighbors, the last.
 const GONE: [u64; 5] = [40, 59, 70, 71, 99];
 const KEPT: u64 = 60;
 
@@ -176,7 +176,7 @@ fn places(store: &Datastore, ids: &[i64]) -> Vec<Option<(String, i64)>> {
     entries.documents.iter().zip(entries.positions).map(|(&d, at)| name(d).map(|name| (name, at))).collect()
 }
 
-/// A neighbour: where it lies, its value, the bits of its distance.
+/// A neighbor: where it lies, its value, the bits of its distance.
 type Found = (Option<(String, i64)>, u32, u32);
 
 fn search(store: &Datastore, queries: &[f32], request: &Request) -> Vec<Found> {

@@ -4,14 +4,14 @@ use crate::flips::every_kind;
 use crate::store_support::key;
 use knnlm::Error;
 use knnlm::search::Request;
-use knnlm::store::{Datastore, DocumentKey, Neighbours};
+use knnlm::store::{Datastore, DocumentKey, Neighbors};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use tempfile::tempdir;
 
 static NEVER: AtomicBool = AtomicBool::new(false);
 
-fn search(store: &Datastore) -> Neighbours {
+fn search(store: &Datastore) -> Neighbors {
     let queries: Vec<f32> = [3, 700].iter().flat_map(|&id| key(store.dim(), id)).collect();
     store.search(&queries, &Request { k: 40, ..Request::default() }, Some(1), &NEVER).expect("search")
 }

@@ -4,8 +4,10 @@
 # Usage: tests/scripts/coverage.sh [LCOV FILES of other runs, say of the fuzz targets, instead of running the tests]
 set -eu
 cd "$(dirname "$0")/../.."
-files='manifest segment map snapshot lock runs deleted documents values lookup places search info verify'
-files="rust/sections.rs $(for name in $files; do echo "rust/store/$name.rs"; done)
+format='manifest records segment map lock runs deleted documents values damage'
+read='snapshot lookup search info verify'
+files="rust/sections.rs $(for name in $format; do echo "rust/store/format/$name.rs"; done)
+    $(for name in $read; do echo "rust/store/read/$name.rs"; done)
     rust/index/codebook.rs rust/index/lists.rs rust/index/memory.rs
     rust/index/decode.rs rust/search/plan.rs"
 if [ $# = 0 ]; then

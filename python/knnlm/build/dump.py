@@ -14,6 +14,8 @@ from knnlm.model.key_choice import resolve
 from knnlm.model.key_spec import KeySpec, key_spec
 from knnlm.model.keys import NotFiniteError, Progress, arithmetic, iterate_as
 from knnlm.model.loaded import Loaded
+from knnlm.store.datastore import Datastore
+from knnlm.store.protocols import has_documents, path_of
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,8 @@ def dump(
         progress=None if progress is None else lambda _, done, total: progress("dump", done, total),
         total=total,
     )
-    commit, discard = (getattr(store, name, None) for name in ("commit", "discard"))
-    if callable(commit):
-        commit()  # what was added before is not part of this dump
+    if isinstance(store, Datastore):
+        store.commit()  # what was added before is not part of this dump
     unclaimed = _is_unclaimed(store)
     names = _Names(store, replace)
     name = ""
@@ -107,24 +108,22 @@ def dump(
         if failed and not documents_seen:
             raise NotFiniteError(failed[0][1])
     except BaseException:
-        if callable(discard):
-            discard()
+        if isinstance(store, Datastore):
+            store.discard()
         raise
-    if callable(commit):
-        commit()
+    if isinstance(store, Datastore):
+        store.commit()
     if partly:
         tokens -= store.delete(partly)
     if unclaimed and tokens:
-        store.set_attributes({**describe(loaded, spec, store=getattr(store, "path", None)), **store.attributes})
+        store.set_attributes({**describe(loaded, spec, store=path_of(store) or None), **store.attributes})
     empty = offered.count - documents_seen - len(failed)
     return DumpResult(tokens, documents_seen, empty, time.perf_counter() - started, failed)
 
 
 def _is_unclaimed(store: Any) -> bool:
     """Whether a store that can remember never had an entry and does not say how its keys are made."""
-    if not callable(getattr(store, "set_attributes", None)) or key_spec(store) is not None:
-        return False
-    return not (store.next_id if hasattr(store, "next_id") else len(store))
+    return has_documents(store) and key_spec(store) is None and not store.next_id
 
 
 class _Names:
@@ -132,8 +131,7 @@ class _Names:
 
     def __init__(self, store: Any, free: Iterable[str] = ()) -> None:
         # Read once: asking the store for every document would commit what was added before each of them.
-        documents = getattr(store, "documents", None)
-        self._used = {info.name for info in documents()} if callable(documents) else set()
+        self._used = {info.name for info in store.documents()} if has_documents(store) else set()
         self._used.difference_update(free)
 
     def take(self, wanted: str) -> str:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import click
 
+from knnlm.store.output_folder import place_of
+from knnlm.system.usage import UsageError
+
 
 class OutFolder(click.Path):
     """A path of a folder to make. A link stays: what it leads to is made or replaced; `.` and `..` get their names."""
@@ -16,17 +19,7 @@ class OutFolder(click.Path):
 
     def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Refuse at the start what leads nowhere."""
-        given = Path(value)
-        if not given.is_symlink() and given.name not in ("", ".."):
-            return given
-        place = Path(os.path.realpath(given))
-        if place.is_symlink() or not place.parent.is_dir():
-            self.fail(
-                f"expected a link that leads to a folder, or to a free name in one that is there, found that {given} "
-                f"leads to {place}; make {place.parent}, or remove the link",
-                param,
-                ctx,
-            )
-        if not place.name:
-            self.fail(f"expected a folder with a name, found {place}; choose another path", param, ctx)
-        return place
+        try:
+            return place_of(Path(value))
+        except UsageError as error:
+            self.fail(str(error), param, ctx)

@@ -125,7 +125,7 @@ def shown(progress: Progress) -> Callable[[str, int, int], None]:
                 index.append(index_progress(progress, "index"))
             index[0](stage, done, total)
         else:
-            unit = "bytes" if stage == "read" else "tok" if stage in TOKENS else ""
+            unit = "tok" if stage in TOKENS else {"read": "bytes", "tokenizer: count": "characters"}.get(stage, "")
             progress.track(stage, unit=unit).update(done, total)
 
     return show

@@ -26,12 +26,15 @@ from knnlm.demo.result import CaseResult, Curve, DemoResult, as_report, versions
 from knnlm.demo.samples import PARTS, first_tokens
 from knnlm.demo.stdlib_text import Corpus, docstrings, language_reference
 from knnlm.evaluate.overlap import overlap_13gram
-from knnlm.evaluate.size_curve import PARTS as SIZES
+from knnlm.evaluate.size_curve import SHARES as SIZES
 from knnlm.evaluate.size_curve import size_curve
 from knnlm.evaluate.tune import Tuned, tune
+from knnlm.lm.combiners import fixed
 from knnlm.lm.explain import explain
-from knnlm.lm.score import Evaluation, neighbors_of, score
-from knnlm.lm.scored_text import Cached
+from knnlm.lm.retrieved_text import RetrievedText
+from knnlm.lm.retriever import Retriever
+from knnlm.lm.score import evaluated, retrieve
+from knnlm.lm.scored_text import Evaluation
 from knnlm.lm.settings import Settings
 from knnlm.model.identity import describe
 from knnlm.model.key_choice import resolve
@@ -201,9 +204,9 @@ def _case(parts: _Parts, name: str, text: str, corpus: Corpus, path: Path) -> Ca
         found = _neighbors(parts, f"{name}: test, quantised", test, store, shuffle_seed=settings.seed)
         found_exact = _neighbors(parts, f"{name}: test, exact", test, store, exact=True)
         scores = {
-            "exact": score(found_exact, _settings(tuned)),
-            "quantised": score(found, _settings(tuned)),
-            "shuffled": score(found.shuffled(), _settings(tuned_shuffled)),
+            "exact": evaluated(found_exact, fixed(_settings(tuned))),
+            "quantised": evaluated(found, fixed(_settings(tuned))),
+            "shuffled": evaluated(found.shuffled(), fixed(_settings(tuned_shuffled))),
         }
         ngram, ngram_speed = _ngram(parts, test)
         seconds["test"] = time.perf_counter() - started
@@ -276,19 +279,23 @@ def _fill(parts: _Parts, name: str, documents: Sequence[Document], path: Path, s
     return store
 
 
-def _neighbors(parts: _Parts, stage: str, documents: Sequence[Document], store: Any, **options: Any) -> Cached:
+def _neighbors(
+    parts: _Parts,
+    stage: str,
+    documents: Sequence[Document],
+    store: Any,
+    exact: bool = False,
+    shuffle_seed: int | None = None,
+) -> RetrievedText:
     total = sum(len(parts.loaded.tokenizer.encode(document.text)) for document in documents)
-    return neighbors_of(
-        parts.loaded,
-        documents,
-        store,
+    settings = Settings(
         k=min(parts.settings.k, len(store)),
-        rerank=None if options.get("exact") else "none",  # raw keys are kept for the exact row, and not used otherwise
+        rerank=None if exact else "none",  # raw keys are kept for the exact row, and not used otherwise
+        exact=exact,
         threads=parts.settings.threads,
-        progress=_named(parts, stage),
-        total=total,
-        **options,
     )
+    retriever, progress = Retriever(store, settings), _named(parts, stage)
+    return retrieve(parts.loaded, documents, retriever, shuffle_seed=shuffle_seed, progress=progress, total=total)
 
 
 def _named(parts: _Parts, name: str) -> Callable[[str, int, int], None]:
@@ -313,7 +320,7 @@ def _size_curve(parts: _Parts, name: str, corpus: Corpus, store: Datastore, tune
         documents,
         store,
         settings,
-        parts=parts.settings.sizes,
+        shares=parts.settings.sizes,
         progress=_named(parts, f"{name}: store sizes"),
     )
     return Curve(found.x, found.perplexity, found.fixed["lm_perplexity"])
@@ -337,7 +344,7 @@ def _examples(
     found: list[tuple[float, int, int]] = []  # gain, document, position
     explained = []
     for index, document in enumerate(documents):
-        explanation = explain(parts.loaded, store, document, settings)
+        explanation = explain(parts.loaded, Retriever(store, settings), fixed(settings), document)
         explained.append(explanation)
         gain = explanation.p - explanation.p_lm  # (L,)
         texts = [decode([int(token)]) for token in explanation.tokens]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -10,11 +10,12 @@ import numpy as np
 
 from knnlm.evaluate.bootstrap import PairedInterval, paired_bootstrap
 from knnlm.evaluate.overlap import overlap_share
-from knnlm.lm.blend import Blend
-from knnlm.lm.score import score, scored_by
+from knnlm.lm.retriever import Retriever
+from knnlm.lm.score import evaluated, score
 from knnlm.lm.scored_text import Evaluation
-from knnlm.lm.settings import Settings
 from knnlm.model.loaded import Loaded
+from knnlm.probability.combiner import Combiner
+from knnlm.store.protocols import has_documents
 from knnlm.system.log import log_failed
 from knnlm.text.inputs import as_document
 from knnlm.text.texts import Progress, Reading, Texts, texts_of
@@ -50,33 +51,29 @@ class StoreEvaluation(Evaluation):
 
 def evaluate_store(
     loaded: Loaded,
-    store: Any,
     documents: Iterable[Any],
-    settings: Settings | None = None,
+    retriever: Retriever,
+    combiners: Mapping[str, Combiner],
     *,
-    blend: Blend | None = None,
     overlap: bool = True,
     scoring: Progress | None = None,
     progress: Progress | None = None,
     **options: Any,
-) -> tuple[StoreEvaluation, StoreEvaluation | None]:
-    """Perplexity of documents under the model alone and with the store; and the same with a `blend`, if there is one.
+) -> dict[str, StoreEvaluation]:
+    """Perplexity of documents under the model alone and under each combiner of it with the store, by name.
 
-    settings: None = what `tune` saved in the store, else the defaults. overlap: whether to look for the text's
-    13-grams in the store, all of whose values are read for it. progress: called with (stage, done, total); scoring: the
-    same for the stage "score" alone. options: as `neighbors_of` (exclude, keys, dtype, batch_tokens).
+    overlap: whether to look for the text's 13-grams in the store, all of whose values are read for it. progress: called
+    with (stage, done, total); scoring: the same for the stage "score" alone. options: as `score.score` (keys, dtype,
+    batch_tokens).
 
     Raises:
         IdentityError: the model is not the store's.
         NotFiniteError: the model gives NaN before anything else, or for every document.
     """
-    cached, settings = scored_by(
-        loaded, documents, store, settings, blend=blend, progress=scoring or progress, **options
-    )
-    log_failed(cached.failed)
-    share = overlap_share(cached.tokens, cached.offsets, store, progress) if overlap else None
-    found = _with_interval(score(cached, settings), share)
-    return found, None if blend is None else _with_interval(score(cached, settings, blend), share)
+    text = score(loaded, documents, retriever, combiners, progress=scoring or progress, **options)
+    log_failed(text.failed)
+    share = overlap_share(text, retriever.store, progress) if overlap and has_documents(retriever.store) else None
+    return {name: _with_interval(evaluated(text, combiner, name), share) for name, combiner in combiners.items()}
 
 
 def scored_texts(given: Any, tokenizer: Any, reading: Reading | None = None) -> Texts | list[Any]:
@@ -88,7 +85,7 @@ def scored_texts(given: Any, tokenizer: Any, reading: Reading | None = None) -> 
 
 def _is_tokens(item: Any) -> bool:
     if isinstance(item, (list, tuple)):
-        return not all(isinstance(part, str) for part in item)
+        return not item or not all(isinstance(part, str) for part in item)
     tokens = isinstance(item, np.ndarray) or hasattr(item, "detach") or hasattr(item, "tokens")
     return tokens and not isinstance(getattr(item, "text", None), str)
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from knnlm.lm.scored_text import ScoredText
 from knnlm.store.entries import values_of_documents
+from knnlm.store.protocols import DocumentStore
 
 Words = NDArray[np.uint64]
 
@@ -141,16 +141,13 @@ def _checked(tokens: ArrayLike) -> Words:
 
 
 def overlap_share(
-    tokens: NDArray[Any],
-    offsets: NDArray[np.int64],
-    store: Any,
-    progress: Callable[[str, int, int], None] | None = None,
+    text: ScoredText, store: DocumentStore, progress: Callable[[str, int, int], None] | None = None
 ) -> float:
-    """Share (0 to 1) of scored tokens (n,), documents at `offsets` (D + 1,), that lie in a 13-gram of the store.
+    """Share (0 to 1) of scored tokens that lie in a 13-gram of the store.
 
     progress: called with ("overlap", entries of the store that are read, all). Reads every value of the store.
     """
-    scored = [tokens[a:b] for a, b in pairwise(offsets)]
+    scored = [text.tokens[rows] for rows in text.documents()]
     total = len(store)
     return overlap_13gram(
         scored,

@@ -1,4 +1,4 @@
-"""Tune lambda, T and k on validation text, and weights of more than two components, from neighbors cached once."""
+"""Tune lambda, T and k on validation text, and weights of more than two components, from neighbors found once."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from knnlm.lm.scored_text import Cached
-from knnlm.probability.mixture import JointWeights, fit_weights, mix_components, perplexity_of
+from knnlm.lm.retrieved_text import RetrievedText
+from knnlm.probability.mix import mix
+from knnlm.probability.weights import perplexity_of
+from knnlm.store.protocols import attributes_of
 
 Vector = NDArray[np.float64]
 
 __all__ = [
     "Curve",
-    "JointWeights",
     "Tuned",
     "best_lambda",
-    "fit_weights",
-    "mix_components",
     "powers_of_two",
     "save_tuned",
     "tune",
@@ -42,7 +41,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Tuned:
-    """The best settings on the text that was cached, and how perplexity moves around them (token perplexity)."""
+    """The best settings on the text, and how perplexity moves around them (token perplexity)."""
 
     lambda_: float
     temperature: float
@@ -104,30 +103,30 @@ def powers_of_two(k: int) -> list[int]:
 
 
 def tune(
-    cached: Cached,
+    text: RetrievedText,
     *,
     temperatures: ArrayLike | None = None,
     ks: list[int] | None = None,
     temperature: float | None = None,
     refine: int = 10,
 ) -> Tuned:
-    """Find lambda, T and k of the least perplexity on cached validation neighbors.
+    """Find lambda, T and k of the least perplexity on text validation neighbors.
 
     temperatures: grid; default: factors of 2 over 2^-6 ... 2^6 around the store's default, and on while the best is at
-    an edge. ks: default: powers of two up to the cached k. For each (T, k) lambda is solved exactly; log T is then
+    an edge. ks: default: powers of two up to the text k. For each (T, k) lambda is solved exactly; log T is then
     refined by `refine` golden-section steps around the best grid point. temperature: fixes T. Never worse than the LM:
     lambda is 0 where nothing helps, and n / (n + 1) at most: n tokens cannot tell that the model is never needed, and
     with a lambda of 1 one token that is not among its neighbors has p = 0. Raises ValueError for an empty cache, or
     one with NaN.
     """
-    if not len(cached):
+    if not len(text):
         raise ValueError("tune: expected at least one scored token; give validation text")
-    lm = np.asarray(cached.log_p_lm, np.float64)
+    lm = np.asarray(text.log_p_lm, np.float64)
     if np.isnan(lm).any():
         raise ValueError("tune: expected the model's log-probabilities, found NaN among them")
     lm_mean = float(lm.mean())
-    ks = powers_of_two(cached.k) if ks is None else sorted({min(k, cached.k) for k in ks})
-    centre = cached.temperature
+    ks = powers_of_two(text.k) if ks is None else sorted({min(k, text.k) for k in ks})
+    centre = text.temperature
     if temperature is not None:
         grid = [float(temperature)]
     elif temperatures is not None:
@@ -140,7 +139,7 @@ def tune(
     solved: dict[tuple[float, int], tuple[float, float]] = {}
 
     def solve(t: float, of: list[int]) -> None:
-        for k, knn in zip(of, cached.log_p_knn_by_k(t, of), strict=True):
+        for k, knn in zip(of, text.log_p_knn_by_k(t, of), strict=True):
             solved[t, k] = best_lambda(lm, knn, len(lm) / (len(lm) + 1))
 
     for t in grid:
@@ -170,7 +169,7 @@ def tune(
     lambda_, mean = solved[t0, k0]
 
     weights = sorted({round(0.05 * i, 2) for i in range(21)} | {lambda_})
-    knn = cached.log_p_knn(t0, k0)
+    knn = text.log_p_knn(t0, k0)
     curves = {
         "lambda_": Curve(
             "lambda_", weights, [_perplexity(lm, knn, w) for w in weights], weights, {"temperature": t0, "k": k0}
@@ -210,10 +209,8 @@ def _curve(name: str, xs: list[float], at: Any, fixed: dict[str, float]) -> Curv
 
 
 def _perplexity(lm: Vector, knn: Vector, weight: float) -> float:
-    from knnlm.probability.interpolate import mix
-
     with np.errstate(over="ignore"):
-        return float(np.exp(-np.mean(mix(lm, knn, weight))))
+        return float(np.exp(-np.mean(mix({"lm": lm, "knn": knn}, {"lm": 1 - weight, "knn": weight}))))
 
 
 def save_tuned(store: Any, tuned: Tuned, **search: Any) -> None:
@@ -227,7 +224,7 @@ def save_tuned(store: Any, tuned: Tuned, **search: Any) -> None:
     found = {name: value for name, value in settings.items() if math.isfinite(value)}
     if blends := search.get("blends"):
         search["blends"] = {name: {n: v for n, v in blend.items() if not _endless(v)} for name, blend in blends.items()}
-    attributes = dict(getattr(store, "attributes", None) or {})
+    attributes = dict(attributes_of(store))
     attributes["tuned"] = {**found, **{name: value for name, value in search.items() if value is not None}}
     store.set_attributes(attributes)
 

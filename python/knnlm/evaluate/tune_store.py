@@ -6,15 +6,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from knnlm.evaluate.fit_blend import cache_thetas, fit_blend
 from knnlm.evaluate.overlap import overlap_share
 from knnlm.evaluate.size_curve import size_curve
 from knnlm.evaluate.tune import Curve, Tuned, save_tuned, tune
-from knnlm.lm.blend import CACHE_SIZE, ORDER, Blend, blend_name, cache_thetas, fit_blend, ngram_of
-from knnlm.lm.score import cache_name, check_scores, neighbors_of
-from knnlm.lm.scored_text import Cached
+from knnlm.lm.combiners import blend_name, ngram_of
+from knnlm.lm.retrieved_text import RetrievedText
+from knnlm.lm.retriever import Retriever
+from knnlm.lm.running_text import RunningText
+from knnlm.lm.score import check_scores, retrieve
 from knnlm.lm.settings import Settings
 from knnlm.model.key_spec import KeySpec
 from knnlm.model.loaded import Loaded
+from knnlm.probability.blend import ORDER, Blend, cache_name
 from knnlm.store.temperature import default_temperature
 from knnlm.system.log import log_failed
 from knnlm.text.inputs import TokenDocument
@@ -89,40 +93,33 @@ def tune_store(
         counted = ngram_of(store, ORDER, int(loaded.tokenizer.vocab_size))
         report("5-gram", 1, 1)
     heads = _Heads(documents())
-    cached = neighbors_of(
+    search = Settings(k=max(1, min(k, len(store))), nprobe=nprobe, rerank=rerank, exact=exact, threads=threads)
+    text = retrieve(
         loaded,
         heads,
-        store,
-        k=max(1, min(k, len(store))),
-        nprobe=nprobe,
-        rerank=rerank,
-        exact=exact,
-        threads=threads,
+        Retriever(store, search),
         keys=keys,
         dtype=dtype,
-        cache_thetas=thetas,
-        cache_size=CACHE_SIZE,
-        cache_metric=store.metric,
-        ngram=counted,
+        running=RunningText(thetas, metric=store.metric, ngram=counted),
         progress=scoring or progress,
     )
     report("tune", 0, 1)
-    tuned = tune(cached, temperature=temperature)
-    share = overlap_share(cached.tokens, cached.offsets, store, progress) if overlap else None
-    blends = _blends(cached, tuned, thetas, ngram, store.metric)
+    tuned = tune(text, temperature=temperature)
+    share = overlap_share(text, store, progress) if overlap else None
+    blends = _blends(text, tuned, thetas, ngram, store.metric)
     report("tune", 1, 1)
-    search = {"nprobe": nprobe, "rerank": rerank, "exact": exact or None}
+    saved = {"nprobe": nprobe, "rerank": rerank, "exact": exact or None}
     unsaved = None
     try:
-        save_tuned(store, tuned, **search, blends={name: blend.to_dict() for name, blend in blends.items()} or None)
+        save_tuned(store, tuned, **saved, blends={name: blend.to_dict() for name, blend in blends.items()} or None)
     except OSError as error:  # what took minutes to find is shown first
         unsaved = error
     curve = None
-    if sizes and unsaved is None and not cached.excluded_documents:  # a search leaves out one range: the store's rest
-        settings = Settings(tuned.lambda_, tuned.temperature, tuned.k, nprobe, rerank, exact, threads)
+    if sizes and unsaved is None and not text.excluded_documents:  # a search leaves out one range: the store's rest
+        settings = replace(search, lambda_=tuned.lambda_, temperature=tuned.temperature, k=tuned.k)
         curve = size_curve(loaded, heads.documents, store, settings, dtype=dtype, progress=progress)
-    log_failed(cached.failed)
-    return StoreTuning(tuned, blends, curve, cached.excluded_documents, cached.failed, share, unsaved)
+    log_failed(text.failed)
+    return StoreTuning(tuned, blends, curve, text.excluded_documents, text.failed, share, unsaved)
 
 
 class _Heads:
@@ -141,18 +138,18 @@ class _Heads:
             yield document
 
 
-def _blends(cached: Cached, tuned: Tuned, thetas: Sequence[float], ngram: bool, metric: str) -> dict[str, Blend]:
+def _blends(text: RetrievedText, tuned: Tuned, thetas: Sequence[float], ngram: bool, metric: str) -> dict[str, Blend]:
     """Weights of every combination of the asked components, by its name."""
-    log_p_knn = cached.log_p_knn(tuned.temperature, tuned.k) if thetas or ngram else None
+    log_p_knn = text.log_p_knn(tuned.temperature, tuned.k) if thetas or ngram else None
     found = {}
     for with_cache in (False, True)[: 1 + bool(thetas)]:
         for with_ngram in (False, True)[: 1 + ngram]:
             if log_p_knn is not None and (with_cache or with_ngram):
                 found[blend_name(with_cache, with_ngram)] = fit_blend(
-                    cached.log_p_lm,
+                    text.log_p_lm,
                     log_p_knn,
-                    {theta: cached.features[cache_name(theta)] for theta in thetas} if with_cache else None,
-                    cached.features["ngram"] if with_ngram else None,
+                    {theta: text.features[cache_name(theta)] for theta in thetas} if with_cache else None,
+                    text.features["ngram"] if with_ngram else None,
                     metric=metric,
                 )
     return found

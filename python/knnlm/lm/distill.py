@@ -10,14 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnlm.exchange.arrow import arrow
-from knnlm.lm.settings import Settings
-from knnlm.lm.stored_texts import search_without, stored_texts
-from knnlm.model.identity import check
-from knnlm.model.key_choice import resolve
+from knnlm.lm.retriever import Retriever
+from knnlm.lm.stretches import stretches
 from knnlm.model.key_spec import KeySpec
 from knnlm.model.loaded import Loaded
-from knnlm.probability.interpolate import sparse_p_knn
-from knnlm.store.datastore import Datastore
+from knnlm.probability.knn import sparse_p_knn
 from knnlm.system.own_files import replacing, replacing_path
 
 Progress = Callable[[str, int, int], None]
@@ -26,82 +23,57 @@ Progress = Callable[[str, int, int], None]
 def targets(
     loaded: Loaded,
     documents: Iterable[Any],
-    store: Datastore,
-    settings: Settings,
+    retriever: Retriever,
+    temperature: float,
     *,
     keys: KeySpec | None = None,
-    own_document: bool = False,
     neighbors: bool = True,
     failed: list[tuple[str, str]] | None = None,
     dtype: Any = None,
     progress: Progress | None = None,
-    **options: Any,
+    batch_tokens: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """One batch of columns for each run of tokens: what a model that learns p_kNN needs.
 
-    own_document: let a document find its own entries; otherwise every document of the store with its tokens is left
-    out, whatever its name, as distillation on the store's own text needs. neighbors: give ids, distances and values
-    too. Columns: document (name), position, token (the target), probability (of the target), tokens and probabilities
-    (sparse p_kNN, lists), and ids, distances, values (k, fixed-size lists). failed: gets name and reason of a document
-    whose keys are not finite, which has no rows from there on; None: it ends the work. dtype: as of `iterate`, default
-    as the store's keys were made. options: of `iterate`.
+    retriever: leaves out every document of the store that has the tokens of the one at hand, as distillation on the
+    store's own text needs, unless made with exclude="none". temperature: T of p_kNN. neighbors: give ids, distances and
+    values too. Columns: document (name), position, token (the target), probability (of the target), tokens and
+    probabilities (sparse p_kNN, lists), and ids, distances, values (k, fixed-size lists). failed: gets name and reason
+    of a document whose keys are not finite, which has no rows from there on; None: it ends the work. dtype: default as
+    the store's keys were made.
 
     Raises:
         IdentityError: the store belongs to another model, or was made with another arithmetic.
         NotFiniteError: a key is not finite, or of `failed` documents none is sound.
-        ValueError: settings without a temperature or a k.
     """
-    from knnlm.model.keys import NotFiniteError, arithmetic, iterate_as
+    from knnlm.model.forward import NotFiniteError
 
-    check(store, loaded, keys)
-    spec = resolve(loaded, keys, store)
-    if settings.temperature is None or settings.k is None:
-        raise ValueError("settings need a temperature and a k: take them from knnlm.model.identity.settings_of")
-    stored = None if own_document else stored_texts(store)
-    copies: list[tuple[int, int]] = []
     done = 0
-    failing = -1  # index of the document that is left out
-    for chunk in iterate_as(
+    for stretch in stretches(
         loaded,
         documents,
-        spec,
-        key_dtype="float32",  # as queries are in scoring
+        retriever,
+        keys=keys,
         scores=False,
         tolerant=failed is not None,
-        dtype=arithmetic(store, spec, dtype),
-        **options,
+        dtype=dtype,
+        batch_tokens=batch_tokens,
     ):
-        name = chunk.document.name
-        if chunk.index == failing:
+        if stretch.bad is not None and failed is not None:
+            failed.append((stretch.document.name, stretch.bad))
             continue
-        if chunk.bad is not None and failed is not None:
-            failing = chunk.index
-            failed.append((name, chunk.bad))
-            continue
-        if chunk.start == 0:
-            copies = [] if stored is None else stored.find_all(name, chunk.all_tokens)
-        found = search_without(
-            store,
-            chunk.key,
-            settings.k,
-            copies,
-            "document",
-            chunk.start,
-            nprobe=settings.nprobe,
-            rerank=settings.rerank,
-            exact=settings.exact,
-            threads=settings.threads,
-        )
-        sparse = sparse_p_knn(found, settings.temperature)
+        found, tokens = stretch.neighbors, stretch.tokens
+        assert found is not None
+        sparse = sparse_p_knn(found, temperature)
         offsets = np.asarray(sparse.offsets, np.int64)
-        rows = np.repeat(np.arange(len(chunk.tokens)), np.diff(offsets))
-        own = np.zeros(len(chunk.tokens))
-        hit = sparse.tokens == chunk.tokens[rows]
+        rows = np.repeat(np.arange(len(tokens)), np.diff(offsets))
+        own = np.zeros(len(tokens))
+        hit = sparse.tokens == tokens[rows]
         own[rows[hit]] = sparse.probabilities[hit]
         batch: dict[str, Any] = {
-            "document": name,
-            "position": np.arange(chunk.start, chunk.start + len(chunk.tokens), dtype=np.int64),
-            "token": chunk.tokens,
+            "document": stretch.document.name,
+            "position": np.arange(stretch.start, stretch.start + len(tokens), dtype=np.int64),
+            "token": tokens,
             "probability": own.astype(np.float32),
             "tokens": np.asarray(sparse.tokens, np.uint32),
             "probabilities": np.asarray(sparse.probabilities, np.float32),
@@ -109,7 +81,7 @@ def targets(
         }
         if neighbors:
             batch |= {"ids": found.ids, "distances": found.distances, "values": found.values}
-        done += len(chunk.tokens)
+        done += len(tokens)
         if progress is not None:
             progress("export", done, 0)
         yield batch

@@ -1,25 +1,26 @@
-"""Inspection: where each prediction came from, as arrays, as rows for HTML and as a terminal table. No torch."""
+"""Explain: where each prediction came from, as arrays. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from knnlm.lm.settings import Settings
+from knnlm.lm.combiners import running_text
+from knnlm.lm.retriever import Retriever, Span
+from knnlm.lm.stretches import Stretch, stretches
 from knnlm.model.identity import check
-from knnlm.model.key_choice import resolve
 from knnlm.model.key_spec import KeySpec
 from knnlm.model.loaded import Loaded
-from knnlm.probability.interpolate import knn_weights, log_p_knn, mix
-from knnlm.store.neighbors import Neighbors
-from knnlm.store.protocols import Searchable
-
-if TYPE_CHECKING:
-    pass
+from knnlm.probability.combiner import Combiner
+from knnlm.probability.knn import knn_weights, log_p_knn
+from knnlm.store.neighbors import Neighbors, joined
+from knnlm.store.protocols import document_indices
+from knnlm.store.why import Why
+from knnlm.text.inputs import TokenDocument
 
 OUTSIDE = -1
 """A context position outside of the document."""
@@ -32,6 +33,8 @@ class Explanation:
     tokens: (L,) uint32.  log_p_lm: (L,) float32; log_p_knn, log_p: (L,) float64, nats; log_p_knn is NaN where nothing
     was found.  neighbors: (L, k).  weights: (L, k) share of p_kNN.  documents: (L, k) int64, index into the store's
     documents, -1 for missing.  start: position of the first of these tokens in the text.  text_tokens: all of it, (N,).
+    combiner: what made p; features: what else it looked at, (L,) each, log p of a cache or an n-gram model among them.
+    keys: (L, d) float32; retriever, copies: how they were looked for, for `why`.
     """
 
     tokens: NDArray[np.uint32]
@@ -42,10 +45,14 @@ class Explanation:
     weights: NDArray[np.float64]
     documents: NDArray[np.int64]
     name: str
-    settings: Settings
+    combiner: Combiner
     store: Any = field(repr=False)
     start: int = 0
     text_tokens: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32), repr=False)
+    features: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    keys: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32), repr=False)
+    retriever: Retriever | None = field(default=None, repr=False)
+    copies: list[Span] = field(default_factory=list, repr=False)
 
     def __len__(self) -> int:
         """Number of tokens."""
@@ -73,6 +80,17 @@ class Explanation:
         name = self.store.documents()[index].name
         return f"#{index}" if name is None else str(name)
 
+    def why(self, position: int, id: int) -> Why:
+        """Why an entry is a neighbor of the token at a position of the text, or why not.
+
+        Raises IndexError for a position that is not explained, TypeError for a store that cannot say it.
+        """
+        t = position - self.start
+        if self.retriever is None or not 0 <= t < len(self):
+            end = self.start + len(self)
+            raise IndexError(f"position: expected one from {self.start} to {end - 1}, found {position}")
+        return self.retriever.why(self.keys[t : t + 1], id, self.copies, position)
+
     def contexts(self, neighbors: int = 8, left: int = 12, right: int = 4) -> NDArray[np.int64]:
         """Stored tokens around the nearest neighbors, (L, neighbors, left + 1 + right); see `source_contexts`."""
         return source_contexts(self.store, self.neighbors.ids[:, :neighbors], left, right)
@@ -98,89 +116,73 @@ def source_contexts(store: Any, ids: ArrayLike, left: int = 12, right: int = 4) 
 
 def explain(
     loaded: Loaded,
-    store: Searchable,
+    retriever: Retriever,
+    combiner: Combiner,
     document: Any,
-    settings: Settings,
     *,
     keys: KeySpec | None = None,
-    exclude: str = "document",
     start: int = 0,
     stop: int | None = None,
     dtype: Any = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Explanation:
-    """Neighbors of each token of one document; settings as `settings_of` gives them, with T and k.
+    """Neighbors of each token of one document, and what a combiner makes of them and of what it needs beside them.
 
-    document: has `name` and `text` or `tokens`. exclude: as in `neighbors_of`. start, stop: explain these tokens only;
-    the model reads up to `stop`, and what it and the store say of them is the same. Memory: some 32 k bytes for each
-    explained token. Raises IdentityError if the store belongs to another model, ValueError if T or k is None or
-    start < 0.
+    document: has `name` and `text` or `tokens`. start, stop: explain these tokens only; the model reads up to `stop`,
+    and what it and the store say of them is the same. Memory: some 32 k bytes for each explained token. Raises
+    IdentityError if the store belongs to another model, ValueError for start < 0.
     """
-    from knnlm.lm.stored_texts import search_without, stored_texts
-    from knnlm.model.keys import arithmetic, document_tokens, iterate_as
-    from knnlm.text.inputs import TokenDocument
+    from knnlm.model.keys import document_tokens
 
-    if settings.k is None or settings.temperature is None:
-        raise ValueError("settings: expected k and temperature; take them from settings_of(store)")
     if start < 0:
         raise ValueError(f"start: expected a position in the text, at least 0, found {start}")
+    store = retriever.store
     check(store, loaded, keys)
-    spec = resolve(loaded, keys, store)
     tokens = document_tokens(loaded, document)
-    copies = stored_texts(store).find_all(document.name, tokens) if exclude != "none" else []
     stop = len(tokens) if stop is None else max(0, min(stop, len(tokens)))
     start = min(start, stop)
-    parts: list[Neighbors] = []
-    log_p: list[NDArray[np.float32]] = []
-    for chunk in iterate_as(
+    read = TokenDocument(document.name, tokens[:stop])  # not tokenised again; a token sees only those before it
+    parts: list[tuple[Stretch, NDArray[np.floating[Any]]]] = []
+    for stretch in stretches(
         loaded,
-        [TokenDocument(document.name, tokens[:stop])],  # not tokenised again; a token sees only those before it
-        spec,
-        key_dtype="float32",
-        dtype=arithmetic(store, spec, dtype),
+        [read],
+        retriever,
+        keys=keys,
+        features=combiner.features,
+        running=running_text(combiner, store, int(loaded.tokenizer.vocab_size)),
+        first=start,
+        whole=tokens,
+        tolerant=False,
+        dtype=dtype,
     ):
-        skipped = max(0, start - chunk.start)
-        log_p.append(chunk.log_p[skipped:])
-        wanted = chunk.key[skipped:]  # (m, d)
-        if len(wanted):
-            found = search_without(
-                store,
-                wanted,
-                settings.k,
-                copies,
-                exclude,
-                chunk.start + skipped,
-                nprobe=settings.nprobe,
-                rerank=settings.rerank,
-                exact=settings.exact,
-                threads=settings.threads,
-            )
-            parts.append(found)
+        log_p = combiner.log_p(stretch.log_p_lm, stretch.neighbors, stretch.features, stretch.tokens)
+        parts.append((stretch, log_p))
         if progress is not None:
-            progress("explain", chunk.start + len(chunk.tokens), stop)
-    if not parts:
-        parts = [store.search(np.zeros((0, store.dim), np.float32), settings.k)]
-    found = Neighbors(
-        np.concatenate([p.distances for p in parts]),
-        np.concatenate([p.values for p in parts]),
-        np.concatenate([p.ids for p in parts]),
-        store.metric,
-    )
-    log_p_lm = np.concatenate(log_p) if log_p else np.zeros(0, np.float32)
+            progress("explain", stretch.start + len(stretch.tokens), stop)
+    found = joined([stretch.neighbors for stretch, _ in parts if stretch.neighbors is not None])
+    if found is None:
+        found = retriever.find(np.zeros((0, store.dim), np.float32))
+    near = found if combiner.k is None or combiner.k >= found.k else found.first(combiner.k)
     explained = tokens[start:stop]
-    knn = log_p_knn(found, explained, settings.temperature)
-    document_of = getattr(store, "document_of", None)
+    nothing = np.zeros(0, np.float32)
     return Explanation(
         tokens=explained,
-        log_p_lm=log_p_lm,
-        log_p_knn=knn,
-        log_p=mix(log_p_lm, knn, settings.lambda_),
-        neighbors=found,
-        weights=knn_weights(found.distances, settings.temperature, found.metric),
-        documents=document_of(found.ids) if callable(document_of) else np.full(found.ids.shape, -1, np.int64),
+        log_p_lm=np.concatenate([nothing, *(stretch.log_p_lm for stretch, _ in parts)]),
+        log_p_knn=log_p_knn(near, explained, combiner.temperature, np.float32),
+        log_p=np.concatenate([log_p for _, log_p in parts] or [nothing]),
+        neighbors=near,
+        weights=knn_weights(near.distances, combiner.temperature, near.metric),
+        documents=document_indices(store, near.ids),
         name=document.name,
-        settings=settings,
+        combiner=combiner,
         store=store,
         start=start,
         text_tokens=tokens,
+        features={
+            name: np.concatenate([stretch.features[name] for stretch, _ in parts] or [nothing])
+            for name in combiner.features
+        },
+        keys=np.concatenate([np.zeros((0, store.dim), np.float32), *(stretch.keys for stretch, _ in parts)]),
+        retriever=retriever,
+        copies=parts[0][0].copies if parts else [],
     )

@@ -15,10 +15,13 @@ FEW = 256
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is drawn. temperature 0 is greedy; top_k and top_p (Holtzman et al. 2020) cut the tail first.
+    """How a token is drawn, by the names of Hugging Face's `GenerationConfig`; greedily unless do_sample.
 
-    This temperature reshapes the mixture; the one of p_kNN is in `Settings`.
+    temperature reshapes the mixture before a token is drawn (the T of p_kNN is in `Settings`); top_k and top_p
+    (Holtzman et al. 2020) cut the tail after that. None of the three has a meaning without do_sample.
     """
+
+    do_sample: bool = False
 
     temperature: float = 1.0
     top_k: int | None = None
@@ -27,15 +30,20 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Refuse what no distribution can be cut by."""
-        if not self.temperature >= 0 or not np.isfinite(self.temperature):
-            raise ValueError(f"temperature: expected 0 (greedy) or a positive number, found {self.temperature}")
+        if not self.temperature > 0 or not np.isfinite(self.temperature):
+            raise ValueError(
+                f"temperature: expected a positive number, found {self.temperature}; for the likeliest token leave "
+                "do_sample out"
+            )
+        if not self.do_sample and (self.temperature != 1.0 or self.top_k is not None or self.top_p is not None):
+            raise ValueError("temperature, top_k and top_p: expected do_sample=True with them, found do_sample=False")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k: expected at least 1, found {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p: expected a share above 0 and up to 1, found {self.top_p}")
 
 
-GREEDY = Sampling(temperature=0.0)
+GREEDY = Sampling()
 
 
 def kept(log_p: ArrayLike, sampling: Sampling) -> tuple[NDArray[np.int64], Vector]:
@@ -45,7 +53,7 @@ def kept(log_p: ArrayLike, sampling: Sampling) -> tuple[NDArray[np.int64], Vecto
     ValueError for NaN, and where no token has a positive probability.
     """
     scores = _scores(log_p)
-    if sampling.temperature == 0:
+    if not sampling.do_sample:
         return np.array([int(np.argmax(scores))], np.int64), np.ones(1)
     if sampling.top_k is None and sampling.top_p is not None:
         return _nucleus(scores, sampling.temperature, sampling.top_p)
@@ -57,7 +65,7 @@ def kept(log_p: ArrayLike, sampling: Sampling) -> tuple[NDArray[np.int64], Vecto
 
 def draw(log_p: ArrayLike, sampling: Sampling, rng: np.random.Generator) -> int:
     """One token from (v,) log-probabilities; a function of the generator's state only."""
-    if sampling.temperature == 0 or sampling.top_k is not None or sampling.top_p is not None:
+    if not sampling.do_sample or sampling.top_k is not None or sampling.top_p is not None:
         tokens, p = kept(log_p, sampling)
         if len(tokens) == 1:
             return int(tokens[0])

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from knnlm.store.attributes import check_attributes
+from knnlm.store.protocols import attributes_of
 from knnlm.store.temperature import default_temperature
 
 DEFAULT_LAMBDA = 0.25
@@ -49,7 +50,7 @@ def settings_of(store: Any, **given: Any) -> Settings:
     name and ValueError for attributes that knnlm did not write.
     """
     check_attributes(store)
-    tuned = (getattr(store, "attributes", None) or {}).get("tuned") or {}
+    tuned = attributes_of(store).get("tuned") or {}
     fields = ("lambda_", "temperature", "k", "nprobe", "rerank", "exact")
     chosen = {name: tuned[name] for name in fields if tuned.get(name) is not None}
     chosen.update({name: value for name, value in given.items() if value is not None})

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import weakref
-from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from knnlm.store.entries import spans_of
-from knnlm.store.neighbors import MISSING, Neighbors, missing_value
+from knnlm.store.protocols import has_documents
 
 EXCLUDE = ("document", "entry", "none")
 
@@ -36,8 +33,7 @@ class StoredTexts:
     def __init__(self, store: Any) -> None:
         """Index the documents of `store` by length; a store without a document table holds nothing."""
         self._store = weakref.ref(store) if _can_be_weak(store) else lambda: store
-        has_table = callable(getattr(store, "documents", None))
-        spans = spans_of(store) if has_table else np.empty((0, 2), np.int64)  # (D, 2)
+        spans = store.document_spans() if has_documents(store) else np.empty((0, 2), np.int64)  # (D, 2)
         lengths = spans[:, 1] - spans[:, 0]
         self._order = np.argsort(lengths, kind="stable")  # (D,), documents of one length by id
         self._lengths, self._starts = lengths[self._order], spans[self._order, 0]
@@ -101,14 +97,14 @@ def content_hashes(rows: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.uint64]
     return hashes
 
 
-_KNOWN: weakref.WeakKeyDictionary[Any, tuple[int, StoredTexts]] = weakref.WeakKeyDictionary()
+_KNOWN: weakref.WeakKeyDictionary[Any, tuple[Any, StoredTexts]] = weakref.WeakKeyDictionary()
 
 
 def stored_texts(store: Any) -> StoredTexts:
     """`StoredTexts` of a store, made once for each of its generations."""
-    generation = getattr(store, "generation", None)
-    if generation is None or not _can_be_weak(store):
+    if not has_documents(store) or not _can_be_weak(store):
         return StoredTexts(store)
+    generation = store.generation
     found = _KNOWN.get(store)
     if found is None or found[0] != generation:
         found = _KNOWN[store] = (generation, StoredTexts(store))
@@ -117,55 +113,3 @@ def stored_texts(store: Any) -> StoredTexts:
 
 def _can_be_weak(store: Any) -> bool:
     return hasattr(store, "__weakref__") and type(store).__hash__ is not None
-
-
-def excluded_ranges(span: tuple[int, int] | None, exclude: str, start: int, count: int) -> NDArray[np.int64] | None:
-    """Id ranges (q, 2) to leave out for the tokens start:start+count of a document stored at span."""
-    if span is None:
-        return None
-    if exclude == "document":
-        return np.tile(np.array(span, np.int64), (count, 1))
-    own = span[0] + start + np.arange(count, dtype=np.int64)
-    return np.stack([own, own + 1], axis=1)
-
-
-def search_without(
-    store: Any,
-    queries: Any,
-    k: int,
-    copies: Sequence[tuple[int, int]],
-    exclude: str,
-    start: int,
-    **options: Any,
-) -> Neighbors:
-    """`store.search` for the tokens from `start` on of a document that is stored at each of `copies`, left out.
-
-    queries: (q, d). exclude: as in `excluded_ranges`. A search leaves out one range of ids a query by itself; further
-    copies are documents that a store can deny, and else more neighbors are asked for and those of the copies dropped.
-    """
-    count = len(queries)
-    if exclude == "none" or not copies:
-        return cast(Neighbors, store.search(queries, k, exclude=None, **options))
-    own = excluded_ranges(copies[0], exclude, start, count)
-    others = copies[1:]
-    if not others:
-        return cast(Neighbors, store.search(queries, k, exclude=own, **options))
-    if exclude == "document" and "deny" in inspect.signature(store.search).parameters:
-        deny = [int(index) for index in store.document_of(np.array([a for a, _ in others], np.int64))]
-        return cast(Neighbors, store.search(queries, k, exclude=own, deny=deny, **options))
-    ranges = [cast("NDArray[np.int64]", excluded_ranges(span, exclude, start, count)) for span in others]  # (q, 2) each
-    more = sum(b - a for a, b in others) if exclude == "document" else len(others)
-    found = store.search(queries, min(k + more, max(k, len(store))), exclude=own, **options)
-    drop = np.zeros(found.ids.shape, bool)
-    for span in ranges:
-        drop |= (found.ids >= span[:, :1]) & (found.ids < span[:, 1:])
-    order = np.argsort(drop, axis=-1, kind="stable")[:, :k]  # what stays comes first, in its order
-    gone = np.take_along_axis(drop, order, -1)
-    nowhere = np.inf if found.metric == "l2" else -np.inf
-    return Neighbors(
-        np.where(gone, np.float32(nowhere), np.take_along_axis(found.distances, order, -1)),
-        np.where(gone, np.array(missing_value(found.values.dtype), found.values.dtype),
-                 np.take_along_axis(found.values, order, -1)),
-        np.where(gone, MISSING, np.take_along_axis(found.ids, order, -1)),
-        found.metric,
-    )  # fmt: skip

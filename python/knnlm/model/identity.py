@@ -14,6 +14,8 @@ from knnlm.model.key_choice import resolve
 from knnlm.model.key_spec import IdentityError, KeySpec
 from knnlm.model.loaded import Loaded
 from knnlm.store.attributes import check_attributes
+from knnlm.store.protocols import attributes_of, path_of
+from knnlm.store.union import StoreUnion
 
 
 def package_version() -> str:
@@ -61,13 +63,12 @@ def check(store: Any, loaded: Loaded, keys: KeySpec | None = None) -> None:
     Raises ValueError for attributes that knnlm did not write.
     """
     keys = None if keys is None else resolve(loaded, keys)
-    members = getattr(store, "stores", None)
-    if members is not None:  # a union says of itself only what all of its stores agree on
-        for member in members:
+    if isinstance(store, StoreUnion):  # it says of itself only what all of its stores agree on
+        for member in store.stores:
             check(member, loaded, keys)
         return
     check_attributes(store)
-    attributes: Mapping[str, Any] = getattr(store, "attributes", None) or {}
+    attributes = attributes_of(store)
     wrong: list[str] = []
 
     def compare(what: str, expected: Any, found: Any) -> None:
@@ -107,7 +108,7 @@ def check(store: Any, loaded: Loaded, keys: KeySpec | None = None) -> None:
     if keys is not None and not wrong:
         _warn_of_windows(attributes, keys)
     if wrong:
-        where = getattr(store, "path", None)
+        where = path_of(store)
         raise IdentityError(
             f"the store{f' {where}' if where else ''} does not belong to this model: "
             + "; ".join(wrong)

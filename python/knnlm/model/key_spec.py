@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from knnlm.store.attributes import check_attributes
+from knnlm.store.protocols import attributes_of
 
 DEFAULT_WINDOW = 2048
 """Longest window unless one is asked for, in tokens; models read up to millions, at a price that grows with it."""
@@ -59,7 +60,7 @@ class KeySpec:
 def key_spec(store: Any) -> KeySpec | None:
     """How a store's keys were made, None where its attributes do not say; ValueError where knnlm did not write them."""
     check_attributes(store)
-    attributes = getattr(store, "attributes", None) or {}
+    attributes = attributes_of(store)
     if "representation" not in attributes:
         return None
     names = ("representation", "layer", "window", "context", "key_dtype", "autocast")

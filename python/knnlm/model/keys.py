@@ -15,6 +15,7 @@ from knnlm.model.key_spec import IdentityError, KeySpec
 from knnlm.model.loaded import Loaded
 from knnlm.model.modules import token_limit, unwrapped
 from knnlm.model.windows import check_window, plan
+from knnlm.store.protocols import attributes_of
 from knnlm.text.inputs import encoded
 
 BATCH_TOKENS = 4096
@@ -140,7 +141,7 @@ def arithmetic(store: Any, spec: KeySpec, dtype: torch.dtype | None) -> torch.dt
     dtype: what the caller wants, None = what the spec says. Raises IdentityError where a store states another one.
     """
     name = spec.autocast if dtype is None else str(dtype).removeprefix("torch.")
-    attributes = getattr(store, "attributes", None) or {}
+    attributes = attributes_of(store)
     if "autocast" in attributes and attributes["autocast"] != name:
         raise IdentityError(
             f"expected the arithmetic of the store's keys, autocast={attributes['autocast']!r}, found {name!r}: leave "

@@ -29,6 +29,7 @@ from knnlm.model.suitable import (
 )
 from knnlm.model.weights import check_file, check_fit, made_on_meta, read_json, read_shapes
 from knnlm.system.extras import module
+from knnlm.system.usage import UsageError
 from knnlm.text.tokenizer import Tokenizer
 
 
@@ -90,7 +91,7 @@ def load_model(
     Raises:
         FileNotFoundError: a folder that holds no model, or not all of it.
         ImportError: transformers is needed and missing.
-        TypeError: ``model_kwargs`` for a model that knnlm wrote.
+        TypeError, UsageError: ``model_kwargs`` or ``revision`` for a model that knnlm wrote.
         ValueError: a damaged or unusable model, or one that is no causal language model.
     """
     if not isinstance(path, (str, Path)):
@@ -143,11 +144,14 @@ HUB = ("token", "cache_dir", "local_files_only", "force_download", "proxies", "s
 
 def _refuse_options(path: str | Path, revision: str | None, model_kwargs: dict[str, Any]) -> None:
     """Raise for what only a Hugging Face model has."""
-    given = [*(["revision"] if revision is not None else []), *model_kwargs]
-    if given:
+    if revision is not None:
+        raise UsageError(
+            f"{path}: expected no revision of a model that knnlm train wrote, found {revision!r}: leave it out"
+        )
+    if model_kwargs:
         raise TypeError(
-            f"{path}: expected device and dtype alone for a model that knnlm train wrote, found {', '.join(given)}: "
-            "that is for models of Hugging Face transformers; leave it out"
+            f"{path}: expected device and dtype alone for a model that knnlm train wrote, found "
+            f"{', '.join(model_kwargs)}: that is for models of Hugging Face transformers; leave it out"
         )
 
 

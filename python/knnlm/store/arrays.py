@@ -17,6 +17,9 @@ STRANGE = ("bfloat16", "float8", "float6", "float4")
 """Beginnings of the names of floats that NumPy has not; float32 holds each of their numbers exactly."""
 
 
+MAX_ID = 2**63 - 1
+
+
 def to_numpy(x: Any) -> NDArray[Any]:
     """View or copy `x` (array, torch tensor, nested list) as a NumPy array; bfloat16 and shorter floats become float32.
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from knnlm.store.protocols import attributes_of, path_of
+
 _TEXT, _WHOLE, _NUMBER, _OBJECT = (str,), (int,), (int, float), (dict,)
 _NAMES = {str: "text", int: "an integer", float: "a number", dict: "an object", list: "a list", bool: "true or false"}
 
@@ -95,13 +97,12 @@ def attribute_problems(attributes: Any) -> list[str]:
 
 def check_attributes(store: Any) -> None:
     """Raise ValueError where a store's attributes are not what knnlm writes: whose they are, nobody knows."""
-    problems = attribute_problems(getattr(store, "attributes", None) or {})
+    problems = attribute_problems(attributes_of(store))
     if problems:
-        where = getattr(store, "path", None)
         raise ValueError(
-            f"{where or 'store'}: {'; '.join(problems[:3])}: these attributes were not written by knnlm, so that it is "
-            "not known how the store is to be used with a model; where they are your own, give them other names "
-            "(set_attributes)"
+            f"{path_of(store) or 'store'}: {'; '.join(problems[:3])}: these attributes were not written by knnlm, so "
+            "that it is not known how the store is to be used with a model; where they are your own, give them "
+            "other names (set_attributes)"
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from knnlm.store.protocols import DocumentStore
 from knnlm.system.json_text import from_json
 
 
@@ -97,22 +98,14 @@ def lost_documents(found: Iterable[tuple[str | None, int, int, list[str]]]) -> l
     return [LostDocument(name, start, stop, tuple(sections)) for name, start, stop, sections in found]
 
 
-def spans_of(store: Any) -> NDArray[np.int64]:
-    """Half-open ranges of ids of a store's documents, (D, 2) in corpus order; of one of ours in one call."""
-    table = getattr(store, "document_spans", None)
-    if callable(table):
-        return np.asarray(table(), np.int64)
-    return np.array([(info.start, info.stop) for info in store.documents()], np.int64).reshape(-1, 2)
-
-
 def values_of_documents(
-    store: Any, progress: Callable[[int], None] = lambda _: None
+    store: DocumentStore, progress: Callable[[int], None] = lambda _: None
 ) -> Iterator[NDArray[np.unsignedinteger[Any]]]:
     """Values (L,) of each document of a store, in corpus order, read as they are asked for.
 
     progress: told the last id of each.
     """
-    for start, stop in spans_of(store).tolist():
+    for start, stop in store.document_spans().tolist():
         progress(stop)
         yield store.values(start, stop)
 

@@ -87,6 +87,18 @@ def missing_value(dtype: Any) -> int:
     return int(np.iinfo(dtype).max)
 
 
+def joined(parts: Sequence[Neighbors]) -> Neighbors | None:
+    """Neighbors of several batches of queries, one after the other: (q_1 + q_2 + ..., k); None for no batch."""
+    if len(parts) < 2:
+        return next(iter(parts), None)
+    return Neighbors(
+        np.concatenate([part.distances for part in parts]),
+        np.concatenate([part.values for part in parts]),
+        np.concatenate([part.ids for part in parts]),
+        parts[0].metric,
+    )
+
+
 def merge(parts: Sequence[Neighbors], k: int | None = None) -> tuple[Neighbors, NDArray[np.int64]]:
     """The k nearest of several stores' answers to the same queries, ordered by (distance, store, id).
 

@@ -128,6 +128,24 @@ def _remove(path: Path) -> bool:
     return True
 
 
+def place_of(given: Path) -> Path:
+    """Where an output folder is made: of a link, what it leads to, so that the link stays; `.` and `..` by their names.
+
+    Raises UsageError for what leads nowhere.
+    """
+    if not given.is_symlink() and given.name not in ("", ".."):
+        return given
+    place = Path(os.path.realpath(given))
+    if place.is_symlink() or not place.parent.is_dir():
+        raise UsageError(
+            f"expected a link that leads to a folder, or to a free name in one that is there, found that {given} "
+            f"leads to {place}; make {place.parent}, or remove the link"
+        )
+    if not place.name:
+        raise UsageError(f"expected a folder with a name, found {place}; choose another path")
+    return place
+
+
 def refuse_existing(path: Path, overwrite: bool, what: str = "output") -> None:
     """Raises UsageError if `path` is there and may not be replaced."""
     if os.path.lexists(path) and not overwrite:

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnlm import _core
-from knnlm.store.entries import spans_of
 from knnlm.system.own_files import read, remove, write_for_good
 
 Found = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -153,7 +152,7 @@ def spread_ids(store: Any, count: int) -> NDArray[np.int64]:
 
 def ids_at(store: Any, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
     """Ids of the entries at `ranks` (r,), each at least 0 and below `len(store)`, among those that are there."""
-    spans = spans_of(store)
+    spans = np.asarray(store.document_spans(), np.int64)
     ends = np.cumsum(spans[:, 1] - spans[:, 0])  # entries up to the end of each document
     at = np.searchsorted(ends, ranks, side="right")
     return np.asarray(spans[at, 1] - (ends[at] - ranks))

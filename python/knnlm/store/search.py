@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from knnlm import _core
 from knnlm._core import StoreError
 from knnlm.store.arrays import (
+    MAX_ID,
     one_of,
     to_flag,
     to_floats,
@@ -28,10 +29,9 @@ from knnlm.store.arrays import (
 from knnlm.store.entries import DocumentInfo, Documents, Entries, LostDocument, document_lists, lost_documents
 from knnlm.store.neighbors import Neighbors
 from knnlm.store.recall_sample import around, spread_ids
+from knnlm.store.why import Why, why
 from knnlm.system.json_text import from_json
 from knnlm.system.memory import refuse_answer
-
-MAX_ID = 2**63 - 1
 
 
 class Reader:
@@ -128,6 +128,21 @@ class Reader:
             values, ids = widened(values, count, np.iinfo(values.dtype).max), widened(ids, count, -1)
             where = [widened(place, count, -1) for place in where]
         return Neighbors(distances, values, ids, self.metric, *where)
+
+    def why(self, query: Any, id: int, k: int = 1024, **options: Any) -> Why:
+        """Say why an entry is among the `k` neighbors of one query, `(dim,)`, or why not; far slower than a search.
+
+        Args:
+            query: one key. id: of the entry. k: neighbors. options: of `search`, all but return_documents and threads.
+
+        Returns:
+            A `Why`; its text is one sentence.
+
+        Raises:
+            ValueError, StoreError: as `search`.
+        """
+        self._publish()
+        return why(self._core, query, id, k, **options)
 
     def calibrate(
         self,
@@ -337,6 +352,12 @@ class Reader:
     def generation(self) -> int:
         """Number of the manifest that this object reads."""
         return self._core.generation
+
+    @property
+    def default_temperature(self) -> float | None:
+        """The T that `build` found for this store, None before."""
+        found = self.info()["default_temperature"]
+        return float(found) if found is not None and found > 0 else None
 
     @property
     def is_built(self) -> bool:

@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from knnlm.store.protocols import has_documents
 from knnlm.store.recall_sample import spread_ids
 
 
 def stored_temperature(store: Any) -> float | None:
     """The T that a store proposes, None where it proposes none (no index yet, a cache)."""
-    info = getattr(store, "info", None)
-    found = info().get("default_temperature") if callable(info) else getattr(store, "default_temperature", None)
-    return float(found) if found is not None and found > 0 else None
+    return store.default_temperature if has_documents(store) else None
 
 
 def default_temperature(store: Any) -> float:
@@ -24,7 +23,7 @@ def default_temperature(store: Any) -> float:
     """
     proposed = stored_temperature(store)
     n = len(store)
-    if proposed is not None or n < 2 or not (hasattr(store, "keys") and hasattr(store, "documents")):
+    if proposed is not None or n < 2 or not has_documents(store):
         return proposed or 1.0
     ids = spread_ids(store, 64)
     queries = np.concatenate([np.asarray(store.keys(int(i), int(i) + 1), np.float32) for i in ids])

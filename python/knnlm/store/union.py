@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,8 +11,16 @@ from numpy.typing import ArrayLike, NDArray
 from knnlm.store.arrays import to_integer, to_integers
 from knnlm.store.attributes import check_attributes, described_alike
 from knnlm.store.neighbors import MISSING, Neighbors, merge
-from knnlm.store.protocols import Searchable
+from knnlm.store.protocols import DocumentRange, DocumentStore, has_documents
 from knnlm.system.memory import refuse_answer
+
+
+class UnionDocument(NamedTuple):
+    """A document of one of the stores, with the ids that it has in the union."""
+
+    name: str | None
+    start: int
+    stop: int
 
 
 class StoreUnion:
@@ -24,35 +32,36 @@ class StoreUnion:
     knnlm did not write.
     """
 
-    def __init__(self, stores: Sequence[Searchable]) -> None:
+    def __init__(self, stores: Sequence[DocumentStore]) -> None:
         """Join `stores` in the given order, which also orders equal distances."""
         if not stores or len({(store.dim, store.metric) for store in stores}) != 1:
             raise ValueError("expected at least one store, all of one dimension and one metric")
+        if wrong := [store for store in stores if not has_documents(store)]:
+            raise TypeError(f"stores: expected datastores with documents, found a {type(wrong[0]).__name__}")
         self.stores = list(stores)
         for store in self.stores:
             check_attributes(store)
-        told = [dict(found) for store in stores if (found := getattr(store, "attributes", None))]
+        described = [dict(store.attributes) for store in stores if store.attributes]
         for name in ("representation", "layer", "window", "context", "autocast"):
-            ways = {repr(attributes[name]) for attributes in told if name in attributes}
+            ways = {repr(attributes[name]) for attributes in described if name in attributes}
             if len(ways) > 1:
                 raise ValueError(
                     f"expected stores whose keys were made alike, found {name} {' and '.join(sorted(ways))}; "
                     "dump one of them again"
                 )
-        first = told[0] if told else {}
+        first = described[0] if described else {}
         self.attributes: dict[str, Any] = {
             name: value
             for name, value in first.items()
-            if all(name in a and described_alike({name: value}, {name: a[name]}) for a in told)
+            if all(name in a and described_alike({name: value}, {name: a[name]}) for a in described)
         }
-        self.dim, self.metric = stores[0].dim, stores[0].metric
+        self.dim, self.metric, self.path = stores[0].dim, stores[0].metric, ""
 
     @property
     def offsets(self) -> NDArray[np.int64]:
         """The first id of each store, and the id after the last, (stores + 1,); of the stores as they are now."""
         # Ids of a store end at next_id, which deleted entries make larger than its length.
-        ends = [int(getattr(store, "next_id", len(store))) for store in self.stores]
-        return np.cumsum([0, *ends], dtype=np.int64)
+        return np.cumsum([0, *(store.next_id for store in self.stores)], dtype=np.int64)
 
     def __len__(self) -> int:
         """Entries of all stores."""
@@ -62,6 +71,59 @@ class StoreUnion:
     def next_id(self) -> int:
         """Every id is below it."""
         return int(self.offsets[-1])
+
+    @property
+    def generation(self) -> tuple[Any, ...]:
+        """Those of its stores."""
+        return tuple(store.generation for store in self.stores)
+
+    @property
+    def default_temperature(self) -> float | None:
+        """The middle one of those that its stores propose."""
+        proposed = sorted(t for store in self.stores if (t := store.default_temperature) is not None)
+        return proposed[len(proposed) // 2] if proposed else None
+
+    def documents(self) -> Sequence[DocumentRange]:
+        """Documents of all stores, one store after the other, with the ids of the union."""
+        return [
+            UnionDocument(info.name, info.start + int(offset), info.stop + int(offset))
+            for store, offset in zip(self.stores, self.offsets, strict=False)
+            for info in store.documents()
+        ]
+
+    def document_spans(self) -> NDArray[np.int64]:
+        """Their half-open ranges of ids, (D, 2)."""
+        spans = [store.document_spans() + offset for store, offset in zip(self.stores, self.offsets, strict=False)]
+        return np.concatenate(spans)
+
+    def document_of(self, ids: Any) -> NDArray[np.int64]:
+        """Index into `documents()` of each id, (...); -1 for -1."""
+        wanted = np.asarray(ids, np.int64)
+        found = np.full(wanted.shape, MISSING, np.int64)
+        offsets, before = self.offsets, 0
+        for store, start, end in zip(self.stores, offsets[:-1], offsets[1:], strict=True):
+            own = (wanted >= start) & (wanted < end)
+            indices = store.document_of(wanted[own] - start)
+            found[own] = np.where(indices < 0, MISSING, indices + before)
+            before += len(store.document_spans())
+        return found
+
+    def values(self, start: int, stop: int) -> NDArray[np.unsignedinteger[Any]]:
+        """Values of a range of ids, (stop - start,)."""
+        return self._range("values", start, stop)
+
+    def keys(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Keys of a range of ids, (stop - start, d), where all of its stores keep them."""
+        return self._range("keys", start, stop)
+
+    def _range(self, what: str, start: int, stop: int) -> NDArray[Any]:
+        bounds = zip(self.stores, self.offsets[:-1], self.offsets[1:], strict=True)
+        parts = [
+            getattr(store, what)(max(0, start - int(first)), min(stop, int(end)) - int(first))
+            for store, first, end in bounds
+            if start < end and stop > first
+        ]
+        return np.concatenate(parts or [getattr(self.stores[0], what)(0, 0)])
 
     def search(
         self,

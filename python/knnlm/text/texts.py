@@ -205,6 +205,10 @@ def texts_of(given: Any, reading: Reading | None = None, *, stamped: bool = Fals
             f"texts: expected a path, paths (Path objects), or an iterable of strings, (name, text) or documents, "
             f"found {type(given).__name__}" + ("; write [document] for one" if hasattr(given, "text") else "")
         )
+    if isinstance(given, tuple) and len(given) == 2 and all(isinstance(part, str) for part in given):
+        raise TypeError(
+            f"texts: expected an iterable of (name, text), found one of them, {_short(given[0])}: write [it]"
+        )
     items = list(given) if isinstance(given, (list, tuple)) else given
     if isinstance(items, list):
         paths = [item for item in items if isinstance(item, os.PathLike)]

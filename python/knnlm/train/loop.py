@@ -27,7 +27,7 @@ import torch
 
 from knnlm.model.checkpoint import STATE_FILE, load_state, save_model, save_state
 from knnlm.model.transformer import TransformerLM
-from knnlm.probability.mixture import perplexity_of
+from knnlm.probability.weights import perplexity_of
 from knnlm.system.own_files import write_text
 from knnlm.text.documents import Document
 from knnlm.text.tokenizer import Tokenizer

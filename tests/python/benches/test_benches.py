@@ -104,16 +104,18 @@ def test_recall_driver(tmp_path, monkeypatch, capsys, metric):
     np.save(tmp_path / "queries.npy", keys[::100] + np.float16(0.1))
     options = [f"--keys={tmp_path}/keys.npy", f"--queries={tmp_path}/queries.npy", f"--work={tmp_path}/work"]
     options += [f"--metric={metric}", "--norm-spread=10", "--k=20", "--repeats=1", "--nprobe", "2", "--rerank", "none"]
-    text = recall.main([*options, "--faiss=IVF8,PQ8x4", "--faiss-train=3000", "--faiss-nprobe", "1", "8"])
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")][2:]
-    assert "on 3,000 keys × 30 queries, k = 20" in text
-    found = {row[0]: float(row[3]) for row in rows}
-    beside = {name.partition(": as ")[2]: reached for name, reached in found.items() if ": as " in name}
-    assert set(beside) <= set(found)
+    more = ["--faiss=IVF8,PQ8x4", "--faiss-train=3000", "--faiss-nprobe", "1", "8", f"--out={tmp_path}/recall-test.md"]
+    record = recall.main([*options, *more])
+    assert "on 3,000 keys × 30 queries, k = 20" in record["exact"]
+    theirs = {f"{row['system']}, nprobe {row['nprobe']}": row for row in record["rows"] if "FAISS" in row["system"]}
+    assert set(theirs) == {"FAISS IVF8,PQ8x4, nprobe 1", "FAISS IVF8,PQ8x4, nprobe 8"}
+    beside = [row for row in record["rows"] if row["beside"]]
     assert beside
-    assert all(reached >= found[name] for name, reached in beside.items())
-    kinds = [row for row in rows if row[0].startswith("FAISS IVF8,PQ8x4, nprobe 8")]
-    assert [row[1:3] for row in kinds] == [["4", "100.00 %"]]
+    assert all(row["recall"] >= theirs[row["beside"]]["recall"] for row in beside)
+    assert (record["faiss_code_bytes"], theirs["FAISS IVF8,PQ8x4, nprobe 8"]["scanned"]) == (4, 1)
+    import records
+
+    assert records.page(tmp_path / "recall-test.json") == (tmp_path / "recall-test.md").read_text()
 
 
 def test_exact_check_finds_faults(tmp_path, monkeypatch):

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,10 +19,10 @@ pytest.importorskip("faiss")
 import engine  # noqa: E402
 import engine_points  # noqa: E402
 import engine_quality  # noqa: E402
-import engine_report  # noqa: E402
 import engine_sets  # noqa: E402
 import engine_turns  # noqa: E402
 from engine_exact import exact  # noqa: E402
+from render.engine import compare, ratios  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +111,11 @@ def test_front_and_speed_at_a_recall() -> None:
 def test_ratio_against_the_best_peer() -> None:
     ours = [point(0.99, 1000, "knnlm", "ours")]
     peers = [point(0.99, 100, "slow"), point(0.99, 200, "fast")]
-    rows: list[list[Any]] = engine_report.ratios(ours + peers, 64, ["sweep"])
-    assert all(row[2].startswith("5.0×") and "fast" in row[2] for row in rows)
+    found = compare(ours, peers, "sweep", 0.95)
+    assert found.times == pytest.approx(5)
+    assert found.their_point is peers[1]
+    rows = [line for line in ratios(ours + peers, 64, ["sweep"]).splitlines() if line.startswith("| ")]
+    assert [row.split(" | ")[-1] for row in rows[1:]] == ["5.0 × |"] * 8  # the best FAISS and its row, four recalls
 
 
 def test_peers_are_compared_within_their_memory() -> None:
@@ -121,10 +123,11 @@ def test_peers_are_compared_within_their_memory() -> None:
     ours[0].bytes_per_key = 300.0
     peer = point(0.99, 100, "peer")
     peer.bytes_per_key = 90.0
-    assert engine_report.compare(ours, [peer], "sweep", 0.75).startswith("5.0×")
-    assert "more memory" in engine_report.compare(ours, [peer], "sweep", 0.95)
+    assert compare(ours, [peer], "sweep", 0.75).times == pytest.approx(5)
+    assert compare(ours, [peer], "sweep", 0.95).larger
     peer.bytes_per_key = 400.0
-    assert engine_report.compare(ours, [peer], "sweep", 0.75).startswith("10.0×")
+    assert compare(ours, [peer], "sweep", 0.75).times == pytest.approx(10)
+    assert str(compare(ours, [], "sweep", 0.75)) == "ours only"
 
 
 def test_what_is_repeated() -> None:
@@ -207,7 +210,7 @@ def test_growth_and_stores_larger_than_memory(
     rows = json.loads((tmp_path / "out" / "growth-set-64.json").read_text())["rows"]
     assert [row["entries"] for row in rows] == [6000, 9000]
     assert all(row["recall"] >= growth.GOAL for row in rows)
-    assert "Fitted exponents" in capsys.readouterr().out
+    assert "| p50 of a query |" in capsys.readouterr().out
     store = tmp_path / "work" / "growth-set-64"
     given = ["--store", str(store), "--answers", str(store / "answers.npz"), "--k", "32"]
     # The limit is as large as the store a hundred thousand times: what is tested is the way, not the pressure.

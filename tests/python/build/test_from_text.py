@@ -149,6 +149,10 @@ def test_wrong_arguments_are_errors_that_help(
 
 
 def test_a_store_can_be_made_with_processes(model: Path, tmp_path: Path) -> None:
+    given = [(f"{number}", sentence(number, 200)) for number in range(4)]
+    for workers in (0, 1):
+        KNNLM.build(str(model), given, tmp_path / str(workers), workers=workers, threads=1, device="cpu")
+    assert contents(tmp_path / "0") == contents(tmp_path / "1")
     with pytest.raises(ValueError, match="workers need"):
         KNNLM.build(KNNLM.from_pretrained(model).loaded, [sentence(0)], tmp_path / "store", workers=1)
     with Datastore.create(tmp_path / "other", dim=4) as other, pytest.raises(TypeError, match="found a Datastore"):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from cli_corpus import run, run_json
 from hf_folders import save_folder, tokenizer
+from method import evaluate, retrieve
 from one_pass_corpus import DIM, KilledError, hashes
 from safetensors.torch import load_file, save_file
 from tiny_lm import LETTERS, Doc, texts, tiny
@@ -17,12 +18,13 @@ from knnlm import KNNLM, Datastore
 from knnlm.build import one_pass
 from knnlm.build.dump import dump
 from knnlm.build.one_pass import build_in_one_pass
+from knnlm.evaluate.fit_blend import fit_blend
 from knnlm.evaluate.size_curve import size_curve
 from knnlm.evaluate.tune import Tuned, save_tuned, tune
-from knnlm.lm.blend import blend_of, fit_blend
+from knnlm.lm.combiners import blend_of
 from knnlm.lm.distill import targets
-from knnlm.lm.score import check_scores, evaluate, neighbors_of
-from knnlm.lm.scored_text import Cached
+from knnlm.lm.retrieved_text import RetrievedText
+from knnlm.lm.score import check_scores
 from knnlm.lm.settings import Settings
 from knnlm.model.key_spec import KeySpec
 from knnlm.model.keys import NotFiniteError, iterate
@@ -94,8 +96,8 @@ def test_every_use_of_one_text_says_it(stored, use):
 @pytest.mark.parametrize("options", [{}, {"temperature": 2.0}, {"cache_thetas": ("auto",)}])
 def test_scoring_leaves_such_documents_out(stored, options):
     loaded, store = stored
-    found = neighbors_of(loaded, ODD, store, k=4, features=("entropy",), batch_tokens=48, **options)
-    expected = neighbors_of(loaded, SOUND, store, k=4, features=("entropy",), batch_tokens=48, **options)
+    found = retrieve(loaded, ODD, store, k=4, features=("entropy",), batch_tokens=48, **options)
+    expected = retrieve(loaded, SOUND, store, k=4, features=("entropy",), batch_tokens=48, **options)
     assert [name for name, _ in found.failed] == ["odd", "long and odd"]
     assert all("gave NaN" in reason for _, reason in found.failed)
     assert found.names == expected.names == ["first", "mid", "last"]
@@ -118,7 +120,7 @@ def test_scoring_leaves_such_documents_out(stored, options):
 def test_a_model_that_gives_nothing_else_ends_the_work_at_once(stored):
     loaded, store = stored
     with pytest.raises(NotFiniteError, match="document 'odd'"):
-        neighbors_of(loaded, ODD[1:], store, k=4)
+        retrieve(loaded, ODD[1:], store, k=4)
     with pytest.raises(NotFiniteError, match="document 'odd'"):
         check_scores(loaded, [Doc("empty", ""), *ODD[1:]], store)
     check_scores(loaded, ODD, store)
@@ -128,7 +130,7 @@ def test_a_model_that_gives_nothing_else_ends_the_work_at_once(stored):
 
 def test_nothing_that_is_not_finite_is_tuned_or_saved():
     lm = np.array([-1.0, np.nan, -2.0], np.float32)
-    cached = Cached(lm, np.ones((3, 2), np.float32), np.ones((3, 2), bool))
+    cached = RetrievedText(lm, np.ones((3, 2), np.float32), np.ones((3, 2), bool))
     with pytest.raises(ValueError, match=r"tune: .*found NaN"):
         tune(cached)
     store = BruteForceStore(4)
@@ -137,7 +139,7 @@ def test_nothing_that_is_not_finite_is_tuned_or_saved():
     save_tuned(store, Tuned(0.2, 1.0, 4, 9.0, float("inf"), 3))
     assert "lm_perplexity" not in store.attributes["tuned"]
     json.dumps(store.attributes, allow_nan=False)
-    never = Cached(np.full(3, -800.0, np.float32), np.ones((3, 2), np.float32), np.zeros((3, 2), bool))
+    never = RetrievedText(np.full(3, -800.0, np.float32), np.ones((3, 2), np.float32), np.zeros((3, 2), bool))
     assert tune(never).lm_perplexity == np.inf  # beyond the numbers, and no error
     blend = fit_blend(never.log_p_lm, np.full(3, -900.0))
     assert blend.perplexity == np.inf
@@ -363,7 +365,7 @@ def test_commands_name_the_document_and_go_on(folder, tmp_path):
     told = run("eval", store, odd, code=1).stderr
     assert "knnlm eval: document 'odd.txt': the model gave NaN" in told
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("knnlm.lm.blend.ngram_of", lambda *_: pytest.fail("it worked before it asked"))
+        patched.setattr("knnlm.evaluate.tune_store.ngram_of", lambda *_: pytest.fail("it worked before it asked"))
         told = run("tune", store, odd, sound, "--ngram", "--no-plots", code=1).stderr
     assert "document 'odd.txt': the model gave NaN" in told
     tuned = run_json("tune", store, sound, odd, "--plots", tmp_path / "plots")

@@ -257,12 +257,12 @@ def test_eval_and_tune_warn_of_text_that_the_store_has(texts: Path, store: Path,
 
 
 def test_generate_is_the_same_for_a_seed_and_continues_the_prompt(store: Path) -> None:
-    first = run_json("generate", store, "--prompt", "the store", "--max-tokens", 8, "--sampling-temperature", 1)
-    again = run_json("generate", store, "--prompt", "the store", "--max-tokens", 8, "--sampling-temperature", 1)
+    first = run_json("generate", store, "--prompt", "the store", "--max-new-tokens", 8, "--do-sample")
+    again = run_json("generate", store, "--prompt", "the store", "--max-new-tokens", 8, "--do-sample")
     assert first["text"] == again["text"] != ""
-    printed = run("generate", store, "--prompt", "the store", "--max-tokens", 8, "--sampling-temperature", 1).stdout
+    printed = run("generate", store, "--prompt", "the store", "--max-new-tokens", 8, "--do-sample").stdout
     assert printed.rstrip("\n") == "the store" + first["text"].rstrip("\n")
-    piped = run("generate", store, "--max-tokens", 8, "--without-store", stdin="the store\n").stdout
+    piped = run("generate", store, "--max-new-tokens", 8, "--without-store", stdin="the store\n").stdout
     assert piped.startswith("the store")
 
 

@@ -8,7 +8,7 @@ from cli_corpus import run, run_json
 
 def test_defaults_are_said_until_the_store_is_tuned(texts: Path, store: Path) -> None:
     text = texts / "test.txt"
-    for command in (("eval", store, text), ("generate", store, "--prompt", "the", "--max-tokens", 1),
+    for command in (("eval", store, text), ("generate", store, "--prompt", "the", "--max-new-tokens", 1),
                     ("inspect", store, text, "--tokens", 1)):  # fmt: skip
         said = run(*command).stderr
         assert "λ 0.250, T " in said

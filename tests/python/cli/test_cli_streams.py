@@ -93,7 +93,7 @@ def test_any_encoding_of_the_terminal_will_do(vectors: Path, locale: dict[str, s
 
 
 def test_a_prompt_that_is_no_text_or_is_not_there_is_said(texts: Path, store: Path, model: Path) -> None:
-    generate = f"KNNLM generate {store} --model {model} --max-tokens 1"
+    generate = f"KNNLM generate {store} --model {model} --max-new-tokens 1"
     code, _, error = shell(f"printf '\\377\\376' | {generate}")
     assert code == 1
     assert "standard input: expected text in UTF-8" in error

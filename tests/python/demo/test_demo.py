@@ -73,7 +73,7 @@ def test_the_numbers_hang_together(folder: Path, result: dict[str, Any]) -> None
 def test_its_stores_know_their_model(folder: Path, printed: str) -> None:
     with Datastore.open(folder / "store-reference") as opened:
         assert opened.attributes["model"]["source"] == "../model"
-    arguments = ["generate", str(folder / "store-reference"), "--prompt", "The", "--max-tokens", "3"]
+    arguments = ["generate", str(folder / "store-reference"), "--prompt", "The", "--max-new-tokens", "3"]
     generated = CliRunner().invoke(main, arguments)
     assert generated.exit_code == 0, generated.stderr
     assert generated.stdout.startswith("The")

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from method import interpolate, log_p, score
 
 from knnlm import reference
-from knnlm.evaluate.tune import best_lambda, fit_weights, mix_components, powers_of_two, save_tuned, tune
-from knnlm.lm.score import mixed_log_p, score
-from knnlm.lm.scored_text import Cached, evaluation
+from knnlm.evaluate.tune import best_lambda, powers_of_two, save_tuned, tune
+from knnlm.lm.retrieved_text import RetrievedText
+from knnlm.lm.scored_text import evaluation
 from knnlm.lm.settings import Settings, settings_of
-from knnlm.probability.interpolate import mix
+from knnlm.probability.mix import mix
+from knnlm.probability.weights import fit_weights
 
 
 def made(n=400, k=24, seed=0, metric="l2", scale=5.0):
@@ -26,7 +28,14 @@ def made(n=400, k=24, seed=0, metric="l2", scale=5.0):
     if metric == "ip":
         distances = -distances
     lm = np.log(rng.beta(0.5, 2, n)).astype(np.float32)
-    return Cached(lm, distances, match, metric, offsets=np.array([0, n // 3, n // 3, n]), words=np.array([90, 0, 200]))
+    return RetrievedText(
+        log_p_lm=lm,
+        distances=distances,
+        match=match,
+        metric=metric,
+        offsets=np.array([0, n // 3, n // 3, n]),
+        words=np.array([90, 0, 200]),
+    )
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip"])
@@ -67,9 +76,9 @@ def test_best_lambda_beats_every_other(seed, n, zeros, nans):
     knn[rng.random(n) < nans] = np.nan
     weight, mean = best_lambda(lm, knn)
     assert 0 <= weight <= 1
-    assert mean == pytest.approx(np.mean(mix(lm, knn, weight)), abs=1e-9)
+    assert mean == pytest.approx(np.mean(interpolate(lm, knn, weight)), abs=1e-9)
     for other in np.linspace(0, 1, 41):
-        assert np.mean(mix(lm, knn, other)) <= mean + 1e-9
+        assert np.mean(interpolate(lm, knn, other)) <= mean + 1e-9
 
 
 def test_best_lambda_at_its_ends():
@@ -83,11 +92,19 @@ def test_best_lambda_at_its_ends():
 def test_few_tokens_do_not_switch_the_model_off(n):
     lm, distances = np.full(n, np.log(0.1), np.float32), np.tile(np.arange(4, dtype=np.float32), (n, 1))
     match = np.ones((n, 4), bool)
-    tuned = tune(Cached(lm, distances, match, "l2", offsets=np.array([0, n]), words=np.array([n])))
+    tuned = tune(
+        RetrievedText(
+            log_p_lm=lm, distances=distances, match=match, metric="l2", offsets=np.array([0, n]), words=np.array([n])
+        )
+    )
     assert tuned.lambda_ == n / (n + 1)
     assert tuned.perplexity == pytest.approx(1 / (0.1 / (n + 1) + n / (n + 1)), rel=1e-6)
     match[0] = False
-    tuned = tune(Cached(lm, distances, match, "l2", offsets=np.array([0, n]), words=np.array([n])))
+    tuned = tune(
+        RetrievedText(
+            log_p_lm=lm, distances=distances, match=match, metric="l2", offsets=np.array([0, n]), words=np.array([n])
+        )
+    )
     assert tuned.lambda_ < n / (n + 1)
 
 
@@ -138,10 +155,16 @@ def test_useless_neighbors_leave_the_lm_alone():
     tuned = tune(cached)
     assert tuned.lambda_ == 0
     assert tuned.perplexity == tuned.lm_perplexity
-    none = Cached(cached.log_p_lm, np.full((400, 3), np.inf, np.float32), np.zeros((400, 3), bool))
+    none = RetrievedText(
+        log_p_lm=cached.log_p_lm, distances=np.full((400, 3), np.inf, np.float32), match=np.zeros((400, 3), bool)
+    )
     assert tune(none).lambda_ == 0
     with pytest.raises(ValueError, match="validation text"):
-        tune(Cached(np.zeros(0, np.float32), np.zeros((0, 2), np.float32), np.zeros((0, 2), bool)))
+        tune(
+            RetrievedText(
+                log_p_lm=np.zeros(0, np.float32), distances=np.zeros((0, 2), np.float32), match=np.zeros((0, 2), bool)
+            )
+        )
 
 
 def test_fixed_temperature_and_given_grids():
@@ -173,21 +196,21 @@ def test_joint_weights():
     parts = {"lm": a, "knn": b, "cache": c}
     fitted = fit_weights(parts)
     assert sum(fitted.weights.values()) == pytest.approx(1)
-    log_p = mix_components(parts, fitted.weights)
+    log_p = mix(parts, fitted.weights)
     assert fitted.perplexity == pytest.approx(reference.perplexity(log_p))
     for name in parts:
         moved = {n: (w + (n == name) * 0.05) / 1.05 for n, w in fitted.weights.items()}
-        assert reference.perplexity(mix_components(parts, moved)) >= fitted.perplexity * (1 - 1e-4)
+        assert reference.perplexity(mix(parts, moved)) >= fitted.perplexity * (1 - 1e-4)
     two = fit_weights({"lm": a, "knn": b})
     assert two.weights["knn"] == pytest.approx(best_lambda(a, b)[0], abs=2e-3)
     with pytest.raises(ValueError, match="weights"):
-        mix_components(parts, {"lm": 1.0})
+        mix(parts, {"lm": 0.5, "words": 0.5})
 
 
 def test_evaluation_sums_by_document():
     cached = made()
     result = score(cached, Settings(0.3, 9.0, 8))
-    log_p = mix(cached.log_p_lm, cached.log_p_knn(9.0, 8), 0.3)
+    log_p = interpolate(cached.log_p_lm, cached.log_p_knn(9.0, 8), 0.3)
     np.testing.assert_array_equal(result.document_tokens, [133, 0, 267])
     np.testing.assert_allclose(result.document_nll, [-log_p[:133].sum(), 0, -log_p[133:].sum()])
     assert result.perplexity == pytest.approx(reference.perplexity(log_p))
@@ -206,7 +229,7 @@ def test_saved_and_loaded(tmp_path):
     cached.names = ["a", "b", "ü"]
     cached.settings = {"k": 24, "exact": True}
     cached.save(tmp_path / "cached.safetensors")
-    again = Cached.load(tmp_path / "cached.safetensors")
+    again = RetrievedText.load(tmp_path / "cached.safetensors")
     for name in ("log_p_lm", "distances", "match", "match_shuffled", "values", "offsets", "words"):
         np.testing.assert_array_equal(getattr(again, name), getattr(cached, name))
     assert again.match.dtype == bool
@@ -214,11 +237,13 @@ def test_saved_and_loaded(tmp_path):
     np.testing.assert_array_equal(again.features["entropy"], cached.features["entropy"])
     assert tune(again).perplexity == tune(cached).perplexity
     np.testing.assert_array_equal(again.shuffled().match, cached.match_shuffled)
-    np.testing.assert_array_equal(mixed_log_p(again, Settings(0.0, 1.0)), cached.log_p_lm)
+    np.testing.assert_array_equal(log_p(again, Settings(0.0, 1.0)), cached.log_p_lm)
     (tmp_path / "bad").write_bytes(b"not a cache")
-    with pytest.raises(ValueError, match="cached neighbors"):
-        Cached.load(tmp_path / "bad")
+    with pytest.raises(ValueError, match="neighbors of a text"):
+        RetrievedText.load(tmp_path / "bad")
     with pytest.raises(ValueError, match="shuffle_seed"):
         made().shuffled()
     with pytest.raises(ValueError, match="expected distances"):
-        Cached(np.zeros(3, np.float32), np.zeros((2, 4), np.float32), np.zeros((2, 4), bool))
+        RetrievedText(
+            log_p_lm=np.zeros(3, np.float32), distances=np.zeros((2, 4), np.float32), match=np.zeros((2, 4), bool)
+        )

@@ -8,6 +8,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from method import retrieve
 from safetensors import safe_open
 from tiny_lm import Doc, texts, tiny
 
@@ -16,12 +17,12 @@ from knnlm.build.dump import dump
 from knnlm.exchange.arrow import write_arrow
 from knnlm.exchange.import_vectors import import_faiss, import_memmaps
 from knnlm.lm.distill import targets, write_parquet, write_safetensors
-from knnlm.lm.score import neighbors_of
+from knnlm.lm.retriever import Retriever
 from knnlm.lm.settings import Settings
 from knnlm.model.identity import describe
 from knnlm.model.key_spec import IdentityError, KeySpec
 from knnlm.model.keys import iterate
-from knnlm.probability.interpolate import log_p_knn
+from knnlm.probability.knn import log_p_knn
 from knnlm.reference import BruteForceStore
 
 D = 16
@@ -232,7 +233,7 @@ SETTINGS = Settings(temperature=3.0, k=12, exact=True)
 def test_targets_are_what_evaluation_would_use(language_model, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     loaded, documents, store = language_model
-    rows = write_parquet(tmp_path / "t.parquet", targets(loaded, documents, store, SETTINGS))
+    rows = write_parquet(tmp_path / "t.parquet", targets(loaded, documents, Retriever(store, SETTINGS), 3.0))
     assert rows == len(store)
     table = parquet.read_table(tmp_path / "t.parquet").to_pydict()
     at = 0
@@ -256,11 +257,11 @@ def test_targets_are_of_the_arithmetic_of_the_store():
     loaded, spec = tiny(seed=2), KeySpec(autocast="bfloat16")
     store = BruteForceStore(D)
     dump(loaded, texts(), store, keys=spec)
-    expected = neighbors_of(loaded, texts(), store, k=12)
-    batches = list(targets(loaded, texts(), store, Settings(temperature=3.0, k=12)))
+    expected = retrieve(loaded, texts(), store, k=12)
+    batches = list(targets(loaded, texts(), Retriever(store, Settings(temperature=3.0, k=12)), 3.0))
     np.testing.assert_array_equal(np.concatenate([b["distances"] for b in batches]), expected.distances)
     with pytest.raises(IdentityError, match="arithmetic"):
-        next(targets(loaded, texts(), store, Settings(temperature=3.0, k=12), dtype=torch.float16))
+        next(targets(loaded, texts(), Retriever(store, Settings(temperature=3.0, k=12)), 3.0, dtype=torch.float16))
 
 
 def by_position(batches):
@@ -270,19 +271,19 @@ def by_position(batches):
 def test_a_text_is_left_out_by_its_tokens_not_by_its_name(language_model):
     loaded, documents, store = language_model
     own = documents[4]
-    expected = by_position(targets(loaded, [own], store, SETTINGS))
-    elsewhere = by_position(targets(loaded, [Doc(f"folder/{own.name}", own.text)], store, SETTINGS))
+    expected = by_position(targets(loaded, [own], Retriever(store, SETTINGS), 3.0))
+    elsewhere = by_position(targets(loaded, [Doc(f"folder/{own.name}", own.text)], Retriever(store, SETTINGS), 3.0))
     np.testing.assert_array_equal(list(elsewhere.values()), list(expected.values()))
     of_own = store.documents()[store.find_document(own.name)]
     assert not any(((ids >= of_own.start) & (ids < of_own.stop)).any() for ids in elsewhere.values())
-    unrelated = by_position(targets(loaded, [Doc(own.name, own.text[:-9] + "bade.")], store, SETTINGS))
+    unrelated = by_position(targets(loaded, [Doc(own.name, own.text[:-9] + "bade.")], Retriever(store, SETTINGS), 3.0))
     assert any(((ids >= of_own.start) & (ids < of_own.stop)).any() for ids in unrelated.values())
 
 
 def test_safetensors_hold_the_same(language_model, tmp_path):
     loaded, documents, store = language_model
     rows = write_safetensors(
-        tmp_path / "t.safetensors", targets(loaded, documents, store, SETTINGS, own_document=True, neighbors=False)
+        tmp_path / "t.safetensors", targets(loaded, documents, Retriever(store, SETTINGS, "none"), 3.0, neighbors=False)
     )
     with safe_open(tmp_path / "t.safetensors", "np") as file:
         held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -6,11 +6,12 @@ import io
 
 import numpy as np
 import pytest
+from method import explain
 from rich.console import Console
 from tiny_lm import Doc, LetterTokenizer, tiny
 
 from knnlm.build.dump import dump
-from knnlm.lm.explain import explain, source_contexts
+from knnlm.lm.explain import source_contexts
 from knnlm.lm.settings import Settings
 from knnlm.model.identity import describe
 from knnlm.model.key_spec import KeySpec
@@ -41,8 +42,8 @@ def test_arrays(explained):
     assert e.neighbors.ids.shape == e.weights.shape == e.documents.shape == (6, 20)
     np.testing.assert_allclose(e.weights.sum(1), 1)
     hit = (e.neighbors.values == e.tokens[:, None]) & e.neighbors.found
-    np.testing.assert_allclose(e.p_knn, (e.weights * hit).sum(1))
-    np.testing.assert_allclose(e.p, 0.3 * e.p_knn + 0.7 * e.p_lm)
+    np.testing.assert_allclose(e.p_knn, (e.weights * hit).sum(1), rtol=1e-6)
+    np.testing.assert_allclose(e.p, 0.3 * e.p_knn + 0.7 * e.p_lm, rtol=1e-6)
     assert set(e.documents[:, :16].ravel()) == {0, 1}
     assert (e.documents[:, 16:] == -1).all()
     assert e.document_name(-1) == ""

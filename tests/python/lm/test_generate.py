@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from method import generate, interpolate_vocabulary
 from tiny_lm import Doc, TinyLM, TinyLoaded, texts, tiny
 from torch import nn
 from wrapped import Peft
 
 from knnlm.build.dump import dump
-from knnlm.lm.blend import Blend
-from knnlm.lm.generate import GREEDY, Reader, Sampling, draw, generate, kept
+from knnlm.lm.reader import Reader
+from knnlm.lm.sampler import GREEDY, Sampling, draw, kept
 from knnlm.lm.settings import Settings
 from knnlm.model.forward import NotFiniteError
 from knnlm.model.identity import describe
@@ -19,8 +20,8 @@ from knnlm.model.key_spec import IdentityError, KeySpec
 from knnlm.model.keys import iterate
 from knnlm.model.transformer import TransformerConfig, TransformerLM
 from knnlm.model.windows import plan
+from knnlm.probability.blend import Blend
 from knnlm.probability.continuous_cache import ContinuousCache
-from knnlm.probability.interpolate import mix_full
 from knnlm.reference import BruteForceStore
 from knnlm.text.inputs import TokenDocument
 
@@ -35,14 +36,14 @@ def stored(loaded, documents, dim=16):
 def test_kept_tokens():
     log_p = np.log([0.1, 0.4, 0.2, 0.2, 0.1])
     assert kept(log_p, GREEDY)[0].tolist() == [1]
-    assert kept(log_p, Sampling(top_k=3))[0].tolist() == [1, 2, 3]
-    assert kept(log_p, Sampling(top_p=0.6))[0].tolist() == [1, 2]
-    assert kept(log_p, Sampling(top_p=0.61))[0].tolist() == [1, 2, 3]
-    assert kept(log_p, Sampling(top_p=1e-9))[0].tolist() == [1]
-    tokens, p = kept(log_p, Sampling(temperature=0.5))
+    assert kept(log_p, Sampling(do_sample=True, top_k=3))[0].tolist() == [1, 2, 3]
+    assert kept(log_p, Sampling(do_sample=True, top_p=0.6))[0].tolist() == [1, 2]
+    assert kept(log_p, Sampling(do_sample=True, top_p=0.61))[0].tolist() == [1, 2, 3]
+    assert kept(log_p, Sampling(do_sample=True, top_p=1e-9))[0].tolist() == [1]
+    tokens, p = kept(log_p, Sampling(do_sample=True, temperature=0.5))
     assert tokens.tolist() == [1, 2, 3, 0, 4]
     np.testing.assert_allclose(p, np.array([16, 4, 4, 1, 1]) / 26)
-    tokens, p = kept([-np.inf, 0.0, -np.inf], Sampling(temperature=3))
+    tokens, p = kept([-np.inf, 0.0, -np.inf], Sampling(do_sample=True, temperature=3))
     assert (tokens.tolist(), p.tolist()) == ([1], [1.0])
     with pytest.raises(ValueError, match="positive probability"):
         kept([-np.inf, -np.inf], GREEDY)
@@ -51,7 +52,7 @@ def test_kept_tokens():
 def test_draws_follow_the_distribution():
     p = np.array([0.5, 0.3, 0.15, 0.05])
     rng = np.random.default_rng(0)
-    counts = np.bincount([draw(np.log(p), Sampling(), rng) for _ in range(4000)], minlength=4) / 4000
+    counts = np.bincount([draw(np.log(p), Sampling(do_sample=True), rng) for _ in range(4000)], minlength=4) / 4000
     np.testing.assert_allclose(counts, p, atol=0.03)
 
 
@@ -66,7 +67,7 @@ def test_greedy_follows_the_mixture_over_many_windows():
     store = stored(loaded, texts())
     settings = Settings(0.5, 2.0, 6)
     prompt = loaded.tokenizer.encode("abc")
-    out = list(generate(loaded, prompt, store=store, settings=settings, max_tokens=60))
+    out = list(generate(loaded, prompt, store=store, settings=settings, max_new_tokens=60))
     assert len(out) == 60
     # Scoring the generated text as a document must give each token the same probability, and name it the best.
     tokens = np.concatenate([prompt, [t.id for t in out]]).astype(np.uint32)
@@ -78,7 +79,7 @@ def test_greedy_follows_the_mixture_over_many_windows():
     for t, step in enumerate(out):
         row = np.full((1, 30), -np.inf)
         row[0, step.id] = log_p_lm[t]
-        mixed = mix_full(row, near[t : t + 1], 2.0, 0.5)[0, step.id]
+        mixed = interpolate_vocabulary(row, near[t : t + 1], 2.0, 0.5)[0, step.id]
         assert step.log_p == pytest.approx(mixed, abs=1e-3)
 
 
@@ -87,7 +88,7 @@ def test_seeds():
     prompt = loaded.tokenizer.encode("ab")
 
     def run(seed):
-        return [t.id for t in generate(loaded, prompt, max_tokens=20, sampling=Sampling(seed=seed))]
+        return [t.id for t in generate(loaded, prompt, max_new_tokens=20, sampling=Sampling(do_sample=True, seed=seed))]
 
     assert run(1) == run(1)
     assert run(1) != run(2)
@@ -95,10 +96,10 @@ def test_seeds():
 
 def test_stop_and_bad_prompts():
     loaded = tiny()
-    greedy = [t.id for t in generate(loaded, [1, 2], max_tokens=9)]
-    stopped = [t.id for t in generate(loaded, [1, 2], max_tokens=9, stop={greedy[4]})]
+    greedy = [t.id for t in generate(loaded, [1, 2], max_new_tokens=9)]
+    stopped = [t.id for t in generate(loaded, [1, 2], max_new_tokens=9, stop={greedy[4]})]
     assert stopped == greedy[: greedy.index(greedy[4])]
-    assert list(generate(loaded, [], max_tokens=2))
+    assert list(generate(loaded, [], max_new_tokens=2))
     with pytest.raises(ValueError, match="0 to 29"):
         next(generate(loaded, [30]))
 
@@ -106,12 +107,14 @@ def test_stop_and_bad_prompts():
 def test_lambda_ends():
     loaded = tiny()
     store = stored(loaded, [Doc("a", "abcdefgh" * 3)])
-    alone = [t.id for t in generate(loaded, [2, 3], max_tokens=12)]
-    assert [t.id for t in generate(loaded, [2, 3], store=store, settings=Settings(0.0, 1.0, 4), max_tokens=12)] == alone
+    alone = [t.id for t in generate(loaded, [2, 3], max_new_tokens=12)]
+    assert [
+        t.id for t in generate(loaded, [2, 3], store=store, settings=Settings(0.0, 1.0, 4), max_new_tokens=12)
+    ] == alone
     retrieved = set(store.values(0, len(store)).tolist())
-    ones = list(generate(loaded, [2, 3], store=store, settings=Settings(1.0, 1.0, 4), max_tokens=12))
+    ones = list(generate(loaded, [2, 3], store=store, settings=Settings(1.0, 1.0, 4), max_new_tokens=12))
     assert {t.id for t in ones} <= retrieved
-    copied = generate(loaded, [], store=store, settings=Settings(1.0, 1.0, 1), max_tokens=24)
+    copied = generate(loaded, [], store=store, settings=Settings(1.0, 1.0, 1), max_new_tokens=24)
     assert loaded.tokenizer.decode([t.id for t in copied]) == "abcdefgh" * 3
 
 
@@ -186,7 +189,7 @@ def test_the_mixture_of_capped_logits_sums_to_one():
     logits, key = reader.read()
     reader.close()
     assert logits.abs().max() <= 0.5
-    mixed = mix_full(logits.log_softmax(-1).numpy()[None], store.search(key, 8), 2.0, 0.4)
+    mixed = interpolate_vocabulary(logits.log_softmax(-1).numpy()[None], store.search(key, 8), 2.0, 0.4)
     assert np.exp(mixed).sum() == pytest.approx(1, abs=1e-6)
 
 
@@ -194,14 +197,14 @@ def test_cached_steps_feed_one_token():
     loaded = with_cache("TransformerLM")
     fed = []
     loaded.model.register_forward_pre_hook(lambda _, args: fed.append(args[0].shape[1]))
-    list(generate(loaded, [1, 2, 3], max_tokens=5))
+    list(generate(loaded, [1, 2, 3], max_new_tokens=5))
     assert fed == [4, 1, 1, 1, 1]
 
 
 def test_an_odd_model_is_left_in_the_mode_that_it_was_in():
     loaded = tiny()
     loaded.model.train()
-    list(generate(loaded, [1, 2], max_tokens=2))
+    list(generate(loaded, [1, 2], max_new_tokens=2))
     assert loaded.model.training
     stream = generate(loaded, [1, 2])
     next(stream)
@@ -209,7 +212,7 @@ def test_an_odd_model_is_left_in_the_mode_that_it_was_in():
     stream.close()
     assert loaded.model.training
     loaded.model.eval()
-    list(generate(loaded, [1, 2], max_tokens=2))
+    list(generate(loaded, [1, 2], max_new_tokens=2))
     assert not loaded.model.training
 
 
@@ -222,7 +225,7 @@ def test_generation_runs_the_model_as_scoring_does(given):
     if given == "store":
         store = BruteForceStore(16)
         dump(loaded, texts(), store, keys=spec)
-    out = list(generate(loaded, [1, 2], store=store, settings=Settings(0.5, 2.0, 4), max_tokens=12, dtype=dtype))
+    out = list(generate(loaded, [1, 2], store=store, settings=Settings(0.5, 2.0, 4), max_new_tokens=12, dtype=dtype))
     tokens = np.array([1, 2, *(t.id for t in out)], np.uint32)
 
     def scored(dtype):
@@ -253,13 +256,13 @@ def test_a_prompt_that_begins_with_the_document_start_gets_no_second_one():
     loaded = tiny()
     fed = []
     loaded.model.register_forward_pre_hook(lambda _, args: fed.append(args[0].tolist()))
-    one = [t.id for t in generate(loaded, [0, 2, 3], max_tokens=3)]
+    one = [t.id for t in generate(loaded, [0, 2, 3], max_new_tokens=3)]
     assert fed[0] == [[0, 2, 3]]
-    assert [t.id for t in generate(loaded, [2, 3], max_tokens=3)] == one
+    assert [t.id for t in generate(loaded, [2, 3], max_new_tokens=3)] == one
     fed.clear()
-    next(generate(loaded, [0], max_tokens=1))
-    next(generate(loaded, [], max_tokens=1))
-    next(generate(loaded, [0, 0, 2], max_tokens=1))  # the second one is of the text
+    next(generate(loaded, [0], max_new_tokens=1))
+    next(generate(loaded, [], max_new_tokens=1))
+    next(generate(loaded, [0, 0, 2], max_new_tokens=1))  # the second one is of the text
     assert fed == [[[0]], [[0]], [[0, 0, 2]]]
 
 
@@ -271,7 +274,7 @@ def test_the_prompt_is_read_once_for_its_cache_too(length):
     prompt = np.random.default_rng(0).integers(1, 30, length).tolist()
     rows = []
     handle = loaded.model.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape))
-    list(generate(loaded, prompt, blend=blend, max_tokens=1))
+    list(generate(loaded, prompt, blend=blend, max_new_tokens=1))
     handle.remove()
     assert sum(batch * width for batch, width in rows) == sum(w.stop - w.start for w in plan(length + 1, 24, 12))
     # And its keys are those that scoring has.
@@ -285,7 +288,7 @@ def test_the_prompt_is_read_once_for_its_cache_too(length):
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(ContinuousCache, "add", noted)
-        list(generate(loaded, prompt, blend=cached, max_tokens=1))
+        list(generate(loaded, prompt, blend=cached, max_new_tokens=1))
     keys = np.concatenate([k for k, _ in added])[:length]
     assert np.concatenate([v for _, v in added])[:length].tolist() == prompt
     if length:
@@ -298,7 +301,7 @@ def test_nan_is_told_with_its_place():
     loaded = tiny()
     with torch.no_grad():
         loaded.model.positions.weight[5] = torch.nan
-    stream = generate(loaded, [1, 2], max_tokens=9)
+    stream = generate(loaded, [1, 2], max_new_tokens=9)
     for _ in range(3):
         next(stream)
     with pytest.raises(NotFiniteError, match=r"the model gave NaN after 5 tokens.*--dtype float32"):
@@ -330,16 +333,16 @@ def test_a_cache_that_does_not_work_is_not_used(kind):
     model = kind()
     model.load_state_dict(plain.model.state_dict())
     odd = TinyLoaded(model, plain.tokenizer)
-    expected = [(t.id, t.log_p) for t in generate(plain, [1, 2], max_tokens=30)]
-    assert [(t.id, t.log_p) for t in generate(odd, [1, 2], max_tokens=30)] == expected
+    expected = [(t.id, t.log_p) for t in generate(plain, [1, 2], max_new_tokens=30)]
+    assert [(t.id, t.log_p) for t in generate(odd, [1, 2], max_new_tokens=30)] == expected
 
 
 @pytest.mark.parametrize("wrap", [lambda model: torch.compile(model, backend="eager"), nn.DataParallel, Peft])
 def test_a_wrapped_model_uses_its_cache(wrap):
     loaded = with_cache("GPT2")
-    plain = [t.id for t in generate(loaded, [1, 2, 3], max_tokens=5)]
+    plain = [t.id for t in generate(loaded, [1, 2, 3], max_new_tokens=5)]
     fed = []
     loaded.model.register_forward_pre_hook(lambda _, args: fed.append(args[0].shape[1]))
     loaded.model = wrap(loaded.model)
-    assert [t.id for t in generate(loaded, [1, 2, 3], max_tokens=5)] == plain
+    assert [t.id for t in generate(loaded, [1, 2, 3], max_new_tokens=5)] == plain
     assert fed == [4, 1, 1, 1, 1]

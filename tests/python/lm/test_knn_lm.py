@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from method import combiner, generate
 from tiny_lm import Doc, texts, tiny
 
 import knnlm
 from knnlm.build.dump import dump
 from knnlm.knn_lm import KNNLM
-from knnlm.lm.blend import Blend
-from knnlm.lm.generate import generate
 from knnlm.lm.settings import Settings
 from knnlm.model.given import as_loaded
 from knnlm.model.identity import describe
 from knnlm.model.key_spec import IdentityError, KeySpec
 from knnlm.model.keys import iterate
 from knnlm.model.transformer import TransformerConfig, TransformerLM
+from knnlm.probability.blend import Blend
 from knnlm.reference import BruteForceStore
 from knnlm.store.temperature import default_temperature
 from knnlm.store.union import StoreUnion
@@ -87,17 +87,17 @@ def test_stored_text_leaves_itself_out_unless_told(loaded, store):
 
 def test_generation(loaded, store):
     lm = KNNLM(loaded, store)
-    text = lm.generate("abc", max_tokens=30)
+    text = lm.generate("abc", max_new_tokens=30)
     assert len(text) == 30
-    assert "".join(lm.stream("abc", max_tokens=30)) == text
-    assert lm.generate("abc", max_tokens=30, temperature=1.0, seed=5) == lm.generate(
-        "abc", max_tokens=30, temperature=1.0, seed=5
+    assert "".join(lm.stream("abc", max_new_tokens=30)) == text
+    assert lm.generate("abc", max_new_tokens=30, do_sample=True, seed=5) == lm.generate(
+        "abc", max_new_tokens=30, do_sample=True, seed=5
     )
-    assert lm.generate([2, 3, 4], max_tokens=30) == text
-    assert KNNLM(loaded, None).generate("abc", max_tokens=4) == KNNLM(loaded, store, lambda_=0.0).generate(
-        "abc", max_tokens=4
+    assert lm.generate([2, 3, 4], max_new_tokens=30) == text
+    assert KNNLM(loaded, None).generate("abc", max_new_tokens=4) == KNNLM(loaded, store, lambda_=0.0).generate(
+        "abc", max_new_tokens=4
     )
-    cut = lm.generate("abc", max_tokens=30, stop=[loaded.tokenizer.encode(text[6])[0]])
+    cut = lm.generate("abc", max_new_tokens=30, stop=[loaded.tokenizer.encode(text[6])[0]])
     assert cut == text[: text.index(text[6])]
 
 
@@ -155,11 +155,17 @@ def test_generation_and_scoring_agree_with_a_cache(loaded, store, with_store):
     prompt = loaded.tokenizer.encode("abcd abcd ab")
     pieces = list(
         generate(
-            loaded, prompt, store=store if with_store else None, settings=settings, keys=spec, blend=blend, max_tokens=9
+            loaded,
+            prompt,
+            store=store if with_store else None,
+            settings=settings,
+            keys=spec,
+            blend=blend,
+            max_new_tokens=9,
         )
     )
     lm = KNNLM(loaded, store if with_store else None, temperature=3.0, k=8, window=16, context=4)
-    lm.blend = blend
+    lm.combiner = combiner(settings, blend)
     text = np.concatenate([prompt, [piece.id for piece in pieces]])
     scored = lm.log_probs(text, exclude="none")[len(prompt) :]
     np.testing.assert_allclose([piece.log_p for piece in pieces], scored, atol=1e-3)
@@ -171,8 +177,8 @@ def test_the_arithmetic_holds_for_every_use(loaded, dtype):
     handle = loaded.model.blocks[0].register_forward_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
     lm = KNNLM(loaded, None, dtype=dtype)
     lm.perplexity("abcd")
-    lm.generate("abcd", max_tokens=2)
-    KNNLM(loaded, None, cache=True, dtype=dtype).generate("abcd", max_tokens=2)
+    lm.generate("abcd", max_new_tokens=2)
+    KNNLM(loaded, None, cache=True, dtype=dtype).generate("abcd", max_new_tokens=2)
     handle.remove()
     assert set(seen) == {dtype is not None}
 
@@ -219,7 +225,7 @@ def test_a_module_with_its_tokenizer():
     store.set_attributes(describe(lm.loaded, KeySpec()))
     lm = KNNLM(model, store, tokenizer=tokenizer)
     assert np.isfinite(lm.perplexity("a b a b"))
-    assert isinstance(lm.generate("a b", max_tokens=3), str)
+    assert isinstance(lm.generate("a b", max_new_tokens=3), str)
     with torch.no_grad():
         model.final_norm.bias.add_(1.0)
     with pytest.raises(IdentityError, match="model weights"):

@@ -16,7 +16,7 @@ def sorted_kept(log_p, sampling):
     scores = np.asarray(log_p, np.float64)
     order = np.argsort(-scores, kind="stable")
     order = order[np.isfinite(scores[order])]
-    if sampling.temperature == 0:
+    if not sampling.do_sample:
         return order[:1], np.ones(1)
     order = order[: sampling.top_k]
     p = np.exp((scores[order] - scores[order[0]]) / sampling.temperature)
@@ -40,7 +40,8 @@ def cases(drawn):
     temperature = drawn(st.sampled_from([0.0, 0.3, 1.0, 2.5]))
     top_k = drawn(st.sampled_from([None, 1, 3, 40, 400]))
     top_p = drawn(st.sampled_from([None, 1e-9, 0.1, 0.5, 0.9, 0.999, 1.0]))
-    return scores.astype(drawn(st.sampled_from([np.float32, np.float64]))), Sampling(temperature, top_k, top_p)
+    sampling = Sampling(True, temperature, top_k, top_p) if temperature else GREEDY
+    return scores.astype(drawn(st.sampled_from([np.float32, np.float64]))), sampling
 
 
 @settings(max_examples=300, deadline=None)
@@ -72,7 +73,8 @@ def test_the_vocabulary_is_not_sorted(monkeypatch):
     rng = np.random.default_rng(0)
     log_p = rng.normal(0, 1, 50_000)
     log_p[[5, 9, 11]] = 20.0
-    for sampling in (GREEDY, Sampling(), Sampling(top_k=40), Sampling(top_p=0.9), Sampling(0.7, 100, 0.95)):
+    drawing = ((), (1.0, 40), (1.0, None, 0.9), (0.7, 100, 0.95))
+    for sampling in (GREEDY, *(Sampling(True, *how) for how in drawing)):
         draw(log_p, sampling, rng)
     assert max(sizes) <= 256
 
@@ -82,7 +84,7 @@ def test_best_takes_ties_by_index():
     assert best(np.array([-np.inf, 3.0, -np.inf]), 2).tolist() == [1]
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, Sampling(), Sampling(top_k=2), Sampling(top_p=0.5)])
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(True), Sampling(True, top_k=2), Sampling(True, top_p=0.5)])
 def test_nan_is_said(sampling):
     with pytest.raises(ValueError, match="found NaN"):
         draw([0.0, np.nan, -1.0], sampling, np.random.default_rng(0))

@@ -5,20 +5,24 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from method import evaluate, generate, log_p, retrieve, score
 from tiny_lm import Doc, texts, tiny
 
 from knnlm import reference
 from knnlm.build.dump import dump
+from knnlm.evaluate.fit_blend import cache_thetas, fit_blend
 from knnlm.evaluate.size_curve import size_curve
 from knnlm.evaluate.tune import save_tuned, tune
 from knnlm.knn_lm import KNNLM
-from knnlm.lm.blend import cache_thetas, fit_blend, ngram_of
-from knnlm.lm.score import StoredTexts, cache_name, evaluate, excluded_ranges, mixed_log_p, neighbors_of, score
+from knnlm.lm import score as scoring
+from knnlm.lm.combiners import fixed, ngram_of
+from knnlm.lm.retriever import Retriever, excluded_ranges
 from knnlm.lm.settings import Settings
-from knnlm.lm.stored_texts import stored_texts
+from knnlm.lm.stored_texts import StoredTexts, stored_texts
 from knnlm.model.identity import check, describe
 from knnlm.model.key_spec import IdentityError, KeySpec
 from knnlm.model.keys import iterate
+from knnlm.probability.blend import cache_name
 from knnlm.probability.ngram import KneserNey
 from knnlm.store.datastore import Datastore
 
@@ -64,9 +68,9 @@ def test_equals_the_reference(loaded):
 
 def test_lambda_zero_is_the_lm_bit_for_bit(loaded):
     store = stored(loaded, texts())
-    cached = neighbors_of(loaded, HELD_OUT, store, k=4)
+    cached = retrieve(loaded, HELD_OUT, store, k=4)
     plain = np.concatenate([c.log_p for c in iterate(loaded, HELD_OUT)])
-    assert mixed_log_p(cached, Settings(0.0, 1.0, 4)).tobytes() == plain.tobytes()
+    assert log_p(cached, Settings(0.0, 1.0, 4)).tobytes() == plain.tobytes()
     result = score(cached, Settings(0.0, 1.0, 4))
     assert result.perplexity == result.lm_perplexity
 
@@ -77,19 +81,19 @@ def test_text_of_the_store_is_scored_without_itself(loaded):
     own = store.documents()[2]
     document = next(d for d in documents if d.name == own.name)
     for exclude, hidden in (("document", (own.start, own.stop)), ("entry", None), ("none", (0, 0))):
-        cached = neighbors_of(loaded, [document], store, k=len(store), exclude=exclude)
+        cached = retrieve(loaded, [document], store, k=len(store), exclude=exclude)
         count = np.isfinite(cached.distances).sum(1)
         left_out = 1 if hidden is None else hidden[1] - hidden[0]
         assert (count == len(store) - left_out).all()
         assert cached.excluded_documents == (exclude != "none")
         nearest_is_itself = cached.distances[:, 0] < 1e-4
         assert nearest_is_itself.all() == (exclude == "none")
-    renamed = neighbors_of(loaded, [Doc("other name", document.text)], store, k=3)
+    renamed = retrieve(loaded, [Doc("other name", document.text)], store, k=3)
     assert renamed.excluded_documents == 1
-    changed = neighbors_of(loaded, [Doc(document.name, document.text[:-1] + ",")], store, k=3)
+    changed = retrieve(loaded, [Doc(document.name, document.text[:-1] + ",")], store, k=3)
     assert changed.excluded_documents == 0
     with pytest.raises(ValueError, match="exclude"):
-        neighbors_of(loaded, [document], store, k=3, exclude="self")
+        retrieve(loaded, [document], store, k=3, exclude="self")
 
 
 @pytest.mark.parametrize("kind", ["reference", "disk"])
@@ -105,10 +109,10 @@ def test_every_copy_of_a_text_is_left_out(loaded, tmp_path, kind):
         dump(loaded, documents, store)
     n, length = len(store), len(text)
     for exclude, left in (("document", n - 3 * length), ("entry", n - 3), ("none", n)):
-        cached = neighbors_of(loaded, [Doc("b", text)], store, k=n, exclude=exclude)
+        cached = retrieve(loaded, [Doc("b", text)], store, k=n, exclude=exclude)
         assert np.isfinite(cached.distances).sum(1).tolist() == [left] * length
         assert (cached.distances[:, 0] < 1e-4).all() == (exclude == "none")
-        nearest = neighbors_of(loaded, [Doc("b", text)], store, k=2, exclude=exclude)
+        nearest = retrieve(loaded, [Doc("b", text)], store, k=2, exclude=exclude)
         np.testing.assert_allclose(nearest.distances, cached.distances[:, :2], rtol=1e-4, atol=1e-5)
     assert StoredTexts(store).find_all("b", loaded.tokenizer.encode(text))[0] == (length + 7, 2 * length + 7)
 
@@ -121,12 +125,12 @@ def test_own_entries_are_found_by_position(loaded):
     assert texts_.find("unknown", encode("abc")) == (0, 3)
     assert texts_.find("b", encode("abcd" * 8)) is None
     np.testing.assert_array_equal(excluded_ranges((39, 43), "entry", 1, 2), [[40, 41], [41, 42]])
-    assert excluded_ranges(None, "entry", 1, 2) is None
+    np.testing.assert_array_equal(excluded_ranges((39, 43), "document", 1, 2), [[39, 43], [39, 43]])
 
 
 def test_shuffled_control_keeps_distances_and_token_counts(loaded):
     store = stored(loaded, texts())
-    cached = neighbors_of(loaded, HELD_OUT, store, k=len(store), shuffle_seed=3, keep_values=True)
+    cached = retrieve(loaded, HELD_OUT, store, k=len(store), shuffle_seed=3, keep_values=True)
     shuffled = cached.shuffled()
     np.testing.assert_array_equal(shuffled.distances, cached.distances)
     # With every entry retrieved, both stores hold each token equally often.
@@ -137,7 +141,7 @@ def test_shuffled_control_keeps_distances_and_token_counts(loaded):
 
 def test_cache_and_features_beside_the_neighbors(loaded):
     store = stored(loaded, texts())
-    cached = neighbors_of(
+    cached = retrieve(
         loaded, HELD_OUT, store, k=2, cache_thetas=[0.1, 1.0], cache_size=20, features=["entropy"], batch_tokens=24
     )
     at = 0
@@ -157,8 +161,8 @@ def test_cache_and_features_beside_the_neighbors(loaded):
 
 def test_batches_do_not_change_the_answer(loaded):
     store = stored(loaded, texts())
-    a = neighbors_of(loaded, HELD_OUT, store, k=5, batch_tokens=24)
-    b = neighbors_of(loaded, HELD_OUT, store, k=5, batch_tokens=4096)
+    a = retrieve(loaded, HELD_OUT, store, k=5, batch_tokens=24)
+    b = retrieve(loaded, HELD_OUT, store, k=5, batch_tokens=4096)
     np.testing.assert_allclose(a.distances, b.distances, atol=1e-3)
     np.testing.assert_array_equal(a.tokens, b.tokens)
 
@@ -207,28 +211,31 @@ def test_a_store_of_another_model_is_refused(loaded, change, message):
     check(reference.BruteForceStore(16), other, spec)  # made by hand: nothing to compare
 
 
-def test_a_fixed_temperature_keeps_no_neighbors_and_gives_the_same(loaded):
+def test_one_pass_without_neighbors_gives_what_they_give(loaded):
     store = stored(loaded, texts())
-    whole = neighbors_of(loaded, HELD_OUT, store, k=6)
-    small = neighbors_of(loaded, HELD_OUT, store, k=6, temperature=2.5)
-    assert small.distances.shape == (len(whole), 0)
-    np.testing.assert_allclose(small.log_p_knn(2.5), whole.log_p_knn(2.5), rtol=1e-6)
-    a, b = score(small, Settings(0.3, 2.5, 6)), score(whole, Settings(0.3, 2.5, 6))
-    np.testing.assert_allclose(a.document_nll, b.document_nll, rtol=1e-6)
-    assert (a.retrieved, a.settings) == (b.retrieved, b.settings)
-    assert evaluate(loaded, HELD_OUT, store, Settings(0.3, 2.5, 6)).perplexity == pytest.approx(a.perplexity)
-    for other in (Settings(0.3, 2.0, 6), Settings(0.3, 2.5, 3)):
-        with pytest.raises(ValueError, match="which were scored"):
-            score(small, other)
-    with pytest.raises(ValueError, match="keeps no neighbors"):
-        neighbors_of(loaded, HELD_OUT, store, k=6, temperature=2.5, shuffle_seed=1)
+    whole = retrieve(loaded, HELD_OUT, store, k=6)
+    settings = [Settings(0.3, 2.5, 6), Settings(0.6, 1.5, 4)]
+    combiners = {f"{s.lambda_}": fixed(s) for s in settings}
+    small = scoring.score(loaded, HELD_OUT, Retriever(store, Settings(k=6)), combiners)
+    assert not hasattr(small, "distances")
+    for setting, (name, combiner) in zip(settings, combiners.items(), strict=True):
+        np.testing.assert_array_equal(small.log_p[name], whole.log_p_of(combiner))
+        a, b = scoring.evaluated(small, combiner, name), score(whole, setting)
+        np.testing.assert_array_equal(a.document_nll, b.document_nll)
+        assert (a.retrieved, a.settings) == (b.retrieved, b.settings)
+    assert evaluate(loaded, HELD_OUT, store, settings[1]).perplexity == a.perplexity
+    with pytest.raises(TypeError, match="with its neighbors"):
+        scoring.evaluated(small, combiners["0.3"])
+    alone = scoring.score(loaded, HELD_OUT, keep_keys=True, keys=KeySpec(window=16))
+    assert alone.keys.shape == (len(whole), 16)
+    assert (alone.log_p, alone.hits) == ({}, None)
 
 
 def test_many_neighbors_move_to_a_file(loaded, monkeypatch, tmp_path):
     store = stored(loaded, texts())
-    expected = neighbors_of(loaded, HELD_OUT, store, k=6, shuffle_seed=1)
+    expected = retrieve(loaded, HELD_OUT, store, k=6, shuffle_seed=1)
     monkeypatch.setattr("knnlm.system.growing_array.LIMIT", 200)
-    found = neighbors_of(loaded, HELD_OUT, store, k=6, shuffle_seed=1)
+    found = retrieve(loaded, HELD_OUT, store, k=6, shuffle_seed=1)
     assert isinstance(found.distances, np.memmap)
     for name in ("distances", "match", "match_shuffled", "tokens", "log_p_lm"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
@@ -262,14 +269,14 @@ def test_queries_follow_the_arithmetic_of_the_keys(loaded):
     document = texts()[4]
     store = stored(loaded, [document], autocast="bfloat16", key_dtype="float32")
     assert store.attributes["autocast"] == "bfloat16"
-    cached = neighbors_of(loaded, [document], store, k=1, exclude="none")
+    cached = retrieve(loaded, [document], store, k=1, exclude="none")
     assert (cached.distances == 0).all()  # the very keys
     assert KNNLM(loaded, store, temperature=1.0, k=1, lambda_=1.0).perplexity(document, exclude="none") == 1.0
     plain = stored(loaded, [document], key_dtype="float32")
-    assert (neighbors_of(loaded, [document], plain, k=1, exclude="none").distances == 0).all()
+    assert (retrieve(loaded, [document], plain, k=1, exclude="none").distances == 0).all()
     for wrong in ({"dtype": torch.bfloat16}, {"keys": spec}):
         with pytest.raises(IdentityError, match="autocast"):
-            neighbors_of(loaded, [document], plain, k=1, **wrong)
+            retrieve(loaded, [document], plain, k=1, **wrong)
     with pytest.raises(IdentityError, match="arithmetic"):
         dump(loaded, [document], plain, keys=spec)
     with pytest.raises(ValueError, match="int8"):
@@ -280,7 +287,7 @@ def test_cache_and_ngram_are_blended_with_saved_weights(loaded):
     store = stored(loaded, texts())
     ngram = ngram_of(store, 3, 30)
     thetas = cache_thetas(4.0)
-    cached = neighbors_of(loaded, texts(seed=1), store, k=6, cache_thetas=thetas, cache_metric="l2", ngram=ngram)
+    cached = retrieve(loaded, texts(seed=1), store, k=6, cache_thetas=thetas, cache_metric="l2", ngram=ngram)
     tuned = tune(cached)
     knn = cached.log_p_knn(tuned.temperature, tuned.k)
     caches = {theta: cached.features[cache_name(theta)] for theta in thetas}
@@ -294,7 +301,7 @@ def test_cache_and_ngram_are_blended_with_saved_weights(loaded):
     held = [Doc("held", texts(seed=1)[4].text)]
     lm = KNNLM(loaded, store, cache=True, ngram=True)
     # By hand: the four columns of the document under the saved weights.
-    columns = neighbors_of(
+    columns = retrieve(
         loaded, held, store, k=tuned.k, cache_thetas=[both.theta], cache_metric="l2", ngram=KneserNey(3).fit(
             [loaded.tokenizer.encode(d.text) for d in texts() if d.text], 30
         ),
@@ -314,20 +321,24 @@ def test_cache_and_ngram_are_blended_with_saved_weights(loaded):
     assert found.settings["blend"]["weights"] == both.weights
     with pytest.raises(ValueError, match="knnlm tune STORE TEXT --ngram"):
         KNNLM(loaded, store, ngram=True)
-    with pytest.raises(ValueError, match="without cache"):
-        lm.explain("abc")
-    with pytest.raises(ValueError, match="without an n-gram"):
-        lm.generate("abc")
-    assert KNNLM(loaded, store, cache=True).generate("abc", max_tokens=3)
+    explained = lm.explain(held[0])
+    np.testing.assert_array_equal(explained.log_p, lm.log_probs(held[0]))
+    np.testing.assert_array_equal(explained.features["ngram"], columns.features["ngram"])
+    tokens = loaded.tokenizer.encode("abc abd")
+    steps = list(generate(loaded, tokens, store=store, blend=both, settings=lm.settings, max_new_tokens=8))
+    whole = np.array([*tokens, *(step.id for step in steps)])
+    scored = lm.log_probs(whole, exclude="none")[len(tokens) :]
+    np.testing.assert_allclose([step.log_p for step in steps], scored, atol=1e-4)
+    assert KNNLM(loaded, store, cache=True).generate("abc", max_new_tokens=3)
 
 
 def test_a_larger_store_is_searched_as_a_smaller_one_would_be(loaded):
     store, half = stored(loaded, texts(seed=2)), stored(loaded, texts(seed=2)[:5])
     settings = Settings(0.5, 3.0, 5)
-    found = size_curve(loaded, SCORED, store, settings, parts=[len(half) / len(store), 1])
+    found = size_curve(loaded, SCORED, store, settings, shares=[len(half) / len(store), 1])
     assert found.x == [len(half), len(store)]
     for perplexity, weight, part in zip(found.perplexity, found.lambda_, (half, store), strict=True):
-        alone = neighbors_of(loaded, SCORED, part, k=5, temperature=3.0)
+        alone = retrieve(loaded, SCORED, part, k=5)
         assert perplexity == pytest.approx(score(alone, Settings(weight, 3.0, 5)).perplexity, rel=1e-5)
     assert found.fixed["lm_perplexity"] == pytest.approx(score(alone, Settings(0.0, 3.0, 5)).lm_perplexity)
 
@@ -343,9 +354,9 @@ def test_deleted_entries_are_no_part_of_a_smaller_store(loaded, tmp_path, compac
         if compacted:
             store.compact()
         half = stored(loaded, left[:-1], key_dtype="float32")
-        found = size_curve(loaded, SCORED, store, Settings(0.5, 3.0, 5), parts=[len(half) / len(store), 1])
+        found = size_curve(loaded, SCORED, store, Settings(0.5, 3.0, 5), shares=[len(half) / len(store), 1])
     whole = stored(loaded, left, key_dtype="float32")
     assert found.x == [len(half), len(whole)]
     for perplexity, weight, part in zip(found.perplexity, found.lambda_, (half, whole), strict=True):
-        alone = neighbors_of(loaded, SCORED, part, k=5, temperature=3.0)
+        alone = retrieve(loaded, SCORED, part, k=5)
         assert perplexity == pytest.approx(score(alone, Settings(weight, 3.0, 5)).perplexity, rel=1e-5)

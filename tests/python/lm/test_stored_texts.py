@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from knnlm import Datastore
-from knnlm.lm.blend import ngram_of
+from knnlm.lm.combiners import ngram_of
 from knnlm.lm.stored_texts import COLUMNS, HASHED, StoredTexts, content_hashes
 from knnlm.reference import BruteForceStore
 from knnlm.store.entries import Documents, values_of_documents
+from knnlm.store.union import StoreUnion
 
 
 def make(path: Path, texts: list[Any], **options: Any) -> Datastore:
@@ -24,18 +25,14 @@ def make(path: Path, texts: list[Any], **options: Any) -> Datastore:
     return store
 
 
-class Watched:
+class Watched(StoreUnion):
     """A store that counts the documents whose values are read."""
 
-    def __init__(self, store: Datastore) -> None:
-        self.store, self.read = store, 0
-
-    def documents(self) -> Any:
-        return self.store.documents()
+    read = 0
 
     def values(self, start: int, stop: int) -> Any:
         self.read += 1
-        return self.store.values(start, stop)
+        return super().values(start, stop)
 
 
 @pytest.mark.parametrize("width", ["uint32", "uint64"])
@@ -64,7 +61,7 @@ def test_a_text_among_many_of_its_length_costs_no_look_at_them(tmp_path: Path) -
     texts[:, :12] = 7  # they begin alike
     texts[2000] = texts[5]
     with make(tmp_path / "store", list(texts)) as store:
-        watched = Watched(store)
+        watched = Watched([store])
         found = StoredTexts(watched)
         assert found.find_all("x", texts[40]) == [(640, 656)]
         assert watched.read == 2  # all of them at once, and the one that is there

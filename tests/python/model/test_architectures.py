@@ -8,7 +8,7 @@ import torch
 from architectures import ARCHITECTURES, CONTEXT, VOCABULARY, tiny_model
 from tiny_lm import TinyLoaded, tiny
 
-from knnlm.lm.generate import Reader
+from knnlm.lm.reader import Reader
 from knnlm.model import forward
 from knnlm.model.head import chunked_head
 from knnlm.model.key_choice import resolve

@@ -7,13 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from method import generate
 from tiny_lm import Doc, TinyLM, TinyLoaded, texts, tiny
 from torch import nn
 from wrapped import Peft, Wrapper
 
 from knnlm.build.dump import dump
 from knnlm.knn_lm import KNNLM
-from knnlm.lm.generate import generate
 from knnlm.model.fingerprint import fingerprint_of
 from knnlm.model.identity import check, describe
 from knnlm.model.key_spec import IdentityError, KeySpec
@@ -134,20 +134,20 @@ def test_a_wrapped_model_uses_the_store_of_the_plain_one(number):
     both = KNNLM(dataclasses.replace(loaded, model=wrapper), store), KNNLM(wrapper, store, tokenizer=loaded.tokenizer)
     for lm in both:
         np.testing.assert_array_equal(lm.log_probs("abcd abcd"), plain.log_probs("abcd abcd"))
-        assert lm.generate("ab", max_tokens=5) == plain.generate("ab", max_tokens=5)
+        assert lm.generate("ab", max_new_tokens=5) == plain.generate("ab", max_new_tokens=5)
 
 
 def test_modules_compiled_in_place_show_their_keys():
     loaded = tiny()
     document = Doc("a", "abcde")
     (plain,) = iterate(loaded, [document])
-    expected = [t.id for t in generate(loaded, [1, 2, 3, 4], max_tokens=1)]
+    expected = [t.id for t in generate(loaded, [1, 2, 3, 4], max_new_tokens=1)]
     loaded.model.compile(backend="eager")
     with torch.inference_mode():
         loaded.model(torch.arange(5)[None])  # the very shape: it is not compiled again for another one
     (chunk,) = iterate(loaded, [document])
     np.testing.assert_array_equal(chunk.key, plain.key)
-    assert [t.id for t in generate(loaded, [1, 2, 3, 4], max_tokens=1)] == expected
+    assert [t.id for t in generate(loaded, [1, 2, 3, 4], max_new_tokens=1)] == expected
 
 
 def test_an_adapter_with_positions_of_its_own_is_refused():

@@ -134,7 +134,7 @@ def test_a_store_remembers_where_its_model_is(tmp_path):
     (tmp_path / "moved").mkdir()
     for name in ("models", "stores"):
         shutil.move(tmp_path / name, tmp_path / "moved" / name)
-    found = run_json("generate", tmp_path / "moved" / "stores" / "made", "--prompt", "the", "--max-tokens", 2)
+    found = run_json("generate", tmp_path / "moved" / "stores" / "made", "--prompt", "the", "--max-new-tokens", 2)
     assert isinstance(found["text"], str)
     assert describe(loaded, KeySpec())["model"]["source"] == folder.as_posix()
     assert describe(loaded, KeySpec(), source="some/hub-name", store=tmp_path)["model"]["source"] == "some/hub-name"
@@ -171,6 +171,16 @@ def test_every_command_that_loads_a_model_takes_its_type(command):
     told = run(command, "--help").stdout
     assert "--dtype" in told
     assert "--trust-remote-code" in told
+    assert "--revision" in told
+
+
+def test_a_revision_is_asked_of_the_model_and_remembered(texts, store):
+    told = run("eval", store, "text", "--revision", "v2", code=2).stderr
+    assert "expected no revision of a model that knnlm train wrote" in told.replace("\n", " ")
+    loaded = tiny()
+    loaded.revision = "v2"
+    assert describe(loaded, KeySpec())["model"]["revision"] == "v2"
+    assert "revision" not in describe(tiny(), KeySpec())["model"]
 
 
 def test_models_without_a_known_feed_forward_module_use_the_input_of_their_output_embedding(tmp_path):
@@ -192,7 +202,7 @@ def test_models_without_a_known_feed_forward_module_use_the_input_of_their_outpu
     np.testing.assert_allclose(chunk.key, read[0][0], atol=1e-6)
     lm = KNNLM(loaded, store, temperature=2.0)
     assert np.isfinite(lm.perplexity("abcd abcd"))
-    assert len(lm.generate("abcd", max_tokens=3)) == 3
+    assert len(lm.generate("abcd", max_new_tokens=3)) == 3
 
 
 def test_the_command_says_that_another_key_was_taken(tmp_path):

@@ -410,7 +410,7 @@ def test_tokens_that_were_added_beyond_the_embedding(folder):
     document = TokenDocument("animals", loaded.tokenizer.encode("the zebra"))
     with pytest.raises(ValueError, match=r"document 'animals': token .*'zebra'.*leave this text out"):
         list(iterate(loaded, [document], scores=False))
-    assert all(lm.generate("the", max_tokens=30).find(new) < 0 for new in ("zebra", "<new>"))
+    assert all(lm.generate("the", max_new_tokens=30).find(new) < 0 for new in ("zebra", "<new>"))
     save_folder(folder, tokenizer("bytes"), vocab_size=300)
     refused(folder, "model and tokenizer do not belong together")
     with pytest.raises(ValueError, match="model and tokenizer do not belong together"):

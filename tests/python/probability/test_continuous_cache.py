@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knnlm.probability.continuous_cache import ContinuousCache, continuous_cache_log_p, theta_of
-from knnlm.probability.interpolate import log_p_knn
-from knnlm.probability.mixture import mix_log_p
+from knnlm.probability.knn import log_p_knn
+from knnlm.probability.mix import mix
 from knnlm.reference import BruteForceStore
 from knnlm.store.protocols import Searchable
 
@@ -121,8 +121,7 @@ def test_no_weight_at_the_start_of_a_document():
     log_p = np.log([0.25, 0.5, 0.125])
     log_cache = continuous_cache_log_p(np.ones((3, 2)), np.array([7, 7, 8]), 1.0)
     assert log_cache.tolist()[1:] == [0.0, -np.inf]
-    both = np.stack([log_p, np.where(np.isnan(log_cache), 0.0, log_cache)])
-    mixed = mix_log_p(both, [0.6, 0.4], ~np.isnan([log_p, log_cache]))
+    mixed = mix({"lm": log_p, "cache": log_cache}, {"lm": 0.6, "cache": 0.4})
     assert np.exp(mixed) == pytest.approx([0.25, 0.3 + 0.4, 0.6 * 0.125])
     assert np.exp(continuous_cache_log_p(np.ones((1, 2)), [3], [1.0, 2.0])).shape == (2, 1)
     assert continuous_cache_log_p(np.ones((0, 2)), np.zeros(0, int), 1.0).shape == (0,)

@@ -235,6 +235,6 @@ def test_commands_take_no_more_neighbors_than_there_are(built: Path, texts: Path
     found, expected = run_json("eval", built, text, *most), run_json("eval", built, text, *all_)
     assert found["perplexity"] == expected["perplexity"]
     assert said in run("eval", built, text, *most).stderr
-    assert said in run("generate", built, "--prompt", "the store", "--max-tokens", 2, *most).stderr
+    assert said in run("generate", built, "--prompt", "the store", "--max-new-tokens", 2, *most).stderr
     assert said in run("inspect", built, text, "--tokens", 2, *most).stderr
     assert said in run("export", built, text, "--out", tmp_path / "t.parquet", *most).stderr

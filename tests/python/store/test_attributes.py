@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from cli_corpus import run, run_json
+from method import evaluate, generate, retrieve
 from tiny_lm import tiny
 
 from knnlm import KNNLM
 from knnlm.build.dump import dump
 from knnlm.lm.distill import targets
-from knnlm.lm.generate import generate
-from knnlm.lm.score import evaluate, neighbors_of
+from knnlm.lm.retriever import Retriever
 from knnlm.lm.settings import Settings, settings_of
 from knnlm.model.identity import check
 from knnlm.model.key_spec import key_spec
@@ -111,10 +111,10 @@ LIBRARY = {
     "key_spec": lambda loaded, store: key_spec(store),
     "settings_of": lambda loaded, store: settings_of(store),
     "evaluate": lambda loaded, store: evaluate(loaded, [], store),
-    "neighbors_of": lambda loaded, store: neighbors_of(loaded, [], store, k=1),
+    "retrieve": lambda loaded, store: retrieve(loaded, [], store, k=1),
     "generate": lambda loaded, store: next(generate(loaded, [1], store=store)),
     "dump": lambda loaded, store: dump(loaded, [], store),
-    "targets": lambda loaded, store: next(targets(loaded, [], store, Settings(temperature=1.0, k=1))),
+    "targets": lambda loaded, store: next(targets(loaded, [], Retriever(store, Settings(k=1)), 1.0)),
 }
 
 

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from method import combiner, retrieve
 from tiny_lm import Doc, tiny
 
 from knnlm import KNNLM, Datastore
 from knnlm.build.dump import dump
-from knnlm.lm.blend import Blend, ngram_of
-from knnlm.lm.score import neighbors_of
+from knnlm.lm.combiners import ngram_of
 from knnlm.model.identity import describe
 from knnlm.model.key_spec import KeySpec
 from knnlm.model.keys import iterate_as
+from knnlm.probability.blend import Blend
 from knnlm.store.temperature import default_temperature
 
 DIM = 100
@@ -85,8 +86,8 @@ def answers(loaded, store):
         out[f"{name}, of a stored text"] = lm.log_probs(documents()[5]).tolist()
         out[f"{name}, in detail"] = lm.evaluate([Doc(t, t) for t in TEXTS]).document_nll.tolist()
     out["values of neighbors"] = lm.explain(TEXTS[0]).neighbors.values.tolist()
-    out["text"] = lm.generate("abcd", max_tokens=20)
-    cached = neighbors_of(
+    out["text"] = lm.generate("abcd", max_new_tokens=20)
+    cached = retrieve(
         loaded,
         [Doc(t, t) for t in TEXTS],
         store,
@@ -98,7 +99,8 @@ def answers(loaded, store):
     out["n-gram and cache"] = {name: column.tolist() for name, column in cached.features.items()}
     out["distances"] = cached.distances.tolist()
     out["shuffled"] = cached.match_shuffled.tolist()
-    lm.blend = Blend({"lm": 0.3, "knn": 0.3, "cache": 0.2, "ngram": 0.2}, theta=0.5, order=3)
+    weights = {"lm": 0.3, "knn": 0.3, "cache": 0.2, "ngram": 0.2}
+    lm.combiner = combiner(lm.settings, Blend(weights, theta=0.5, order=3))
     out["blend"] = [lm.perplexity(text) for text in TEXTS]
     return json.loads(json.dumps(out))
 

@@ -77,7 +77,7 @@ def test_commands(disk, tmp_path_factory):
     assert run_json("info", store)["deleted_documents"] == 1
     assert run_json("verify", store)["problems"] == []
     assert run_json("eval", store, text, "--model", model)["perplexity"] > 1
-    run("generate", store, "--prompt", "the store", "--max-tokens", 2, "--model", model)
+    run("generate", store, "--prompt", "the store", "--max-new-tokens", 2, "--model", model)
     run("inspect", store, "--string", "the store keeps", "--model", model)
     run("export", store, text, "--model", model, "--out", out / "exported.safetensors")
     for change in (

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cli_corpus import run, run_json
+from method import retrieve
 from one_pass_corpus import DIM, KilledError, build, hashes, hashes_of_all
 from tiny_lm import texts as tiny_texts
 from tiny_lm import tiny
@@ -28,7 +29,6 @@ from knnlm.build.retrain import RETRAINING, retrain
 from knnlm.demo import run as demo
 from knnlm.exchange.arrow import write_arrow
 from knnlm.lm.distill import targets, write_parquet, write_safetensors
-from knnlm.lm.score import neighbors_of
 from knnlm.lm.settings import Settings
 from knnlm.model.checkpoint import read_model, save_model, save_state
 from knnlm.model.identity import describe
@@ -173,7 +173,7 @@ def write_state(path: Path) -> None:
 
 def cached(language_model: Any) -> Any:
     loaded, store = language_model
-    return neighbors_of(loaded, tiny_texts()[:2], store, k=4, exact=True)
+    return retrieve(loaded, tiny_texts()[:2], store, k=4, exact=True)
 
 
 PLOT = tuning_plot("k", [1.0, 2.0], [3.0, 4.0], 5.0, 2.0)

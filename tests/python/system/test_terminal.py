@@ -144,7 +144,7 @@ def test_no_command_is_steered_by_what_a_store_or_a_folder_holds(evil: Path, mod
         ("inspect", evil, "--string", "the store", "--html", page, *test),
         ("eval", evil, folder, *test),
         ("tune", evil, folder, "--plots", tmp_path / f"plots{EVIL}", *test),
-        ("generate", evil, "--prompt", "the", "--max-tokens", 3, *test),
+        ("generate", evil, "--prompt", "the", "--max-new-tokens", 3, *test),
         ("export", evil, folder, "--out", tmp_path / f"{EVIL}.safetensors", *test),
         ("export", evil, "--out", tmp_path / f"{EVIL}.arrow"),
         ("add", evil, folder, "--keep-removed", *test),

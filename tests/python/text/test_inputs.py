@@ -57,7 +57,7 @@ def test_what_is_a_text(lm):
     for text in (ids, ids.tolist(), tuple(ids.tolist()), torch.tensor(ids.tolist()), Doc("a", "abcd")):
         np.testing.assert_array_equal(lm.log_probs(text), expected)
     np.testing.assert_array_equal(lm.log_probs(TokenDocument("a", ids)), expected)
-    assert lm.generate(ids, max_tokens=4) == lm.generate("abcd", max_tokens=4)
+    assert lm.generate(ids, max_new_tokens=4) == lm.generate("abcd", max_new_tokens=4)
     assert len(token_ids([], lm.loaded.tokenizer)) == 0
     assert lm.perplexity("abcd", words=True) > 1
     with pytest.raises(ValueError, match="words: expected a text whose words can be counted"):
@@ -68,7 +68,7 @@ def test_ids_that_begin_with_the_document_start_are_scored_without_it(lm):
     ids = lm.loaded.tokenizer.encode("abcd")
     np.testing.assert_array_equal(lm.log_probs([0, *ids]), lm.log_probs(ids))
     assert as_document([0, 0, 1], lm.loaded.tokenizer).tokens.tolist() == [0, 1]
-    assert lm.generate([0, *ids], max_tokens=4) == lm.generate(ids, max_tokens=4)
+    assert lm.generate([0, *ids], max_new_tokens=4) == lm.generate(ids, max_new_tokens=4)
 
 
 def test_several_documents(lm):
@@ -128,7 +128,7 @@ def test_characters_of_several_tokens_come_whole():
     lm = copying(TinyLoaded(model, words, context=512), LONG, window=512)
     count = len(words.encode(LONG))
     assert count > len(LONG) + 20
-    pieces = list(lm.stream("", max_tokens=count))
+    pieces = list(lm.stream("", max_new_tokens=count))
     assert "".join(pieces) == LONG
     assert not any("\ufffd" in piece for piece in pieces)
     assert len(pieces) == len(LONG)  # as soon as they are whole
@@ -136,8 +136,8 @@ def test_characters_of_several_tokens_come_whole():
     ids = words.encode(LONG).tolist()
     at = next(i for i in range(5, count) if words.decode(ids[:i]).endswith("\ufffd"))
     whole = words.decode(ids[:at]).rstrip("\ufffd")
-    assert whole + lm.generate(ids[:at], max_tokens=count - at) == LONG
-    assert lm.generate(ids[: at - 1], max_tokens=1).endswith("\ufffd")
+    assert whole + lm.generate(ids[:at], max_new_tokens=count - at) == LONG
+    assert lm.generate(ids[: at - 1], max_new_tokens=1).endswith("\ufffd")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -145,10 +145,10 @@ def test_white_space_joins_prompt_and_text(kind, tmp_path):
     folder = save_folder(tmp_path / "model", tokenizer(kind), max_position_embeddings=256)
     loaded = load_model(folder, device="cpu")
     lm = copying(loaded, "the cat sat on the mat and the dog sat on the cat")
-    text = lm.generate("the cat sat on", max_tokens=40, stop=())
+    text = lm.generate("the cat sat on", max_new_tokens=40, stop=())
     assert text.startswith(" the mat and the dog")
-    assert "".join(lm.stream("the cat sat on", max_tokens=40, stop=())) == text
+    assert "".join(lm.stream("the cat sat on", max_new_tokens=40, stop=())) == text
     words = loaded.tokenizer
     known = words.decode(words.encode(LONG))
     lm = copying(loaded, LONG)
-    assert "".join(lm.stream("", max_tokens=len(words.encode(LONG)), stop=())).strip() == known.strip()
+    assert "".join(lm.stream("", max_new_tokens=len(words.encode(LONG)), stop=())).strip() == known.strip()

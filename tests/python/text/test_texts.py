@@ -115,6 +115,7 @@ def test_tokens_are_counted_while_they_are_read(books: Path) -> None:
             TypeError,
             r"found a dict with 'text' as number 1; of a row of a data set give",
         ),
+        (("name", "text"), TypeError, r"expected an iterable of \(name, text\), found one of them, 'name'"),
         (["a text", 7], TypeError, "found a int as number 2"),
         ([("name", None)], TypeError, "found a tuple as number 1"),
         (["\ud800"], ValueError, "texts: number 1: .* the lone surrogate"),

@@ -30,6 +30,7 @@ from knnlm.text.texts import Reading
 
 if TYPE_CHECKING:
     from knnlm.evaluate.evaluate_store import StoreEvaluation
+    from knnlm.probability.combiner import Combiner
 
 
 @click.command("eval", cls=Command)
@@ -82,15 +83,17 @@ def command(
       knnlm eval store held-out.txt --lambda 0.3 --temperature 10 --exact
     """
     from knnlm.evaluate.evaluate_store import evaluate_store
-    from knnlm.lm.blend import blend_of, saved_blends, untuned_cache
+    from knnlm.lm.combiners import blend_of, combiner_of, fixed, saved_blends, untuned_cache
+    from knnlm.lm.retriever import Retriever
     from knnlm.lm.settings import DEFAULT_LAMBDA, settings_of
     from knnlm.report.progress import Progress
 
     texts = Texts(text, reading)
     with Progress(json=as_json) as progress, open_store(store) as opened:
         alone = cache and not ngram and "cache" not in saved_blends(opened)
-        blend = untuned_cache() if alone else blend_of(opened, cache, ngram)
-        if alone:
+        if not alone:
+            blend_of(opened, cache, ngram)  # says now if there is none
+        else:
             warn(
                 f"no weights of the cache are tuned: it is mixed with the model alone, weight {DEFAULT_LAMBDA}; "
                 "knnlm tune STORE TEXT --cache finds weights beside the store"
@@ -99,18 +102,21 @@ def command(
         mixing = mixing.within(opened)
         settings = settings_of(opened, **mixing.given())
         note_defaults(opened, settings, **mixing.given())
+        combiners: dict[str, Combiner] = {"store": fixed(settings)}
+        if cache or ngram:
+            blend = untuned_cache() if alone else combiner_of(opened, settings, cache=cache, ngram=ngram)
+            combiners["blended"] = blend
         report = shown(progress)
-        found, blended = evaluate_store(
+        done = evaluate_store(
             loaded,
-            opened,
             texts.tokenised(loaded.tokenizer),
-            replace(settings, threads=threads),
-            blend=blend,
-            exclude=exclude,
+            Retriever(opened, replace(settings, threads=threads), exclude),
+            combiners,
             overlap=overlap,
             scoring=texts.counting(report, "score"),
             progress=report,
         )
+    found, blended = done["store"], done.get("blended")
     texts.finish()
     _warn(found, exclude, ngram)
     if blended is not None and mixing.lambda_ is not None:

@@ -69,7 +69,9 @@ def command(
       knnlm export store --out store.arrow
     """
     from knnlm.exchange.arrow import write_arrow
+    from knnlm.lm.combiners import fixed
     from knnlm.lm.distill import targets, write_parquet, write_safetensors
+    from knnlm.lm.retriever import Retriever
     from knnlm.lm.settings import settings_of
     from knnlm.report.progress import Progress
 
@@ -90,9 +92,8 @@ def command(
             batches = targets(
                 loaded,
                 texts.tokenised(loaded.tokenizer),
-                opened,
-                settings,
-                own_document=own_document,
+                Retriever(opened, settings, "none" if own_document else "document"),
+                fixed(settings).temperature,
                 neighbors=not only_p,
                 failed=failed,
                 progress=lambda _, done, total: task.update(done, total or texts.expected_tokens()),

@@ -21,13 +21,14 @@ from knnlm.text.decoding import encoding_of
 @click.option("--prompt", type=Words(), help="Text to continue, - for standard input.  [default: -]")
 @model
 @mixing_options
-@click.option("--max-tokens", type=click.IntRange(min=1), default=100, show_default=True, help="Tokens to generate.")
+@click.option(
+    "--max-new-tokens", type=click.IntRange(min=1), default=100, show_default=True, help="Tokens to generate."
+)
+@click.option("--do-sample", is_flag=True, help="Draw each token.  [default: take the likeliest]")
 @click.option(
     "--sampling-temperature",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    show_default=True,
-    help="0 takes the likeliest token; 1 draws from the mixture.",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Flatter above 1, steeper below; with --do-sample.  [default: 1]",
 )
 @click.option("--top-k", type=click.IntRange(min=1), help="Draw from so many likeliest tokens only.")
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Draw from the likeliest with so much mass.")
@@ -41,8 +42,9 @@ def command(
     prompt: str | None,
     model: str | None,
     mixing: Mixing,
-    max_tokens: int,
-    sampling_temperature: float,
+    max_new_tokens: int,
+    do_sample: bool,
+    sampling_temperature: float | None,
     top_k: int | None,
     top_p: float | None,
     without_store: bool,
@@ -56,10 +58,12 @@ def command(
     \b
     Examples:
       knnlm generate store --prompt "It was a"
-      echo "It was a" | knnlm generate store --sampling-temperature 0.8 --top-p 0.95 --seed 3
+      echo "It was a" | knnlm generate store --do-sample --sampling-temperature 0.8 --top-p 0.95 --seed 3
     """
     from knnlm.knn_lm import KNNLM
 
+    if not do_sample and (sampling_temperature, top_k, top_p) != (None, None, None):
+        raise click.UsageError("--sampling-temperature, --top-k and --top-p say how to draw: give --do-sample, too")
     if prompt is None and sys.stdin is not None and sys.stdin.isatty():
         raise click.UsageError("expected a prompt: --prompt TEXT, or text on standard input")
     if prompt is None or prompt == "-":
@@ -74,7 +78,13 @@ def command(
         if not as_json:
             write_out(_shown(prompt))
         for piece in lm.stream(
-            prompt, max_tokens=max_tokens, temperature=sampling_temperature, top_k=top_k, top_p=top_p, seed=seed
+            prompt,
+            max_new_tokens=max_new_tokens,
+            do_sample=do_sample,
+            temperature=1.0 if sampling_temperature is None else sampling_temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
         ):
             pieces.append(piece)
             if not as_json:

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from knnlm.cli.console import Command, note, print_json, show
+from knnlm.cli.console import Command, note, print_json, show, write_out
 from knnlm.cli.options import (
     Loading,
     Mixing,
@@ -29,7 +29,12 @@ from knnlm.cli.work import load_for, note_defaults
 from knnlm.store.opening import open_store
 from knnlm.store.output_folder import refuse_existing
 from knnlm.system.extras import require
+from knnlm.system.terminal import printable
 from knnlm.text.texts import Reading
+
+if TYPE_CHECKING:
+    from knnlm.report.rows import TokenRow
+    from knnlm.store.why import Why
 
 
 @click.command("inspect", cls=Command)
@@ -41,6 +46,13 @@ from knnlm.text.texts import Reading
 @click.option("--neighbors", type=click.IntRange(min=1), default=5, show_default=True, help="Shown for each token.")
 @click.option("--first", type=click.IntRange(min=0), default=0, show_default=True, help="First token shown.")
 @click.option("--tokens", type=click.IntRange(min=1), default=20, show_default=True, help="Tokens shown of each text.")
+@click.option(
+    "--why",
+    type=click.IntRange(min=0),
+    multiple=True,
+    metavar="ID",
+    help="Say why the entry with this id is a neighbor of each token, or why not; again for more.",
+)
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page to this file instead of the table.")
 @one_text_options
 @loading_options
@@ -56,6 +68,7 @@ def command(
     neighbors: int,
     first: int,
     tokens: int,
+    why: tuple[int, ...],
     html: Path | None,
     reading: Reading,
     loading: Loading,
@@ -71,6 +84,7 @@ def command(
     Examples:
       knnlm inspect store --string "It was a bright cold day"
       knnlm inspect store held-out.txt --first 100 --tokens 50 --html neighbors.html
+      knnlm inspect store held-out.txt --first 100 --tokens 1 --why 4711
     """
     from knnlm.knn_lm import KNNLM
     from knnlm.report.progress import Progress
@@ -84,7 +98,8 @@ def command(
         require("jinja2", "matplotlib", use="--html")
         refuse_existing(html, overwrite)
     texts = Texts(text, replace(reading, max_documents=reading.max_documents or 2))
-    shown = []
+    shown: list[TokenRow] = []
+    reasons: list[tuple[TokenRow, Why]] = []
     with Progress(json=as_json) as progress, open_store(store) as opened:
         loaded = load_for(opened, model, loading, threads)
         mixing = mixing.within(opened)
@@ -102,7 +117,9 @@ def command(
             explained = lm.explain(
                 document, start=first, stop=first + tokens, progress=lambda _, done, total: task.update(done, total)
             )
-            shown += list(rows(explained, loaded.tokenizer, neighbors=neighbors, left=24, right=6))
+            own = list(rows(explained, loaded.tokenizer, neighbors=neighbors, left=24, right=6))
+            shown += own
+            reasons += [(row, explained.why(row.position, id_)) for row in own for id_ in why]
         settings = lm.settings
     texts.finish()
     if more:
@@ -117,10 +134,13 @@ def command(
                 "documents": names,
                 "more": more,
                 "tokens": [asdict(row) for row in shown],
+                **({"why": [{"position": row.position, **asdict(one)} for row, one in reasons]} if why else {}),
             }
         )
     elif html is None:
         show(to_table(shown, plain=not sys.stdout.isatty()))
+        for row, one in reasons:
+            write_out(printable(f"{row.position} {row.token!r}, entry {one.id}: {one}\n", keep="\n"))
     if html is not None:
         from knnlm.report.page import token_page
         from knnlm.system.own_files import write_text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,14 +23,12 @@ from knnlm.cli.options import (
     text_options,
     threads,
 )
+from knnlm.cli.work import shown
 from knnlm.store.output_folder import clear_leftovers, refuse_foreign
 from knnlm.text.texts import Reading
 from knnlm.train.place import beside, training_place
 
 if TYPE_CHECKING:
-    from knnlm.report.progress import Progress
-    from knnlm.text.documents import Document
-    from knnlm.text.tokenizer import Tokenizer
     from knnlm.train.loop import TrainResult
 
 
@@ -112,46 +110,36 @@ def command(
 
     if overwrite:
         refuse_foreign(out, (*text, *valid))
-    from knnlm.model.load import pick_device
-    from knnlm.model.transformer import TransformerConfig, TransformerLM
     from knnlm.report.progress import Progress
-    from knnlm.train.hold_out import hold_out
+    from knnlm.train.from_texts import Shape, train_from_texts
     from knnlm.train.loop import TrainConfig
-    from knnlm.train.loop import train as fit
 
     if threads is not None:
         torch.set_num_threads(threads)
     texts = Texts(text, reading)
     valid_texts = Texts(valid, replace(reading, max_documents=None))
     with Progress(json=as_json) as progress, training_place(out, overwrite, resume) as place:
-        documents = texts.read(progress)
-        if valid:
-            held_out = valid_texts.read()
-        else:
-            documents, held_out = hold_out(documents)
-        words = _tokenizer(tokenizer, documents, vocab_size, place if resume else None, progress)
-        torch.manual_seed(seed)
-        config = TransformerConfig(words.vocab_size, d_model, layers, heads, context=context, dropout=dropout)
-        model = TransformerLM(config).to(pick_device(device))
-        budget = TrainConfig(
-            max_steps=steps,
-            max_seconds=600.0 if steps is None and seconds is None else seconds,
-            batch_tokens=batch_tokens,
-            learning_rate=learning_rate,
-            optimizer=optimizer,
-            seed=seed,
-        )
-        result = fit(
-            model,
-            words,
-            documents,
-            held_out,
+        done = train_from_texts(
             place,
-            budget,
+            texts.read(progress),
+            valid_texts.read() if valid else None,
+            TrainConfig(
+                max_steps=steps,
+                max_seconds=600.0 if steps is None and seconds is None else seconds,
+                batch_tokens=batch_tokens,
+                learning_rate=learning_rate,
+                optimizer=optimizer,
+                seed=seed,
+            ),
+            shape=Shape(d_model, layers, heads, context, dropout),
+            tokenizer=tokenizer,
+            vocab_size=vocab_size,
+            device=device,
             resume=resume,
-            progress=progress,
+            progress=shown(progress),
             on_valid=lambda point: progress.say(reached(point)),
         )
+        result = done.result
         if result.interrupted:
             raise KeyboardInterrupt(stopped(result, place, out))
     texts.finish()
@@ -161,8 +149,8 @@ def command(
         print_json(
             {
                 "model": str(out),
-                "parameters": sum(parameter.numel() for parameter in model.parameters()),
-                "vocabulary": words.vocab_size,
+                "parameters": sum(parameter.numel() for parameter in done.model.parameters()),
+                "vocabulary": done.tokenizer.vocab_size,
                 "steps": result.steps,
                 "tokens": result.tokens,
                 "seconds": result.seconds,
@@ -200,29 +188,4 @@ def stopped(result: TrainResult, place: Path, out: Path) -> str:
     return (
         f"interrupted after {result.steps:,} steps and {duration(result.seconds)}; the state is saved in {place}, and "
         f"{usable}. {unharmed}To go on, give the same command with --resume"
-    )
-
-
-def _tokenizer(
-    kind: str, documents: Sequence[Document], vocab_size: int | None, resumed: Path | None, progress: Progress
-) -> Tokenizer:
-    from knnlm.text.tokenizer import Tokenizer
-
-    if resumed is not None and (resumed / "tokenizer.json").is_file():
-        return Tokenizer.load(resumed)
-    if kind not in ("bpe", "words"):
-        return Tokenizer.load(kind)
-    task = progress.track("tokenizer: count", sum(len(document.text) for document in documents), "characters")
-
-    def texts() -> Iterator[str]:
-        for document in documents:
-            yield document.text
-            task.advance(len(document.text))
-        if kind == "bpe":
-            progress.track("tokenizer: merge")  # the library says nothing of how far it is
-
-    return (
-        Tokenizer.train_bpe(texts(), vocab_size or 8192)
-        if kind == "bpe"
-        else Tokenizer.train_words(texts(), vocab_size)
     )

@@ -1,0 +1,65 @@
+"""The README's tables of perplexities, from the records; rows of the demo are kept as they are."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tables
+
+from render.perplexity import KNN, SHUFFLED, entry
+
+TEXTS = {
+    "perplexity-wikitext2": "WikiText-2, store of its training text",
+    "perplexity-gutenberg": "Gutenberg, an unseen book, store of six others",
+    "perplexity-peps": "Python PEPs, store of the training PEPs",
+    "perplexity-rust-docs-adapted": "PEPs LM → Rust documentation, never trained on it",
+    "perplexity-gutenberg-adapted": "PEPs LM → Gutenberg, never trained on it",
+}
+HELPS = ["test perplexity", "LM", "+ kNN", "change", "from", "to", "shuffled values"]
+BESIDE = ["test perplexity", "+ kNN", "+ cache", "+ kNN + cache", "5-gram", "LM + 5-gram", "all together"]
+
+
+def helps(record: dict[str, Any]) -> list[str]:
+    """Does the store help? Cells after the text."""
+    lm, knn, shuffled = (entry(record, name) for name in ("LM", KNN, SHUFFLED))
+    changes = [tables.percent(ratio) for ratio in (knn["ratio"], *knn["ratio_interval"])]
+    return [*(f"{row['perplexity']:.1f}" for row in (lm, knn)), *changes, f"{shuffled['perplexity']:.1f}"]
+
+
+def beside(record: dict[str, Any]) -> list[str]:
+    """What rivals it, and what adds to it? Cells after the text."""
+    systems = [
+        (KNN,),
+        ("LM + cache",),
+        (f"{KNN} + cache",),
+        ("5-gram", "domain 5-gram"),
+        ("LM + 5-gram", "LM + domain 5-gram"),
+        (f"{KNN} + cache + 5-gram", f"{KNN} + cache + domain 5-gram"),
+    ]
+    return [f"{entry(record, *names)['perplexity']:.1f}" for names in systems]
+
+
+def with_tables(text: str, folder: Path) -> str:
+    """The README with both tables written again, between their marks `<!-- table: NAME -->`."""
+    records = {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in TEXTS}
+    kinds: dict[str, tuple[list[str], Callable[[dict[str, Any]], list[str]]]] = {
+        "helps": (HELPS, helps),
+        "beside": (BESIDE, beside),
+    }
+    for name, (head, cells) in kinds.items():
+        match = re.search(rf"<!-- table: {name} -->\n(.*?)<!-- end -->", text, re.DOTALL)
+        if match is None:
+            raise ValueError(f"README.md: expected <!-- table: {name} --> and <!-- end --> after it, found none")
+        kept = [
+            [cell.strip() for cell in line.strip("|").split("|")]
+            for line in match[1].splitlines()
+            if line.startswith("| demo")
+        ]
+        rows = [[TEXTS[record], *cells(found)] for record, found in records.items()]
+        table = tables.markdown(head, [*rows, *kept])
+        text = text[: match.start(1)] + table + text[match.end(1) :]
+    return text
