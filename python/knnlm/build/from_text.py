@@ -93,7 +93,8 @@ def build_from_text(
     )
     log_failed(result.failed)
     if result.duplicates:
-        LOG.info(f"{result.duplicates:,} documents repeat another one word for word: each is stored, and counts again")
+        repeat = "1 document repeats" if result.duplicates == 1 else f"{result.duplicates:,} documents repeat"
+        LOG.info(f"{repeat} another one word for word: each is stored, and counts again")
     if result.unmeasured:
         LOG.info(UNMEASURED)
     take_place(partial, out, overwrite, found_again=True)

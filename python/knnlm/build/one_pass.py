@@ -255,6 +255,7 @@ def _counted(text: Iterable[Placed], part_tokens: int, report: Progress) -> tupl
             digest.update(tokens)
             seen.append(int.from_bytes(hashlib.blake2b(tokens, digest_size=8).digest(), "little"))
         report("count tokens", total, 0)
+    report("count tokens", total, total)
     return stops, digest.hexdigest(), len(seen) - len(np.unique(np.frombuffer(seen, np.uint64)))
 
 

@@ -30,6 +30,8 @@ def format_options(params: Sequence[click.Parameter], ctx: click.Context, format
     """Write the options in their sections, each in the order that it has in the command."""
     rows: dict[str, list[tuple[str, str]]] = {name: [] for name in SECTIONS}
     home = {param: name for name, names in SECTIONS.items() for param in names}
+    if all(param.name != "window" for param in params):  # then they are of something else: a training, an update
+        home["context"] = home["batch_tokens"] = "Options"
     for param in params:
         record = param.get_help_record(ctx)
         if record is not None and isinstance(param, click.Option):

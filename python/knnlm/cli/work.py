@@ -91,8 +91,13 @@ def stages(progress: Progress) -> Callable[[str, int, int], None]:
     """A bar for each stage of a build that runs the model."""
 
     bars = {"model": "encode", "sample": "sample keys"}
+    begun: list[str] = []  # of the index, which does not say when a stage of it is done
 
     def show(stage: str, done: int, total: int) -> None:
+        if begun and begun[-1] != stage:
+            progress.track(begun.pop()).finish()
+        if stage in ("lists", "words", "calibrate"):
+            begun[:] = [stage]
         if stage == "sample" and not total:  # of the index, which takes some of them
             return
         task = progress.track(bars.get(stage, stage), unit="tok" if stage in RUN else "")

@@ -52,6 +52,8 @@ class Progress:
         for task in self._tasks.values() if kind is None else ():  # after an error its message is enough
             task.last_line()
         if self._bars is not None:
+            for task in self._tasks.values():
+                task.stop()
             self._bars.stop()
             self._bars = None
 
@@ -100,6 +102,18 @@ class Task:
             self.last_line()
         elif self._updated - self._last_line >= PLAIN_SECONDS:
             self.line()
+
+    def stop(self) -> None:
+        """It ends where it is."""
+        if self._id is not None and self._owner._bars is not None:
+            self._owner._bars.stop_task(self._id)
+
+    def finish(self) -> None:
+        """It is done, whether or not it said how far it was."""
+        if self.total:
+            self.update(self.total)
+        elif self._id is not None and self._owner._bars is not None:
+            self._owner._bars.update(self._id, completed=1, total=1, amount=self.amount())  # or it would go on
 
     def rate(self) -> float:
         """Steps per second between the begin of the stage and the last report."""

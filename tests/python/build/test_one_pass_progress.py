@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import wait
+from types import SimpleNamespace
 
 import pytest
 from one_pass_corpus import DIM, build, documents, load_tiny
@@ -44,14 +46,25 @@ def test_each_batch_of_the_model_is_told(loaded, tmp_path):
 
 
 def test_workers_tell_what_they_have_done(loaded, tmp_path, monkeypatch):
-    monkeypatch.setattr("knnlm.build.encode.TOLD_SECONDS", 0.001)
+    waited = set()
+
+    def late(results, timeout):
+        """Nothing is done when it is first looked at, everything the next time."""
+        if results in waited:
+            return wait(results)
+        waited.add(results)
+        wait(results)
+        return SimpleNamespace(done=set())
+
+    monkeypatch.setattr("knnlm.build.encode.wait", late)
     told = told_by(
         lambda **given: build(tmp_path / "store", loaded, workers=2, load=load_tiny, batch_tokens=48, **given)
     )
-    run = [done for stage, done, _ in told if stage == "model"]
-    assert run
-    assert all(0 <= done <= TOTAL for done in run)
-    assert told[-1][0] != "model"
+    run = [(stage, done) for stage, done, _ in told if stage in ("model", "encode")]
+    assert [stage for stage, _ in run] == ["model", "encode"] * 8
+    # At least the part that is then committed; others may be on their way.
+    assert all(said >= committed for (_, said), (_, committed) in zip(run[::2], run[1::2], strict=True))
+    assert all(0 < done <= TOTAL for _, done in run)
 
 
 def test_the_bar_of_a_build_counts_what_the_model_has_run_over():
@@ -65,7 +78,14 @@ def test_the_bar_of_a_build_counts_what_the_model_has_run_over():
         assert progress.track("encode").done == 30
         show("encode", 100, 100)
         assert progress.track("encode").done == 100
+        for stage in (("words", 0, 0), ("calibrate", 1, 3), ("measure recall", 0, 4)):
+            show(*stage)
         assert progress.track("words").amount() == ""  # does not say how far it is
+        bars = progress._bars
+        assert bars is not None
+        assert {task.description for task in bars.tasks if not task.finished} == {"sample keys", "measure recall"}
+        assert progress.track("calibrate").done == 3
+    assert all(task.stop_time is not None or task.finished for task in bars.tasks)
 
 
 def test_documents_that_repeat_another_are_counted(loaded, tmp_path):
