@@ -14,8 +14,7 @@ from knnlm.model.key_choice import resolve
 from knnlm.model.key_spec import KeySpec, key_spec
 from knnlm.model.keys import NotFiniteError, Progress, arithmetic, iterate_as
 from knnlm.model.loaded import Loaded
-from knnlm.store.datastore import Datastore
-from knnlm.store.protocols import has_documents, path_of
+from knnlm.store.protocols import Transactional, has_documents, path_of
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def dump(
         progress=None if progress is None else lambda _, done, total: progress("dump", done, total),
         total=total,
     )
-    if isinstance(store, Datastore):
+    if isinstance(store, Transactional):
         store.commit()  # what was added before is not part of this dump
     unclaimed = _is_unclaimed(store)
     names = _Names(store, replace)
@@ -108,10 +107,10 @@ def dump(
         if failed and not documents_seen:
             raise NotFiniteError(failed[0][1])
     except BaseException:
-        if isinstance(store, Datastore):
+        if isinstance(store, Transactional):
             store.discard()
         raise
-    if isinstance(store, Datastore):
+    if isinstance(store, Transactional):
         store.commit()
     if partly:
         tokens -= store.delete(partly)

@@ -62,8 +62,8 @@ class Encoded:
 class Encoder:
     """Computes and encodes parts: a model, a store that is not written to, and what becomes of the keys.
 
-    codebook: a staged one of the folder, as JSON; None = that of the store. keeps: whether raw keys are wanted.
-    tolerant: whether a document with keys that are not finite is reported, or ends the work.
+    codebook: a staged one of the folder, as `StoreBuilder` tells of it; None = that of the store. keeps: whether raw
+    keys are wanted. tolerant: whether a document with keys that are not finite is reported, or ends the work.
     """
 
     loaded: Loaded
@@ -73,7 +73,7 @@ class Encoder:
     truth: Truth
     threads: int | None
     options: dict[str, Any]
-    codebook: str | None = None
+    codebook: Any = None
     keeps: bool = False
     tolerant: bool = False
 
@@ -250,7 +250,7 @@ def _start_worker(
     truth: Truth,
     threads: int,
     options: dict[str, Any],
-    codebook: str | None,
+    codebook: Any,
     keeps: bool,
     tolerant: bool,
 ) -> None:

@@ -102,7 +102,7 @@ class StoreBuilder:
     def stage_lists(
         self,
         folder: Path,
-        codebook: str,
+        codebook: Any,
         keys: Keys,
         runs: Sequence[tuple[int, int]],
         span: tuple[int, int],
@@ -113,7 +113,8 @@ class StoreBuilder:
 
         runs: (first id, number) of ids that follow each other. span: the range of ids that the file stands for.
         """
-        found = _core.stage_lists(self._core, os.fsdecode(folder), codebook, keys, runs, span, name, threads=threads)
+        place, told = os.fsdecode(folder), json.dumps(codebook)
+        found = _core.stage_lists(self._core, place, told, keys, runs, span, name, threads=threads)
         return json.loads(found)
 
     def reindex(

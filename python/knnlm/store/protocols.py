@@ -117,6 +117,19 @@ class DocumentStore(Searchable, Protocol):
         ...
 
 
+@runtime_checkable
+class Transactional(Protocol):
+    """A store that publishes what was added as a whole, or not at all."""
+
+    def commit(self) -> None:
+        """Publish what was added."""
+        ...
+
+    def discard(self) -> None:
+        """Forget what was added since."""
+        ...
+
+
 _TOLD = (
     "attributes",
     "default_temperature",

@@ -171,7 +171,7 @@ def test_split_columns(tmp_path, monkeypatch):
     capture = ("a", -1)
     split = columns.score(tmp_path, ["x", "y"], [2, 3], 10, [capture], passes)[capture]
     assert split.sums(split.log_p_lm).tolist() == [4.0, 12.0]
-    assert [d.tolist() for d in split.documents()] == [[0, 1, 2, 0], [0, 1, 2, 3, 4, 5]]
+    assert [d.tolist() for d in split.tokens_by_document()] == [[0, 1, 2, 0], [0, 1, 2, 3, 4, 5]]
     assert split.head(1).keys[:, 0].tolist() == [0, 1, 2, 3]
     assert columns.documents_within([4, 6], 4) == 1
     assert columns.documents_within([4, 6], 5) == 2

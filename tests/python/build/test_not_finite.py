@@ -24,6 +24,7 @@ from knnlm.evaluate.tune import Tuned, save_tuned, tune
 from knnlm.lm.combiners import blend_of
 from knnlm.lm.distill import targets
 from knnlm.lm.retrieved_text import RetrievedText
+from knnlm.lm.retriever import Retriever
 from knnlm.lm.score import check_scores
 from knnlm.lm.settings import Settings
 from knnlm.model.key_spec import KeySpec
@@ -93,7 +94,7 @@ def test_every_use_of_one_text_says_it(stored, use):
         lm.generate("abz")
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 2.0}, {"cache_thetas": ("auto",)}])
+@pytest.mark.parametrize("options", [{}, {"keep_values": True}, {"cache_thetas": ("auto",)}])
 def test_scoring_leaves_such_documents_out(stored, options):
     loaded, store = stored
     found = retrieve(loaded, ODD, store, k=4, features=("entropy",), batch_tokens=48, **options)
@@ -103,7 +104,7 @@ def test_scoring_leaves_such_documents_out(stored, options):
     assert found.names == expected.names == ["first", "mid", "last"]
     for name in ("tokens", "offsets", "words"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
-    for name in ("log_p_lm", "distances", "match", "scored"):
+    for name in ("log_p_lm", "distances", "match", "values"):
         a, b = getattr(found, name), getattr(expected, name)
         assert (a is None) == (b is None)
         if a is not None:
@@ -130,7 +131,7 @@ def test_a_model_that_gives_nothing_else_ends_the_work_at_once(stored):
 
 def test_nothing_that_is_not_finite_is_tuned_or_saved():
     lm = np.array([-1.0, np.nan, -2.0], np.float32)
-    cached = RetrievedText(lm, np.ones((3, 2), np.float32), np.ones((3, 2), bool))
+    cached = RetrievedText(log_p_lm=lm, distances=np.ones((3, 2), np.float32), match=np.ones((3, 2), bool))
     with pytest.raises(ValueError, match=r"tune: .*found NaN"):
         tune(cached)
     store = BruteForceStore(4)
@@ -139,7 +140,11 @@ def test_nothing_that_is_not_finite_is_tuned_or_saved():
     save_tuned(store, Tuned(0.2, 1.0, 4, 9.0, float("inf"), 3))
     assert "lm_perplexity" not in store.attributes["tuned"]
     json.dumps(store.attributes, allow_nan=False)
-    never = RetrievedText(np.full(3, -800.0, np.float32), np.ones((3, 2), np.float32), np.zeros((3, 2), bool))
+    never = RetrievedText(
+        log_p_lm=np.full(3, -800.0, np.float32),
+        distances=np.ones((3, 2), np.float32),
+        match=np.zeros((3, 2), bool),
+    )
     assert tune(never).lm_perplexity == np.inf  # beyond the numbers, and no error
     blend = fit_blend(never.log_p_lm, np.full(3, -900.0))
     assert blend.perplexity == np.inf
@@ -152,24 +157,24 @@ def test_the_curve_of_a_text_that_the_model_never_expected(stored):
     loaded, store = stored
     with torch.no_grad():
         loaded.model.head.weight.mul_(1e6)
-    curve = size_curve(loaded, [Doc("a", "qqqq xxxx")], store, Settings(0.3, 2.0, 4), parts=(1.0,))
+    curve = size_curve(loaded, [Doc("a", "qqqq xxxx")], store, Settings(0.3, 2.0, 4), shares=(1.0,))
     assert curve.fixed["lm_perplexity"] == np.inf
 
 
 def test_an_export_goes_on_and_says_what_it_left_out(stored):
     loaded, store = stored
-    settings = Settings(temperature=2.0, k=4)
+    retriever = Retriever(store, Settings(k=4))
     with pytest.raises(NotFiniteError, match="document 'odd': the model gave NaN"):
-        list(targets(loaded, ODD, store, settings))
+        list(targets(loaded, ODD, retriever, 2.0))
     failed = []
-    rows = list(targets(loaded, ODD, store, settings, failed=failed))
+    rows = list(targets(loaded, ODD, retriever, 2.0, failed=failed))
     assert [name for name, _ in failed] == ["odd", "long and odd"]
     sound = [r for r in rows if r["document"] not in dict(failed)]
-    for mine, alone in zip(sound, targets(loaded, SOUND, store, settings), strict=True):
+    for mine, alone in zip(sound, targets(loaded, SOUND, retriever, 2.0), strict=True):
         assert mine["document"] == alone["document"]
         np.testing.assert_array_equal(mine["ids"], alone["ids"])
     with pytest.raises(NotFiniteError, match="'odd'"):
-        list(targets(loaded, [ODD[1]], store, settings, failed=[]))
+        list(targets(loaded, [ODD[1]], retriever, 2.0, failed=[]))
 
 
 @pytest.mark.parametrize("limit", [None, 1, 50])

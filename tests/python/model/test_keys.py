@@ -10,6 +10,7 @@ from tiny_lm import Doc, texts, tiny
 
 from knnlm.build.dump import dump
 from knnlm.lm.distill import targets
+from knnlm.lm.retriever import Retriever
 from knnlm.lm.settings import Settings
 from knnlm.model.capture import REPRESENTATIONS, Capture
 from knnlm.model.identity import describe
@@ -273,7 +274,7 @@ def test_what_wants_keys_alone_does_not_run_the_head(use, tmp_path):
         build(path, loaded)
     else:
         with Datastore.open(path) as store:
-            assert list(targets(loaded, texts(), store, Settings(temperature=1.0, k=2)))
+            assert list(targets(loaded, texts(), Retriever(store, Settings(k=2)), 1.0))
 
 
 def test_a_dump_is_one_generation_of_a_store_on_disk_or_none(tmp_path):

@@ -29,6 +29,7 @@ from knnlm.build.retrain import RETRAINING, retrain
 from knnlm.demo import run as demo
 from knnlm.exchange.arrow import write_arrow
 from knnlm.lm.distill import targets, write_parquet, write_safetensors
+from knnlm.lm.retriever import Retriever
 from knnlm.lm.settings import Settings
 from knnlm.model.checkpoint import read_model, save_model, save_state
 from knnlm.model.identity import describe
@@ -151,7 +152,7 @@ SETTINGS = Settings(temperature=3.0, k=12, exact=True)
 
 def batches(language_model: Any) -> Any:
     loaded, store = language_model
-    return targets(loaded, tiny_texts()[:2], store, SETTINGS)
+    return targets(loaded, tiny_texts()[:2], Retriever(store, SETTINGS), 3.0)
 
 
 def our_model() -> tuple[Any, Any]:

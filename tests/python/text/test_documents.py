@@ -86,7 +86,11 @@ def test_empty_and_binary_files_are_skipped_and_reported(tmp_path):
     (tmp_path / "empty.txt").write_text("")
     documents, report = read(tmp_path)
     assert documents == []
-    assert report.skipped == [("binary", "binary (it has a zero byte)"), ("blank.txt", "empty"), ("empty.txt", "empty")]
+    assert report.skipped == [
+        ("binary", "binary (it has a zero byte; if it is UTF-16, put a byte-order mark in front)"),
+        ("blank.txt", "empty"),
+        ("empty.txt", "empty"),
+    ]
 
 
 @pytest.mark.parametrize(
