@@ -43,6 +43,18 @@ def beside(record: dict[str, Any]) -> list[str]:
     return [f"{entry(record, *names)['perplexity']:.1f}" for names in systems]
 
 
+def measured(records: dict[str, dict[str, Any]]) -> str:
+    """When the rows were measured, with which codes and which language models, in a sentence for each day."""
+    days: dict[str, list[str]] = {}
+    for name, record in records.items():
+        codes = "with the default codes" if record["store"]["code"].get("second_bits") else "before second-level codes"
+        trained = record["model"]["training"]
+        day = f"{record['date'].partition(' ')[0]}, {codes}"
+        short = TEXTS[name].partition(",")[0]
+        days.setdefault(day, []).append(f"{short} (LM trained on {trained['tokens'] / 1e6:.1f} M tokens)")
+    return " ".join(f"Measured {day}: {', '.join(rows)}." for day, rows in days.items()) + "\n"
+
+
 def with_tables(text: str, folder: Path) -> str:
     """The README with both tables written again, between their marks `<!-- table: NAME -->`."""
     records = {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in TEXTS}
@@ -61,5 +73,7 @@ def with_tables(text: str, folder: Path) -> str:
         ]
         rows = [[TEXTS[record], *cells(found)] for record, found in records.items()]
         table = tables.markdown(head, [*rows, *kept])
+        if name == "helps":
+            table += "\n" + measured(records)
         text = text[: match.start(1)] + table + text[match.end(1) :]
     return text

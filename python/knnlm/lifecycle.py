@@ -7,8 +7,6 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from knnlm.build.add import AddResult, add_texts
-from knnlm.build.from_text import build_from_text
 from knnlm.evaluate.evaluate_store import StoreEvaluation, evaluate_store, scored_texts
 from knnlm.evaluate.tune import Tuned
 from knnlm.evaluate.tune_store import tune_store
@@ -17,8 +15,6 @@ from knnlm.lm.retriever import Retriever
 from knnlm.lm.settings import Settings, settings_of
 from knnlm.model.given import given_model
 from knnlm.model.key_spec import DEFAULT_REPRESENTATION, KeySpec
-from knnlm.model.keys import batch_tokens_of
-from knnlm.model.load import load_model
 from knnlm.model.loaded import Loaded
 from knnlm.probability.blend import Blend
 from knnlm.probability.combiner import Combiner
@@ -30,6 +26,8 @@ from knnlm.text.texts import Progress, Reading, Texts, texts_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from knnlm.build.add import AddResult
 
 
 class Lifecycle:
@@ -175,6 +173,10 @@ class Lifecycle:
             >>> lm = KNNLM.build("gpt2", "books/", "store")  # doctest: +SKIP
             >>> lm.tune("validation.txt")  # doctest: +SKIP
         """
+        from knnlm.build.from_text import build_from_text
+        from knnlm.model.keys import batch_tokens_of
+        from knnlm.model.load import load_model
+
         path = place_of(as_folder(store))
         if keep_keys not in (True, False, "float16", "float32"):
             raise ValueError(f"keep_keys: expected True, False, 'float16' or 'float32', found {keep_keys!r}")
@@ -276,6 +278,9 @@ class Lifecycle:
         was given before takes its place, one without a name is always new, and nothing is deleted. dry_run: only say
         what would be done. batch_size: windows of a forward pass. progress: called with (stage, done, total).
         """
+        from knnlm.build.add import add_texts
+        from knnlm.model.keys import batch_tokens_of
+
         store = self._own_store("add")
         given = texts_of(texts, reading)
         done = add_texts(
@@ -314,6 +319,8 @@ class Lifecycle:
         the tokens that lie in a 13-gram of the store. batch_size: windows of a forward pass. progress: called with
         (stage, done, total).
         """
+        from knnlm.model.keys import batch_tokens_of
+
         if self.datastore is None:
             raise ValueError("evaluate: expected a datastore, found None; use perplexity(text) for the LM alone")
         given = scored_texts(texts, self.loaded.tokenizer, reading)

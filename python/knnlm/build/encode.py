@@ -26,11 +26,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from knnlm import _core
 from knnlm.build.parts import Part
 from knnlm.model.key_spec import KeySpec
 from knnlm.model.keys import iterate_as
 from knnlm.model.loaded import Loaded
+from knnlm.store.builder import StoreBuilder
 from knnlm.store.datastore import Datastore
 from knnlm.store.recall_sample import Found, Truth
 from knnlm.system.own_files import remove, written
@@ -47,11 +47,12 @@ TOLD_SECONDS = 1.0
 class Encoded:
     """What is in the folder of a part.
 
-    files: JSON for the core. raw: file of raw keys `(n, d)`, if they are kept. found: its nearest keys to the queries
-    of the truth. failed: names of documents with keys that are not finite, and why; such keys are zeros in the files.
+    files: what `StoreBuilder` is told of them. raw: file of raw keys `(n, d)`, if they are kept. found: its nearest
+    keys to the queries of the truth. failed: names of documents with keys that are not finite, and why; such keys are
+    zeros in the files.
     """
 
-    files: str
+    files: list[Any]
     raw: str | None
     found: Found
     failed: list[tuple[str, str]] = field(default_factory=list)
@@ -97,7 +98,7 @@ class Encoder:
                 truth = truth.merged(truth.nearest(keys[right], own[right], self.threads))
                 start = stop
         raw_name = _raw_name(part) if self.keeps else None
-        return Encoded(json.dumps(files), raw_name, (truth.distances, truth.ids), list(failed.items()))
+        return Encoded(files, raw_name, (truth.distances, truth.ids), list(failed.items()))
 
     @contextmanager
     def _raw(self, part: Part) -> Iterator[BinaryIO | None]:
@@ -114,15 +115,13 @@ class Encoder:
             yield file
 
     def _write(self, keys: NDArray[Any], ids: NDArray[np.int64], span: tuple[int, int], stem: str) -> list[Any]:
-        core, folder = self.store._core, os.fsdecode(self.folder)
+        builder = StoreBuilder(self.store)
         if self.codebook is None:
-            found = _core.encode_part(core, keys, folder, stem, threads=self.threads)
-            return list(json.loads(found))
+            return builder.encode_part(keys, self.folder, stem, self.threads)
         starts = np.concatenate([[0], np.flatnonzero(np.diff(ids) != 1) + 1, [len(ids)]])
         runs = [(int(ids[a]), int(b - a)) for a, b in pairwise(starts)]
         name = f"{stem}.seg"
-        found = _core.stage_lists(core, folder, self.codebook, keys, runs, span, name, threads=self.threads)
-        return [json.loads(found)]
+        return [builder.stage_lists(self.folder, self.codebook, keys, runs, span, name, self.threads)]
 
     def _blocks(
         self, part: Part, failed: dict[str, str], passed: Callable[[int], None] | None
@@ -279,7 +278,7 @@ def _end_with(watched: Connection) -> None:
     os._exit(1)
 
 
-def _work(part: Part) -> tuple[str, str | None]:
+def _work(part: Part) -> tuple[list[Any], str | None]:
     if isinstance(_worker, Exception):
         raise RuntimeError(f"a worker process cannot start: {type(_worker).__name__}: {_worker}") from _worker
     slot = part.number % len(_running)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
 import time
 from array import array
@@ -26,7 +25,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from knnlm import _core
 from knnlm.build.encode import Encoded, Encoder, encoded
 from knnlm.build.parts import PART_TOKENS, Part, Placed, parts_of, placed, sample_keys, share_of
 from knnlm.model.forward import NotFiniteError, check_tokens
@@ -37,6 +35,7 @@ from knnlm.model.keys import arithmetic
 from knnlm.model.loaded import Loaded
 from knnlm.model.modules import token_limit, unwrapped
 from knnlm.store.attributes import described_alike
+from knnlm.store.builder import StoreBuilder, sampled_keys
 from knnlm.store.datastore import Datastore
 from knnlm.store.recall_sample import Truth, TruthError
 from knnlm.system.json_text import to_json
@@ -156,7 +155,7 @@ def build_in_one_pass(
         if not store.is_built:
             remove_tree(folder)
             make_folder(folder)
-            wanted = _core.plan_index(total, dim, nlist)[1]
+            wanted = sampled_keys(total, dim, nlist)
             expected = round(total * share_of(wanted, total))
             report("sample", 0, expected)
             sample, ids = sample_keys(
@@ -217,7 +216,7 @@ def build_in_one_pass(
             truth = _left_out(store, folder, truth)
             unmeasured = len(truth.queries) == 0
             if not (store.info()["calibration"] or unmeasured):
-                _core.calibrate(store._core, truth.queries, truth.own, truth.ids, threads=threads, progress=progress)
+                StoreBuilder(store).calibrate(truth.queries, truth.own, truth.ids, threads, progress)
             if failed:  # at last: it removes the folder, in which what was deleted may be
                 store.compact(progress=progress)
         remove_tree(folder)
@@ -265,7 +264,7 @@ def _held(path: Path, stack: ExitStack) -> Datastore | None:
     if not (path.is_dir() and any(path.glob("manifest-*.json"))):
         return None
     store = stack.enter_context(Datastore.open(path))
-    stack.callback(_core.hold(store._core).release)
+    stack.enter_context(StoreBuilder(store).hold())
     return store
 
 
@@ -341,13 +340,10 @@ def _left_out(store: Datastore, folder: Path, truth: Truth) -> Truth:
 
 def _commit(store: Datastore, folder: Path, part: Part, codes: Encoded) -> None:
     """Publish an encoded part."""
-    documents = [
-        (d.name, None if d.metadata is None else to_json(d.metadata, "metadata"), len(d.tokens)) for d in part.documents
-    ]
+    documents = [(d.name, d.metadata, len(d.tokens)) for d in part.documents]
     values = np.concatenate([d.tokens for d in part.documents]).astype(np.uint32, copy=False)  # (n,)
     keys = None if codes.raw is None else np.load(folder / codes.raw, mmap_mode="r")  # (n, d)
-    _core.add_part(store._core, os.fsdecode(folder), codes.files, documents, values, keys)
-    store._core.commit()
+    StoreBuilder(store).add_part(folder, codes.files, documents, values, keys)
     if codes.raw is not None:
         del keys  # Windows removes no mapped file
         remove(folder / codes.raw)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import filecmp
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -20,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from knnlm import _core
 from knnlm.build.encode import Encoder, encoded
 from knnlm.build.parts import PART_TOKENS, Placed, parts_of, sample_keys, share_of
 from knnlm.model.identity import check
@@ -28,6 +26,7 @@ from knnlm.model.key_choice import resolve
 from knnlm.model.key_spec import KeySpec, key_spec
 from knnlm.model.keys import arithmetic
 from knnlm.model.loaded import Loaded
+from knnlm.store.builder import StoreBuilder, sampled_keys
 from knnlm.store.datastore import Datastore, FormatError, StoreError
 from knnlm.store.recall_sample import UNMEASURED, Truth, TruthError
 from knnlm.system.journal import PLAN, Staging
@@ -133,8 +132,8 @@ def retrain(
     if is_folder(folder := Path(path) / RETRAINING):
         LOG.info(f"{folder}: going on with an interrupted re-training, if the store is as it was then")
     with Datastore.open(path) as store:
-        held = _core.hold(store._core)
-        try:
+        builder = StoreBuilder(store)
+        with builder.hold():
             keys = spec_of(store, loaded)
             options = {**options, "dtype": arithmetic(store, keys, options.get("dtype"))}
             if len(store) == 0:
@@ -143,10 +142,8 @@ def retrain(
                 raise ValueError(
                     f"expected at least as many entries as lists, found {len(store):,} for {nlist:,}: ask for fewer"
                 )
-            work = _Retraining(store, held, loaded, keys, {"code": code, "nlist": nlist, "seed": seed}, threads)
+            work = _Retraining(store, builder, loaded, keys, {"code": code, "nlist": nlist, "seed": seed}, threads)
             found = work.run(part_tokens, workers, load, progress, options)
-        finally:
-            held.release()
         seconds = time.perf_counter() - started
         unmeasured = len(store) > 1 and not store.info()["calibration"]
         if unmeasured:
@@ -160,13 +157,13 @@ class _Retraining:
     def __init__(
         self,
         store: Datastore,
-        held: _core.Held,
+        builder: StoreBuilder,
         loaded: Loaded,
         keys: KeySpec,
         index: dict[str, Any],
         threads: int | None,
     ) -> None:
-        self.store, self.held, self.loaded, self.keys = store, held, loaded, keys
+        self.store, self.builder, self.loaded, self.keys = store, builder, loaded, keys
         self.index, self.threads = index, threads
         self.folder = Path(store.path) / RETRAINING
         self.staging = Staging(self.folder)
@@ -201,7 +198,7 @@ class _Retraining:
             if not any(path.name == files["file"] for record in records for files in record):
                 remove(path)
         total = len(self.store)
-        codebook = json.dumps(self.staging.read(LEARNT)["codebook"])
+        codebook = self.staging.read(LEARNT)["codebook"]
         encoder = Encoder(
             self.loaded, self.keys, self.store, self.folder, truth, self.threads, options, codebook=codebook
         )
@@ -216,7 +213,7 @@ class _Retraining:
             for part, codes in ready:
                 truth = truth.merged(codes.found)
                 truth.save(self.folder, part.number + 1)
-                records.append(json.loads(codes.files))
+                records.append(codes.files)
                 self.staging.write(_record(part.number), records[-1])
                 Truth.forget(self.folder, part.number)
                 done += part.tokens
@@ -260,7 +257,7 @@ class _Retraining:
     def _learn(self, progress: Progress | None, options: dict[str, Any]) -> tuple[Truth, int]:
         """Stage a codebook and the queries of the truth, both from a sample of the keys."""
         total, seed = len(self.store), self.index["seed"]
-        wanted = min(_core.plan_index(total, self.store.dim, self.index["nlist"])[1], total)
+        wanted = sampled_keys(total, self.store.dim, self.index["nlist"])
         expected = round(total * share_of(wanted, total))
 
         def passed(_: str, tokens: int, __: int) -> None:
@@ -273,32 +270,16 @@ class _Retraining:
         )
         truth = Truth.choose(sample, ids, total, self.store.metric)
         truth.save(self.folder, 0)
-        codebook = _core.stage_codebook(
-            self.store._core,
-            os.fsdecode(self.folder),
-            CODEBOOK,
-            sample,
-            expected=total,
-            threads=self.threads,
-            progress=progress,
-            **self.index,
+        codebook = self.builder.stage_codebook(
+            self.folder, CODEBOOK, sample, total, self.threads, progress, **self.index
         )
-        self.staging.write(LEARNT, {"codebook": json.loads(codebook), "sampled": len(sample)})
+        self.staging.write(LEARNT, {"codebook": codebook, "sampled": len(sample)})
         return truth, len(sample)
 
-    def _publish(self, codebook: str, lists: list[Any], truth: Truth, progress: Progress | None) -> None:
+    def _publish(self, codebook: Any, lists: list[Any], truth: Truth, progress: Progress | None) -> None:
         try:
-            _core.reindex(
-                self.store._core,
-                self.held,
-                os.fsdecode(self.folder),
-                codebook,
-                json.dumps(lists),
-                truth.queries,
-                truth.own,
-                truth.ids,
-                threads=self.threads,
-                progress=progress,
+            self.builder.reindex(
+                self.folder, codebook, lists, truth.queries, truth.own, truth.ids, self.threads, progress
             )
         except FormatError as error:
             raise FormatError(f"{error}. The store is as it was; remove {self.folder} and start again") from error

@@ -77,6 +77,10 @@ def test_perplexity_driver(setting, capsys):
     assert times == {path: path.stat().st_mtime_ns for path in (out.parent / "work").rglob("*") if path.is_file()}
     again = json.loads((out / "perplexity-toy-adapted.json").read_text())
     assert [row["document_nll"] for row in again["test"]] == [row["document_nll"] for row in record["test"]]
+    assert perplexity.main([*options, "--adapt", "--limit=0", "--learning-rates"]) == 0
+    short = json.loads((out / "perplexity-toy-adapted.json").read_text())
+    assert [row["system"] for row in short["test"]] == [name for name in rows if name != "LM trained on"]
+    assert "exact" not in short
 
 
 @pytest.mark.parametrize("more", [[], ["--quantised"]])

@@ -150,7 +150,7 @@ def kill_before_publishing(monkeypatch, store, loaded):
         raise KilledError
 
     with monkeypatch.context() as patched:
-        patched.setattr("knnlm.build.retrain._core.reindex", killed)
+        patched.setattr("knnlm.store.builder._core.reindex", killed)
         with pytest.raises(KilledError):
             retrain(store, loaded, **INDEX)
 

@@ -68,7 +68,7 @@ def test_an_interrupted_training_goes_on(changed: Path, monkeypatch: pytest.Monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("knnlm.build.retrain._core.reindex", interrupted)
+        patched.setattr("knnlm.store.builder._core.reindex", interrupted)
         run("build", changed, "--retrain", "--threads", 1, code=130)
     assert hashes(changed) == before
     result = run("build", changed, "--retrain", "--threads", 1)

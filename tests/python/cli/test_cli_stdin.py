@@ -36,11 +36,10 @@ def test_the_other_commands_take_it_too(texts: Path, model: Path, store: Path) -
     data = (texts / "test.txt").read_bytes()
     assert piped(data, "tune", store, "-", "--no-plots", "--threads", 1)["tokens"]
     assert piped(data, "inspect", store, "-", "--tokens", 3, "--threads", 1)["documents"] == ["stdin"]
-    assert (
-        piped("the store keeps", "generate", store, "--prompt", "-", "--max-tokens", 2)["prompt"] == "the store keeps"
-    )
+    continued = piped("the store keeps", "generate", store, "--prompt", "-", "--max-new-tokens", 2)
+    assert continued["prompt"] == "the store keeps"
     wide = "the store".encode("utf-16")
-    assert piped(wide, "generate", store, "--max-tokens", 1)["prompt"] == "the store"
+    assert piped(wide, "generate", store, "--max-new-tokens", 1)["prompt"] == "the store"
 
 
 def test_build_and_add_take_rows_with_names(model: Path, tmp_path: Path) -> None:
