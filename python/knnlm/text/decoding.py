@@ -63,7 +63,7 @@ def decode_text(data: bytes) -> tuple[str | None, list[str]]:
 def _may_be_wide(data: bytes) -> bool:
     """Whether bytes look like Latin text in UTF-16 without a mark: one of each two is mostly zero, the other never."""
     zeros = sorted(data[start::2].count(0) for start in (0, 1))
-    return zeros[0] == 0 and 8 * zeros[1] > len(data) > 1
+    return zeros[0] == 0 and 8 * zeros[1] > len(data) >= 16  # fewer tell nothing
 
 
 def read_whole(file: BinaryIO, most: int) -> bytes | None:

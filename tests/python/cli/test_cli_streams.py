@@ -94,9 +94,10 @@ def test_any_encoding_of_the_terminal_will_do(vectors: Path, locale: dict[str, s
 
 def test_a_prompt_that_is_no_text_or_is_not_there_is_said(texts: Path, store: Path, model: Path) -> None:
     generate = f"KNNLM generate {store} --model {model} --max-new-tokens 1"
-    code, _, error = shell(f"printf '\\200\\201' | {generate}")
-    assert code == 1
-    assert "standard input: expected text in UTF-8" in error
+    for data, encoding in (("\\351t\\351", "UTF-8"), ("\\377\\376a", "UTF-16")):  # the second has the mark
+        code, _, error = shell(f"printf '{data}' | {generate}")
+        assert code == 1
+        assert f"standard input: expected text in {encoding}, found" in error
     code, _, error = shell(f"{generate} <&-")
     assert code == 2
     assert "expected text on standard input, found that closed" in error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from importlib.metadata import requires
 
-MODULES = {"faiss-cpu": "faiss", "backports.zstd": "backports"}
+MODULES = {"faiss-cpu": "faiss", "backports-zstd": "backports"}
 """Import names of distributions where they differ; `-` is `_` otherwise."""
 
 
@@ -23,11 +23,12 @@ def _of(wanted: str) -> set[str]:
         if extras and wanted not in extras:
             continue
         distribution, _, others = re.split(r"[<>=!~ ]", name.strip())[0].lower().rstrip("]").partition("[")
+        distribution = distribution.replace("_", "-").replace(".", "-")  # as the index writes names
         if distribution == "knnlm":
             for other in others.split(","):
                 found |= _of(other)
         else:
-            found.add(MODULES.get(distribution, distribution.replace("-", "_").replace(".", "_")))
+            found.add(MODULES.get(distribution, distribution.replace("-", "_")))
     return found
 
 

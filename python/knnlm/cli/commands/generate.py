@@ -97,11 +97,15 @@ def command(
 
 
 def _standard_input() -> str:
+    if sys.stdin is None:
+        raise click.UsageError("expected a prompt: --prompt TEXT, or text on standard input, found that closed")
     data = input_bytes().read()
+    encoding = encoding_of(data[:4])
     try:
-        return data.decode(encoding_of(data[:4]))
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise ValueError(f"standard input: expected text in UTF-8, found {error}") from error
+        name = encoding.upper().removesuffix("-SIG")
+        raise ValueError(f"standard input: expected text in {name}, found {error}") from error
 
 
 def _shown(text: str) -> str:
