@@ -49,7 +49,7 @@ class Tuned:
     perplexity: float
     lm_perplexity: float
     tokens: int
-    curves: dict[str, Curve] = field(default_factory=dict)
+    curves: dict[str, Curve] = field(default_factory=dict, repr=False)
 
     def to_dict(self, curves: bool = False) -> dict[str, Any]:
         """As JSON, as it is saved in a store's attributes."""

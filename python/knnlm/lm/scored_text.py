@@ -80,10 +80,10 @@ class Evaluation:
     excluded_documents: int
     failed: list[tuple[str, str]]
     settings: dict[str, Any]
-    document_nll: NDArray[np.float64]
-    lm_document_nll: NDArray[np.float64]
-    document_tokens: NDArray[np.int64]
-    document_words: NDArray[np.int64]
+    document_nll: NDArray[np.float64] = field(repr=False)
+    lm_document_nll: NDArray[np.float64] = field(repr=False)
+    document_tokens: NDArray[np.int64] = field(repr=False)
+    document_words: NDArray[np.int64] = field(repr=False)
 
     @property
     def tokens_per_second(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -43,9 +44,11 @@ def token_ids(text: Any, tokenizer: Any) -> NDArray[np.uint32]:
     """
     if isinstance(text, str):
         return np.asarray(tokenizer.encode(checked(text)), np.uint32)
-    if text is None or isinstance(text, (bytes, bytearray, Mapping)) or hasattr(text, "input_ids"):
+    if text is None or isinstance(text, (bytes, bytearray, PurePath, Mapping)) or hasattr(text, "input_ids"):
         if isinstance(text, (bytes, bytearray)):
             what_to_do = "decode them first: text.decode()"
+        elif isinstance(text, PurePath):
+            what_to_do = "give what is in it: text.read_text()"
         else:
             what_to_do = "" if text is None else "give its input_ids, of one text"
         raise TypeError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,7 @@ def lm():
 WRONG = [
     (None, TypeError, "expected a string, token ids or a document, found NoneType"),
     (b"abc", TypeError, r"found bytes; decode them first: text\.decode\(\)"),
+    (PurePath("note.txt"), TypeError, "found Pure.*Path; give what is in it"),
     (["abc", "abd"], TypeError, "expected one text, found a list of them: call once for each"),
     ({"input_ids": [1, 2]}, TypeError, "found dict; give its input_ids"),
     ("ab\ud800c", ValueError, r"lone surrogate U\+D800 at position 2"),
