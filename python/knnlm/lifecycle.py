@@ -336,4 +336,6 @@ class Lifecycle:
             dtype=self.dtype,
             batch_tokens=batch_tokens_of(batch_size, self.keys, self.loaded),
         )
+        if isinstance(given, Texts):
+            given.log()
         return found["p"]

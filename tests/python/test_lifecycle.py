@@ -96,6 +96,9 @@ def test_the_package_is_quiet_but_for_its_logger(
     KNNLM.build(model, texts / "books", tmp_path / "store")
     assert [(record.name, record.levelname) for record in caplog.records] == [("knnlm", "WARNING")]
     assert "empty.txt" in caplog.text
+    caplog.clear()
+    KNNLM.open(tmp_path / "store").evaluate(texts / "books")
+    assert "empty.txt" in caplog.text
     assert capfd.readouterr() == ("", "")
     caplog.clear()
     told = run("build", texts / "books", "--model", model, "--out", tmp_path / "store", "--overwrite").stderr

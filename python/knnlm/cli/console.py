@@ -46,6 +46,14 @@ class Command(click.Command):
             if isinstance(param, click.Option) and param.name in SAID_EACH_TIME:
                 param.allow_from_autoenv = False
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Reads the arguments; a variable is named as its option is: KNNLM_EVAL_LAMBDA."""
+        for param in self.params:
+            if isinstance(param, click.Option) and param.allow_from_autoenv and ctx.auto_envvar_prefix:
+                flag = max((opt for opt in param.opts if opt.startswith("--")), key=len)
+                param.envvar = f"{ctx.auto_envvar_prefix}_{flag[2:].replace('-', '_').upper()}"
+        return super().parse_args(ctx, args)
+
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
         """`--help`, which no environment variable asks for."""
         option = super().get_help_option(ctx)

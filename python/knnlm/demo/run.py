@@ -4,7 +4,7 @@
     language reference ───> model ── dump, build ──> store of the reference      (adapted: no training)
     validation text: λ, T, k          test text: perplexity of the LM and of each kNN-LM
 
-Everything that is shown comes from this run. Next: `demo_result.py` judges and shows it.
+Everything that is shown comes from this run. Next: `result.py` judges and shows it.
 """
 
 from __future__ import annotations

@@ -107,7 +107,8 @@ def stretches(
         if chunk.bad is not None and tolerant:
             failing = chunk.index
             running.begin()
-            yield Stretch(*empty, nothing[:, None], bad=chunk.bad, model_seconds=seconds)
+            known = copies if chunk.start else []  # at its start these are of the document before
+            yield Stretch(*empty, nothing[:, None], copies=known, bad=chunk.bad, model_seconds=seconds)
             continue
         if chunk.start == 0:
             text = chunk.all_tokens if whole is None else whole

@@ -51,7 +51,7 @@ class LoadedModel:
 
     @cached_property
     def probe(self) -> list[float] | None:
-        """What the model computes, see `model_probe.probe_of`; computed once."""
+        """What the model computes, see `probe.probe_of`; computed once."""
         from knnlm.model.probe import probe_of  # runs the model, which is below this file
 
         return probe_of(self)

@@ -18,7 +18,7 @@ if sys.platform != "win32":
 
 @contextmanager
 def kept_from_writers(out: Path) -> Iterator[None]:
-    """Holds the writer's lock of the store at `out`, as `rust/store/files.rs` takes it; of no store there is none.
+    """Holds the writer's lock of a store at `out`, as `rust/store/format/files.rs` takes it; else there is none.
 
     Windows renames no folder that has open files: there a writer needs no lock to be in the way, and ours would be.
     Raises StoreError if another process holds it.

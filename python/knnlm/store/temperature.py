@@ -34,7 +34,7 @@ def default_temperature(store: Any) -> float:
 def temperature_of(distances: Any) -> float:
     """The rule of the default temperature: median(d_k - d_1) / 6 over rows (q, k) of neighbors, 1 where that is 0.
 
-    `rust/index/calibration.rs` has it too, for the value that `build` leaves in a store. Rows with a missing neighbor
+    `rust/index/defaults.rs` has it too, for the value that `build` leaves in a store. Rows with a missing neighbor
     do not count.
     """
     d = np.asarray(distances, np.float64)

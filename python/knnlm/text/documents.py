@@ -3,7 +3,7 @@
 A source is read lazily and in a fixed order. What cannot be read as text is skipped and said so in a `ReadReport`;
 what was changed on the way (bytes that are no UTF-8, a byte-order mark, CRLF, numbers that JSON does not have) is noted
 there: whatever the bytes, reading goes on. Names are relative to the source that was given, so a store says nothing
-about the machine it was made on. Next: `tokens.py` turns text to ids.
+about the machine it was made on. Next: `tokenizer.py` turns text to ids.
 """
 
 from __future__ import annotations

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from knnlm.system.log import LOG
@@ -199,7 +198,7 @@ def texts_of(given: Any, reading: Reading | None = None, *, stamped: bool = Fals
             )
         return Texts([given], reading, stamped=stamped)
     if isinstance(given, os.PathLike):
-        return Texts([Path(given)], reading, stamped=stamped)
+        return Texts([given], reading, stamped=stamped)
     if isinstance(given, (bytes, Mapping)) or not isinstance(given, Iterable) or hasattr(given, "text"):
         raise TypeError(
             f"texts: expected a path, paths (Path objects), or an iterable of strings, (name, text) or documents, "
@@ -209,7 +208,7 @@ def texts_of(given: Any, reading: Reading | None = None, *, stamped: bool = Fals
         raise TypeError(
             f"texts: expected an iterable of (name, text), found one of them, {_short(given[0])}: write [it]"
         )
-    items = list(given) if isinstance(given, (list, tuple)) else given
+    items = list(given) if isinstance(given, (list, tuple, Set, Iterator)) else given
     if isinstance(items, list):
         paths = [item for item in items if isinstance(item, os.PathLike)]
         if paths and len(paths) < len(items):

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -102,12 +103,27 @@ def test_variables_set_options_and_the_command_line_stands_above_them(vectors: P
         return result.stdout
 
     assert documents("--documents") == documents(KNNLM_INFO_DOCUMENTS="1") != documents()
-    assert documents(KNNLM_INFO_AS_JSON="1").startswith("{")
+    assert documents(KNNLM_INFO_JSON="1").startswith("{")
     said = CliRunner().invoke(main, ["build", str(vectors)], env={"KNNLM_BUILD_NLIST": "none"})
     assert said.exit_code == 2
     assert "--nlist" in said.stderr
     over = CliRunner().invoke(main, ["build", str(vectors), "--nlist", "2"], env={"KNNLM_BUILD_NLIST": "none"})
     assert over.exit_code == 0, over.stderr
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_variable_is_named_as_its_option_is(name: str) -> None:
+    told = command(name)
+    context = click.Context(told, info_name=name, parent=click.Context(main, auto_envvar_prefix="KNNLM"))
+    with suppress(click.UsageError):  # arguments are missing
+        told.parse_args(context, [])
+    for param in told.params:
+        if isinstance(param, click.Option) and param.allow_from_autoenv:
+            variable = f"KNNLM_{name.upper()}_{max(param.opts, key=len)[2:].replace('-', '_').upper()}"
+            assert param.resolve_envvar_value(context) is None
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv(variable, "7")
+                assert param.resolve_envvar_value(context) == "7", variable
 
 
 def test_a_seed_of_a_variable_is_a_seed_that_was_given(vectors: Path) -> None:

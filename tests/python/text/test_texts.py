@@ -1,5 +1,6 @@
 """Texts: paths and texts at hand are told apart and read as often as needed; what is neither is an error that helps."""
 
+import io
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ from cli_corpus import sentence
 
 from knnlm.text.documents import Document
 from knnlm.text.stamp import HASH, ORIGIN, content_hash
+from knnlm.text.standard_input import StandardInput
 from knnlm.text.texts import GIVEN, GivenTexts, Reading, Texts, texts_of
 
 
@@ -32,6 +34,11 @@ def test_a_path_is_a_file_a_folder_or_a_glob(books: Path) -> None:
     assert named(texts_of("books/1.txt")) == whole[1:2]
     assert named(texts_of([books / "2.txt", books / "0.txt"])) == [whole[2], whole[0]]
     assert named(texts_of((books / "2.txt",))) == [whole[2]]
+    assert named(texts_of(path for path in [books / "2.txt"])) == [whole[2]]
+    assert named(texts_of({books / "2.txt"})) == [whole[2]]
+    piped = texts_of(StandardInput(io.BytesIO(b"a text")))  # the only reference to its temporary file
+    assert [document.text for document in piped] == ["a text"]
+    assert piped.origins[0].startswith("standard input ")
     limited = texts_of("books", Reading(max_documents=2))
     assert (named(limited), limited.limited) == (whole[:2], True)
 
