@@ -41,7 +41,8 @@ pub enum Reason {
     Denied,
     /// Its list is not among the nearest `nprobe`.
     ListNotProbed,
-    /// Its list is further than those that could hold a neighbor, by the limit that the nearest lists gave.
+    /// Its list was passed over: further than the measured stop, by the limit that the nearest lists gave, or by the estimate
+    /// of its distance. Neighbors are rare there; recall below 1 means that there are some.
     ListOutOfReach,
     /// Its first-level score is beyond the limit: as many candidates as the search wanted are better.
     ScoreBeyondLimit,
@@ -127,8 +128,9 @@ pub fn explain(corpus: &Corpus, query: &[f32], request: &Request, id: u64) -> Re
     }
     let (never, pool) = (AtomicBool::new(false), Pool::get(Some(1))?);
     let hits = search(corpus, query, request, &pool, &never)?;
-    let rank = hits.ids.iter().position(|&found| found == id as i64);
+    let rank = i64::try_from(id).ok().and_then(|id| hits.ids.iter().position(|&found| found == id));
     let rows = Rows::new(&corpus.keys);
+    let exact_row = rows.find(id);
     let shown = |score: f32| if corpus.metric == Metric::Ip { -score } else { score };
     let waiting = corpus.unindexed.iter().any(|block| block.ids().contains(&id));
     let at = corpus.index.as_ref().and_then(|(_, lists)| find(lists, id));
@@ -138,8 +140,8 @@ pub fn explain(corpus: &Corpus, query: &[f32], request: &Request, id: u64) -> Re
         rank,
         distance: rank.map(|rank| hits.distances[rank]),
         kth_distance: hits.ids.last().filter(|&&id| id >= 0).and_then(|_| hits.distances.last().copied()),
-        exact_distance: rows.find(id).map(|row| shown(rows.score(&kernels, corpus.metric, query, row))),
-        scanned_exactly: request.exact || waiting,
+        exact_distance: exact_row.map(|row| shown(rows.score(&kernels, corpus.metric, query, row))),
+        scanned_exactly: waiting || (request.exact && exact_row.is_some()),
         lists: None,
     };
     let beyond = match (&corpus.index, &at) {
@@ -251,7 +253,7 @@ impl Steps<'_, '_> {
             _ if !probed && list_rank >= reach.nprobe => Reason::ListNotProbed,
             _ if !probed => Reason::ListOutOfReach,
             _ if !candidate => Reason::ScoreBeyondLimit,
-            _ if !found.contains(&(id as i64)) => Reason::CutAtRescoring,
+            _ if !i64::try_from(id).is_ok_and(|id| found.contains(&id)) => Reason::CutAtRescoring,
             _ => Reason::BeyondK,
         };
         let told = InLists {

@@ -79,12 +79,12 @@ class Retriever:
             raise TypeError(f"why: expected a Datastore, found a {type(self.store).__name__}, which cannot say it")
         s, options = self.settings, dict[str, Any]()
         if self.exclude != "none" and copies:
-            options["exclude"] = excluded_ranges(copies[0], self.exclude, start, 1)
-            if others := copies[1:]:
-                if self.exclude == "entry":
-                    others = [(a + start, a + start + 1) for a, _ in others]
-                if any(a <= id < b for a, b in others):
-                    options["exclude"] = [[id, id + 1]]
+            own, *others = (excluded_ranges(span, self.exclude, start, 1) for span in copies)
+            options["exclude"] = own
+            if any(a <= id < b for range_ in others for a, b in range_):
+                options["exclude"] = [[id, id + 1]]
+            if others and self.exclude == "document":  # as `find` leaves them out
+                options["deny"] = [int(index) for index in self.store.document_of(np.array([a for a, _ in copies]))]
         return self.store.why(key, id, self.k, nprobe=s.nprobe, rerank=s.rerank, exact=s.exact, **options)
 
     def _search(self, keys: ArrayLike, k: int, **options: Any) -> Neighbors:

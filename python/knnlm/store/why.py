@@ -97,9 +97,9 @@ _BEGINNINGS = {
     "not_allowed": "left out: its document is not among those allowed",
     "denied": "left out: its document is denied",
     "list_not_probed": "not found: its list was not scanned",
-    "list_out_of_reach": "not found: its list was out of reach, as no entry in it could be near enough",
+    "list_out_of_reach": "not found: its list was passed over, as neighbors are rare so far from a query",
     "score_beyond_limit": "not found: by its first code it is too far",
-    "cut_at_rescoring": "not found: too far to be scored again",
+    "cut_at_rescoring": "not found: {w.k} others are nearer by the second score",
     "beyond_k": "not among the nearest {w.k}",
 }
 
@@ -143,6 +143,8 @@ def why(
         )
     )
     lists = found.pop("lists")
+    if most > core.n:  # the last that was found is not neighbor k
+        found["kth_distance"] = None
     return Why(id=wanted, k=most, lists=None if lists is None else Lists(**lists), **found)
 
 
