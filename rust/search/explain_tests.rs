@@ -25,7 +25,7 @@ fn check(corpus: &Corpus, query: &[f32], request: &Request, asked: &Asked, hits:
     let why = explain(corpus, query, request, id).expect("explains");
     let ip = corpus.metric == Metric::Ip;
     let nearer = |a: f32, b: f32| if ip { a > b } else { a < b };
-    let rank = hits.ids.iter().position(|&found| found == id as i64);
+    let rank = hits.ids.iter().position(|&found| found >= 0 && found as u64 == id);
     assert_eq!(why.rank, rank, "{why:?}");
     assert_eq!(why.reason == Reason::Returned, rank.is_some(), "{why:?}");
     assert_eq!(why.lists.is_some(), !why.scanned_exactly && !request.exact && why.reason != Reason::Unknown, "{why:?}");
@@ -123,7 +123,7 @@ proptest! {
                 ..ask(k)
             };
             let hits = run(&corpus, &query, &request, 1);
-            for id in (0..total + 3).step_by(1 + draw_step(total)) {
+            for id in (0..total + 3).step_by(1 + draw_step(total)).chain([u64::MAX]) {
                 let why = check(&corpus, &query, &request, &asked, &hits, id);
                 prop_assert_eq!(why.reason == Reason::Unknown, id >= total);
             }

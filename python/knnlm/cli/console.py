@@ -47,11 +47,12 @@ class Command(click.Command):
                 param.allow_from_autoenv = False
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Reads the arguments; a variable is named as its option is: KNNLM_EVAL_LAMBDA."""
+        """Reads the arguments; a variable is named as its option (KNNLM_EVAL_LAMBDA), not as the parameter."""
         for param in self.params:
             if isinstance(param, click.Option) and param.allow_from_autoenv and ctx.auto_envvar_prefix:
                 flag = max((opt for opt in param.opts if opt.startswith("--")), key=len)
                 param.envvar = f"{ctx.auto_envvar_prefix}_{flag[2:].replace('-', '_').upper()}"
+                param.allow_from_autoenv = False  # no second name
         return super().parse_args(ctx, args)
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:

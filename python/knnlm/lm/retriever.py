@@ -65,8 +65,7 @@ class Retriever:
         if not others:
             return self._search(keys, k, exclude=own)
         if self.exclude == "document" and isinstance(self.store, Reader):
-            deny = [int(index) for index in self.store.document_of(np.array([a for a, _ in copies[1:]], np.int64))]
-            return self._search(keys, k, exclude=own, deny=deny)
+            return self._search(keys, k, exclude=own, deny=_documents(self.store, copies[1:]))
         more = sum(b - a for a, b in copies[1:]) if self.exclude == "document" else len(others)
         return _without(self._search(keys, min(k + more, max(k, len(self.store))), exclude=own), others, k)
 
@@ -84,12 +83,17 @@ class Retriever:
             if any(a <= id < b for range_ in others for a, b in range_):
                 options["exclude"] = [[id, id + 1]]
             if others and self.exclude == "document":  # as `find` leaves them out
-                options["deny"] = [int(index) for index in self.store.document_of(np.array([a for a, _ in copies]))]
+                options["deny"] = _documents(self.store, copies)
         return self.store.why(key, id, self.k, nprobe=s.nprobe, rerank=s.rerank, exact=s.exact, **options)
 
     def _search(self, keys: ArrayLike, k: int, **options: Any) -> Neighbors:
         s = self.settings
         return self.store.search(keys, k, nprobe=s.nprobe, rerank=s.rerank, exact=s.exact, threads=s.threads, **options)
+
+
+def _documents(store: Reader, spans: Sequence[Span]) -> list[int]:
+    """Indices of the documents that begin where the spans do."""
+    return [int(index) for index in store.document_of(np.array([start for start, _ in spans], np.int64))]
 
 
 def excluded_ranges(span: Span, exclude: str, start: int, count: int) -> NDArray[np.int64]:

@@ -99,7 +99,7 @@ _BEGINNINGS = {
     "list_not_probed": "not found: its list was not scanned",
     "list_out_of_reach": "not found: its list was passed over, as neighbors are rare so far from a query",
     "score_beyond_limit": "not found: by its first code it is too far",
-    "cut_at_rescoring": "not found: {w.k} others are nearer by the second score",
+    "cut_at_rescoring": "not found: {w.k} others are nearer when scored again",
     "beyond_k": "not among the nearest {w.k}",
 }
 

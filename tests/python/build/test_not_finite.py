@@ -118,6 +118,16 @@ def test_scoring_leaves_such_documents_out(stored, options):
     json.dumps(result.to_dict(), allow_nan=False)
 
 
+def test_a_document_that_fails_late_is_none_of_those_whose_copy_was_left_out():
+    loaded, store = tiny(), BruteForceStore(16)
+    dump(loaded, [*texts(), LONG], store)
+    with torch.no_grad():
+        loaded.model.tokens.weight[LETTERS.index("z")] = torch.nan
+    found = retrieve(loaded, [texts()[4], LONG, Doc("last", "abcd abcf " * 6)], store, k=3, batch_tokens=48)
+    assert [name for name, _ in found.failed] == ["long and odd"]
+    assert found.excluded_documents == 1
+
+
 def test_a_model_that_gives_nothing_else_ends_the_work_at_once(stored):
     loaded, store = stored
     with pytest.raises(NotFiniteError, match="document 'odd'"):

@@ -17,6 +17,7 @@ from cli_corpus import run, run_json
 from click.testing import CliRunner
 
 from knnlm.cli import main
+from knnlm.cli.console import SAID_EACH_TIME
 from knnlm.cli.sections import SECTIONS
 from knnlm.report.progress import Progress
 from knnlm.store.datastore import Datastore
@@ -118,12 +119,12 @@ def test_a_variable_is_named_as_its_option_is(name: str) -> None:
     with suppress(click.UsageError):  # arguments are missing
         told.parse_args(context, [])
     for param in told.params:
-        if isinstance(param, click.Option) and param.allow_from_autoenv:
+        if isinstance(param, click.Option) and param.name not in SAID_EACH_TIME:
             variable = f"KNNLM_{name.upper()}_{max(param.opts, key=len)[2:].replace('-', '_').upper()}"
-            assert param.resolve_envvar_value(context) is None
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setenv(variable, "7")
-                assert param.resolve_envvar_value(context) == "7", variable
+            for asked in {variable, f"KNNLM_{name.upper()}_{str(param.name).upper()}"}:
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setenv(asked, "7")
+                    assert (param.resolve_envvar_value(context) == "7") == (asked == variable), asked
 
 
 def test_a_seed_of_a_variable_is_a_seed_that_was_given(vectors: Path) -> None:
@@ -151,7 +152,8 @@ def test_no_variable_of_the_tests_is_an_option(name: str) -> None:
     ours = {"KNNLM_REQUIRE_TEST_PACKAGES", "KNNLM_FUZZ_EXAMPLES", "KNNLM_FLIPS", "KNNLM_REQUIRE_ISA"}
     context = click.Context(command(name), info_name=name, parent=click.Context(main, auto_envvar_prefix="KNNLM"))
     assert context.auto_envvar_prefix == f"KNNLM_{name.upper()}"
-    assert not ours & {f"{context.auto_envvar_prefix}_{param.name.upper()}" for param in command(name).params}
+    flags = {flag[2:].replace("-", "_").upper() for param in command(name).params for flag in param.opts}
+    assert not ours & {f"{context.auto_envvar_prefix}_{flag}" for flag in flags}
 
 
 @pytest.mark.parametrize(("given", "completed"), [("he", True), ("hf:na", False)])
