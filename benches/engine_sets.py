@@ -114,7 +114,7 @@ class Runner:
             context=lm.spec.context,
             key_dtype="float16",
             scores=scores,
-            dtype=lm.dtype,
+            autocast=lm.spec.autocast,
         ):
             keys.append(chunk.keys[capture])
             values.append(chunk.tokens)

@@ -12,7 +12,6 @@ from typing import Any
 
 import columns
 import numpy as np
-import torch
 from columns import Capture, Chunk, Split
 from numpy.typing import NDArray
 
@@ -48,7 +47,6 @@ class LanguageModel:
         self.loaded = load_model(path)
         spec = replace(spec or KeySpec(), autocast="bfloat16" if bf16 else None)
         self.spec = resolve(self.loaded, spec)
-        self.dtype = torch.bfloat16 if bf16 else None
         self.vocab_size = int(self.loaded.tokenizer.vocab_size)
 
     @property
@@ -58,7 +56,7 @@ class LanguageModel:
 
     def identity(self) -> dict[str, Any]:
         """What cached results depend on."""
-        about = describe(self.loaded, self.spec) | {"bf16": self.dtype is not None}
+        about = describe(self.loaded, self.spec) | {"bf16": self.bf16}
         about["model"].pop("source")
         return {name: value for name, value in about.items() if name not in ("knnlm", "autocast")}
 
@@ -68,7 +66,7 @@ class LanguageModel:
         text = (
             f"{self.path.name}, {parameters / 1e6:.1f} M parameters, vocabulary {self.vocab_size:,}, keys "
             f"`{self.spec.representation}` of layer {self.spec.layer}, window {self.spec.window} with at least "
-            f"{self.spec.context} earlier tokens, {'bf16' if self.dtype else 'float32'}"
+            f"{self.spec.context} earlier tokens, {'bf16' if self.bf16 else 'float32'}"
         )
         config = str(getattr(self.loaded.model, "config", ""))
         curve = self.path / "curve.json"
@@ -87,6 +85,11 @@ class LanguageModel:
                 out.append(Encoded(document.name, document.text, ids, count_words(document.text), document.metadata))
                 total += len(ids)
         return out
+
+    @property
+    def bf16(self) -> bool:
+        """Whether the model runs under bf16 autocast."""
+        return self.spec.autocast == "bfloat16"
 
     def score(self, documents: Sequence[Encoded], place: Path) -> Split:
         """One pass over the documents with this model's own capture; kept under `place`."""
@@ -113,7 +116,7 @@ class LanguageModel:
             window=spec.window,
             context=spec.context,
             key_dtype="float32",
-            dtype=self.dtype,
+            autocast=spec.autocast,
         ):
             yield chunk.index, chunk.tokens, chunk.log_p, chunk.keys
 
@@ -122,7 +125,7 @@ class LanguageModel:
         done = path.with_name(f"{path.name}-cost.json")
         if not done.exists():
             with self._create(path) as store:
-                dumped = dump(self.loaded, documents, store, keys=self.spec, dtype=self.dtype)
+                dumped = dump(self.loaded, documents, store, keys=self.spec)
                 started = time.perf_counter()
                 store.build(seed=seed)
                 build_seconds = time.perf_counter() - started
@@ -144,7 +147,7 @@ class LanguageModel:
                 captures=list(paths),
                 window=self.spec.window,
                 context=self.spec.context,
-                dtype=self.dtype,
+                autocast=self.spec.autocast,
             )
             for chunk in chunks:
                 for capture, store in stores.items():
@@ -188,7 +191,7 @@ class LanguageModel:
                 raise SystemExit(f"expected one of our own models to train on, found {type(fresh.model).__name__}")
             result = train(fresh.model, fresh.tokenizer, documents, valid, place, config, resume=False)
             done.write_text(json.dumps({"steps": result.steps, "seconds": result.seconds, "tokens": result.tokens}))
-        return LanguageModel(place, self.spec, self.dtype is not None)
+        return LanguageModel(place, self.spec, self.bf16)
 
 
 def facts(store: Datastore) -> dict[str, Any]:

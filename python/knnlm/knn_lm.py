@@ -9,26 +9,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from knnlm.lifecycle import Lifecycle
-from knnlm.lm.combiners import combiner_of, running_text, untuned_cache
+from knnlm.creation import Creation
+from knnlm.lm.combiners import running_text
 from knnlm.lm.explain import Explanation, explain
 from knnlm.lm.retriever import Retriever
-from knnlm.lm.settings import settings_of
 from knnlm.model.given import as_loaded
 from knnlm.model.identity import check
 from knnlm.model.key_choice import resolve
 from knnlm.model.key_spec import KeySpec, key_spec
-from knnlm.model.loaded import Loaded
-from knnlm.probability.combiner import Combiner
+from knnlm.model.threads import torch_threads
 from knnlm.probability.fixed import Fixed
 from knnlm.store.protocols import Searchable
 from knnlm.text.inputs import as_document, token_ids
+from knnlm.upkeep import Upkeep
 
 JOINED = 8
 """Tokens before a new one that are decoded with it: the white space that joins them is the decoder's to say."""
 
 
-class KNNLM(Lifecycle):
+class KNNLM(Creation, Upkeep):
     """A language model that looks up what followed similar contexts.
 
     model: what `load_model` returns; or our `TransformerLM` or any Hugging Face causal model, together with `tokenizer`
@@ -36,9 +35,12 @@ class KNNLM(Lifecycle):
     alone.
 
     Settings that are not given are those that `tune` saved in the store; without them lambda_ = 0.25, T = the store's
-    own default temperature, k = min(1024, n). Key representation, layer, window and context are the store's. Raises
-    IdentityError if the store was written by another model, tokenizer, representation or arithmetic (`dtype`), and
-    warns (UserWarning) of a given window or context that is not the store's.
+    own default temperature, k = min(1024, n). They and the store's documents follow what is added, tuned or replaced by
+    this object; `settle` takes in what others have changed. threads: of the model and of the search; None = all cores.
+    Key representation, layer, window, context and autocast (the arithmetic of the model, as in `KeySpec`) are the
+    store's. Raises IdentityError if the store was written by another model, tokenizer, representation or arithmetic,
+    and warns (UserWarning) of a given window or context that is not the store's; ValueError for settings of a search
+    where there is no datastore.
 
     cache, ngram: also mix in a continuous cache of the text (Grave et al. 2017) and an n-gram model of the store's
     text, with the weights that `knnlm tune --cache --ngram` saved; lambda_ counts for nothing then. Raises ValueError
@@ -67,35 +69,37 @@ class KNNLM(Lifecycle):
         layer: int | None = None,
         window: int | None = None,
         context: int | None = None,
+        autocast: str | None = None,
         cache: bool = False,
         ngram: bool = False,
-        dtype: Any = None,
     ) -> None:
         """Check that model and datastore belong together, and settle the settings."""
         if datastore is not None and not isinstance(datastore, Searchable):
             raise TypeError(_no_datastore(datastore))
-        self.loaded: Loaded = as_loaded(model, tokenizer)
+        self.loaded = as_loaded(model, tokenizer)
         self.datastore = datastore
-        self.dtype = dtype
-        given = {"representation": representation, "layer": layer, "window": window, "context": context}
-        spec = key_spec(datastore) or KeySpec()
-        chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        self.keys = resolve(self.loaded, replace(spec, **chosen))
-        if datastore is None:
-            self.settings = replace(settings_of(()), lambda_=0.0)
-            self.retriever: Retriever | None = None
-            if cache and not ngram:
-                self.combiner: Combiner = untuned_cache(lambda_, temperature)
-            else:
-                self.combiner = combiner_of(None, self.settings, cache=cache, ngram=ngram)
-            return
-        check(datastore, self.loaded, self.keys)
-        mixing: dict[str, Any] = {"lambda_": lambda_, "temperature": temperature, "k": k}
-        self.settings = replace(
-            settings_of(datastore, **mixing, nprobe=nprobe, rerank=rerank, exact=exact), threads=threads
-        )
-        self.retriever = Retriever(datastore, self.settings)
-        self.combiner = combiner_of(datastore, self.settings, cache=cache, ngram=ngram)
+        made = {
+            "representation": representation,
+            "layer": layer,
+            "window": window,
+            "context": context,
+            "autocast": autocast,
+        }
+        chosen: dict[str, Any] = {name: value for name, value in made.items() if value is not None}
+        self.keys = resolve(self.loaded, replace(key_spec(datastore) or KeySpec(), **chosen))
+        if datastore is not None:
+            check(datastore, self.loaded, self.keys)
+        self._given = {
+            "lambda_": lambda_,
+            "temperature": temperature,
+            "k": k,
+            "nprobe": nprobe,
+            "rerank": rerank,
+            "exact": exact,
+            "threads": threads,
+        }
+        self._blend = {"cache": cache, "ngram": ngram}
+        self.settle()
 
     def __repr__(self) -> str:
         """Model, store size and settings."""
@@ -112,18 +116,18 @@ class KNNLM(Lifecycle):
         from knnlm.lm.stretches import stretches
 
         parts: list[NDArray[np.floating[Any]]] = [np.zeros(0, np.float32)]
-        for stretch in stretches(
-            self.loaded,
-            [as_document(text, self.loaded.tokenizer)],
-            None if self._alone else self._retriever(exclude),
-            keys=self.keys,
-            features=self.combiner.features,
-            running=running_text(self.combiner, self.datastore, int(self.loaded.tokenizer.vocab_size)),
-            tolerant=False,
-            dtype=self.dtype,
-        ):
-            found, features = stretch.neighbors, stretch.features
-            parts.append(self.combiner.log_p(stretch.log_p_lm, found, features, stretch.tokens))
+        with torch_threads(self.settings.threads):
+            for stretch in stretches(
+                self.loaded,
+                [as_document(text, self.loaded.tokenizer)],
+                None if self._alone else self._retriever(exclude),
+                keys=self.keys,
+                features=self.combiner.features,
+                running=running_text(self.combiner, self.datastore, int(self.loaded.tokenizer.vocab_size)),
+                tolerant=False,
+            ):
+                found, features = stretch.neighbors, stretch.features
+                parts.append(self.combiner.log_p(stretch.log_p_lm, found, features, stretch.tokens))
         return np.concatenate(parts)
 
     @property
@@ -166,17 +170,17 @@ class KNNLM(Lifecycle):
         retriever = self._retriever(exclude)
         if retriever is None:
             raise ValueError("explain: expected a datastore, found None; there are no neighbors to show")
-        return explain(
-            self.loaded,
-            retriever,
-            self.combiner,
-            as_document(text, self.loaded.tokenizer),
-            keys=self.keys,
-            start=start,
-            stop=stop,
-            dtype=self.dtype,
-            progress=progress,
-        )
+        with torch_threads(self.settings.threads):
+            return explain(
+                self.loaded,
+                retriever,
+                self.combiner,
+                as_document(text, self.loaded.tokenizer),
+                keys=self.keys,
+                start=start,
+                stop=stop,
+                progress=progress,
+            )
 
     def stream(
         self,
@@ -199,7 +203,7 @@ class KNNLM(Lifecycle):
         # Decoding with the end of the prompt keeps the white space that joins the two.
         ids = tokens[-JOINED:]
         shown = tokenizer.decode(ids).rstrip("\ufffd")  # half a character of the prompt is shown with its rest
-        for token in generate(
+        generated = generate(
             self.loaded,
             tokens,
             None if self._alone else self.retriever,
@@ -207,9 +211,13 @@ class KNNLM(Lifecycle):
             keys=self.keys,
             max_new_tokens=max_new_tokens,
             sampling=Sampling(do_sample, temperature, top_k, top_p, seed),
-            dtype=self.dtype,
             stop=self._stop() if stop is None else stop,
-        ):
+        )
+        while True:
+            with torch_threads(self.settings.threads):  # not while the caller has the pieces
+                token = next(generated, None)
+            if token is None:
+                break
             ids.append(token.id)
             text = tokenizer.decode(ids)
             if not text.endswith("\ufffd"):  # wait for the rest of a character

@@ -21,7 +21,8 @@ ROOMS = (
     "build",
     "lm",
     "evaluate",
-    "lifecycle",
+    "upkeep",
+    "creation",
     "knn_lm",
     "report",
     "demo",
@@ -125,3 +126,17 @@ def test_files_that_the_architecture_names_are_there():
         if not name.startswith(("rust", "tests", "examples"))
     }
     assert [name for name in crate if not (root / "rust" / name).exists()] == []
+
+
+def test_files_that_the_code_names_are_there():
+    root, known = DOCS.parents[1], {path.name for path in HOUSE.rglob("*.py")}
+    crate = {path.name for path in (root / "rust").rglob("*.rs")}
+    count, missing = 0, []
+    for path in [*HOUSE.rglob("*.py"), *(root / "rust").rglob("*.rs")]:
+        for name in re.findall(r"`{1,2}([\w/]+\.(?:py|rs))\b", path.read_text("utf-8")):
+            count += 1
+            there = any((base / name).exists() for base in (path.parent, HOUSE, HOUSE.parent, root, root / "rust"))
+            if not there and ("/" in name or name not in known | crate):
+                missing.append(f"{path.relative_to(root)}: {name}")
+    assert count > 20
+    assert missing == []

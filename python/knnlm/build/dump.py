@@ -12,7 +12,7 @@ import torch
 from knnlm.model.identity import check, describe
 from knnlm.model.key_choice import resolve
 from knnlm.model.key_spec import KeySpec, key_spec
-from knnlm.model.keys import NotFiniteError, Progress, arithmetic, iterate_as
+from knnlm.model.keys import NotFiniteError, Progress, iterate_as
 from knnlm.model.loaded import Loaded
 from knnlm.store.protocols import Transactional, has_documents, path_of
 
@@ -62,7 +62,6 @@ def dump(
     """
     check(store, loaded, keys)
     spec = resolve(loaded, keys, store)
-    dtype = arithmetic(store, spec, dtype)
     started = time.perf_counter()
     tokens = documents_seen = 0
     offered = _Counted(documents)
@@ -73,7 +72,6 @@ def dump(
         batch_tokens=batch_tokens,
         scores=False,
         tolerant=bool(tolerant),
-        dtype=dtype,
         progress=None if progress is None else lambda _, done, total: progress("dump", done, total),
         total=total,
     )

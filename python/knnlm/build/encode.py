@@ -183,7 +183,7 @@ def encoded(
     cores = os.cpu_count() or 1
     threads = max(1, (encoder.threads or cores) // workers)
     # Threads that were asked for are those of each model; without, all models together take the cores.
-    model_threads = max(1, cores // workers) if encoder.threads is None else None
+    model_threads = encoder.threads or max(1, cores // workers)
     watched, alive = context.Pipe(duplex=False)
     running = context.RawArray("q", 2 * workers)  # tokens done of each part that is given out: no lock for the dead
     given = (load, encoder.store.path, encoder.keys, encoder.folder, encoder.truth, threads, encoder.options)
@@ -242,7 +242,7 @@ _running: Any  # tokens done of each part that is given out
 def _start_worker(
     watched: Connection,
     running: Any,
-    model_threads: int | None,
+    model_threads: int,
     load: Callable[[], Loaded],
     path: str,
     keys: KeySpec,
@@ -259,11 +259,9 @@ def _start_worker(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that commits, which then ends this one
     threading.Thread(target=_end_with, args=(watched,), daemon=True).start()
     try:
-        if model_threads is not None:
-            torch.set_num_threads(model_threads)
+        torch.set_num_threads(model_threads)
         loaded = load()
-        if model_threads is not None:
-            torch.set_num_threads(min(torch.get_num_threads(), model_threads))  # `load` may have asked for fewer
+        torch.set_num_threads(min(torch.get_num_threads(), model_threads))  # `load` may have asked for fewer
         _worker = Encoder(
             loaded, keys, Datastore.open(path), folder, truth, threads, options, codebook, keeps, tolerant
         )

@@ -20,7 +20,7 @@ from knnlm.build.from_text import check_lists, key_width, resolved
 from knnlm.build.parts import SAMPLE_CUT, share_of
 from knnlm.build.retrain import spec_of, stored_documents
 from knnlm.model.key_spec import KeySpec
-from knnlm.model.keys import arithmetic, batch_size, iterate_as
+from knnlm.model.keys import batch_size, iterate_as
 from knnlm.model.loaded import Loaded
 from knnlm.model.windows import plan
 from knnlm.store.datastore import Datastore
@@ -158,7 +158,6 @@ def _sample_keys(
             pool_batches=1,
             scores=False,
             tolerant=True,  # as the build is
-            dtype=arithmetic(None, spec, None),
             progress=tick,
         )
 

@@ -67,6 +67,7 @@ def index_store(
     Raises: as `check_index`, `Datastore.build` and `retrain`.
     """
     with open_store(path) as store:
+        check_index(store, retrain=again, nlist=nlist)
         before = _tuned_of(store)
         by_model = again and needs_model(store.info())
         if not by_model:

@@ -31,7 +31,6 @@ from knnlm.model.forward import NotFiniteError, check_tokens
 from knnlm.model.identity import check
 from knnlm.model.key_choice import resolve
 from knnlm.model.key_spec import KeySpec
-from knnlm.model.keys import arithmetic
 from knnlm.model.loaded import Loaded
 from knnlm.model.modules import token_limit, unwrapped
 from knnlm.store.attributes import described_alike
@@ -93,7 +92,7 @@ def build_in_one_pass(
     be unique. attributes: what the store remembers. keep_keys: keep raw keys, in `keys.key_dtype`. workers:
     processes that compute parts, each with the model that `load` (which must pickle) returns; 0 computes them here.
     progress: called with (stage, done, total); "sample" and "model" count the tokens that the model has run over, batch
-    by batch, "encode" those that are committed. options: of `iterate` (batch_tokens, dtype). The bytes of the store
+    by batch, "encode" those that are committed. options: of `iterate` (batch_tokens). The bytes of the store
     depend on the text, the model, its device and threads, and `part_tokens`; on nothing else. A store that was made
     otherwise is replaced only while it is empty and has no index.
 
@@ -109,7 +108,6 @@ def build_in_one_pass(
     """
     started = time.perf_counter()
     keys = resolve(loaded, keys)
-    options = {**options, "dtype": arithmetic(None, keys, options.get("dtype"))}
     report = progress or (lambda stage, done, total: None)
 
     limit = token_limit(unwrapped(loaded.model))

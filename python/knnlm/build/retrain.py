@@ -24,7 +24,6 @@ from knnlm.build.parts import PART_TOKENS, Placed, parts_of, sample_keys, share_
 from knnlm.model.identity import check
 from knnlm.model.key_choice import resolve
 from knnlm.model.key_spec import KeySpec, key_spec
-from knnlm.model.keys import arithmetic
 from knnlm.model.loaded import Loaded
 from knnlm.store.builder import StoreBuilder, sampled_keys
 from knnlm.store.datastore import Datastore, FormatError, StoreError
@@ -135,7 +134,6 @@ def retrain(
         builder = StoreBuilder(store)
         with builder.hold():
             keys = spec_of(store, loaded)
-            options = {**options, "dtype": arithmetic(store, keys, options.get("dtype"))}
             if len(store) == 0:
                 raise ValueError(f"expected entries to index in {store.path}, found none")
             if nlist is not None and len(store) < nlist:

@@ -73,7 +73,7 @@ class _Commands(click.Group):
             with streams.plain_warnings():
                 code = super().main(args=given, standalone_mode=False, **extra)
         except click.ClickException as error:
-            streams.show_usage(error, "--json" in given)
+            streams.show_usage(error, "--json" in given or _json_by_variable(given))
             sys.exit(error.exit_code)
         except click.Abort:
             sys.exit(130)
@@ -81,6 +81,13 @@ class _Commands(click.Group):
             streams.give_up_on(error)
             sys.exit(1)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _json_by_variable(given: Sequence[str]) -> bool:
+    """Whether a variable, such as KNNLM_EVAL_JSON, asks for JSON of the command that was called."""
+    command = next((word for word in given if word in _COMMANDS), None)
+    value = os.environ.get(f"KNNLM_{command.upper()}_JSON", "") if command is not None else ""
+    return value.strip().lower() in ("1", "true", "t", "yes", "y", "on")
 
 
 @click.group(

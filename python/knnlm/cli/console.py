@@ -220,12 +220,6 @@ def _to_stderr(mark: str, message: str) -> None:
         give_up(sys.stderr)
 
 
-def report_reading(lines: Iterable[str]) -> None:
-    """What was skipped or repaired in reading, at the end, on standard error."""
-    for line in lines:
-        note(line)
-
-
 def print_json(result: Mapping[str, Any]) -> None:
     """The result for machines: one JSON object on standard output; not-finite numbers as strings."""
     write_out(printable_json(json.dumps(plain(result), indent=2, ensure_ascii=False, allow_nan=False)) + "\n")

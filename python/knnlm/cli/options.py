@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from knnlm.cli.console import note, report_reading
+from knnlm.cli.console import note
 from knnlm.cli.out_folder import OutFolder
 from knnlm.cli.streams import standard_input
 from knnlm.model.key_spec import AUTOCAST, REPRESENTATIONS
@@ -99,6 +99,7 @@ exact_option = click.option(
     default=None,
     help="Scan all raw keys instead of the index, or do not although the store was tuned so.  [default: as tuned]",
 )
+tuned_exact_option = click.option("--exact", is_flag=True, help="Scan all raw keys instead of the index.")
 cache_option = click.option("--cache", is_flag=True, help="Mix in a continuous cache of the text (Grave et al. 2017).")
 ngram_option = click.option("--ngram", is_flag=True, help="Mix in a 5-gram model of the store's text.")
 metric = click.option(
@@ -339,6 +340,7 @@ class Texts(texts.Texts):
             task.update(int(self.report.position), self.report.size)
 
     def finish(self) -> None:
-        """Says what was skipped or repaired, if anything was."""
+        """Says what was read, if anything of it was skipped or repaired, and what that was."""
         if self.report.skipped or self.report.notes:
-            report_reading(self.report.lines())
+            note(self.report.lines()[0])
+        self.log()

@@ -159,6 +159,12 @@ def note_defaults(store: Datastore, settings: Settings, **given: Any) -> None:
         note(f"{', '.join(unchosen)} {why}: knnlm tune {store.path} TEXT chooses them on text of yours")
 
 
+def warn_of_lambda(lambda_: float | None, blended: bool) -> None:
+    """Say that a given λ counts for nothing beside tuned weights."""
+    if blended and lambda_ is not None:
+        warn("--lambda does not change what is blended in: its weights are those that knnlm tune saved")
+
+
 OVERLAP = 0.01  # a larger share of a text's tokens in the store's 13-grams is worth a warning
 
 

@@ -63,7 +63,7 @@ def evaluate_store(
     """Perplexity of documents under the model alone and under each combiner of it with the store, by name.
 
     overlap: whether to look for the text's 13-grams in the store, all of whose values are read for it. progress: called
-    with (stage, done, total); scoring: the same for the stage "score" alone. options: as `score.score` (keys, dtype,
+    with (stage, done, total); scoring: the same for the stage "score" alone. options: as `score.score` (keys,
     batch_tokens).
 
     Raises:
@@ -79,6 +79,8 @@ def evaluate_store(
 def scored_texts(given: Any, tokenizer: Any, reading: Reading | None = None) -> Texts | list[Any]:
     """What is to be scored: `texts_of`, or of a list with token ids among its documents these as they are."""
     if isinstance(given, (list, tuple)) and any(_is_tokens(item) for item in given):
+        if reading is not None:
+            raise TypeError("reading: expected it with paths, found token ids: leave it out")
         return [as_document(item, tokenizer) for item in given]
     return texts_of(given, reading)
 

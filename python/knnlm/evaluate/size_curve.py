@@ -31,7 +31,6 @@ def size_curve(
     settings: Settings,
     *,
     shares: Sequence[float] = SHARES,
-    dtype: Any = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Curve:
     """Perplexity of documents with the first `shares` of a store's entries, T and k as in `settings`.
@@ -45,7 +44,7 @@ def size_curve(
     retriever = Retriever(store, settings, exclude="none")
     check(store, loaded)
     # A document that fails is named where it is scored.
-    text = score(loaded, documents, keys=resolve(loaded, store=store), keep_keys=True, dtype=dtype)
+    text = score(loaded, documents, keys=resolve(loaded, store=store), keep_keys=True)
     queries = np.zeros((0, store.dim), np.float32) if text.keys is None else text.keys
     tokens, log_p_lm, n = text.tokens, text.log_p_lm, len(store)
     counts = sorted({math.ceil(share * n) for share in shares if share > 0})

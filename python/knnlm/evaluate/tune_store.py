@@ -61,7 +61,6 @@ def tune_store(
     cache: bool = False,
     ngram: bool = False,
     keys: KeySpec | None = None,
-    dtype: Any = None,
     threads: int | None = None,
     overlap: bool = True,
     sizes: bool = False,
@@ -99,7 +98,6 @@ def tune_store(
         heads,
         Retriever(store, search),
         keys=keys,
-        dtype=dtype,
         running=RunningText(thetas, metric=store.metric, ngram=counted),
         progress=scoring or progress,
     )
@@ -117,7 +115,7 @@ def tune_store(
     curve = None
     if sizes and unsaved is None and not text.excluded_documents:  # a search leaves out one range: the store's rest
         settings = replace(search, lambda_=tuned.lambda_, temperature=tuned.temperature, k=tuned.k)
-        curve = size_curve(loaded, heads.documents, store, settings, dtype=dtype, progress=progress)
+        curve = size_curve(loaded, heads.documents, store, settings, progress=progress)
     log_failed(text.failed)
     return StoreTuning(tuned, blends, curve, text.excluded_documents, text.failed, share, unsaved)
 

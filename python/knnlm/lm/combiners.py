@@ -16,6 +16,7 @@ from knnlm.probability.ngram import KneserNey
 from knnlm.store.attributes import check_attributes
 from knnlm.store.entries import values_of_documents
 from knnlm.store.protocols import attributes_of, has_documents
+from knnlm.system.log import LOG
 
 
 def combiner_of(store: Any, settings: Settings, *, cache: bool = False, ngram: bool = False) -> Combiner:
@@ -29,6 +30,24 @@ def combiner_of(store: Any, settings: Settings, *, cache: bool = False, ngram: b
         return fixed(settings)
     assert settings.temperature is not None
     return replace(blend, temperature=settings.temperature, k=settings.k)
+
+
+def compared(store: Any, settings: Settings, *, cache: bool = False, ngram: bool = False) -> dict[str, Combiner]:
+    """What an evaluation sets beside the model alone: "store", and "blended" with a cache and an n-gram model.
+
+    For want of tuned weights a cache without an n-gram model is mixed with the model alone, which is said. Raises as
+    `combiner_of` for an n-gram model without.
+    """
+    found: dict[str, Combiner] = {"store": fixed(settings)}
+    if cache and not ngram and "cache" not in saved_blends(store):
+        LOG.warning(
+            f"no weights of the cache are tuned: it is mixed with the model alone, weight {DEFAULT_LAMBDA}; "
+            "knnlm tune STORE TEXT --cache finds weights beside the store"
+        )
+        found["blended"] = untuned_cache()
+    elif cache or ngram:
+        found["blended"] = combiner_of(store, settings, cache=cache, ngram=ngram)
+    return found
 
 
 def fixed(settings: Settings) -> Fixed:

@@ -29,7 +29,6 @@ def targets(
     keys: KeySpec | None = None,
     neighbors: bool = True,
     failed: list[tuple[str, str]] | None = None,
-    dtype: Any = None,
     progress: Progress | None = None,
     batch_tokens: int | None = None,
 ) -> Iterator[dict[str, Any]]:
@@ -39,8 +38,7 @@ def targets(
     store's own text needs, unless made with exclude="none". temperature: T of p_kNN. neighbors: give ids, distances and
     values too. Columns: document (name), position, token (the target), probability (of the target), tokens and
     probabilities (sparse p_kNN, lists), and ids, distances, values (k, fixed-size lists). failed: gets name and reason
-    of a document whose keys are not finite, which has no rows from there on; None: it ends the work. dtype: default as
-    the store's keys were made.
+    of a document whose keys are not finite, which has no rows from there on; None: it ends the work.
 
     Raises:
         IdentityError: the store belongs to another model, or was made with another arithmetic.
@@ -56,7 +54,6 @@ def targets(
         keys=keys,
         scores=False,
         tolerant=failed is not None,
-        dtype=dtype,
         batch_tokens=batch_tokens,
     ):
         if stretch.bad is not None and failed is not None:

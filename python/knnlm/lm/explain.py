@@ -123,7 +123,6 @@ def explain(
     keys: KeySpec | None = None,
     start: int = 0,
     stop: int | None = None,
-    dtype: Any = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Explanation:
     """Neighbors of each token of one document, and what a combiner makes of them and of what it needs beside them.
@@ -153,7 +152,6 @@ def explain(
         first=start,
         whole=tokens,
         tolerant=False,
-        dtype=dtype,
     ):
         log_p = combiner.log_p(stretch.log_p_lm, stretch.neighbors, stretch.features, stretch.tokens)
         parts.append((stretch, log_p))

@@ -43,22 +43,18 @@ def generate(
     max_new_tokens: int = 100,
     sampling: Sampling = GREEDY,
     stop: Collection[int] = (),
-    dtype: torch.dtype | None = None,
 ) -> Iterator[GeneratedToken]:
     """Continue a prompt of token ids, a token at a time; the prompt follows the document start, as in the dump.
 
     A prompt that begins with the document start itself, as chat templates write it, gets no second one. combiner: what
-    mixes neighbors, and a cache and an n-gram model's view of prompt and text; None = the LM alone. dtype:
-    torch.bfloat16 runs the model under autocast; default: as the store's keys were made. Ends after `max_new_tokens`,
-    or before a token in `stop`. Same seed, same text.
+    mixes neighbors, and a cache and an n-gram model's view of prompt and text; None = the LM alone. keys: default: as
+    the store's were made. Ends after `max_new_tokens`, or before a token in `stop`. Same seed, same text.
 
     Raises:
         IdentityError: the store belongs to another model, or was made with another arithmetic.
         NotFiniteError: the model gave NaN.
         ValueError: a prompt token that the model does not have.
     """
-    from knnlm.model.keys import arithmetic
-
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens: expected at least 0, found {max_new_tokens}")
     tokens = _checked_prompt(loaded, prompt)
@@ -70,8 +66,7 @@ def generate(
     rng = np.random.default_rng(sampling.seed)
     running = RunningText() if combiner is None else running_text(combiner, store, vocabulary)
     looked_at = combiner is not None and (retriever is not None or running.needs_keys)
-    dtype = arithmetic(store, spec, dtype)
-    reader = Reader(loaded, spec, looked_at, dtype, every=running.needs_keys)
+    reader = Reader(loaded, spec, looked_at, every=running.needs_keys)
     try:
         reader.extend(tokens)
         for count in range(max_new_tokens):
@@ -79,7 +74,7 @@ def generate(
             log_p = log_p_lm = torch.log_softmax(logits, -1).cpu().numpy()  # (v,)
             if combiner is not None:
                 if count == 0:
-                    _read_prompt(loaded, tokens, spec, dtype, reader, running)
+                    _read_prompt(loaded, tokens, spec, reader, running)
                 found = None if retriever is None else retriever.find(key)  # type: ignore[arg-type]
                 features = running.next(key, len(log_p_lm)) | _of_the_model(combiner, log_p_lm)
                 log_p = combiner.log_p(log_p_lm[None], found, features)[0]
@@ -120,7 +115,6 @@ def _read_prompt(
     loaded: Loaded,
     tokens: Sequence[int],
     spec: KeySpec,
-    dtype: torch.dtype | None,
     reader: Reader,
     running: RunningText,
 ) -> None:
@@ -134,7 +128,7 @@ def _read_prompt(
     last = reader.keys_read  # (T, d): the input at position t is followed by token t
     known = plan(len(tokens) + 1, reader.window, reader.context)[-1].score_from
     before = [TokenDocument("", np.asarray(tokens[:known], np.uint32))]
-    for chunk in iterate_as(loaded, before, spec, scores=False, key_dtype="float32", dtype=dtype):
+    for chunk in iterate_as(loaded, before, spec, scores=False, key_dtype="float32"):
         running.add(chunk.key, chunk.tokens)
     first = len(tokens) + 1 - len(last)  # position of the first key
     running.add(last[known - first : -1], tokens[known:])

@@ -30,13 +30,11 @@ class Reader:
 
     Windows are those of the dump (`windows.plan`): when one is full, the next begins with `context` earlier tokens, so
     a key is the one that the same text would have in a store. Models of Hugging Face keep what they have read as one of
-    `CACHES`, `TransformerLM` as `cache`; others get the whole window every time. dtype: type of the arithmetic, None =
-    the model's own.
+    `CACHES`, `TransformerLM` as `cache`; others get the whole window every time. The arithmetic is that of the
+    keys.
     """
 
-    def __init__(
-        self, loaded: Loaded, keys: KeySpec, capture: bool = True, dtype: torch.dtype | None = None, every: bool = False
-    ) -> None:
+    def __init__(self, loaded: Loaded, keys: KeySpec, capture: bool = True, every: bool = False) -> None:
         """Attach the capture; close with `close`. every: `keys_read` gives all keys of a pass, not the last alone."""
         spec = resolve(loaded, keys)
         assert spec.window is not None
@@ -44,7 +42,7 @@ class Reader:
         check_window(spec.window, spec.context, loaded.context)
         self.model, self.window, self.context = unwrapped(loaded.model), spec.window, spec.context
         self.device, self.compiled = device_of(self.model), is_compiled(self.model)
-        self.dtype = getattr(torch, spec.autocast) if dtype is None and spec.autocast is not None else dtype
+        self.autocast = spec.autocast
         self.inputs: list[int] = [int(loaded.tokenizer.bos_id)]
         accepted = inspect.signature(self.model.forward).parameters
         self._name = next((name for name in CACHES if name in accepted), "cache" if "cache" in accepted else None)
@@ -100,7 +98,7 @@ class Reader:
         fed = torch.tensor([self.inputs[self._fed :]], dtype=torch.int64, device=self.device)  # (1, T)
         options = self._options if self._name is None else {**self._options, self._name: self._cache}
         # As in the dump, so that the key is the one that the store would have.
-        with eager(self.compiled), autocast(self.device, self.dtype):
+        with eager(self.compiled), autocast(self.device, self.autocast):
             return self.model(fed, **options)
 
     def _forget_cache(self) -> None:
@@ -118,7 +116,7 @@ class Reader:
     def keys_read(self) -> NDArray[np.float32]:
         """Keys of the input positions that the last pass read, (T, d), or of the last alone; see `every`."""
         assert self.capture is not None
-        with autocast(self.device, self.dtype):
+        with autocast(self.device, self.autocast):
             return np.asarray(self.capture.keys[0].float().cpu().numpy())
 
     def _empty_cache(self) -> Any:

@@ -36,7 +36,6 @@ def score(
     *,
     keys: KeySpec | None = None,
     keep_keys: bool = False,
-    dtype: Any = None,
     batch_tokens: int | None = None,
     progress: Progress | None = None,
     total: int = 0,
@@ -59,7 +58,7 @@ def score(
     for stretch in kept.each(
         stretches(
             loaded, documents, retriever, keys=keys, features=_features(combiners), running=RunningText.of(texts),
-            want_keys=keep_keys, dtype=dtype, batch_tokens=batch_tokens,
+            want_keys=keep_keys, batch_tokens=batch_tokens,
         )
     ):  # fmt: skip
         for name, combiner in combiners.items():
@@ -85,7 +84,6 @@ def retrieve(
     running: RunningText | None = None,
     shuffle_seed: int | None = None,
     keep_values: bool = False,
-    dtype: Any = None,
     batch_tokens: int | None = None,
     progress: Progress | None = None,
     total: int = 0,
@@ -101,7 +99,7 @@ def retrieve(
     kept = Collected(loaded, retriever, keys, progress, total)
     for stretch in kept.each(
         stretches(
-            loaded, documents, retriever, keys=keys, features=features, running=running, dtype=dtype,
+            loaded, documents, retriever, keys=keys, features=features, running=running,
             batch_tokens=batch_tokens,
         )
     ):  # fmt: skip
@@ -157,7 +155,7 @@ def filled(store: Any, settings: Settings | None) -> Settings:
 
 def check_scores(loaded: Loaded, documents: Iterable[Any], store: Any) -> None:
     """Run the model over the first window of text, before work that takes long. Raises NotFiniteError for NaN."""
-    from knnlm.model.keys import arithmetic, document_tokens, iterate_as
+    from knnlm.model.keys import document_tokens, iterate_as
     from knnlm.text.inputs import TokenDocument
 
     spec = resolve(loaded, store=store)
@@ -165,7 +163,7 @@ def check_scores(loaded: Loaded, documents: Iterable[Any], store: Any) -> None:
         tokens = document_tokens(loaded, document)[: spec.window]
         if len(tokens):
             first = TokenDocument(document.name, tokens)
-            for _ in iterate_as(loaded, [first], spec, key_dtype="float32", dtype=arithmetic(store, spec, None)):
+            for _ in iterate_as(loaded, [first], spec, key_dtype="float32"):
                 return
 
 

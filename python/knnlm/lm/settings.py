@@ -51,7 +51,7 @@ def settings_of(store: Any, **given: Any) -> Settings:
     """
     check_attributes(store)
     tuned = attributes_of(store).get("tuned") or {}
-    fields = ("lambda_", "temperature", "k", "nprobe", "rerank", "exact")
+    fields = ("lambda_", "temperature", "k", "nprobe", "rerank", "exact")  # not threads: they are the machine's
     chosen = {name: tuned[name] for name in fields if tuned.get(name) is not None}
     chosen.update({name: value for name, value in given.items() if value is not None})
     settings = Settings(**chosen)

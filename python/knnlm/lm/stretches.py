@@ -63,7 +63,6 @@ def stretches(
     want_keys: bool = False,
     scores: bool = True,
     tolerant: bool = True,
-    dtype: Any = None,
     **options: Any,
 ) -> Iterator[Stretch]:
     """Every token of documents in corpus order, in stretches of `QUERIES` at most.
@@ -72,13 +71,13 @@ def stretches(
     are asked of the model; running: gives the others. first: tokens before this position of each document are read, and
     not looked for. whole: of a single document that is read in part, all tokens. want_keys: also where nothing else
     needs keys. scores: without, log_p_lm is NaN. tolerant: a document whose scores or keys are not finite gives one
-    stretch that says so and no more; else it ends the work. dtype: as of `keys.arithmetic`. options: of `keys.iterate`.
+    stretch that says so and no more; else it ends the work. options: of `keys.iterate`.
 
     Raises:
         IdentityError: the store belongs to another model or was made with another arithmetic.
         NotFiniteError: the model gives NaN, where that is not tolerated.
     """
-    from knnlm.model.keys import arithmetic, iterate_as
+    from knnlm.model.keys import iterate_as
 
     store = None if retriever is None else retriever.store
     if store is not None:
@@ -90,9 +89,7 @@ def stretches(
     capture = retriever is not None or running.needs_keys or want_keys
     if not capture:
         wanted["captures"] = ()
-    chunks = iterate_as(
-        loaded, documents, spec, key_dtype="float32", dtype=arithmetic(store, spec, dtype), **wanted, **options
-    )
+    chunks = iterate_as(loaded, documents, spec, key_dtype="float32", **wanted, **options)
     failing, copies = -1, list[Span]()
     nothing = np.zeros(0, np.float32)
     while True:

@@ -104,7 +104,7 @@ class Runner:
         captures: Sequence[CaptureName],
         key_dtype: str,
         features: Sequence[str],
-        dtype: torch.dtype | None,
+        autocast: str | None,
         scores: bool,
         tolerant: bool,
     ) -> None:
@@ -112,7 +112,7 @@ class Runner:
         self.model, self.tokenizer = unwrapped(loaded.model), loaded.tokenizer
         self.device, self.compiled = device_of(self.model), is_compiled(self.model)
         self.bos = int(loaded.tokenizer.bos_id)
-        self.captures, self.features, self.dtype = list(captures), tuple(features), dtype
+        self.captures, self.features, self.autocast = list(captures), tuple(features), autocast
         self.key_dtype = torch.float16 if key_dtype == "float16" else torch.float32
         self.capture = Capture(self.model, self.captures) if self.captures else None
         self.was_training = self.model.training
@@ -191,7 +191,7 @@ class Runner:
 
     @contextmanager
     def _arithmetic(self) -> Iterator[None]:
-        with eager(self.compiled), autocast(self.device, self.dtype):
+        with eager(self.compiled), autocast(self.device, self.autocast):
             yield
 
     @torch.inference_mode()

@@ -6,16 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from knnlm.model.capture import CaptureName
 from knnlm.model.forward import Chunk, Job, NotFiniteError, Runner, check_tokens
-from knnlm.model.key_spec import IdentityError, KeySpec
+from knnlm.model.key_spec import KeySpec
 from knnlm.model.loaded import Loaded
 from knnlm.model.modules import token_limit, unwrapped
 from knnlm.model.windows import check_window, plan
-from knnlm.store.protocols import attributes_of
 from knnlm.text.inputs import encoded
 
 BATCH_TOKENS = 4096
@@ -29,7 +27,6 @@ Progress = Callable[[str, int, int], None]
 __all__ = [
     "Chunk",
     "NotFiniteError",
-    "arithmetic",
     "batch_size",
     "batch_tokens_of",
     "document_tokens",
@@ -51,7 +48,7 @@ def iterate(
     features: Sequence[str] = (),
     scores: bool = True,
     tolerant: bool = False,
-    dtype: torch.dtype | None = None,
+    autocast: str | None = None,
     progress: Progress | None = None,
     total: int = 0,
 ) -> Iterator[Chunk]:
@@ -63,8 +60,8 @@ def iterate(
     forward pass. batch_tokens: positions per forward pass; default: `batch_size`. pool_batches: so many batches at most
     are run before their chunks come, fewer where their keys are many bytes (`POOL_BYTES`). scores: whether log p_LM is
     wanted; without it the model stops at the last key, before its head. tolerant: a document whose scores or keys are
-    not finite does not end the work: its chunks say so (`Chunk.bad`). dtype: torch.bfloat16 runs the model under
-    autocast. progress(stage, done, total) counts tokens, after each forward pass. Memory: one pool of batches, and
+    not finite does not end the work: its chunks say so (`Chunk.bad`). autocast: arithmetic of the model, as in
+    `KeySpec`. progress(stage, done, total) counts tokens, after each forward pass. Memory: one pool of batches, and
     `head.LOGITS` logits, whatever the corpus holds and the model reads.
 
     Raises:
@@ -79,7 +76,7 @@ def iterate(
     batch_tokens = batch_size(window) if batch_tokens is None else batch_tokens
     if not scores and (features or not captures):
         raise ValueError("scores=False gives keys only: expected captures and no features")
-    run = Runner(loaded, captures, key_dtype, features, dtype, scores, tolerant)
+    run = Runner(loaded, captures, key_dtype, features, autocast, scores, tolerant)
     done = 0
 
     def passed(tokens: int) -> None:
@@ -109,6 +106,7 @@ def iterate_as(loaded: Loaded, documents: Iterable[Any], spec: KeySpec, **option
         "window": spec.window,
         "context": spec.context,
         "key_dtype": spec.key_dtype,
+        "autocast": spec.autocast,
     }
     return iterate(loaded, documents, **(made | options))
 
@@ -133,22 +131,6 @@ def _windows(loaded: Loaded, window: int | None, context: int | None) -> tuple[i
     assert spec.context is not None
     check_window(spec.window, spec.context, loaded.context)
     return spec.window, spec.context
-
-
-def arithmetic(store: Any, spec: KeySpec, dtype: torch.dtype | None) -> torch.dtype | None:
-    """The autocast type that a model runs under to make keys like those of `store`: its `KeySpec` says which.
-
-    dtype: what the caller wants, None = what the spec says. Raises IdentityError where a store states another one.
-    """
-    name = spec.autocast if dtype is None else str(dtype).removeprefix("torch.")
-    attributes = attributes_of(store)
-    if "autocast" in attributes and attributes["autocast"] != name:
-        raise IdentityError(
-            f"expected the arithmetic of the store's keys, autocast={attributes['autocast']!r}, found {name!r}: leave "
-            "dtype out, or dump the store again with KeySpec(autocast=…)"
-        )
-    found: torch.dtype | None = None if name is None else getattr(torch, name)
-    return found
 
 
 def document_tokens(loaded: Loaded, document: Any) -> NDArray[np.uint32]:

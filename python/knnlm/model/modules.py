@@ -48,9 +48,9 @@ def eager(compiled: bool) -> AbstractContextManager[object]:
     return stance("force_eager") if compiled and stance is not None else nullcontext()
 
 
-def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
-    """torch's autocast to `dtype`; None: the model's own arithmetic."""
-    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+def autocast(device: torch.device, name: str | None) -> AbstractContextManager[object]:
+    """torch's autocast to the type of a name; None: the model's own arithmetic."""
+    return nullcontext() if name is None else torch.autocast(device.type, getattr(torch, name))
 
 
 def output_embedding(model: nn.Module) -> nn.Module | None:

@@ -184,11 +184,16 @@ def texts_of(given: Any, reading: Reading | None = None, *, stamped: bool = Fals
     `reading` says; or an iterable of strings, each of them a text, of (name, text), or of documents. So a string is
     never taken for a path and a path never for a text: alone it is a path, among others a text.
 
+    reading: of paths; what is given as `Texts` has its own, which is not changed but for `stamped`.
+
     Raises:
-        TypeError: anything else, or paths and texts together.
+        TypeError: anything else, or paths and texts together; a reading of texts that are at hand.
         FileNotFoundError, ValueError: as `files_of`; a string alone that is a text, one among others that is a path.
     """
     if isinstance(given, Texts):
+        if reading is not None:
+            raise TypeError("reading: expected it with paths, found Texts, which have their own: make them with it")
+        given.stamped = given.stamped or stamped
         return given
     if isinstance(given, str):
         if not given.startswith("hf:") and not _is_there(given) and not _GLOB.search(given):
@@ -220,6 +225,8 @@ def texts_of(given: Any, reading: Reading | None = None, *, stamped: bool = Fals
             return Texts(paths, reading, stamped=stamped)
         for item in items:
             _refuse_path(item)
+    if reading is not None:
+        raise TypeError("reading: expected it with paths, found texts that are at hand: leave it out")
     return GivenTexts(items, stamped=stamped)
 
 

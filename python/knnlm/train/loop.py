@@ -6,7 +6,7 @@
 
 Contexts never cross a document. All randomness comes from (seed, epoch) and torch's generator, whose state is saved:
 with a budget of steps a run that was killed and resumed ends with the same bits as one that was not. With a budget of
-seconds the time spent so far is saved, and the schedule follows the clock. Next: `models.py` loads the folder.
+seconds the time spent so far is saved, and the schedule follows the clock. Next: `model/load.py` loads the folder.
 """
 
 from __future__ import annotations

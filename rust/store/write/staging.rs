@@ -6,9 +6,9 @@ use crate::store::format::files::Folder;
 use crate::store::format::manifest::Manifest;
 use crate::{Error, Result};
 
-/// What a re-training stages, `knnlm/retrain.py`: of one generation, without a meaning for any other.
+/// What a re-training stages, `knnlm/build/retrain.py`: of one generation, without a meaning for any other.
 pub(crate) const RETRAINING: &str = "retraining";
-/// What an interrupted build from text stages, `knnlm/one_pass.py`: it goes on in a store that it alone adds to.
+/// What an interrupted build from text stages, `knnlm/build/one_pass.py`: it goes on in a store that it alone adds to.
 pub(crate) const PARTS: &str = "parts";
 /// What is staged counts while this is there.
 const PLAN: &str = "plan.json";

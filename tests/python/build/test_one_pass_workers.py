@@ -50,7 +50,7 @@ class Told:
         pass
 
 
-@pytest.mark.parametrize(("cores", "workers", "threads", "each"), [(8, 3, None, 2), (2, 4, None, 1), (8, 2, 6, None)])
+@pytest.mark.parametrize(("cores", "workers", "threads", "each"), [(8, 3, None, 2), (2, 4, None, 1), (8, 2, 6, 6)])
 def test_models_of_workers_share_the_cores(monkeypatch, cores, workers, threads, each):
     started = []
     monkeypatch.setattr(

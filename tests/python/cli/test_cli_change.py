@@ -153,6 +153,16 @@ def test_replace_takes_the_row_that_the_document_is(texts: Path, model: Path, tm
     assert "binary" in run("replace", store, "rows.jsonl#3", tmp_path / "bad.bin", code=1).stderr
 
 
+def test_a_row_to_replace_with_is_named_by_its_field(texts: Path, model: Path, tmp_path: Path) -> None:
+    rows, store = tmp_path / "rows.jsonl", tmp_path / "store"
+    rows.write_text("".join(json.dumps({"text": sentence(n, 40), "code": f"§ {n}"}) + "\n" for n in range(3)))
+    run("build", rows, "--model", model, "--out", store, "--name-field", "code")
+    rows.write_text("".join(json.dumps({"text": sentence(9 + n, 50), "code": f"§ {n}"}) + "\n" for n in range(3)))
+    refused = run("replace", store, "§ 1", rows, code=1).stderr
+    assert "expected one text for '§ 1'" in refused
+    assert run_json("replace", store, "§ 1", rows, "--name-field", "code")["document"] == "§ 1"
+
+
 def test_add_reads_again_what_it_adds_and_holds_no_text(
     texts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,6 +112,26 @@ def test_variables_set_options_and_the_command_line_stands_above_them(vectors: P
     assert over.exit_code == 0, over.stderr
 
 
+def test_a_variable_asks_for_json_of_wrong_usage_too(vectors: Path) -> None:
+    for value, is_json in (("1", True), ("yes", True), ("0", False)):
+        told = CliRunner().invoke(main, ["build", str(vectors), "--nlist", "none"], env={"KNNLM_BUILD_JSON": value})
+        assert told.exit_code == 2
+        assert told.stdout.startswith("{") == is_json
+    told = CliRunner().invoke(main, ["info", str(vectors), "--wrong"], env={"KNNLM_BUILD_JSON": "1"})
+    assert told.stdout == ""
+
+
+def test_what_was_skipped_is_said_although_quiet(texts: Path, model: Path, tmp_path: Path) -> None:
+    said = run("build", texts / "books", "--model", model, "--out", tmp_path / "store", "--quiet").stderr
+    assert said.startswith("warning: skipped: empty.txt: ")
+    assert said.count("\n") == 1
+
+
+def test_tune_searches_with_the_index_unless_it_is_told_to_scan() -> None:
+    assert "--no-exact" not in run("tune", "--help").stdout
+    assert "--no-exact" in run("eval", "--help").stdout
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_variable_is_named_as_its_option_is(name: str) -> None:
     told = command(name)

@@ -7,7 +7,6 @@ import os
 
 import numpy as np
 import pytest
-import torch
 from method import retrieve
 from safetensors import safe_open
 from tiny_lm import Doc, texts, tiny
@@ -261,7 +260,15 @@ def test_targets_are_of_the_arithmetic_of_the_store():
     batches = list(targets(loaded, texts(), Retriever(store, Settings(temperature=3.0, k=12)), 3.0))
     np.testing.assert_array_equal(np.concatenate([b["distances"] for b in batches]), expected.distances)
     with pytest.raises(IdentityError, match="arithmetic"):
-        next(targets(loaded, texts(), Retriever(store, Settings(temperature=3.0, k=12)), 3.0, dtype=torch.float16))
+        next(
+            targets(
+                loaded,
+                texts(),
+                Retriever(store, Settings(temperature=3.0, k=12)),
+                3.0,
+                keys=KeySpec(autocast="float16"),
+            )
+        )
 
 
 def by_position(batches):

@@ -164,23 +164,24 @@ def test_generation_and_scoring_agree_with_a_cache(loaded, store, with_store):
             max_new_tokens=9,
         )
     )
-    lm = KNNLM(loaded, store if with_store else None, temperature=3.0, k=8, window=16, context=4)
+    search = {"temperature": 3.0, "k": 8} if with_store else {}
+    lm = KNNLM(loaded, store if with_store else None, **search, window=16, context=4)
     lm.combiner = combiner(settings, blend)
     text = np.concatenate([prompt, [piece.id for piece in pieces]])
     scored = lm.log_probs(text, exclude="none")[len(prompt) :]
     np.testing.assert_allclose([piece.log_p for piece in pieces], scored, atol=1e-3)
 
 
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-def test_the_arithmetic_holds_for_every_use(loaded, dtype):
+@pytest.mark.parametrize("autocast", [None, "bfloat16"])
+def test_the_arithmetic_holds_for_every_use(loaded, autocast):
     seen = []
     handle = loaded.model.blocks[0].register_forward_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
-    lm = KNNLM(loaded, None, dtype=dtype)
+    lm = KNNLM(loaded, None, autocast=autocast)
     lm.perplexity("abcd")
     lm.generate("abcd", max_new_tokens=2)
-    KNNLM(loaded, None, cache=True, dtype=dtype).generate("abcd", max_new_tokens=2)
+    KNNLM(loaded, None, cache=True, autocast=autocast).generate("abcd", max_new_tokens=2)
     handle.remove()
-    assert set(seen) == {dtype is not None}
+    assert set(seen) == {autocast is not None}
 
 
 def test_another_model_is_refused(store):

@@ -36,7 +36,6 @@ def retrieve(
     keep_values=False,
     keys=None,
     features=(),
-    dtype=None,
     batch_tokens=None,
     progress=None,
     **search,
@@ -45,7 +44,7 @@ def retrieve(
     return scoring.retrieve(
         loaded, documents, Retriever(store, Settings(k=k, **search), exclude), keys=keys, features=features,
         running=RunningText(cache_thetas, cache_size, cache_metric, ngram), shuffle_seed=shuffle_seed,
-        keep_values=keep_values, dtype=dtype, batch_tokens=batch_tokens, progress=progress,
+        keep_values=keep_values, batch_tokens=batch_tokens, progress=progress,
     )  # fmt: skip
 
 

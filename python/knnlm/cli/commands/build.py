@@ -38,10 +38,6 @@ if TYPE_CHECKING:
     from knnlm.build.one_pass import OnePassResult
     from knnlm.build.retrain import RetrainResult
 
-# The 2020 paper's index and settings; its λ is for WikiText-103, `tune` finds yours.
-PAPER = {"nlist": 4096, "code": (64, 8)}
-PAPER_SETTINGS = {"lambda_": 0.25, "temperature": 1.0, "k": 1024, "nprobe": 32, "rerank": "none"}
-
 
 def _code(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
     """A product quantiser as (M, BITS), or a word."""
@@ -138,11 +134,11 @@ def command(
     """
     from knnlm.build.from_text import build_from_text
     from knnlm.build.index import check_index, index_store
+    from knnlm.build.presets import preset_of
     from knnlm.report.progress import Progress
 
     kept = kept_keys(keys, keep_keys)
-    index = _index_options(preset, nlist, code)
-    settings = {**PAPER_SETTINGS, "preset": "paper"} if preset == "paper" else None
+    index, settings = preset_of(preset, nlist, code)
     # Without --seed, an index that is there keeps its own.
     said = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
     given = click.get_current_context().get_parameter_source("seed") in said
@@ -227,16 +223,6 @@ def _report(path: Path, extra: dict[str, Any], as_json: bool) -> None:
         f"{path}: {extra['entries']:,} entries indexed in {duration(extra['build_seconds'])}, {size(extra['bytes'])}, "
         f"{extra['bytes_per_entry']:.1f} bytes per entry of which {extra['search_bytes_per_entry']:.1f} are searched"
     )
-
-
-def _index_options(preset: str | None, nlist: int | None, code: Any) -> dict[str, Any]:
-    """nlist and code, from the preset unless they are given."""
-    chosen: dict[str, Any] = {"nlist": None, "code": None}
-    if preset == "paper":
-        chosen.update(PAPER)
-    elif preset == "small":
-        chosen["code"] = "small"
-    return {"nlist": nlist or chosen["nlist"], "code": code or chosen["code"]}
 
 
 def _single_store(source: tuple[str, ...], out: Path | None) -> Path:

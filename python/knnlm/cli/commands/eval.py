@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +23,12 @@ from knnlm.cli.options import (
     text_options,
     threads,
 )
-from knnlm.cli.work import blend_text, load_for, note_defaults, shown, warn_of_overlap
+from knnlm.cli.work import blend_text, load_for, note_defaults, shown, warn_of_lambda, warn_of_overlap
 from knnlm.store.opening import open_store
 from knnlm.text.texts import Reading
 
 if TYPE_CHECKING:
     from knnlm.evaluate.evaluate_store import StoreEvaluation
-    from knnlm.probability.combiner import Combiner
 
 
 @click.command("eval", cls=Command)
@@ -83,34 +81,23 @@ def command(
       knnlm eval store held-out.txt --lambda 0.3 --temperature 10 --exact
     """
     from knnlm.evaluate.evaluate_store import evaluate_store
-    from knnlm.lm.combiners import blend_of, combiner_of, fixed, saved_blends, untuned_cache
+    from knnlm.lm.combiners import compared
     from knnlm.lm.retriever import Retriever
-    from knnlm.lm.settings import DEFAULT_LAMBDA, settings_of
+    from knnlm.lm.settings import settings_of
     from knnlm.report.progress import Progress
 
     texts = Texts(text, reading)
     with Progress(json=as_json) as progress, open_store(store) as opened:
-        alone = cache and not ngram and "cache" not in saved_blends(opened)
-        if not alone:
-            blend_of(opened, cache, ngram)  # says now if there is none
-        else:
-            warn(
-                f"no weights of the cache are tuned: it is mixed with the model alone, weight {DEFAULT_LAMBDA}; "
-                "knnlm tune STORE TEXT --cache finds weights beside the store"
-            )
-        loaded = load_for(opened, model, loading, threads)
         mixing = mixing.within(opened)
-        settings = settings_of(opened, **mixing.given())
+        settings = settings_of(opened, **mixing.given(), threads=threads)
+        combiners = compared(opened, settings, cache=cache, ngram=ngram)
+        loaded = load_for(opened, model, loading, threads)
         note_defaults(opened, settings, **mixing.given())
-        combiners: dict[str, Combiner] = {"store": fixed(settings)}
-        if cache or ngram:
-            blend = untuned_cache() if alone else combiner_of(opened, settings, cache=cache, ngram=ngram)
-            combiners["blended"] = blend
         report = shown(progress)
         done = evaluate_store(
             loaded,
             texts.tokenised(loaded.tokenizer),
-            Retriever(opened, replace(settings, threads=threads), exclude),
+            Retriever(opened, settings, exclude),
             combiners,
             overlap=overlap,
             scoring=texts.counting(report, "score"),
@@ -119,8 +106,7 @@ def command(
     found, blended = done["store"], done.get("blended")
     texts.finish()
     _warn(found, exclude, ngram)
-    if blended is not None and mixing.lambda_ is not None:
-        warn("--lambda does not change what is blended in: its weights are those that knnlm tune saved")
+    warn_of_lambda(mixing.lambda_, blended is not None)
     if as_json:
         more = {} if blended is None else {"blended": blended.to_dict()}
         print_json({**found.to_dict(), **more, "store": str(store), "read": texts.summary()})

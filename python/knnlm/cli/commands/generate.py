@@ -8,9 +8,21 @@ from pathlib import Path
 import click
 
 from knnlm.cli.console import Command, print_json, write_out
-from knnlm.cli.options import Loading, Mixing, Words, as_json, loading_options, mixing_options, model, seed, threads
+from knnlm.cli.options import (
+    Loading,
+    Mixing,
+    Words,
+    as_json,
+    cache_option,
+    loading_options,
+    mixing_options,
+    model,
+    ngram_option,
+    seed,
+    threads,
+)
 from knnlm.cli.streams import input_bytes
-from knnlm.cli.work import load_for, note_defaults
+from knnlm.cli.work import load_for, note_defaults, warn_of_lambda
 from knnlm.store.opening import open_store
 from knnlm.system.terminal import printable
 from knnlm.text.decoding import encoding_of
@@ -21,6 +33,8 @@ from knnlm.text.decoding import encoding_of
 @click.option("--prompt", type=Words(), help="Text to continue, - for standard input.  [default: -]")
 @model
 @mixing_options
+@cache_option
+@ngram_option
 @click.option(
     "--max-new-tokens", type=click.IntRange(min=1), default=100, show_default=True, help="Tokens to generate."
 )
@@ -42,6 +56,8 @@ def command(
     prompt: str | None,
     model: str | None,
     mixing: Mixing,
+    cache: bool,
+    ngram: bool,
     max_new_tokens: int,
     do_sample: bool,
     sampling_temperature: float | None,
@@ -64,6 +80,8 @@ def command(
 
     if not do_sample and (sampling_temperature, top_k, top_p) != (None, None, None):
         raise click.UsageError("--sampling-temperature, --top-k and --top-p say how to draw: give --do-sample, too")
+    if without_store:
+        _refuse_of_store(mixing, ngram)
     if prompt is None and sys.stdin is not None and sys.stdin.isatty():
         raise click.UsageError("expected a prompt: --prompt TEXT, or text on standard input")
     if prompt is None or prompt == "-":
@@ -71,9 +89,11 @@ def command(
     with open_store(store) as opened:
         loaded = load_for(opened, model, loading, threads)
         mixing = mixing.within(opened)
-        lm = KNNLM(loaded, None if without_store else opened, **mixing.given(), threads=threads)
+        used = {} if without_store else mixing.given()
+        lm = KNNLM(loaded, None if without_store else opened, **used, threads=threads, cache=cache, ngram=ngram)
         if not without_store:
             note_defaults(opened, lm.settings, **mixing.given())
+            warn_of_lambda(mixing.lambda_, cache or ngram)
         pieces = []
         if not as_json:
             write_out(_shown(prompt))
@@ -91,9 +111,17 @@ def command(
                 write_out(_shown(piece))
     if as_json:
         settings = None if without_store else lm.settings.to_dict()
-        print_json({"prompt": prompt, "text": "".join(pieces), "settings": settings, "seed": seed})
+        blend = {"blend": lm.combiner.to_dict()} if cache or ngram else {}
+        print_json({"prompt": prompt, "text": "".join(pieces), "settings": settings, **blend, "seed": seed})
         return
     write_out("\n")
+
+
+def _refuse_of_store(mixing: Mixing, ngram: bool) -> None:
+    """Raise a usage error for what says how a store is searched and mixed in, beside --without-store."""
+    given = [name for name, value in (*mixing.given().items(), ("ngram", ngram or None)) if value is not None]
+    if given:
+        raise click.UsageError(f"--{given[0].rstrip('_')} is of the store: leave it out, or --without-store")
 
 
 def _standard_input() -> str:

@@ -17,15 +17,17 @@ from knnlm.cli.options import (
     Texts,
     Words,
     as_json,
+    cache_option,
     loading_options,
     mixing_options,
     model,
+    ngram_option,
     one_text_options,
     overwrite,
     text_argument,
     threads,
 )
-from knnlm.cli.work import load_for, note_defaults
+from knnlm.cli.work import blend_text, load_for, note_defaults, warn_of_lambda
 from knnlm.store.opening import open_store
 from knnlm.store.output_folder import refuse_existing
 from knnlm.system.extras import require
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 @click.option("--string", type=Words(), help="Inspect this text instead of files.")
 @model
 @mixing_options
+@cache_option
+@ngram_option
 @click.option("--neighbors", type=click.IntRange(min=1), default=5, show_default=True, help="Shown for each token.")
 @click.option("--first", type=click.IntRange(min=0), default=0, show_default=True, help="First token shown.")
 @click.option("--tokens", type=click.IntRange(min=1), default=20, show_default=True, help="Tokens shown of each text.")
@@ -65,6 +69,8 @@ def command(
     string: str | None,
     model: str | None,
     mixing: Mixing,
+    cache: bool,
+    ngram: bool,
     neighbors: int,
     first: int,
     tokens: int,
@@ -103,8 +109,9 @@ def command(
     with Progress(json=as_json) as progress, open_store(store) as opened:
         loaded = load_for(opened, model, loading, threads)
         mixing = mixing.within(opened)
-        lm = KNNLM(loaded, opened, **mixing.given(), threads=threads)
+        lm = KNNLM(loaded, opened, **mixing.given(), threads=threads, cache=cache, ngram=ngram)
         note_defaults(opened, lm.settings, **mixing.given())
+        warn_of_lambda(mixing.lambda_, cache or ngram)
         documents: Iterable[Any] = [Text("string", string)] if string is not None else texts
         task = progress.track("search", unit="tok")
         names: list[str] = []
@@ -120,7 +127,7 @@ def command(
             own = list(rows(explained, loaded.tokenizer, neighbors=neighbors, left=24, right=6))
             shown += own
             reasons += [(row, explained.why(row.position, id_)) for row in own for id_ in why]
-        settings = lm.settings
+        settings, blend = lm.settings, lm.combiner.to_dict() if cache or ngram else None
     texts.finish()
     if more:
         note(f"only {names[0]}, the first document, is shown: --max-documents 2 and so on shows more")
@@ -131,6 +138,7 @@ def command(
             {
                 "store": str(store),
                 "settings": settings.to_dict(),
+                **({} if blend is None else {"blend": blend}),
                 "documents": names,
                 "more": more,
                 "tokens": [asdict(row) for row in shown],
@@ -147,7 +155,9 @@ def command(
 
         facts = {
             "store": str(store),
-            "settings": f"λ {settings.lambda_:.3f}, T {settings.temperature:.4g}, k {settings.k}",
+            "settings": f"λ {settings.lambda_:.3f}, T {settings.temperature:.4g}, k {settings.k}"
+            if blend is None
+            else f"{blend_text(blend)}, T {settings.temperature:.4g}, k {settings.k}",
         }
         write_text(html, token_page(f"Neighbors in {store.name}", facts, shown))
         note(f"{html}: {len(shown)} tokens with their neighbors")

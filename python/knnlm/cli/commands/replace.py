@@ -18,6 +18,7 @@ from knnlm.text.texts import Reading
 @click.argument("document", type=Words())
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True))
 @click.option("--text-field", default="text", show_default=True, help="Field of JSONL input that holds text.")
+@click.option("--name-field", help="Field of JSONL input that names a document.  [default: as for the other commands]")
 @model
 @loading_options
 @threads
@@ -27,6 +28,7 @@ def command(
     document: str,
     file: Path,
     text_field: str,
+    name_field: str | None,
     model: str | None,
     loading: Loading,
     threads: int | None,
@@ -44,7 +46,9 @@ def command(
     """
     from knnlm.build.replace import replace_document, text_for
 
-    texts = Texts(("-" if str(file) == "-" else str(file.absolute()),), Reading(text_field=text_field))
+    texts = Texts(
+        ("-" if str(file) == "-" else str(file.absolute()),), Reading(text_field=text_field, name_field=name_field)
+    )
     found = text_for(document, list(texts), file)
     with open_store(store) as opened:
         old, new = replace_document(

@@ -13,7 +13,6 @@ from knnlm.cli.options import (
     Texts,
     as_json,
     cache_option,
-    exact_option,
     loading_options,
     model,
     ngram_option,
@@ -21,6 +20,7 @@ from knnlm.cli.options import (
     text_argument,
     text_options,
     threads,
+    tuned_exact_option,
 )
 from knnlm.cli.work import blend_text, load_for, shown, warn_of_overlap
 from knnlm.store.opening import open_store
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 @click.option(
     "--rerank", type=click.Choice(("none", "code", "keys")), help="Score candidates again.  [default: the store's]"
 )
-@exact_option
+@tuned_exact_option
 @cache_option
 @ngram_option
 @click.option("--plots", type=click.Path(path_type=Path), help="Folder for the plots.  [default: STORE-tuning]")
@@ -59,7 +59,7 @@ def command(
     temperature: float | None,
     nprobe: int | None,
     rerank: str | None,
-    exact: bool | None,
+    exact: bool,
     cache: bool,
     ngram: bool,
     plots: Path | None,
@@ -107,7 +107,7 @@ def command(
             temperature=temperature,
             nprobe=nprobe,
             rerank=rerank,
-            exact=bool(exact),
+            exact=exact,
             cache=cache,
             ngram=ngram,
             threads=threads,
