@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from knnlm.hf.attach import attach as attach
     from knnlm.knn_lm import KNNLM as KNNLM
     from knnlm.model.key_spec import IdentityError as IdentityError
     from knnlm.model.load import load_model as load_model
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 # Public name → module that has it.
 _HOME = {
+    "attach": "hf.attach",
     "KNNLM": "knn_lm",
     "Datastore": "store.datastore",
     "DocumentInfo": "store.entries",
@@ -43,7 +45,7 @@ _HOME = {
     "load_model": "model.load",
 }
 
-_OF_MODELS = ("KNNLM", "load_model")  # need the extra `lm`
+_OF_MODELS = ("KNNLM", "attach", "load_model")  # need the extra `lm`
 
 __all__ = [
     "KNNLM",

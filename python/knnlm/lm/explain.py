@@ -91,6 +91,45 @@ class Explanation:
             raise IndexError(f"position: expected one from {self.start} to {end - 1}, found {position}")
         return self.retriever.why(self.keys[t : t + 1], id, self.copies, position)
 
+    def to_dict(self, neighbors: int = 8) -> dict[str, Any]:
+        """As JSON: settings, and of each token its position, id, p_LM, p_kNN (None without neighbors), p and neighbors.
+
+        neighbors: of each the nearest so many: id, value, distance, share of p_kNN, name of the document and position
+        in it.
+        """
+        known: dict[int, Any] = {-1: None}
+        documents = self.store.documents() if len(self) else ()
+        near = self.neighbors
+
+        def source(t: int, i: int) -> dict[str, Any]:
+            index = int(self.documents[t, i])
+            first = int(documents[index].start) if index >= 0 else 0
+            known.setdefault(index, self.document_name(index))
+            return {
+                "id": int(near.ids[t, i]),
+                "value": int(near.values[t, i]),
+                "distance": float(near.distances[t, i]),
+                "share": float(self.weights[t, i]),
+                "document": known[index],
+                "position": int(near.ids[t, i]) - first,
+            }
+
+        return {
+            "name": self.name,
+            "combiner": self.combiner.to_dict(),
+            "tokens": [
+                {
+                    "position": self.start + t,
+                    "token": int(self.tokens[t]),
+                    "p_lm": float(self.p_lm[t]),
+                    "p_knn": None if np.isnan(self.log_p_knn[t]) else float(self.p_knn[t]),
+                    "p": float(self.p[t]),
+                    "neighbors": [source(t, i) for i in range(min(neighbors, near.k)) if near.ids[t, i] >= 0],
+                }
+                for t in range(len(self))
+            ],
+        }
+
     def contexts(self, neighbors: int = 8, left: int = 12, right: int = 4) -> NDArray[np.int64]:
         """Stored tokens around the nearest neighbors, (L, neighbors, left + 1 + right); see `source_contexts`."""
         return source_contexts(self.store, self.neighbors.ids[:, :neighbors], left, right)
@@ -160,27 +199,58 @@ def explain(
     found = joined([stretch.neighbors for stretch, _ in parts if stretch.neighbors is not None])
     if found is None:
         found = retriever.find(np.zeros((0, store.dim), np.float32))
-    near = found if combiner.k is None or combiner.k >= found.k else found.first(combiner.k)
-    explained = tokens[start:stop]
     nothing = np.zeros(0, np.float32)
-    return Explanation(
-        tokens=explained,
-        log_p_lm=np.concatenate([nothing, *(stretch.log_p_lm for stretch, _ in parts)]),
-        log_p_knn=log_p_knn(near, explained, combiner.temperature, np.float32),
-        log_p=np.concatenate([log_p for _, log_p in parts] or [nothing]),
-        neighbors=near,
-        weights=knn_weights(near.distances, combiner.temperature, near.metric),
-        documents=document_indices(store, near.ids),
-        name=document.name,
-        combiner=combiner,
-        store=store,
-        start=start,
-        text_tokens=tokens,
-        features={
+    return explanation_of(
+        tokens[start:stop],
+        np.concatenate([nothing, *(stretch.log_p_lm for stretch, _ in parts)]),
+        np.concatenate([log_p for _, log_p in parts] or [nothing]),
+        np.concatenate([np.zeros((0, store.dim), np.float32), *(stretch.keys for stretch, _ in parts)]),
+        found,
+        {
             name: np.concatenate([stretch.features[name] for stretch, _ in parts] or [nothing])
             for name in combiner.features
         },
-        keys=np.concatenate([np.zeros((0, store.dim), np.float32), *(stretch.keys for stretch, _ in parts)]),
-        retriever=retriever,
+        combiner,
+        retriever,
+        name=document.name,
+        start=start,
+        text_tokens=tokens,
         copies=parts[0][0].copies if parts else [],
+    )
+
+
+def explanation_of(
+    tokens: NDArray[np.uint32],
+    log_p_lm: NDArray[np.float32],
+    log_p: NDArray[np.floating[Any]],
+    keys: NDArray[np.float32],
+    found: Neighbors,
+    features: dict[str, NDArray[np.float32]],
+    combiner: Combiner,
+    retriever: Retriever,
+    *,
+    name: str,
+    start: int,
+    text_tokens: NDArray[np.uint32],
+    copies: list[Span] | None = None,
+) -> Explanation:
+    """The explanation of tokens (m,) by the neighbors (m, k) that were found for their keys (m, d)."""
+    near = found if combiner.k is None or combiner.k >= found.k else found.first(combiner.k)
+    return Explanation(
+        tokens=tokens,
+        log_p_lm=log_p_lm,
+        log_p_knn=log_p_knn(near, tokens, combiner.temperature, np.float32),
+        log_p=log_p,
+        neighbors=near,
+        weights=knn_weights(near.distances, combiner.temperature, near.metric),
+        documents=document_indices(retriever.store, near.ids),
+        name=name,
+        combiner=combiner,
+        store=retriever.store,
+        start=start,
+        text_tokens=text_tokens,
+        features=features,
+        keys=keys,
+        retriever=retriever,
+        copies=copies or [],
     )

@@ -238,6 +238,11 @@ class Capture:
                 self._paused = False
         return x.reshape(self._batch, -1, x.shape[-1])  # (B, T, d); OPT's feed-forward reads (B T, d)
 
+    def of_batch(self, batch: int) -> Tensor:
+        """`keys` of a model that was called in a way that does not tell the batch, (batch, T, d)."""
+        self._batch = batch
+        return self.keys
+
     def run(self, model: nn.Module, input_ids: Tensor, **options: Any) -> None:
         """Run the model only until every key is there: the head, half the work of a small model, is left out.
 

@@ -56,11 +56,11 @@ def describe(loaded: Loaded, keys: KeySpec, *, source: str | None = None, store:
 def check(store: Any, loaded: Loaded, keys: KeySpec | None = None) -> None:
     """Raise IdentityError unless `store` was written by this model and tokenizer, with these keys.
 
-    keys: what the caller wants to use; None is not compared. A store without attributes (made by hand) is only
-    checked for its dimension, by the search; of a union of stores each is checked. The message names what differs,
-    both sides, and what to do. Keys of another window or context than the store's are compared all the same, with a
-    UserWarning: a longer window may be wanted for the LM, but its keys have seen other text than those of the store.
-    Raises ValueError for attributes that knnlm did not write.
+    keys: what the caller wants to use; None is not compared, nor is a tokenizer that is None. A store without
+    attributes (made by hand) is only checked for its dimension, by the search; of a union of stores each is checked.
+    The message names what differs, both sides, and what to do. Keys of another window or context than the store's are
+    compared all the same, with a UserWarning: a longer window may be wanted for the LM, but its keys have seen other
+    text than those of the store. Raises ValueError for attributes that knnlm did not write.
     """
     keys = None if keys is None else resolve(loaded, keys)
     if isinstance(store, StoreUnion):  # it says of itself only what all of its stores agree on
@@ -90,9 +90,10 @@ def check(store: Any, loaded: Loaded, keys: KeySpec | None = None) -> None:
     else:
         compare("model weights" + (f" (written by {name}, this is {loaded.name})" if name else ""),
                 model.get("fingerprint"), loaded.fingerprint)  # fmt: skip
-    compare("tokenizer", tokenizer.get("fingerprint"), loaded.tokenizer.fingerprint)
-    compare("vocabulary size", attributes.get("vocabulary_size"), int(loaded.tokenizer.vocab_size))
-    compare("token in front of a document", attributes.get("document_start"), int(loaded.tokenizer.bos_id))
+    if loaded.tokenizer is not None:
+        compare("tokenizer", tokenizer.get("fingerprint"), loaded.tokenizer.fingerprint)
+        compare("vocabulary size", attributes.get("vocabulary_size"), int(loaded.tokenizer.vocab_size))
+        compare("token in front of a document", attributes.get("document_start"), int(loaded.tokenizer.bos_id))
     if keys is not None:
         compare("key representation", attributes.get("representation"), keys.representation)
         compare("layer", attributes.get("layer"), keys.layer)
