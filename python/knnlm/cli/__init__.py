@@ -29,6 +29,7 @@ _COMMANDS = {
     "info": "what a store holds, and its bytes",
     "verify": "check every byte of a store",
     "import": "a store from FAISS or raw key files",
+    "lm-eval": "tasks of lm-evaluation-harness, with the store",
     "export": "neighbors and p_kNN of a text, or a store, for others",
 }
 
@@ -42,7 +43,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module = {"import": "import_store", "export": "export_store"}.get(cmd_name, cmd_name)
+        module = {"import": "import_store", "export": "export_store", "lm-eval": "lm_eval"}.get(cmd_name, cmd_name)
         return cast(click.Command, importlib.import_module(f"knnlm.cli.commands.{module}").command)
 
     def resolve_command(
@@ -86,7 +87,7 @@ class _Commands(click.Group):
 def _json_by_variable(given: Sequence[str]) -> bool:
     """Whether a variable, such as KNNLM_EVAL_JSON, asks for JSON of the command that was called."""
     command = next((word for word in given if word in _COMMANDS), None)
-    value = os.environ.get(f"KNNLM_{command.upper()}_JSON", "") if command is not None else ""
+    value = os.environ.get(f"KNNLM_{command.upper().replace('-', '_')}_JSON", "") if command is not None else ""
     return value.strip().lower() in ("1", "true", "t", "yes", "y", "on")
 
 

@@ -42,8 +42,8 @@ def load_for(
                 "trust_remote_code runs the code of the model that is given, found no model: a store is not trusted "
                 "to name one; give the model, too (in commands --trust-remote-code with --model NAME)"
             )
-        model = _remembered_source(store, remembered)
-        revision = remembered.get("revision") if revision is None else revision
+        model, its_revision = remembered_model(store)
+        revision = its_revision if revision is None else revision
     loaded = (load or _load_model())(
         model,
         dtype=remembered.get("dtype") if dtype is None else dtype,
@@ -61,15 +61,21 @@ def _load_model() -> Callable[..., Any]:
     return load_model
 
 
-def _remembered_source(store: Datastore, remembered: dict[str, Any]) -> str:
-    """Folder or name that a store's model is loaded from again."""
+def remembered_model(store: Datastore) -> tuple[str, str | None]:
+    """Folder or name that a store's model is loaded from again, and its revision.
+
+    Raises UsageError if none is remembered, or it is gone; ValueError for attributes that knnlm did not write.
+    """
+    check_attributes(store)
+    remembered = store.attributes.get("model") or {}
     source = remembered.get("source")
+    revision = remembered.get("revision")
     if source is None:
         raise UsageError(
             f"the store {store.path} remembers no model that could be loaded: give the model (in commands --model NAME)"
         )
     if not (source.startswith(".") or os.path.isabs(source)):  # a name on the hub never looks like this
-        return str(source)
+        return str(source), revision
     folder = Path(os.path.normpath(Path(store.path).resolve() / source))
     if not folder.exists():
         raise UsageError(
@@ -77,4 +83,4 @@ def _remembered_source(store: Datastore, remembered: dict[str, Any]) -> str:
             f"{str(remembered.get('fingerprint'))[:12]}), expected at {folder}, found nothing there: store and model "
             "are to be moved together, or give the model (in commands --model)"
         )
-    return str(folder)
+    return str(folder), revision

@@ -15,6 +15,7 @@ INSTALL: Mapping[str, str] = MappingProxyType(
         "datasets": "'knnlm[hf]'",
         "faiss": "faiss-cpu",
         "jinja2": "'knnlm[report]'",
+        "lm_eval": "'knnlm[lm-eval]'",
         "matplotlib": "'knnlm[report]'",
         "pyarrow": "pyarrow",
         "rich": "'knnlm[lm]'",

@@ -75,7 +75,7 @@ def test_verbose_shows_what_the_package_logs(vectors: Path, monkeypatch: pytest.
 
 
 def test_a_mistyped_name_gets_a_suggestion() -> None:
-    assert "no such command 'evall': did you mean eval?" in run("evall", code=2).stderr
+    assert "no such command 'evall': did you mean eval or lm-eval?" in run("evall", code=2).stderr
     assert "no such command 'frobnicate': knnlm --help lists them" in run("frobnicate", code=2).stderr
     assert "--model" in run("eval", "store", "text", "--modle", "x", code=2).stderr.splitlines()[-1]
 
@@ -140,8 +140,10 @@ def test_a_variable_is_named_as_its_option_is(name: str) -> None:
         told.parse_args(context, [])
     for param in told.params:
         if isinstance(param, click.Option) and param.name not in SAID_EACH_TIME:
-            variable = f"KNNLM_{name.upper()}_{max(param.opts, key=len)[2:].replace('-', '_').upper()}"
-            for asked in {variable, f"KNNLM_{name.upper()}_{str(param.name).upper()}"}:
+            variable = (
+                f"KNNLM_{name.upper().replace('-', '_')}_{max(param.opts, key=len)[2:].replace('-', '_').upper()}"
+            )
+            for asked in {variable, f"KNNLM_{name.upper().replace('-', '_')}_{str(param.name).upper()}"}:
                 with pytest.MonkeyPatch.context() as patch:
                     patch.setenv(asked, "7")
                     assert (param.resolve_envvar_value(context) == "7") == (asked == variable), asked
@@ -171,7 +173,7 @@ def test_no_variable_asks_for_help_or_replaces_or_trusts() -> None:
 def test_no_variable_of_the_tests_is_an_option(name: str) -> None:
     ours = {"KNNLM_REQUIRE_TEST_PACKAGES", "KNNLM_FUZZ_EXAMPLES", "KNNLM_FLIPS", "KNNLM_REQUIRE_ISA"}
     context = click.Context(command(name), info_name=name, parent=click.Context(main, auto_envvar_prefix="KNNLM"))
-    assert context.auto_envvar_prefix == f"KNNLM_{name.upper()}"
+    assert context.auto_envvar_prefix == f"KNNLM_{name.upper().replace('-', '_')}"
     flags = {flag[2:].replace("-", "_").upper() for param in command(name).params for flag in param.opts}
     assert not ours & {f"{context.auto_envvar_prefix}_{flag}" for flag in flags}
 
