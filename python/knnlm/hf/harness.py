@@ -108,7 +108,10 @@ def evaluate_tasks(
     from lm_eval import simple_evaluate  # type: ignore[import-untyped,import-not-found,unused-ignore]
     from lm_eval.tasks import TaskManager  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
-    manager = TaskManager(include_path=None if include_path is None else str(include_path))
+    own_tasks = None if include_path is None else str(include_path)
+    manager = TaskManager(include_path=own_tasks, include_defaults=False)
+    if any(task not in manager.all_tasks for task in tasks):  # to read thousands of files takes a while
+        manager = TaskManager(include_path=own_tasks)
     unknown = [task for task in tasks if task not in manager.all_tasks]
     if unknown:
         near = get_close_matches(unknown[0], manager.all_tasks, 3)

@@ -56,7 +56,7 @@ def test_with_no_weight_the_results_are_those_of_the_harness(store, tasks):
 
     from knnlm.hf.harness import evaluate_tasks
 
-    manager = TaskManager(include_path=str(tasks))
+    manager = TaskManager(include_path=str(tasks), include_defaults=False)
     theirs = simple_evaluate(
         "hf", {"pretrained": str(store.parent / "model"), "device": "cpu", "dtype": "float32"}, tasks=list(NAMES),
         task_manager=manager, bootstrap_iters=10, batch_size=2,
