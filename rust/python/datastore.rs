@@ -336,7 +336,7 @@ impl Datastore {
     }
 
     /// Why an entry is among the neighbors of a query, or why not.
-    #[pyo3(signature = (query, k, id, *, nprobe, recall, depth, rerank, exact, exclude, allow, deny))]
+    #[pyo3(signature = (query, k, id, *, nprobe, recall, depth, rerank, exact, exclude, allow, deny, threads))]
     #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn explain<'py>(
         &self,
@@ -352,18 +352,19 @@ impl Datastore {
         exclude: Option<PyReadonlyArray2<'_, i64>>,
         allow: Option<DocumentLists>,
         deny: Option<DocumentLists>,
+        threads: Option<usize>,
     ) -> PyResult<Bound<'py, PyDict>> {
         let (core, query) = (self.reader()?, query.as_slice()?);
         let exclude = exclude.as_ref().map(ranges).transpose()?;
         let rerank = self::rerank(rerank)?;
         let snapshot = core.snapshot();
-        let told = call(py, None, |_| {
+        let told = call(py, None, |reporter| {
             let sets = |lists: Option<DocumentLists>| lists.map(|l| l.id_sets(&snapshot)).transpose();
             let (allow, deny) = (sets(allow)?, sets(deny)?);
             let (exclude, allow, deny) = (exclude.as_deref(), allow.as_deref(), deny.as_deref());
             let request =
                 Request { k, nprobe, recall, depth, rerank, exact, exclude, allow, deny, ..Request::default() };
-            snapshot.explain(query, &request, id)
+            snapshot.explain(query, &request, id, threads, reporter.cancel())
         })?;
         explain::dict(py, &told)
     }

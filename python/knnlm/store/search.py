@@ -133,7 +133,7 @@ class Reader:
         """Say why an entry is among the `k` neighbors of one query, `(dim,)`, or why not; far slower than a search.
 
         Args:
-            query: one key. id: of the entry. k: neighbors. options: of `search`, all but return_documents and threads.
+            query: one key. id: of the entry. k: neighbors. options: of `search`, all but return_documents.
 
         Returns:
             A `Why`; its text is one sentence.
