@@ -310,7 +310,7 @@ class Datastore:
         exclude: NDArray[np.int64] | None,
         allow: _DocumentLists | None,
         deny: _DocumentLists | None,
-        places: bool,
+        return_documents: bool,
         threads: int | None,
     ) -> tuple[
         NDArray[np.float32],

@@ -278,7 +278,7 @@ impl Datastore {
         call(py, None, |_| core.set_attributes(&attributes))
     }
 
-    #[pyo3(signature = (queries, k, *, nprobe, recall, depth, rerank, exact, exclude, allow, deny, places, threads))]
+    #[pyo3(signature = (queries, k, *, nprobe, recall, depth, rerank, exact, exclude, allow, deny, return_documents, threads))]
     #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn search<'py>(
         &self,
@@ -293,7 +293,7 @@ impl Datastore {
         exclude: Option<PyReadonlyArray2<'_, i64>>,
         allow: Option<DocumentLists>,
         deny: Option<DocumentLists>,
-        places: bool,
+        return_documents: bool,
         threads: Option<usize>,
     ) -> PyResult<Found<'py>> {
         let (core, queries) = (self.reader()?, queries.as_slice()?);
@@ -322,17 +322,17 @@ impl Datastore {
             };
             let out = NeighborsMut { distances: room.0, values: room.1, ids: &mut *room.2 };
             snapshot.search_into(queries, &request, threads, cancel, out)?;
-            if places { Ok(Some(snapshot.positions_of(room.2)?)) } else { Ok(None) }
+            if return_documents { Ok(Some(snapshot.positions_of(room.2)?)) } else { Ok(None) }
         };
         let asked = Request { k, nprobe, rerank, exact, ..Request::default() };
-        let places = if core.search_seconds(queries.len(), &asked) < BRIEF_SECONDS {
+        let documents = if core.search_seconds(queries.len(), &asked) < BRIEF_SECONDS {
             brief(py, || work(&AtomicBool::new(false)))?
         } else {
             call(py, None, |reporter| work(reporter.cancel()))?
         };
-        let places = places.map(|(documents, positions)| (documents.into_pyarray(py), positions.into_pyarray(py)));
+        let documents = documents.map(|(numbers, positions)| (numbers.into_pyarray(py), positions.into_pyarray(py)));
         drop(lent);
-        Ok((distances, values.into_any(), ids, places))
+        Ok((distances, values.into_any(), ids, documents))
     }
 
     /// Why an entry is among the neighbors of a query, or why not.

@@ -82,7 +82,9 @@ def test_a_list_that_its_estimate_left_out_is_told_from_those_that_are_too_far(t
 def test_it_is_the_same_on_any_number_of_threads(store: Datastore) -> None:
     query = store.keys(17, 18)
     for id_ in (17, 2500):
-        told = [store.why(query, id_, 20, exact=exact, threads=threads) for exact in (False, True) for threads in (1, 2)]
+        told = [
+            store.why(query, id_, 20, exact=exact, threads=threads) for exact in (False, True) for threads in (1, 2)
+        ]
         assert (told[0], told[2]) == (told[1], told[3])
 
 
