@@ -2,6 +2,7 @@
 
 use super::arrays::{KeyArray, NewValues, ValueArray, empty, ranges, value_array};
 use super::call::{brief, call};
+use super::damage::{Lost, lines, lost, refuse_damaged};
 use super::documents::{DocumentLists, Key};
 use super::explain;
 use super::options::{Code, key_type, metric, rerank, value_type};
@@ -14,7 +15,7 @@ use numpy::{IntoPyArray, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadonlyA
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -25,9 +26,6 @@ type ValuesOut<'py> = Bound<'py, PyAny>;
 
 /// Distances, values, ids; documents and positions if asked for.
 type Found<'py> = (Floats<'py>, ValuesOut<'py>, Integers<'py>, Option<(Integers<'py>, Integers<'py>)>);
-
-/// Name, first id, id after the last and damaged sections of a document.
-type Lost = (Option<String>, u64, u64, Vec<String>);
 
 /// Searches that are expected to end sooner stay on the caller's thread: starting another costs as much as they do.
 const BRIEF_SECONDS: f64 = 0.05;
@@ -513,22 +511,4 @@ impl Datastore {
     fn closed(&self) -> bool {
         self.reader().is_err()
     }
-}
-
-fn lost(lost: store::Lost) -> Lost {
-    (lost.name, lost.ids.start, lost.ids.end, lost.damaged)
-}
-
-fn lines(problems: Vec<store::Problem>) -> Vec<String> {
-    problems.iter().map(ToString::to_string).collect()
-}
-
-/// Reads every byte of a store.
-fn refuse_damaged(path: &Path, cancel: &AtomicBool) -> crate::Result<()> {
-    let problems = store::Datastore::verify_path_unless(path, &|_, _, _| (), cancel)?;
-    if problems.is_empty() {
-        return Ok(());
-    }
-    let message = format!("expected a sound store, found damage: {}", lines(problems).join("; "));
-    Err(Error::Format { path: path.to_path_buf(), message })
 }
