@@ -63,7 +63,7 @@ impl Snapshot {
     }
 
     /// Everything that a search may touch.
-    pub fn corpus(&self) -> Result<Corpus<'_>> {
+    pub(crate) fn corpus(&self) -> Result<Corpus<'_>> {
         let entries = self.manifest.entries;
         Ok(Corpus {
             d: self.manifest.dim,
