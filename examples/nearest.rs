@@ -33,7 +33,7 @@ fn main() -> knnlm::Result<()> {
     for ((id, value), distance) in found.ids.iter().zip(values).zip(&found.distances) {
         println!("entry {id}, value {value}: squared distance {distance}");
     }
-    println!("{:?}", store.explain(&query, &request, 4_000)?.reason);
+    println!("{:?}", store.explain(&query, &request, 4_000, None, &never)?.reason);
 
     std::fs::remove_dir_all(&folder).map_err(|error| knnlm::Error::Argument(error.to_string()))
 }

@@ -190,6 +190,13 @@ pub fn exercise(path: &Path, what: u8) {
             _ => Request { k: 8, rerank: Rerank::Keys, ..Request::default() },
         };
         let _ = store.search(&queries, &request, Some(1), &never);
+        // Of one query, and of any id: those of the lists, of none, deleted, gone and never given.
+        let one = Request {
+            exclude: request.exclude.map(|ranges| &ranges[..1]),
+            deny: request.deny.map(|sets| &sets[..1]),
+            ..request
+        };
+        let _ = store.explain(&queries[..dim], &one, u64::from(what / 4), Some(1), &never);
     }
     if changes(what) {
         let _ = store.delete(&[DocumentKey::Index(0)]);

@@ -21,18 +21,18 @@ pub fn id_set(mut ranges: Vec<Range<u64>>) -> IdSet {
 }
 
 /// Whether ascending disjoint ranges hold an id.
-pub fn contains(ranges: &[Range<u64>], id: u64) -> bool {
+pub(crate) fn contains(ranges: &[Range<u64>], id: u64) -> bool {
     let after = ranges.partition_point(|r| r.start <= id);
     after.checked_sub(1).is_some_and(|i| id < ranges[i].end)
 }
 
 /// Number of ids in ascending disjoint ranges.
-pub fn size(ranges: &[Range<u64>]) -> u64 {
+pub(crate) fn size(ranges: &[Range<u64>]) -> u64 {
     ranges.iter().map(|r| r.end - r.start).fold(0, u64::saturating_add)
 }
 
 /// What is left of a range without ascending disjoint others.
-pub fn without(ids: Range<u64>, gone: &[Range<u64>]) -> Vec<Range<u64>> {
+pub(crate) fn without(ids: Range<u64>, gone: &[Range<u64>]) -> Vec<Range<u64>> {
     let first = gone.partition_point(|g| g.end <= ids.start);
     let mut left = Vec::new();
     let mut start = ids.start;

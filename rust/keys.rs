@@ -13,12 +13,13 @@ pub enum KeyRows<'a> {
 }
 
 /// Largest size of a coordinate for which every squared distance and inner product of `d` of them is a finite f32.
-pub fn largest_coordinate(d: usize) -> f32 {
+pub(crate) fn largest_coordinate(d: usize) -> f32 {
     (f32::MAX / 16.0 / d.max(1) as f32).sqrt()
 }
 
 /// Consecutive entries `first_id .. first_id + n` with their raw keys.
 #[derive(Clone, Copy, Debug)]
+#[doc(hidden)]
 pub struct KeyBlock<'a> {
     /// Id of the first row.
     pub first_id: u64,

@@ -1,8 +1,9 @@
 //! Datastore and nearest-neighbor search for nearest-neighbor language models.
 //!
 //! Float vectors in, unsigned integer payloads out, squared L2 and inner product. The crate knows nothing of tokens
-//! or models. Rooms, each of which uses those before it only: [`simd`] has the kernels, `exact` scans raw keys, [`index`]
-//! turns keys into lists of codes, [`search`] finds neighbors in them, [`store`] keeps all of it on disk.
+//! or models. A [`store::Datastore`] is a folder on disk: it takes [`keys::KeyRows`] and values, learns an index by
+//! [`index::Params`] and answers a [`search::Request`]. What is not shown here (kernels, sections of files, lists) is public
+//! for the tests and benchmarks of this repository only; `docs/architecture.md` tells of it.
 //!
 //! ```
 //! use knnlm::keys::KeyRows;
@@ -34,11 +35,14 @@ mod exact;
 pub mod ids;
 pub mod index;
 pub mod keys;
-pub mod metric;
+mod metric;
 pub mod search;
+#[doc(hidden)]
 pub mod sections;
+#[doc(hidden)]
 pub mod simd;
 pub mod store;
+#[doc(hidden)]
 pub mod threads;
 pub mod work;
 

@@ -77,6 +77,7 @@ class _Explained(TypedDict):
         "denied",
         "list_not_probed",
         "list_out_of_reach",
+        "list_left_out_by_estimate",
         "score_beyond_limit",
         "cut_at_rescoring",
         "beyond_k",
@@ -309,7 +310,7 @@ class Datastore:
         exclude: NDArray[np.int64] | None,
         allow: _DocumentLists | None,
         deny: _DocumentLists | None,
-        places: bool,
+        return_documents: bool,
         threads: int | None,
     ) -> tuple[
         NDArray[np.float32],
@@ -331,6 +332,7 @@ class Datastore:
         exclude: NDArray[np.int64] | None,
         allow: _DocumentLists | None,
         deny: _DocumentLists | None,
+        threads: int | None,
     ) -> _Explained:
         """Why an entry is among the neighbors of one query, (1, d), or why not; far slower than a search."""
 

@@ -10,7 +10,7 @@ mod scan;
 pub(crate) mod select;
 pub(crate) mod sweep;
 
-pub use filter::Filter;
+pub(crate) use filter::Filter;
 pub(crate) use found::{Found, best};
 pub(crate) use rows::Rows;
 pub(crate) use scan::scan;

@@ -1,7 +1,7 @@
-//! Turns raw keys into lists of short codes.
+//! Turns raw keys into lists of short codes: [`Params`] say how.
 //!
-//! [`train`] learns centroids and words from a sample and writes the codebook sections; [`write_lists`] assigns every
-//! key to its nearest centroid, encodes its residual and writes the list sections; [`Codebook`] and [`Lists`] view
+//! `train` learns centroids and words from a sample and writes the codebook sections; `write_lists` assigns every
+//! key to its nearest centroid, encodes its residual and writes the list sections; `Codebook` and `Lists` view
 //! those sections for [`crate::search`].
 
 mod block;
@@ -24,13 +24,17 @@ mod second;
 mod trainer;
 mod writer;
 
-pub use codebook::{Codebook, KeptCodebook};
+pub use params::{CodeChoice, Params};
+
+pub(crate) use codebook::KeptCodebook;
 pub(crate) use coding::Coding;
-pub use decode::reconstruct;
-pub use lists::{KeptLists, Lists};
-pub use memory::Memory;
-pub use merge::merge_lists;
-pub use params::{CodeChoice, CodeKind, Params};
-pub(crate) use trainer::FINE;
-pub use trainer::{code_kind, plan, train};
-pub use writer::write_lists;
+pub(crate) use decode::reconstruct;
+pub(crate) use lists::KeptLists;
+pub(crate) use merge::merge_lists;
+pub(crate) use trainer::{FINE, plan};
+
+// Of tests and benchmarks.
+#[doc(hidden)]
+pub use {codebook::Codebook, lists::Lists, memory::Memory, params::CodeKind};
+#[doc(hidden)]
+pub use {trainer::code_kind, trainer::train, writer::write_lists};

@@ -2,6 +2,7 @@
 
 use super::arrays::{KeyArray, NewValues, ValueArray, empty, ranges, value_array};
 use super::call::{brief, call};
+use super::damage::{Lost, lines, lost, refuse_damaged};
 use super::documents::{DocumentLists, Key};
 use super::explain;
 use super::options::{Code, key_type, metric, rerank, value_type};
@@ -14,7 +15,7 @@ use numpy::{IntoPyArray, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadonlyA
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -25,9 +26,6 @@ type ValuesOut<'py> = Bound<'py, PyAny>;
 
 /// Distances, values, ids; documents and positions if asked for.
 type Found<'py> = (Floats<'py>, ValuesOut<'py>, Integers<'py>, Option<(Integers<'py>, Integers<'py>)>);
-
-/// Name, first id, id after the last and damaged sections of a document.
-type Lost = (Option<String>, u64, u64, Vec<String>);
 
 /// Searches that are expected to end sooner stay on the caller's thread: starting another costs as much as they do.
 const BRIEF_SECONDS: f64 = 0.05;
@@ -278,7 +276,7 @@ impl Datastore {
         call(py, None, |_| core.set_attributes(&attributes))
     }
 
-    #[pyo3(signature = (queries, k, *, nprobe, recall, depth, rerank, exact, exclude, allow, deny, places, threads))]
+    #[pyo3(signature = (queries, k, *, nprobe, recall, depth, rerank, exact, exclude, allow, deny, return_documents, threads))]
     #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn search<'py>(
         &self,
@@ -293,7 +291,7 @@ impl Datastore {
         exclude: Option<PyReadonlyArray2<'_, i64>>,
         allow: Option<DocumentLists>,
         deny: Option<DocumentLists>,
-        places: bool,
+        return_documents: bool,
         threads: Option<usize>,
     ) -> PyResult<Found<'py>> {
         let (core, queries) = (self.reader()?, queries.as_slice()?);
@@ -322,21 +320,21 @@ impl Datastore {
             };
             let out = NeighborsMut { distances: room.0, values: room.1, ids: &mut *room.2 };
             snapshot.search_into(queries, &request, threads, cancel, out)?;
-            if places { Ok(Some(snapshot.positions_of(room.2)?)) } else { Ok(None) }
+            if return_documents { Ok(Some(snapshot.positions_of(room.2)?)) } else { Ok(None) }
         };
         let asked = Request { k, nprobe, rerank, exact, ..Request::default() };
-        let places = if core.search_seconds(queries.len(), &asked) < BRIEF_SECONDS {
+        let documents = if core.search_seconds(queries.len(), &asked) < BRIEF_SECONDS {
             brief(py, || work(&AtomicBool::new(false)))?
         } else {
             call(py, None, |reporter| work(reporter.cancel()))?
         };
-        let places = places.map(|(documents, positions)| (documents.into_pyarray(py), positions.into_pyarray(py)));
+        let documents = documents.map(|(numbers, positions)| (numbers.into_pyarray(py), positions.into_pyarray(py)));
         drop(lent);
-        Ok((distances, values.into_any(), ids, places))
+        Ok((distances, values.into_any(), ids, documents))
     }
 
     /// Why an entry is among the neighbors of a query, or why not.
-    #[pyo3(signature = (query, k, id, *, nprobe, recall, depth, rerank, exact, exclude, allow, deny))]
+    #[pyo3(signature = (query, k, id, *, nprobe, recall, depth, rerank, exact, exclude, allow, deny, threads))]
     #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn explain<'py>(
         &self,
@@ -352,18 +350,19 @@ impl Datastore {
         exclude: Option<PyReadonlyArray2<'_, i64>>,
         allow: Option<DocumentLists>,
         deny: Option<DocumentLists>,
+        threads: Option<usize>,
     ) -> PyResult<Bound<'py, PyDict>> {
         let (core, query) = (self.reader()?, query.as_slice()?);
         let exclude = exclude.as_ref().map(ranges).transpose()?;
         let rerank = self::rerank(rerank)?;
         let snapshot = core.snapshot();
-        let told = call(py, None, |_| {
+        let told = call(py, None, |reporter| {
             let sets = |lists: Option<DocumentLists>| lists.map(|l| l.id_sets(&snapshot)).transpose();
             let (allow, deny) = (sets(allow)?, sets(deny)?);
             let (exclude, allow, deny) = (exclude.as_deref(), allow.as_deref(), deny.as_deref());
             let request =
                 Request { k, nprobe, recall, depth, rerank, exact, exclude, allow, deny, ..Request::default() };
-            snapshot.explain(query, &request, id)
+            snapshot.explain(query, &request, id, threads, reporter.cancel())
         })?;
         explain::dict(py, &told)
     }
@@ -512,22 +511,4 @@ impl Datastore {
     fn closed(&self) -> bool {
         self.reader().is_err()
     }
-}
-
-fn lost(lost: store::Lost) -> Lost {
-    (lost.name, lost.ids.start, lost.ids.end, lost.damaged)
-}
-
-fn lines(problems: Vec<store::Problem>) -> Vec<String> {
-    problems.iter().map(ToString::to_string).collect()
-}
-
-/// Reads every byte of a store.
-fn refuse_damaged(path: &Path, cancel: &AtomicBool) -> crate::Result<()> {
-    let problems = store::Datastore::verify_path_unless(path, &|_, _, _| (), cancel)?;
-    if problems.is_empty() {
-        return Ok(());
-    }
-    let message = format!("expected a sound store, found damage: {}", lines(problems).join("; "));
-    Err(Error::Format { path: path.to_path_buf(), message })
 }

@@ -48,6 +48,7 @@ fn reason(reason: Reason) -> &'static str {
         Reason::Denied => "denied",
         Reason::ListNotProbed => "list_not_probed",
         Reason::ListOutOfReach => "list_out_of_reach",
+        Reason::ListLeftOutByEstimate => "list_left_out_by_estimate",
         Reason::ScoreBeyondLimit => "score_beyond_limit",
         Reason::CutAtRescoring => "cut_at_rescoring",
         Reason::BeyondK => "beyond_k",

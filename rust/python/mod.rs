@@ -2,6 +2,7 @@
 
 mod arrays;
 mod call;
+mod damage;
 mod datastore;
 mod documents;
 mod error;

@@ -1,16 +1,16 @@
 //! Why an entry is a neighbor of a query, and why not: the steps of a search again, for one query and one entry.
 //!
-//! Written to be clear, not fast: the ids of all lists are looked through for the entry, and the lists are scanned twice. What is
-//! told comes from the search itself, with its limits and its lists, so that both cannot disagree.
+//! Written to be clear, not fast: the ids of all lists are looked through for the entry, and the lists are scanned more than once.
+//! What is told comes from the search itself, with its limits and its lists, so that both cannot disagree.
 
 use super::answer::{planned, search};
 use super::approximate::{Conditions, approximate};
 use super::check::check;
 use super::corpus::Corpus;
 use super::near::Probe;
-use super::places::starts;
+use super::places::{order, starts};
 use super::plan::Plan;
-use super::probes::{Chooser, Reach};
+use super::probes::Chooser;
 use super::request::{HitsMut, Request, Rerank};
 use super::rescore::Rescore;
 use super::scan::{Queries, Scan};
@@ -22,7 +22,10 @@ use crate::index::{Codebook, Lists};
 use crate::simd::{Kernels, LANES};
 use crate::threads::Pool;
 use crate::{Error, Metric, Result};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Ids that are looked through before somebody who wants to stop is heard.
+const FIND_IDS: usize = 1 << 20;
 
 /// What became of an entry in a search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,9 +44,12 @@ pub enum Reason {
     Denied,
     /// Its list is not among the nearest `nprobe`.
     ListNotProbed,
-    /// Its list was passed over: further than the measured stop, by the limit that the nearest lists gave, or by the estimate
-    /// of its distance. Neighbors are rare there; recall below 1 means that there are some.
+    /// Its list was passed over: further than the measured stop, by the limit that the nearest lists gave. Neighbors are rare
+    /// there; recall below 1 means that there are some.
     ListOutOfReach,
+    /// Its list is near enough, and was left out by the 4-bit estimate that chooses the lists whose distances are computed: only
+    /// where keys have 97 dimensions or more and lists are many more than `nprobe`.
+    ListLeftOutByEstimate,
     /// Its first-level score is beyond the limit: as many candidates as the search wanted are better.
     ScoreBeyondLimit,
     /// It was a candidate, and others are better by the second level or by raw keys.
@@ -120,20 +126,26 @@ struct At {
 ///
 /// # Errors
 /// As [`search`]; `Argument` for more than one query.
-pub fn explain(corpus: &Corpus, query: &[f32], request: &Request, id: u64) -> Result<Explanation> {
+pub fn explain(
+    corpus: &Corpus,
+    query: &[f32],
+    request: &Request,
+    id: u64,
+    pool: &Pool,
+    cancel: &AtomicBool,
+) -> Result<Explanation> {
     let kernels = check(corpus, query, request)?;
     if query.len() != corpus.d {
         let found = query.len() / corpus.d;
         return Err(Error::Argument(format!("explain: expected one query, found {found}")));
     }
-    let (never, pool) = (AtomicBool::new(false), Pool::get(Some(1))?);
-    let hits = search(corpus, query, request, &pool, &never)?;
+    let hits = search(corpus, query, request, pool, cancel)?;
     let rank = i64::try_from(id).ok().and_then(|id| hits.ids.iter().position(|&found| found == id));
     let rows = Rows::new(&corpus.keys);
     let exact_row = rows.find(id);
     let shown = |score: f32| if corpus.metric == Metric::Ip { -score } else { score };
     let waiting = corpus.unindexed.iter().any(|block| block.ids().contains(&id));
-    let at = corpus.index.as_ref().and_then(|(_, lists)| find(lists, id));
+    let at = corpus.index.as_ref().map_or(Ok(None), |(_, lists)| find(lists, id, cancel))?;
     let filtered = filtered(&request.filter(corpus.deleted), id);
     let mut why = Explanation {
         reason: Reason::BeyondK,
@@ -146,7 +158,7 @@ pub fn explain(corpus: &Corpus, query: &[f32], request: &Request, id: u64) -> Re
     };
     let beyond = match (&corpus.index, &at) {
         (Some(index), Some(at)) if !request.exact => {
-            let (reason, lists) = Steps { corpus, index, query, request, kernels }.run(at, id, shown)?;
+            let (reason, lists) = Steps { corpus, index, query, request, kernels, pool, cancel }.run(at, id, shown)?;
             why.lists = Some(lists);
             reason
         }
@@ -172,12 +184,21 @@ fn filtered(filter: &Filter, id: u64) -> Option<Reason> {
         .or(of(filter.deny.is_some_and(|all| contains(&all[0], id)), Reason::Denied))
 }
 
-fn find(lists: &[Lists], id: u64) -> Option<At> {
-    lists.iter().enumerate().filter(|(_, lists)| lists.ids().contains(&id)).find_map(|(segment, lists)| {
+/// Looks through the ids of the lists, which may be on disk.
+fn find(lists: &[Lists], id: u64, cancel: &AtomicBool) -> Result<Option<At>> {
+    for (segment, lists) in lists.iter().enumerate().filter(|(_, lists)| lists.ids().contains(&id)) {
         let relative = id - lists.ids().start;
-        let position = lists.relative_ids().iter().position(|&own| u64::from(own) == relative)?;
-        Some(At { segment, position: position as u32, list: lists.block_of(position).0 as u32 })
-    })
+        for (part, ids) in lists.relative_ids().chunks(FIND_IDS).enumerate() {
+            if cancel.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            if let Some(own) = ids.iter().position(|&own| u64::from(own) == relative) {
+                let position = part * FIND_IDS + own;
+                return Ok(Some(At { segment, position: position as u32, list: lists.block_of(position).0 as u32 }));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// The steps of a search of the lists.
@@ -187,6 +208,8 @@ struct Steps<'e, 'a> {
     query: &'e [f32],
     request: &'e Request<'e>,
     kernels: Kernels,
+    pool: &'e Pool,
+    cancel: &'e AtomicBool,
 }
 
 impl Steps<'_, '_> {
@@ -196,7 +219,6 @@ impl Steps<'_, '_> {
         let (Plan { reach, candidates, rerank }, found) = self.lists_only()?;
         let starts = starts(lists)?;
         let entries = lists.iter().map(Lists::len).sum::<usize>();
-        let never = AtomicBool::new(false);
         let scan = Scan {
             kernels: &self.kernels,
             codebook,
@@ -209,7 +231,7 @@ impl Steps<'_, '_> {
             part: 0,
             parts: 1,
             cold: false,
-            cancel: &never,
+            cancel: self.cancel,
         };
         let mut w = Workspace::default();
         scan.run(&mut w)?;
@@ -217,29 +239,33 @@ impl Steps<'_, '_> {
         // All lists in the order of their scores.
         let near = scan.all_lists(0)?;
         let all = near.of(0);
-        let mut order: Vec<usize> = (0..all.lists.len()).collect();
-        order.sort_by(|&a, &b| all.scores[a].total_cmp(&all.scores[b]).then(a.cmp(&b)));
-        let list_rank = order.iter().position(|&i| all.lists[i] == at.list).unwrap_or(order.len());
-        let base = |rank: usize| order.get(rank).map_or(f32::INFINITY, |&i| all.shift + all.scores[i]);
+        let mut ranked: Vec<usize> = (0..all.lists.len()).collect();
+        ranked.sort_by(|&a, &b| all.scores[a].total_cmp(&all.scores[b]).then(a.cmp(&b)));
+        let list_rank = ranked.iter().position(|&i| all.lists[i] == at.list).unwrap_or(ranked.len());
+        let score = ranked.get(list_rank).map_or(f32::INFINITY, |&i| all.scores[i]);
+        let base = all.shift + score;
         let [first, rest] = &w.rounds;
         let probed = first.iter().chain(rest).any(|probe| probe.list == at.list);
 
         // The nearest lists alone, for the limit that they give.
-        let limit = |k: usize, nearest: &Nearest| Some(nearest.limit()).filter(|_| nearest.len() >= k);
-        let mut of_nearest = Workspace::default();
-        let nearest = Scan { reach: Reach { nprobe: first.len().max(1), stop: None }, ..scan };
-        nearest.run(&mut of_nearest)?;
-        let first_limit = limit(scan.k, &of_nearest.nearest[0]);
+        let queries = Queries { tables: &w.tables, bytes: &w.bytes };
+        let limit = |nearest: &Nearest| Some(nearest.limit()).filter(|_| nearest.len() >= scan.k);
+        let mut of_nearest = [Nearest::new(scan.k, f32::MAX)];
+        scan.sweep(first, queries, &mut of_nearest)?;
+        of_nearest[0].cut(&self.kernels, |p| order(lists, &starts, p));
+        let first_limit = limit(&of_nearest[0]);
         let chooser = Chooser { kernels: &self.kernels, codebook, lists, k: scan.k, reach };
-        let furthest = reach.stop.zip(first_limit).map(|(stop, limit)| chooser.reach_of(stop, limit, 0.0, base(0)));
+        let nearest = first.iter().map(|probe| probe.base).fold(f32::INFINITY, f32::min);
+        let furthest = |shift: f32| Some(chooser.reach_of(reach.stop?, first_limit?, shift, nearest));
+        let within = score <= furthest(all.shift).unwrap_or(f32::MAX);
 
         // The entry's list once more, with room for all of it.
         let (segment, start) = (&lists[at.segment], starts[at.segment]);
         let whole = Scan { filter: Filter::default(), ..scan };
-        let probe = Probe { list: at.list, query: 0, base: base(list_rank) };
+        let probe = Probe { list: at.list, query: 0, base };
         let mut scores = [Nearest::default()];
         scores[0].reset(segment.list_len(at.list as usize) + LANES, f32::MAX);
-        whole.scan_list(segment, start, probe, Queries { tables: &w.tables, bytes: &w.bytes }, &mut scores);
+        whole.scan_list(segment, start, probe, queries, &mut scores);
         let place = start + at.position;
         let own = scores[0].entries().iter().position(|&entry| entry == place);
         let first_score = own.map(|i| scores[0].scores()[i]);
@@ -251,7 +277,8 @@ impl Steps<'_, '_> {
         let candidate = w.nearest[0].entries().contains(&place);
         let reason = match () {
             _ if !probed && list_rank >= reach.nprobe => Reason::ListNotProbed,
-            _ if !probed => Reason::ListOutOfReach,
+            _ if !probed && !within => Reason::ListOutOfReach,
+            _ if !probed => Reason::ListLeftOutByEstimate,
             _ if !candidate => Reason::ScoreBeyondLimit,
             _ if !i64::try_from(id).is_ok_and(|id| found.contains(&id)) => Reason::CutAtRescoring,
             _ => Reason::BeyondK,
@@ -261,13 +288,13 @@ impl Steps<'_, '_> {
             list: at.list as usize,
             list_entries: chooser.list_len(at.list) as usize,
             list_rank,
-            list_distance: shown(base(list_rank)),
+            list_distance: shown(base),
             probed,
             nprobe: reach.nprobe,
             lists_scanned: first.len() + rest.len(),
-            reach: furthest.map(&shown),
+            reach: furthest(0.0).map(&shown),
             first_limit: first_limit.map(&shown),
-            last_limit: limit(scan.k, &w.nearest[0]).map(&shown),
+            last_limit: limit(&w.nearest[0]).map(&shown),
             first_score: first_score.map(&shown),
             candidates: w.nearest[0].len(),
             candidate,
@@ -279,12 +306,12 @@ impl Steps<'_, '_> {
 
     /// How the lists were searched in the end, and what they gave.
     fn lists_only(&self) -> Result<(Plan, Vec<i64>)> {
-        let Steps { corpus, query, request, kernels, .. } = self;
-        let (never, pool, plan) = (AtomicBool::new(false), Pool::get(Some(1))?, planned(corpus, request)?);
+        let Steps { corpus, query, request, kernels, pool, cancel, .. } = self;
+        let plan = planned(corpus, request)?;
         let (mut distances, mut ids) = (vec![0.0; request.k], vec![0; request.k]);
         let mut out = HitsMut { distances: &mut distances, ids: &mut ids };
-        approximate(corpus, query, request, &plan, kernels, &pool, &never, &mut out, Conditions::now())?;
-        let plan = widen(corpus, query, request, &plan, kernels, &pool, &never, &mut out)?;
+        approximate(corpus, query, request, &plan, kernels, pool, cancel, &mut out, Conditions::now())?;
+        let plan = widen(corpus, query, request, &plan, kernels, pool, cancel, &mut out)?;
         Ok((plan, ids))
     }
 }

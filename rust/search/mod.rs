@@ -1,6 +1,6 @@
 //! Finds the nearest entries of queries: list scan, re-scoring, and the entries that are in no list yet.
 //!
-//! In: a [`Corpus`] (views of mapped files) and queries; out: [`Hits`]. The answer does not depend on the batch that
+//! In: a `Corpus` (views of mapped files) and queries, with a [`Request`]; out: `Hits`. The answer does not depend on the batch that
 //! a query came in nor on the number of threads. Equal distances are ordered by id.
 
 mod ahead;
@@ -31,13 +31,17 @@ mod trials;
 mod widen;
 mod workspace;
 
-pub use crate::exact::Filter;
-pub use answer::{entries_scanned, search, search_into};
-pub use corpus::Corpus;
-pub use explain::{Explanation, InLists, Reason, explain};
-pub(crate) use plan::most;
-pub use plan::{Calibration, DEFAULT_RECALL, Measured, Setting};
-pub use recall::Protocol;
-pub(crate) use recall::{calibrate, measure_against};
-pub use request::{Hits, HitsMut, Request, Rerank};
+pub use explain::{Explanation, InLists, Reason};
+pub use plan::DEFAULT_RECALL;
+pub use request::{Request, Rerank};
 pub use trials::Truth;
+
+pub(crate) use answer::search_into;
+pub(crate) use explain::explain;
+pub(crate) use plan::{Measured, Setting, most};
+pub(crate) use recall::{calibrate, measure_against};
+pub(crate) use request::HitsMut;
+
+// Of tests, benchmarks and the binding.
+#[doc(hidden)]
+pub use {answer::entries_scanned, answer::search, corpus::Corpus, plan::Calibration, recall::Protocol, request::Hits};

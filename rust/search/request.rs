@@ -41,6 +41,7 @@ pub struct Request<'a> {
     /// One set of ids per query that must not be returned.
     pub deny: Option<&'a [IdSet]>,
     /// Instruction set, for tests and benchmarks; `None` = the best of this CPU.
+    #[doc(hidden)]
     pub isa: Option<Isa>,
 }
 

@@ -197,8 +197,8 @@ impl Scan<'_, '_> {
         if self.cancel.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
     }
 
-    /// Scans probes list by list.
-    fn sweep(&self, probes: &[Probe], queries: Queries, nearest: &mut [Nearest]) -> Result<()> {
+    /// Scans probes list by list, for candidates of each query.
+    pub fn sweep(&self, probes: &[Probe], queries: Queries, nearest: &mut [Nearest]) -> Result<()> {
         let four = self.codebook.bits() == 4;
         let mut ahead = Ahead::new(self.lists, probes, self.cold);
         let mut all = runs(probes).enumerate().peekable();

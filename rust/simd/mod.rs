@@ -40,7 +40,7 @@ mod prefetch;
 #[allow(unsafe_code)]
 #[doc(hidden)]
 pub mod roofline;
-pub mod scalar;
+mod scalar;
 
 pub use isa::Isa;
 pub use kernels::Kernels;
@@ -48,4 +48,4 @@ pub(crate) use operands::float_at;
 pub use operands::{
     ByteKeys, ByteQuery, FACTOR_BYTES, GROUP, LANES, LevelQuery, ScanQuery, Scores, TILE_LANES, TILE_ROWS, Tile,
 };
-pub use prefetch::{prefetch, prefetch_far};
+pub(crate) use prefetch::{prefetch, prefetch_far};

@@ -84,8 +84,15 @@ impl Datastore {
     ///
     /// # Errors
     /// As [`Self::search`]; `Argument` for more than one query.
-    pub fn explain(&self, query: &[f32], request: &Request, id: u64) -> Result<Explanation> {
-        self.snapshot().explain(query, request, id)
+    pub fn explain(
+        &self,
+        query: &[f32],
+        request: &Request,
+        id: u64,
+        threads: Option<usize>,
+        cancel: &AtomicBool,
+    ) -> Result<Explanation> {
+        self.snapshot().explain(query, request, id, threads, cancel)
     }
 
     /// A rough estimate of how long a search for `scalars` / d queries takes on one thread.

@@ -21,7 +21,7 @@ fn what_became_of_an_entry_is_told_at_every_generation() {
     let request = Request { k: 5, ..Request::default() };
     let told = |query: u64, id: u64| {
         let query = key(16, query);
-        let told = store.explain(&query, &request, id).expect("explains");
+        let told = store.explain(&query, &request, id, Some(2), &never).expect("explains");
         let found = store.search(&query, &request, None, &never).expect("searches");
         let rank = found.ids.iter().position(|&found| found == id as i64);
         assert_eq!((told.rank, told.distance), (rank, rank.map(|rank| found.distances[rank])));

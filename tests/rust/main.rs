@@ -28,6 +28,7 @@ mod reindex;
 mod replaced;
 mod resident;
 mod rooms;
+mod sources;
 mod store;
 mod store_support;
 mod supersede;

@@ -1,159 +1,37 @@
-//! The order of rooms: a room of the crate uses only those before it, and no files or folders of a room use each other in a circle.
-//!
-//! Read from the paths that files name (`crate::…`, `super::…`, child modules), without tests and comments. What a `mod.rs`
-//! re-exports counts as the file that defines it.
+//! The order of rooms: a room of the crate uses only those before it, no files or folders of a room use each other in a circle, and
+//! docs/architecture.md tells what is so.
 
+use crate::sources::{Crate, Module};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 /// Rooms in order: each uses only those before it.
-const ORDER: [&str; 15] = [
-    "aligned", "error", "metric", "keys", "ids", "sections", "disk", "threads", "work", "simd", "exact", "index",
-    "search", "store", "python",
+const ORDER: [&str; 18] = [
+    "aligned",
+    "error",
+    "metric",
+    "keys",
+    "ids",
+    "sections",
+    "disk",
+    "threads",
+    "work",
+    "simd",
+    "exact",
+    "index",
+    "search",
+    "store/format",
+    "store/read",
+    "store/write",
+    "store",
+    "python",
 ];
 
-type Module = Vec<String>;
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
-/// Source files by module, with what each re-exports under which name.
-#[derive(Default)]
-struct Crate {
-    text: BTreeMap<Module, String>,
-    exports: BTreeMap<(Module, String), Module>,
-}
-
-impl Crate {
-    fn read() -> Crate {
-        let mut files = Vec::new();
-        collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("rust"), &mut Vec::new(), &mut files);
-        let mut all = Crate::default();
-        let mut tests: Vec<Module> = Vec::new();
-        for (module, text) in files {
-            let code = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_owned();
-            for (_, rest) in code.match_indices("#[cfg(test)]\nmod ").map(|(at, m)| (at, &code[at + m.len()..])) {
-                let name = rest.split(';').next().unwrap_or_default();
-                tests.push([&module[..], &[name.to_owned()]].concat());
-            }
-            let code = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>();
-            all.text.insert(module, code.join("\n"));
-        }
-        tests.iter().for_each(|module| drop(all.text.remove(module)));
-        for (module, text) in &all.text {
-            for (path, name) in uses(text, true) {
-                if let Some(path) = all.absolute(module, &path) {
-                    all.exports.insert((module.clone(), name), path);
-                }
-            }
-        }
-        all
-    }
-
-    /// A path as it is written in a module, from the root; none for a path of another crate.
-    fn absolute(&self, module: &Module, path: &[String]) -> Option<Module> {
-        let up = path.iter().take_while(|part| *part == "super").count();
-        match path.first()?.as_str() {
-            "crate" => Some(path[1..].to_vec()),
-            "super" => Some([&module[..module.len().checked_sub(up)?], &path[up..]].concat()),
-            "self" => Some([&module[..], &path[1..]].concat()),
-            _ => {
-                let own = [&module[..], path].concat();
-                self.text.contains_key(&own[..=module.len()]).then_some(own)
-            }
-        }
-    }
-
-    /// The file in which what a path names is defined.
-    fn file_of(&self, path: &[String]) -> Module {
-        let depth = (0..=path.len()).rev().find(|&n| self.text.contains_key(&path[..n])).unwrap_or(0);
-        let module = path[..depth].to_vec();
-        match path.get(depth).and_then(|name| self.exports.get(&(module.clone(), name.clone()))) {
-            Some(real) => self.file_of(&[&real[..], &path[depth + 1..]].concat()),
-            None => module,
-        }
-    }
-
-    /// Which files use which.
-    fn edges(&self) -> Vec<(Module, Module)> {
-        let mut edges = Vec::new();
-        for (module, text) in &self.text {
-            let inline = paths(text);
-            for path in uses(text, false).into_iter().map(|(path, _)| path).chain(inline) {
-                if let Some(path) = self.absolute(module, &path) {
-                    let target = self.file_of(&path);
-                    if target != *module {
-                        edges.push((module.clone(), target));
-                    }
-                }
-            }
-        }
-        edges
-    }
-}
-
-fn collect(folder: &Path, module: &mut Module, files: &mut Vec<(Module, String)>) {
-    for entry in std::fs::read_dir(folder).expect("a folder of sources") {
-        let path = entry.expect("an entry").path();
-        let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
-        if path.is_dir() {
-            module.push(name);
-            collect(&path, module, files);
-            module.pop();
-        } else if path.extension().is_some_and(|ending| ending == "rs") {
-            let own = if name == "mod" || name == "lib" { module.clone() } else { [&module[..], &[name]].concat() };
-            files.push((own, std::fs::read_to_string(&path).expect("text")));
-        }
-    }
-}
-
-/// Paths of `use` statements with the names that they bring: those that are re-exports, or the others.
-fn uses(text: &str, exported: bool) -> Vec<(Vec<String>, String)> {
-    let mut found = Vec::new();
-    for statement in text.split(';') {
-        let Some(at) = statement.rfind("use ").filter(|&at| at == 0 || statement[..at].ends_with([' ', '\n'])) else {
-            continue;
-        };
-        let before = statement[..at].rsplit(['\n', '}']).next().unwrap_or_default().trim();
-        if before.starts_with("pub") == exported && (before.is_empty() || before.starts_with("pub")) {
-            expand(&mut Vec::new(), &statement[at + 4..], &mut found);
-        }
-    }
-    found
-}
-
-/// Takes `a::{b, c::d as e}` apart.
-fn expand(prefix: &mut Vec<String>, tree: &str, found: &mut Vec<(Vec<String>, String)>) {
-    let tree = tree.trim();
-    if let Some((head, rest)) = tree.split_once("::{") {
-        let n = prefix.len();
-        prefix.extend(head.split("::").map(|part| part.trim().to_owned()));
-        let (mut depth, mut start) = (0, 0);
-        let inner = &rest[..rest.rfind('}').unwrap_or(rest.len())];
-        for (i, c) in inner.char_indices().chain([(inner.len(), ',')]) {
-            match c {
-                '{' => depth += 1,
-                '}' => depth -= 1,
-                ',' if depth == 0 => {
-                    expand(prefix, &inner[start..i], found);
-                    start = i + 1;
-                }
-                _ => (),
-            }
-        }
-        prefix.truncate(n);
-    } else if !tree.is_empty() {
-        let (path, name) = tree.split_once(" as ").unwrap_or((tree, tree.rsplit("::").next().unwrap_or(tree)));
-        let mut full = prefix.clone();
-        full.extend(path.split("::").map(|part| part.trim().to_owned()).filter(|part| part != "self"));
-        found.push((full, name.trim().to_owned()));
-    }
-}
-
-/// Paths that begin with `crate::` or `super::` wherever they stand.
-fn paths(text: &str) -> Vec<Vec<String>> {
-    let code = text.split_inclusive(';').filter(|part| !part.contains("use ")).collect::<String>();
-    let word = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
-    let all = code.split(|c: char| !word(c)).filter(|path| path.starts_with("crate::") || path.starts_with("super::"));
-    all.map(|path| path.trim_end_matches(':').split("::").map(str::to_owned).collect()).collect()
+/// The room of a file; none for `lib.rs`, which names all.
+fn room(module: &Module) -> Option<String> {
+    let inner = module.get(..2).map(|two| two.join("/")).filter(|room| ORDER.contains(&room.as_str()));
+    inner.or(module.first().cloned())
 }
 
 /// A circle of a graph, if it has one.
@@ -183,11 +61,10 @@ fn circle(graph: &Graph) -> Option<Vec<String>> {
 
 #[test]
 fn a_room_uses_only_those_before_it() {
-    let place = |module: &Module| module.first().map(|room| ORDER.iter().position(|known| known == room));
+    let place = |room: &str| ORDER.iter().position(|known| *known == room).expect("a room that ORDER names");
     for (from, to) in Crate::read().edges() {
-        let (Some(own), Some(used)) = (place(&from), place(&to)) else { continue }; // lib.rs names all
-        let (own, used) = (own.expect("a room that ORDER names"), used.expect("a room that ORDER names"));
-        assert!(used <= own, "{} uses {}, which comes after it", from.join("::"), to.join("::"));
+        let (Some(own), Some(used)) = (room(&from), room(&to)) else { continue };
+        assert!(place(&used) <= place(&own), "{} uses {}, which comes after it", from.join("::"), to.join("::"));
     }
 }
 
@@ -220,4 +97,35 @@ fn no_circle_lies_in_a_room() {
         circles.extend(circle(&graph).map(|circle| circle.join(" -> ")));
     }
     assert!(circles.is_empty(), "files or folders that use each other in a circle: {circles:#?}");
+}
+
+/// Rooms of a row, what the row says that they use, and the row, as docs/architecture.md has them.
+fn table() -> Vec<(Vec<String>, String, String)> {
+    let text = include_str!("../../docs/architecture.md").split("## The house: the crate").nth(1).expect("a section");
+    let section = text.split("\n## ").next().expect("its text");
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    rows.map(|row| {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let names = cells[1].split('`').map(|name| name.trim().trim_end_matches('/')).filter(|name| !name.is_empty());
+        (names.map(str::to_owned).collect(), cells[2].to_owned(), row.to_owned())
+    })
+    .collect()
+}
+
+#[test]
+fn the_architecture_tells_the_rooms_what_they_use_and_their_files() {
+    let (all, table) = (Crate::read(), table());
+    assert_eq!(table.iter().flat_map(|row| row.0.clone()).collect::<Vec<_>>(), ORDER);
+    let edges = all.edges();
+    for (rooms, told, row) in table.iter().filter(|row| row.0.len() == 1) {
+        let own = |module: &Module| room(module).as_ref() == Some(&rooms[0]);
+        let used: BTreeSet<String> =
+            edges.iter().filter(|edge| own(&edge.0)).filter_map(|edge| room(&edge.1)).collect();
+        let used = ORDER.iter().filter(|room| used.contains(**room) && **room != rooms[0]).copied().collect::<Vec<_>>();
+        assert_eq!(*told, if used.is_empty() { "–".to_owned() } else { used.join(", ") }, "{}", rooms[0]);
+        let files = all.text.keys().filter(|module| own(module) && module.join("/") != rooms[0]);
+        let files: BTreeSet<&str> = files.map(|module| module[module.len() - 1].as_str()).collect();
+        let named: BTreeSet<&str> = row.split('|').nth(3).expect("a cell").split('`').skip(1).step_by(2).collect();
+        assert_eq!(named, files, "files of {}", rooms[0]);
+    }
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ class Retriever:
         if self.exclude == "document" and isinstance(self.store, Reader):
             return self._search(keys, k, exclude=own, deny=_documents(self.store, copies[1:]))
         more = sum(b - a for a, b in copies[1:]) if self.exclude == "document" else len(others)
-        return _without(self._search(keys, min(k + more, max(k, len(self.store))), exclude=own), others, k)
+        return _without(self._search(keys, self._wider(k, more), exclude=own), others, k)
 
     def why(self, key: ArrayLike, id: int, copies: Sequence[Span] = (), start: int = 0) -> Why:
         """Why an entry is among what `find` finds for one key, (1, d), or why not.
@@ -76,15 +77,38 @@ class Retriever:
         """
         if not isinstance(self.store, Reader):
             raise TypeError(f"why: expected a Datastore, found a {type(self.store).__name__}, which cannot say it")
-        s, options = self.settings, dict[str, Any]()
-        if self.exclude != "none" and copies:
-            own, *others = (excluded_ranges(span, self.exclude, start, 1) for span in copies)
-            options["exclude"] = own
-            if any(a <= id < b for range_ in others for a, b in range_):
-                options["exclude"] = [[id, id + 1]]
-            if others and self.exclude == "document":  # as `find` leaves them out
-                options["deny"] = _documents(self.store, copies)
-        return self.store.why(key, id, self.k, nprobe=s.nprobe, rerank=s.rerank, exact=s.exact, **options)
+        s, k = self.settings, self.k
+        options: dict[str, Any] = {"nprobe": s.nprobe, "rerank": s.rerank, "exact": s.exact, "threads": s.threads}
+        if self.exclude == "none" or not copies:
+            return self.store.why(key, id, k, **options)
+        own, *others = (excluded_ranges(span, self.exclude, start, 1) for span in copies)  # (1, 2) each
+        if not others:
+            return self.store.why(key, id, k, exclude=own, **options)
+        is_other = any(a <= id < b for span in others for a, b in span)
+        if self.exclude == "document":  # as `find` leaves them out
+            return self.store.why(
+                key,
+                id,
+                k,
+                exclude=[[id, id + 1]] if is_other else own,
+                deny=_documents(self.store, copies),
+                **options,
+            )
+        told = self.store.why(key, id, self._wider(k, len(others)), exclude=own, **options)
+        found = self.find(key, copies, start)  # of more than k, without the other copies: who is among them, it knows
+        rank = next(iter(np.flatnonzero(found.ids[0] == id).tolist()), None)
+        return replace(
+            told,
+            k=k,
+            reason="excluded" if is_other else "beyond_k" if rank is None and told.rank is not None else told.reason,
+            rank=rank,
+            distance=None if rank is None else told.distance,
+            kth_distance=None if found.ids[0, -1] == MISSING else float(found.distances[0, -1]),
+        )
+
+    def _wider(self, k: int, more: int) -> int:
+        """What to ask for so that k neighbors are left without `more` entries."""
+        return min(k + more, max(k, len(self.store)))
 
     def _search(self, keys: ArrayLike, k: int, **options: Any) -> Neighbors:
         s = self.settings

@@ -106,7 +106,7 @@ class Reader:
         n = len(self)
         present = min(count, max(n, 1))  # the core makes room for k: what cannot be there is added below
         refuse_answer(len(rows), count, n, 4 + 8 + 8 * (3 if return_documents else 1))
-        distances, values, ids, places = self._core.search(
+        distances, values, ids, documents = self._core.search(
             rows,
             present,
             nprobe=to_optional(nprobe, "nprobe"),
@@ -117,23 +117,23 @@ class Reader:
             exclude=ranges,
             allow=document_lists(allow, "allow", len(rows)),
             deny=document_lists(deny, "deny", len(rows)),
-            places=to_flag(return_documents, "return_documents"),
+            return_documents=to_flag(return_documents, "return_documents"),
             threads=to_threads(threads),
         )
         shape = (*lead, present)
         distances, values, ids = distances.reshape(shape), values.reshape(shape), ids.reshape(shape)
-        where = [place.reshape(shape) for place in places or ()]
+        where = [numbers.reshape(shape) for numbers in documents or ()]
         if present < count:
             distances = widened(distances, count, np.inf if self.metric == "l2" else -np.inf)
             values, ids = widened(values, count, np.iinfo(values.dtype).max), widened(ids, count, -1)
-            where = [widened(place, count, -1) for place in where]
+            where = [widened(numbers, count, -1) for numbers in where]
         return Neighbors(distances, values, ids, self.metric, *where)
 
     def why(self, query: Any, id: int, k: int = 1024, **options: Any) -> Why:
         """Say why an entry is among the `k` neighbors of one query, `(dim,)`, or why not; far slower than a search.
 
         Args:
-            query: one key. id: of the entry. k: neighbors. options: of `search`, all but return_documents and threads.
+            query: one key. id: of the entry. k: neighbors. options: of `search`, all but return_documents.
 
         Returns:
             A `Why`; its text is one sentence.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from knnlm import _core
-from knnlm.store.arrays import MAX_ID, one_of, to_flag, to_floats, to_integer, to_integers, to_optional
+from knnlm.store.arrays import MAX_ID, one_of, to_flag, to_floats, to_integer, to_integers, to_optional, to_threads
 from knnlm.store.entries import document_lists
 
 
@@ -49,10 +49,10 @@ class Why:
     """Why an entry is among the k neighbors of a query, or why not.
 
     reason: "returned", or "unknown_id", "deleted", "excluded", "not_allowed", "denied" (a filter), "list_not_probed",
-    "list_out_of_reach", "score_beyond_limit", "cut_at_rescoring", "beyond_k". rank: among the neighbors, 0 = nearest.
-    distance: that it was returned with; kth_distance: of the last neighbor, None where fewer were found;
-    exact_distance: by its raw key, where that is kept. scanned_exactly: its raw key was compared, not its code. lists:
-    None for an exact search and for an entry in no list.
+    "list_out_of_reach", "list_left_out_by_estimate", "score_beyond_limit", "cut_at_rescoring", "beyond_k". rank: among
+    the neighbors, 0 = nearest. distance: that it was returned with; kth_distance: of the last neighbor, None where
+    fewer were found; exact_distance: by its raw key, where that is kept. scanned_exactly: its raw key was compared, not
+    its code. lists: None for an exact search and for an entry in no list.
     """
 
     id: int
@@ -98,6 +98,7 @@ _BEGINNINGS = {
     "denied": "left out: its document is denied",
     "list_not_probed": "not found: its list was not scanned",
     "list_out_of_reach": "not found: its list was passed over, as neighbors are rare so far from a query",
+    "list_left_out_by_estimate": "not found: its list is near enough, but an estimate of its distance left it out",
     "score_beyond_limit": "not found: by its first code it is too far",
     "cut_at_rescoring": "not found: {w.k} others are nearer when scored again",
     "beyond_k": "not among the nearest {w.k}",
@@ -118,6 +119,7 @@ def why(
     exclude: Any = None,
     allow: Sequence[Any] | None = None,
     deny: Sequence[Any] | None = None,
+    threads: int | None = None,
 ) -> Why:
     """See `Reader.why`."""
     row = to_floats(query, "query", core.dim).reshape(-1, core.dim).astype(np.float32, copy=False)
@@ -140,6 +142,7 @@ def why(
             exclude=ranges,
             allow=document_lists(allow, "allow", 1),
             deny=document_lists(deny, "deny", 1),
+            threads=to_threads(threads),
         )
     )
     lists = found.pop("lists")

@@ -63,7 +63,7 @@ impl Snapshot {
     }
 
     /// Everything that a search may touch.
-    pub fn corpus(&self) -> Result<Corpus<'_>> {
+    pub(crate) fn corpus(&self) -> Result<Corpus<'_>> {
         let entries = self.manifest.entries;
         Ok(Corpus {
             d: self.manifest.dim,
@@ -117,6 +117,17 @@ impl Snapshot {
         cancel: &AtomicBool,
         out: NeighborsMut,
     ) -> Result<()> {
+        self.prepare(request)?;
+        let hits = HitsMut { distances: &mut *out.distances, ids: &mut *out.ids };
+        search_into(&self.corpus()?, queries, request, &Pool::get(threads)?, cancel, hits)?;
+        if has_read() {
+            self.advise_values(out.ids)?;
+        }
+        self.values_found(out.ids, out.values)
+    }
+
+    /// Refuses a request for raw keys that are not kept, and says how those that are will be read.
+    fn prepare(&self, request: &Request) -> Result<()> {
         if request.exact && !self.has_all_keys() {
             return Err(keys_not_kept(self, "exact search"));
         }
@@ -127,22 +138,23 @@ impl Snapshot {
         if request.exact || request.rerank == Rerank::Keys || request.recall.is_some() {
             self.read_keys(request.exact);
         }
-        let hits = HitsMut { distances: &mut *out.distances, ids: &mut *out.ids };
-        search_into(&self.corpus()?, queries, request, &Pool::get(threads)?, cancel, hits)?;
-        if has_read() {
-            self.advise_values(out.ids)?;
-        }
-        self.values_found(out.ids, out.values)
+        Ok(())
     }
-}
 
-impl Snapshot {
     /// Why an entry is among the neighbors of one query, or why not; slower than a search by far.
     ///
     /// # Errors
     /// As [`Self::search`]; `Argument` for more than one query.
-    pub fn explain(&self, query: &[f32], request: &Request, id: u64) -> Result<Explanation> {
-        let mut told = explain(&self.corpus()?, query, request, id)?;
+    pub fn explain(
+        &self,
+        query: &[f32],
+        request: &Request,
+        id: u64,
+        threads: Option<usize>,
+        cancel: &AtomicBool,
+    ) -> Result<Explanation> {
+        self.prepare(request)?;
+        let mut told = explain(&self.corpus()?, query, request, id, &Pool::get(threads)?, cancel)?;
         // Ids are never given again: one that nothing has any more was compacted away.
         if told.reason == Reason::Unknown && id < self.manifest.entries {
             told.reason = Reason::Deleted;

@@ -56,6 +56,7 @@ pub(crate) struct Piece<'s> {
 #[derive(Debug)]
 pub struct Snapshot {
     /// What it consists of.
+    #[doc(hidden)]
     pub manifest: Manifest,
     pub(crate) data: Vec<DataSegment>,
     pub(crate) codebook: Option<Arc<SegmentFile>>,

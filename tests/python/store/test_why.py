@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,38 @@ def test_it_says_of_every_entry_what_a_search_did(store: Datastore, options: dic
         assert "its list was not scanned" in str(why)
         assert f"the {_ordinal(why.lists.list_rank + 1)} nearest of 64" in str(why)
     assert store.why(query[0], 999_999).reason == "unknown_id"
+
+
+def test_a_list_that_its_estimate_left_out_is_told_from_those_that_are_too_far(tmp_path: Path) -> None:
+    n, nlist, nprobe = 6000, 750, 300
+    keys = np.random.default_rng(1).random((n, 100), np.float32)
+    made = Datastore.create(tmp_path / "store", dim=100)
+    made.add(keys, np.zeros(n, np.int64))
+    made.build(seed=0, nlist=nlist, code=(10, 4))  # ten dimensions a code: poor estimates
+    options: dict[str, Any] = {"nprobe": nprobe, "rerank": "none"}
+    found = set(made.search(keys[:1], n, **options).ids[0].tolist())  # all that is in the lists that are scanned
+    left_out = []
+    for id_ in range(0, n, 3):
+        why = made.why(keys[0], id_, n, **options)
+        assert why.lists is not None
+        assert (why.reason == "returned") == why.lists.probed == (id_ in found)
+        if why.reason == "list_left_out_by_estimate":
+            left_out.append(id_)
+            assert why.lists.list_rank < nprobe
+            assert "its list is near enough" in str(why)
+        elif why.reason != "returned":
+            assert (why.reason, why.lists.list_rank >= nprobe) == ("list_not_probed", True)
+    assert left_out
+    assert set(left_out) <= set(made.search(keys[:1], n, nprobe=nlist, rerank="none").ids[0].tolist())
+
+
+def test_it_is_the_same_on_any_number_of_threads(store: Datastore) -> None:
+    query = store.keys(17, 18)
+    for id_ in (17, 2500):
+        told = [
+            store.why(query, id_, 20, exact=exact, threads=threads) for exact in (False, True) for threads in (1, 2)
+        ]
+        assert (told[0], told[2]) == (told[1], told[3])
 
 
 def test_wrong_questions_are_refused(store: Datastore) -> None:
