@@ -75,14 +75,16 @@ class Generated:
 
         return to_table(self._shown(index, neighbors))
 
-    def page(self, path: str | Path, index: int = 0, neighbors: int = 5) -> Path:
-        """Write the same as an HTML page that needs no network; returns its path."""
-        from knnlm.report.page import token_page
+    def page(self, path: str | Path, index: int | None = None, neighbors: int = 6) -> Path:
+        """Write one sequence, or all of them, as an HTML page that needs no network; returns its path."""
+        from knnlm.report.why_page import why_page
         from knnlm.system.own_files import write_text
 
         s = self.memory.settings
-        facts = {"text": self.texts[index], "settings": f"λ {s.lambda_:.3f}, T {s.temperature:.4g}, k {s.k}"}
-        write_text(Path(path), token_page("Generated, with its neighbors", facts, list(self._shown(index, neighbors))))
+        facts = {"settings": f"λ {s.lambda_:.3f}, T {s.temperature:.4g}, k {s.k}"}
+        shown = self.explanations if index is None else [self.explanations[index]]
+        page = why_page("Generated, and why", facts, shown, _interface(self.memory), neighbors)
+        write_text(Path(path), page)
         return Path(path)
 
     def _shown(self, index: int, neighbors: int) -> Any:

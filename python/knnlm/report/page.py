@@ -1,13 +1,11 @@
-"""Pages: explained tokens as one HTML file that needs no network, and what all pages of ours are made with."""
+"""Pages: what all HTML pages of ours are made with; they need no network."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 
 from knnlm.report.numbers import change, number, percent, share
 from knnlm.report.plots import Plot, as_svg
-from knnlm.report.rows import TokenRow
 from knnlm.system.extras import explained
 from knnlm.system.terminal import printable
 
@@ -16,11 +14,6 @@ try:
     from markupsafe import Markup
 except ImportError as error:
     raise explained(error, "the HTML report") from error
-
-
-def token_page(title: str, facts: Mapping[str, str], rows: Sequence[TokenRow]) -> str:
-    """Tokens with their neighbors in context, as one self-contained HTML page."""
-    return environment().get_template("inspect.html").render(title=title, facts=facts, rows=rows)
 
 
 def environment() -> Environment:

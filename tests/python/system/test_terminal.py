@@ -20,7 +20,6 @@ from rich.console import Console
 from knnlm.cli import main, streams
 from knnlm.cli.commands import generate
 from knnlm.cli.console import facts, note, print_json, table, warn
-from knnlm.report.page import token_page
 from knnlm.report.progress import Progress
 from knnlm.report.rows import NeighborRow, TokenRow
 from knnlm.report.table import to_table
@@ -95,9 +94,6 @@ def test_bars_and_tables_on_a_terminal(monkeypatch):
     file = io.StringIO()
     Console(file=file, width=400, color_system=None).print(to_table([row], width=300, plain=True))
     assert file.getvalue().count("‹") == 2  # what a pipe does not keep of a style
-    page = token_page(EVIL, {EVIL: EVIL}, [row])
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", page)
-    assert "\\x1b[31mred" in page
 
 
 def test_what_reading_says_is_harmless(tmp_path):

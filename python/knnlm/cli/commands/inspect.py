@@ -1,4 +1,4 @@
-"""`knnlm inspect`: each token of a text with its neighbors in context, in the terminal and as an HTML page."""
+"""`knnlm inspect`: each token of a text with its neighbors in context, in the terminal or as an HTML page."""
 
 from __future__ import annotations
 
@@ -35,8 +35,12 @@ from knnlm.system.terminal import printable
 from knnlm.text.texts import Reading
 
 if TYPE_CHECKING:
+    from knnlm.lm.explain import Explanation
     from knnlm.report.rows import TokenRow
     from knnlm.store.why import Why
+
+
+TOKENS, PAGE_TOKENS = 20, 5000
 
 
 @click.command("inspect", cls=Command)
@@ -49,7 +53,11 @@ if TYPE_CHECKING:
 @ngram_option
 @click.option("--neighbors", type=click.IntRange(min=1), default=5, show_default=True, help="Shown for each token.")
 @click.option("--first", type=click.IntRange(min=0), default=0, show_default=True, help="First token shown.")
-@click.option("--tokens", type=click.IntRange(min=1), default=20, show_default=True, help="Tokens shown of each text.")
+@click.option(
+    "--tokens",
+    type=click.IntRange(min=1),
+    help=f"Tokens shown of each text.  [default: {TOKENS}, on a page {PAGE_TOKENS:,}]",
+)
 @click.option(
     "--why",
     type=click.IntRange(min=0),
@@ -73,7 +81,7 @@ def command(
     ngram: bool,
     neighbors: int,
     first: int,
-    tokens: int,
+    tokens: int | None,
     why: tuple[int, ...],
     html: Path | None,
     reading: Reading,
@@ -106,6 +114,9 @@ def command(
     texts = Texts(text, replace(reading, max_documents=reading.max_documents or 2))
     shown: list[TokenRow] = []
     reasons: list[tuple[TokenRow, Why]] = []
+    pages: list[Explanation] = []
+    page = ""
+    count = tokens or (TOKENS if html is None else PAGE_TOKENS)
     with Progress(json=as_json) as progress, open_store(store) as opened:
         loaded = load_for(opened, model, loading, threads)
         mixing = mixing.within(opened)
@@ -122,12 +133,20 @@ def command(
                 break
             names.append(document.name)
             explained = lm.explain(
-                document, start=first, stop=first + tokens, progress=lambda _, done, total: task.update(done, total)
+                document, start=first, stop=first + count, progress=lambda _, done, total: task.update(done, total)
             )
+            if html is not None:
+                pages.append(explained)
             own = list(rows(explained, loaded.tokenizer, neighbors=neighbors, left=24, right=6))
             shown += own
             reasons += [(row, explained.why(row.position, id_)) for row in own for id_ in why]
         settings, blend = lm.settings, lm.combiner.to_dict() if cache or ngram else None
+        if html is not None and shown:
+            from knnlm.report.why_page import why_page
+
+            mixed = f"λ {settings.lambda_:.3f}" if blend is None else blend_text(blend)
+            facts = {"store": str(store), "settings": f"{mixed}, T {settings.temperature:.4g}, k {settings.k}"}
+            page = why_page(f"Why: {', '.join(names)}", facts, pages, loaded.tokenizer, neighbors)
     texts.finish()
     if more:
         note(f"only {names[0]}, the first document, is shown: --max-documents 2 and so on shows more")
@@ -150,14 +169,7 @@ def command(
         for row, one in reasons:
             write_out(printable(f"{row.position} {row.token!r}, entry {one.id}: {one}\n", keep="\n"))
     if html is not None:
-        from knnlm.report.page import token_page
         from knnlm.system.own_files import write_text
 
-        facts = {
-            "store": str(store),
-            "settings": f"λ {settings.lambda_:.3f}, T {settings.temperature:.4g}, k {settings.k}"
-            if blend is None
-            else f"{blend_text(blend)}, T {settings.temperature:.4g}, k {settings.k}",
-        }
-        write_text(html, token_page(f"Neighbors in {store.name}", facts, shown))
+        write_text(html, page)
         note(f"{html}: {len(shown)} tokens with their neighbors")
