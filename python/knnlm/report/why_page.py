@@ -7,6 +7,7 @@ neighbors in context with document, distance and share, and where they lie besid
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,6 +22,9 @@ from knnlm.system.terminal import printable
 
 NEIGHBORS = 6
 """Shown of each token."""
+
+JOINED = 8
+"""Tokens before a new one that are decoded with it: the white space that joins them is the decoder's to say."""
 
 MOST_DOCUMENTS = 20
 """Listed of those that mattered."""
@@ -60,12 +64,30 @@ def _text(
     """One text as the page's script reads it; entries that are new are added to `shown`."""
     tokens = []
     before = ""
+    pieces = _pieces(tokenizer, explained)
     for t, row in enumerate(rows(explained, tokenizer, neighbors=neighbors, left=24, right=6)):
-        before = before or opening(row.before)
+        before = before if t else opening(row.before)
         places = _places(explained, t, [near.id for near in row.neighbors])
-        tokens.append([_clean(row.token), *_numbers(row), [_near(near, place, entries, shown)
+        tokens.append([_clean(pieces[t]), *_numbers(row), [_near(near, place, entries, shown)
                       for near, place in zip(row.neighbors, places, strict=True)]])  # fmt: skip
     return {"name": _clean(explained.name), "start": explained.start, "before": _clean(before), "tokens": tokens}
+
+
+def _pieces(tokenizer: Any, explained: Explanation) -> list[str]:
+    """The text of each token as it reads on; a character of several tokens is that of the last, the others are "·"."""
+    start, stop = explained.start, explained.start + len(explained)
+    ids = explained.text_tokens.astype(np.int64).tolist()
+    pieces, read = list[str](), max(0, start - JOINED)
+    known = tokenizer.decode(ids[read:start]).rstrip("\ufffd")
+    for at in range(start, stop):
+        text = tokenizer.decode(ids[read : at + 1])
+        if text.endswith("\ufffd") and at - read < 2 * JOINED and text.startswith(known):
+            pieces.append("·")
+            continue
+        pieces.append(text[len(known) :] if text.startswith(known) else tokenizer.token_text(ids[at]))
+        read = max(0, at + 1 - JOINED)
+        known = tokenizer.decode(ids[read : at + 1])
+    return pieces
 
 
 def _numbers(row: TokenRow) -> list[float | None]:
@@ -77,7 +99,7 @@ def _numbers(row: TokenRow) -> list[float | None]:
 def _near(near: NeighborRow, place: tuple[float, float], entries: dict[int, int], shown: list[list[Any]]) -> list[Any]:
     if near.id not in entries:
         entries[near.id] = len(shown)
-        context = [_clean(opening(near.before)), _clean(visible(near.token)), _clean(near.after)]
+        context = [_in_line(opening(near.before)), _clean(visible(near.token)), _in_line(near.after)]
         shown.append([near.id, _clean(near.document), *context])
     return [entries[near.id], _short(near.distance), _short(near.share), int(near.right), *map(_short, place)]
 
@@ -119,6 +141,10 @@ def _documents(explained: Sequence[Explanation]) -> list[dict[str, Any]]:
     return [
         {"name": name, "share": shares[name] / total, "tokens": shares[name], "right": right[name]} for name in best
     ]
+
+
+def _in_line(text: str) -> str:
+    return _clean(re.sub(r"\s*\n\s*", " ⏎ ", text))
 
 
 def _clean(text: str) -> str:

@@ -20,7 +20,6 @@
     holder.append(line);
     text.tokens.forEach((token, i) => {
       const span = make("span", "t", token[0]);
-      if (!token[0].trim()) span.classList.add("blank");
       span.dataset.i = tokens.length;
       tokens.push(token); spans.push(span); owners.push([number, i]);
       line.append(span);
