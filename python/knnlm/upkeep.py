@@ -19,6 +19,7 @@ from knnlm.model.threads import torch_threads
 from knnlm.probability.combiner import Combiner
 from knnlm.store.datastore import Datastore
 from knnlm.store.protocols import Searchable
+from knnlm.system.log import LOG
 from knnlm.text.texts import Progress, Reading, Texts, as_text, texts_of
 
 if TYPE_CHECKING:
@@ -117,6 +118,8 @@ class Upkeep:
                 progress=progress,
             )
         given.log()
+        if found.excluded:
+            LOG.warning(f"{found.excluded} of these documents are in the store: their own entries were left out")
         if found.unsaved is not None:
             raise found.unsaved
         self._given |= {**search, "lambda_": None, "temperature": None, "k": None}
@@ -160,6 +163,8 @@ class Upkeep:
             )
         if isinstance(given, Texts):
             given.log()
+        if found["p"].excluded_documents:
+            LOG.warning(f"{found['p'].excluded_documents} of these documents are in the store (exclude={exclude!r})")
         return found["p"]
 
     def add(

@@ -69,6 +69,8 @@ class _Commands(click.Group):
             extra["color"] = False
         if not standalone_mode:
             return super().main(args=given, standalone_mode=False, **extra)
+        # Threads of torch that spin while they wait make a step twice as long on a busy machine (docs/experiments.md).
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
         streams.prepare()
         try:
             with streams.plain_warnings():

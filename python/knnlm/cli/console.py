@@ -78,7 +78,11 @@ class Command(click.Command):
         except (click.exceptions.Exit, click.UsageError):
             raise
         except (KeyboardInterrupt, click.Abort) as stop:
-            _end(ctx, str(stop) or "interrupted, nothing half-written is left", INTERRUPTED)
+            _end(
+                ctx,
+                str(stop) or "interrupted: what was there is as it was",
+                INTERRUPTED,
+            )
         except BrokenPipeError:
             raise
         except UsageError as error:

@@ -19,12 +19,16 @@ from knnlm.lm.settings import Settings
 from knnlm.model.key_spec import KeySpec
 from knnlm.model.loaded import Loaded
 from knnlm.probability.blend import ORDER, Blend, cache_name
+from knnlm.store.protocols import attributes_of, has_documents
 from knnlm.store.temperature import default_temperature
-from knnlm.system.log import log_failed
+from knnlm.system.log import LOG, log_failed
 from knnlm.text.inputs import TokenDocument
 
 SIZE_TOKENS = 8000
 """Tokens that are scored for the curve against the store's size."""
+
+FEW_TOKENS = 500
+"""Fewer of them say little of other text."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -92,6 +96,7 @@ def tune_store(
         counted = ngram_of(store, ORDER, int(loaded.tokenizer.vocab_size))
         report("5-gram", 1, 1)
     heads = _Heads(documents())
+    before = (attributes_of(store).get("tuned") or {}) if has_documents(store) else {}
     search = Settings(k=max(1, min(k, len(store))), nprobe=nprobe, rerank=rerank, exact=exact, threads=threads)
     text = retrieve(
         loaded,
@@ -117,6 +122,14 @@ def tune_store(
         settings = replace(search, lambda_=tuned.lambda_, temperature=tuned.temperature, k=tuned.k)
         curve = size_curve(loaded, heads.documents, store, settings, progress=progress)
     log_failed(text.failed)
+    if len(text) < FEW_TOKENS:
+        former = ""
+        if {"lambda_", "temperature", "k"} <= before.keys():
+            former = f"; before it had λ {before['lambda_']:.3f}, T {before['temperature']:.4g}, k {before['k']}"
+        LOG.warning(
+            f"λ, T and k were chosen on {len(text):,} tokens only, which say little of other text: tune again on some "
+            f"thousand{former}"
+        )
     return StoreTuning(tuned, blends, curve, text.excluded_documents, text.failed, share, unsaved)
 
 
