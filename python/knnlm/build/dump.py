@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from knnlm.model.identity import check, describe
 from knnlm.model.key_choice import resolve
 from knnlm.model.key_spec import KeySpec, key_spec
@@ -36,7 +34,6 @@ def dump(
     *,
     keys: KeySpec | None = None,
     batch_tokens: int | None = None,
-    dtype: torch.dtype | None = None,
     progress: Progress | None = None,
     total: int = 0,
     replace: Sequence[str] = (),

@@ -100,6 +100,7 @@ class Explanation:
         known: dict[int, Any] = {-1: None}
         documents = self.store.documents() if len(self) else ()
         near = self.neighbors
+        p_lm, p_knn, p = self.p_lm, self.p_knn, self.p  # each of the whole text
 
         def source(t: int, i: int) -> dict[str, Any]:
             index = int(self.documents[t, i])
@@ -121,9 +122,9 @@ class Explanation:
                 {
                     "position": self.start + t,
                     "token": int(self.tokens[t]),
-                    "p_lm": float(self.p_lm[t]),
-                    "p_knn": None if np.isnan(self.log_p_knn[t]) else float(self.p_knn[t]),
-                    "p": float(self.p[t]),
+                    "p_lm": float(p_lm[t]),
+                    "p_knn": None if np.isnan(p_knn[t]) else float(p_knn[t]),
+                    "p": float(p[t]),
                     "neighbors": [source(t, i) for i in range(min(neighbors, near.k)) if near.ids[t, i] >= 0],
                 }
                 for t in range(len(self))

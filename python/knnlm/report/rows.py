@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from knnlm.lm.explain import OUTSIDE, Explanation, source_contexts
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
