@@ -94,9 +94,9 @@ class BruteForceStore:
             )
         return Neighbors(distances, values, ids, self.metric)
 
-    def keys(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Keys of a range of ids."""
-        return self._keys[start:stop]
+    def reconstruct(self, ids: ArrayLike) -> NDArray[np.float32]:
+        """Keys of ids, (...) to (..., d)."""
+        return self._keys[np.asarray(ids, np.int64)]
 
     def values(self, start: int, stop: int) -> NDArray[Any]:
         """Values of a range of ids."""

@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from knnlm.lm.explain import Explanation
 from knnlm.report.page import environment, opening, visible
 from knnlm.report.rows import NeighborRow, TokenRow, rows
+from knnlm.store.protocols import has_documents
 from knnlm.system.terminal import printable
 
 NEIGHBORS = 6
@@ -106,21 +106,13 @@ def _near(near: NeighborRow, place: tuple[float, float], entries: dict[int, int]
 
 def _places(explained: Explanation, t: int, ids: Sequence[int]) -> list[tuple[float, float]]:
     """Where neighbors lie beside the query, in the two directions in which they differ most; NaN where no key is."""
-    keys = _keys(explained.store, ids)
-    if keys is None or not len(ids) or not explained.keys.size:
+    if not len(ids) or not explained.keys.size or not has_documents(explained.store):
         return [(float("nan"), float("nan"))] * len(ids)
-    apart = keys - explained.keys[t]  # (n, d)
+    apart = np.asarray(explained.store.reconstruct(ids), np.float32) - explained.keys[t]  # (n, d)
     directions = np.linalg.svd(apart, full_matrices=False)[2][:2]  # (≤ 2, d)
     flat = apart @ directions.T
     flat = np.pad(flat, ((0, 0), (0, 2 - flat.shape[1])))
     return [(float(x), float(y)) for x, y in flat]
-
-
-def _keys(store: Any, ids: Sequence[int]) -> NDArray[np.float32] | None:
-    try:
-        return np.concatenate([np.asarray(store.keys(id, id + 1), np.float32) for id in ids]) if ids else None
-    except (AttributeError, NotImplementedError, OSError, ValueError):  # a store that gives no keys
-        return None
 
 
 def _documents(explained: Sequence[Explanation]) -> list[dict[str, Any]]:

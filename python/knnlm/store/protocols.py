@@ -112,8 +112,8 @@ class DocumentStore(Searchable, Protocol):
         """Values of a range of ids, (stop - start,)."""
         ...
 
-    def keys(self, start: int, stop: int) -> NDArray[Any]:
-        """Keys of a range of ids, (stop - start, d), where it keeps them."""
+    def reconstruct(self, ids: Any) -> NDArray[Any]:
+        """Keys of ids, (...) to (..., d): as given where it keeps them, else what their codes decode to."""
         ...
 
 
@@ -137,9 +137,9 @@ _TOLD = (
     "document_spans",
     "documents",
     "generation",
-    "keys",
     "next_id",
     "path",
+    "reconstruct",
     "search",
     "values",
 )

@@ -26,7 +26,7 @@ def default_temperature(store: Any) -> float:
     if proposed is not None or n < 2 or not has_documents(store):
         return proposed or 1.0
     ids = spread_ids(store, 64)
-    queries = np.concatenate([np.asarray(store.keys(int(i), int(i) + 1), np.float32) for i in ids])
+    queries = store.reconstruct(ids)
     near = store.search(queries, max(1, min(1024, n // 10)), exclude=np.stack([ids, ids + 1], axis=1))
     return temperature_of(near.distances)
 

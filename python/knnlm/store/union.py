@@ -110,20 +110,25 @@ class StoreUnion:
 
     def values(self, start: int, stop: int) -> NDArray[np.unsignedinteger[Any]]:
         """Values of a range of ids, (stop - start,)."""
-        return self._range("values", start, stop)
-
-    def keys(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Keys of a range of ids, (stop - start, d), where all of its stores keep them."""
-        return self._range("keys", start, stop)
-
-    def _range(self, what: str, start: int, stop: int) -> NDArray[Any]:
         bounds = zip(self.stores, self.offsets[:-1], self.offsets[1:], strict=True)
         parts = [
-            getattr(store, what)(max(0, start - int(first)), min(stop, int(end)) - int(first))
+            store.values(max(0, start - int(first)), min(stop, int(end)) - int(first))
             for store, first, end in bounds
             if start < end and stop > first
         ]
-        return np.concatenate(parts or [getattr(self.stores[0], what)(0, 0)])
+        return np.concatenate(parts or [self.stores[0].values(0, 0)])
+
+    def reconstruct(self, ids: Any) -> NDArray[np.float32]:
+        """Keys of ids, (...) to (..., d): as given where the store keeps them, else what their codes decode to."""
+        wanted = np.asarray(ids, np.int64)
+        if wanted.size and not (wanted.min() >= 0 and wanted.max() < self.next_id):
+            raise ValueError(f"ids: expected ids in 0..{self.next_id}, found {wanted.min()} to {wanted.max()}")
+        found = np.empty((*wanted.shape, self.dim), np.float32)
+        for store, first, end in zip(self.stores, self.offsets[:-1], self.offsets[1:], strict=True):
+            own = (wanted >= first) & (wanted < end)
+            if own.any():
+                found[own] = store.reconstruct(wanted[own] - first)
+        return found
 
     def search(
         self,

@@ -15,11 +15,11 @@ def of_the_test_extra() -> set[str]:
 
 
 def _of(wanted: str) -> set[str]:
-    """Import names of what an extra installs, and the extras that it is made of."""
+    """Import names of what an extra installs, and the extras that it is made of; an extra's name is in lower case."""
     found = set()
     for requirement in requires("knnlm") or []:
         name, _, marker = requirement.partition(";")
-        extras = set(re.findall(r"extra == ['\"](\w+)['\"]", marker))
+        extras = set(re.findall(r"extra == ['\"]([\w-]+)['\"]", marker))
         if extras and wanted not in extras:
             continue
         distribution, _, others = re.split(r"[<>=!~ ]", name.strip())[0].lower().rstrip("]").partition("[")
