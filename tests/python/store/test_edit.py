@@ -145,7 +145,8 @@ def test_union_counts_ids_not_entries(store, tmp_path):
         assert union.search(keys_of(50, 10)[4], 1).ids.tolist() == [504]
         assert union.search(keys_of(50, 10)[4][None], 1, exclude=[[504, 505]]).ids[0, 0] != 504
         found = union.reconstruct([[504, 3], [500, 509]])
-        expected = np.stack([keys_of(50, 10)[4], store.reconstruct(3), *keys_of(50, 10)[[0, 9]]]).reshape(2, 2, D)
+        more = keys_of(50, 10)
+        expected = np.stack([more[4], store.reconstruct([3])[0], more[0], more[9]]).reshape(2, 2, D)
         np.testing.assert_array_equal(found, expected.astype(np.float32))
         for wrong in (-1, 510):
             with pytest.raises(ValueError, match=r"ids in 0\.\.510"):
