@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from knnlm.hf.few_words import mix_in_place
 from knnlm.hf.outputs import kept, logits_of, loss_of, read, with_logits
 from knnlm.lm.combiners import fixed
 from knnlm.lm.retriever import Retriever
@@ -34,8 +35,8 @@ from knnlm.store.protocols import Searchable
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-NUMBERS = 1 << 24
-"""Log-probabilities that are mixed at once."""
+NUMBERS = 1 << 22
+"""Neighbors whose words are mixed at once."""
 
 _ATTACHED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
@@ -192,16 +193,16 @@ class Attached:
         at = np.arange(len(flat)) if rows is None else np.flatnonzero(rows)
         if not len(at):
             return out
-        index = torch.from_numpy(at).to(out.device)
-        queries = keys.reshape(-1, keys.shape[-1])[index.to(keys.device)].float().cpu().numpy()  # one copy a step
-        step = max(1, NUMBERS // out.shape[-1])
-        found = self.retriever.find(queries)
+        index = torch.from_numpy(at)
+        queries = keys.reshape(-1, keys.shape[-1])
+        if len(at) < len(queries):
+            queries = queries[index.to(keys.device)]
+        found = self.retriever.find(queries.float().cpu().numpy())  # one copy a step
         self._seen = found if self.keeps_last else None
+        step = max(1, NUMBERS // (found.k + 1))
         for a in range(0, len(at), step):
-            part = index[a : a + step]
-            lm = flat[part].cpu().numpy()
-            log_p = self.combiner.log_p(lm, found[a : a + step], {})
-            flat[part] = torch.from_numpy(np.asarray(log_p, np.float32)).to(out.device)
+            some = None if len(flat) == len(at) <= step else index[a : a + step].to(out.device)
+            mix_in_place(flat, some, found[a : a + step], self.combiner)
         return out
 
 
