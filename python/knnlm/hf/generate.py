@@ -16,7 +16,7 @@ from knnlm.hf.drafts import DraftCounts, drafting
 from knnlm.hf.explain import explain, until_the_end
 from knnlm.hf.hooks import Attached
 from knnlm.lm.explain import Explanation
-from knnlm.model.modules import device_of
+from knnlm.model.modules import casts_kept, device_of
 
 DRAFT = 10
 """Tokens drafted at a time, unless another number is asked for: as `prompt_lookup_num_tokens` of transformers."""
@@ -122,6 +122,8 @@ def generate(
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=ids.device)
     counts = None
     with ExitStack() as stack:
+        if memory.keys.autocast is not None:
+            stack.enter_context(casts_kept())
         if drafts:
             most = DRAFT if drafts is True else int(drafts)
             _check_drafts(options, len(prompts))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,16 @@ from knnlm.model.forward import NotFiniteError
 from knnlm.model.key_choice import resolve
 from knnlm.model.key_spec import KeySpec
 from knnlm.model.loaded import Loaded
-from knnlm.model.modules import autocast, device_of, eager, is_compiled, name_of, output_embedding, unwrapped
+from knnlm.model.modules import (
+    autocast,
+    casts_kept,
+    device_of,
+    eager,
+    is_compiled,
+    name_of,
+    output_embedding,
+    unwrapped,
+)
 from knnlm.model.windows import check_window, plan
 
 CACHES = ("past_key_values", "cache_params", "state")
@@ -60,12 +70,14 @@ class Reader:
         self._was_training = self.model.training
         self.capture = Capture(self.model, spec.representation, spec.layer) if capture else None
         self.model.eval()
+        self._casts = ExitStack()
+        if self.autocast is not None:
+            self._casts.enter_context(casts_kept())
 
     def extend(self, tokens: Sequence[int]) -> None:
         """Append tokens to the text."""
         self.inputs.extend(int(token) for token in tokens)
 
-    @torch.inference_mode()
     def read(self) -> tuple[torch.Tensor, NDArray[np.float32] | None]:
         """Final logits (v,) float32 for the next token, and the key (1, d).
 
@@ -97,8 +109,9 @@ class Reader:
     def _pass(self) -> Any:
         fed = torch.tensor([self.inputs[self._fed :]], dtype=torch.int64, device=self.device)  # (1, T)
         options = self._options if self._name is None else {**self._options, self._name: self._cache}
-        # As in the dump, so that the key is the one that the store would have.
-        with eager(self.compiled), autocast(self.device, self.autocast):
+        # As in the dump, so that the key is the one that the store would have. Casts are not kept in inference mode.
+        no_gradient = torch.inference_mode() if self.autocast is None else torch.no_grad()
+        with no_gradient, eager(self.compiled), autocast(self.device, self.autocast):
             return self.model(fed, **options)
 
     def _forget_cache(self) -> None:
@@ -127,7 +140,8 @@ class Reader:
         return KVCache()
 
     def close(self) -> None:
-        """Remove the hooks."""
+        """Remove the hooks, and forget cast weights."""
+        self._casts.close()
         if self.capture is not None:
             self.capture.close()
         self.model.train(self._was_training)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -51,6 +52,20 @@ def eager(compiled: bool) -> AbstractContextManager[object]:
 def autocast(device: torch.device, name: str | None) -> AbstractContextManager[object]:
     """torch's autocast to the type of a name; None: the model's own arithmetic."""
     return nullcontext() if name is None else torch.autocast(device.type, getattr(torch, name))
+
+
+@contextmanager
+def casts_kept() -> Iterator[None]:
+    """Weights that autocast casts meanwhile are cast once, not at each pass; they must not change until the end.
+
+    What torch does between the passes inside of one autocast, without autocast for what is between them.
+    """
+    torch.autocast_increment_nesting()
+    try:
+        yield
+    finally:
+        if torch.autocast_decrement_nesting() == 0:
+            torch.clear_autocast_cache()
 
 
 def output_embedding(model: nn.Module) -> nn.Module | None:

@@ -267,10 +267,8 @@ def _read_paths(
                         report.position = before + min(size, raw.tell())
                         yield document
                 else:
-                    done = 0
-                    for document in _read_text(file, name, pattern, most, report):
-                        done += len(document.text)  # in characters: near enough for a bar
-                        report.position = before + size * min(1.0, done / max(1, size))
+                    for document, share in _read_text(file, name, pattern, most, report):
+                        report.position = before + size * share
                         yield document
                 if unpacked is not None and unpacked.trailing:
                     what = unpacked.format.name
@@ -284,7 +282,8 @@ def _read_paths(
 
 def _read_text(
     file: BinaryIO, name: str, pattern: re.Pattern[str] | None, most: int, report: ReadReport
-) -> Iterator[Document]:
+) -> Iterator[tuple[Document, float]]:
+    """Documents of a text, and how much of it each and those before it are, 0 to 1."""
     data = read_whole(file, most)
     text, notes = (None, [too_large(most)]) if data is None else decode_text(data)
     del data
@@ -294,14 +293,16 @@ def _read_text(
     for note in notes:
         report.note(name, note)
     if pattern is None:
-        yield Document(name, text)
+        yield Document(name, text), 1.0
         return
     parts = split_text(text, pattern)
     if len(parts) == 1 and not pattern.search(text):
         report.note(name, "no line matches --split-documents: read as one document")
+    done = 0
     for number, part in enumerate(parts, 1):
         title = next((line.strip() for line in part.split("\n", 8) if line.strip()), "")
-        yield Document(f"{name}#{number}", part, {"title": title[:200]})
+        done += len(part)
+        yield Document(f"{name}#{number}", part, {"title": title[:200]}), done / len(text)
 
 
 def _read_lines(file: io.BufferedReader, name: str, rows: Rows, most: int, report: ReadReport) -> Iterator[Document]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hf_attach import SETTINGS, model_of, untouched
 from hf_folders import TEXT, fast, tokenizer
+from torch.utils._python_dispatch import TorchDispatchMode
 from wrapped import Peft
 
 import knnlm
@@ -122,6 +123,41 @@ def test_queries_have_the_arithmetic_of_the_store(model, words, tmp_path, ids):
     handle.remove()
     assert seen == [True]
     assert untouched(model)
+
+
+def test_weights_are_cast_once_a_text(model, words, tmp_path):
+    KNNLM.build(model, [("a", TEXT)], tmp_path / "store", tokenizer=words, autocast="bfloat16")
+    plain = KNNLM.open(tmp_path / "store", model, tokenizer=words)
+    shapes = {tuple(weight.shape) for weight in model.parameters() if weight.dim() == 2}
+
+    class Casts(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.casts = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.aten._to_copy.default and (kwargs or {}).get("dtype") == torch.bfloat16:
+                self.casts += tuple(args[0].shape) in shapes
+            return function(*args, **(kwargs or {}))
+
+    def casts(generate):
+        with Casts() as counted:
+            generate()
+        return counted.casts
+
+    with knnlm.attach(model, tmp_path / "store", tokenizer=words) as memory:
+        once, more = (casts(lambda n=n: memory.generate("a b", max_new_tokens=n)) for n in (1, 6))
+        assert once == more > 0
+    once, more = (casts(lambda n=n: plain.generate("a b", max_new_tokens=n)) for n in (1, 6))
+    assert once == more > 0
+    weight, fed = model.model.layers[0].mlp.up_proj.weight, torch.tensor([[5, 6]])
+    kept = weight.detach().clone()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        before = model(fed).logits
+    weight.data.mul_(3.0)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # what was cast is forgotten
+        assert not torch.equal(model(fed).logits, before)
+    weight.data.copy_(kept)
 
 
 def test_a_compiled_model_and_one_with_an_adapter(words, model, store, ids):

@@ -360,6 +360,14 @@ def test_how_far_reading_has_come(tmp_path):
     assert report.share == 1.0
 
 
+def test_the_share_that_is_read_of_a_packed_text(tmp_path):
+    with gzip.open(tmp_path / "a.md.gz", "wt") as file:  # of far fewer bytes on disk than characters
+        file.write("# a\n\nthe same again and again\n" * 1000)
+    report = ReadReport()
+    shares = [report.share for _ in read_documents([tmp_path], split_pattern="markdown", report=report)]
+    assert shares == pytest.approx([i / 1000 for i in range(1, 1001)])
+
+
 def test_a_source_that_is_not_there_is_known_before_anything_is_read(tmp_path):
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(FileNotFoundError, match="nowhere"):
