@@ -262,6 +262,26 @@ class Upkeep:
         store.refresh()
         self.settle()
 
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the model and a copy of the store to one folder that can be copied anywhere; returns the store's path.
+
+        `KNNLM.open(path)` and every command find the model beside it, with the settings that were tuned. What was added
+        to the store is committed first. The model that was written is loaded once, to see that it is the right one.
+
+        Raises:
+            UsageError: something is at `folder`.
+            ValueError: a store of no model; an adapter that is not merged into its model.
+
+        Example:
+            >>> path = lm.save_pretrained("shared")  # doctest: +SKIP
+            >>> KNNLM.open("shared/store")  # doctest: +SKIP
+        """
+        from knnlm.build.save import save_pretrained
+
+        store = self._own_store("save_pretrained")
+        store.commit()
+        return save_pretrained(self.loaded, store, Path(folder))
+
     def close(self) -> None:
         """Let go of the store's files if it was opened here, by its path. Closing twice is fine."""
         if self.owns_datastore and isinstance(self.datastore, Datastore):

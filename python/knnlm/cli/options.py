@@ -81,6 +81,11 @@ dtype = click.option(
     type=click.Choice(("float32", "bfloat16", "float16")),
     help="Type of the model's weights.  [default: that of the store, or of the file]",
 )
+device_map = click.option(
+    "--device-map",
+    metavar="MAP",
+    help="Spread a Hugging Face model over devices: auto, balanced, …; needs accelerate.  [default: one device]",
+)
 revision = click.option(
     "--revision", help="Branch, tag or commit of a model on the hub.  [default: main, or the store's]"
 )
@@ -129,8 +134,16 @@ class Loading:
 
     device: str | None = None
     dtype: str | None = None
+    device_map: str | None = None
     revision: str | None = None
     trust_remote_code: bool = False
+
+    def given(self) -> dict[str, Any]:
+        """Arguments of `load_model`; what only a Hugging Face model takes is there if it was given."""
+        found = asdict(self)
+        if self.device_map is None:
+            del found["device_map"]
+        return found
 
 
 @dataclass(frozen=True)
@@ -159,7 +172,7 @@ class Mixing:
 
 def loading_options(command: F) -> F:
     """Options that say how the model is loaded, as one `Loading`."""
-    return gathered(command, "loading", Loading, (device, dtype, revision, trust_remote_code))
+    return gathered(command, "loading", Loading, (device, dtype, device_map, revision, trust_remote_code))
 
 
 def text_options(command: F) -> F:

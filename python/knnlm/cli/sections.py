@@ -20,7 +20,17 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     ),
     "Keys and windows": ("key", "layer", "keys", "keep_keys", "autocast", "window", "context", "batch_tokens"),
     "Search and mixing": ("lambda_", "temperature", "k", "nprobe", "rerank", "exact", "cache", "ngram"),
-    "Model and machine": ("model", "device", "dtype", "revision", "trust_remote_code", "threads", "workers", "seed"),
+    "Model and machine": (
+        "model",
+        "device",
+        "dtype",
+        "device_map",
+        "revision",
+        "trust_remote_code",
+        "threads",
+        "workers",
+        "seed",
+    ),
     "Output": ("out", "overwrite", "as_json", "quiet", "verbose", "debug", "help", "_click_default_help"),
 }
 """Names of parameters by section."""

@@ -6,7 +6,6 @@ import functools
 import importlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,7 @@ def load(
     threads: int | None,
 ) -> LoadedModel:
     """The model by folder or Hugging Face name, torch limited to `threads`."""
-    return _loaded(name, threads, **asdict(loading))
+    return _loaded(name, threads, **loading.given())
 
 
 def _loaded(name: str, threads: int | None, **options: Any) -> LoadedModel:
@@ -57,7 +56,7 @@ def load_for(store: Datastore, name: str | None, loading: Loading, threads: int 
             "trusted to name one"
         )
     found: LoadedModel = of_store.load_for(
-        store, name, load=functools.partial(_loaded, threads=threads), **asdict(loading)
+        store, name, load=functools.partial(_loaded, threads=threads), **loading.given()
     )
     return found
 

@@ -63,9 +63,19 @@ class LoadedModel:
 
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:
-    """The given device, or the GPU if there is one, or the CPU."""
+    """The given device, or the GPU if there is one, or the CPU. Raises ValueError for a device that is not here."""
     if device is not None:
-        return torch.device(device)
+        try:
+            found = torch.device(device)
+            torch.empty(0, device=found)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            here = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+            here += ["mps"] if torch.backends.mps.is_available() else []
+            raise ValueError(
+                f"device: expected one that torch has here ({', '.join(here)}), found {str(device)!r}: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+        return found
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -167,5 +167,6 @@ def hugging_face_tokenizer(tokenizer: Any, config: Any, where: str) -> BackendTo
     ]
     start = next((int(id) for id in candidates if id is not None), None)
     found = BackendTokenizer(type(backend).from_str(backend.to_str()), start)
+    found.original = tokenizer
     check_tokenizer(found, where)
     return found

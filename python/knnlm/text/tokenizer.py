@@ -237,7 +237,12 @@ class WordTokenizer(Tokenizer):
 
 
 class BackendTokenizer(Tokenizer):
-    """A tokenizer of the `tokenizers` library."""
+    """A tokenizer of the `tokenizers` library.
+
+    original: what it was made of, if that was a tokenizer of transformers; it has the chat template, too.
+    """
+
+    original: Any = None
 
     def __init__(self, backend: tokenizers.Tokenizer, bos_id: int | None = None) -> None:
         backend.no_truncation()

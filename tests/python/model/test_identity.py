@@ -159,6 +159,8 @@ def test_the_type_of_weights_follows_the_store(tmp_path):
     assert run_json("eval", store, text, "--dtype", "bfloat16")["perplexity"] == scored["perplexity"]
     told = run("eval", store, text, "--dtype", "float32", code=1).stderr
     assert "loaded as float32, the store is of bfloat16" in told
+    assert run_json("eval", store, text, "--device-map", "cpu")["perplexity"] == scored["perplexity"]
+    assert "found 'gpu'" in run("eval", store, text, "--device", "gpu", code=1).stderr
     info = run("info", store).stdout
     assert "bfloat16" in info
     assert "window 32 of the model's 32" in info
@@ -172,6 +174,7 @@ def test_every_command_that_loads_a_model_takes_its_type(command):
     assert "--dtype" in told
     assert "--trust-remote-code" in told
     assert "--revision" in told
+    assert "--device-map" in told
 
 
 def test_a_revision_is_asked_of_the_model_and_remembered(texts, store):
