@@ -9,6 +9,7 @@ from knnlm.model.checkpoint import save_model
 from knnlm.model.loaded import Loaded
 from knnlm.model.modules import unwrapped
 from knnlm.model.transformer import TransformerLM
+from knnlm.system.extras import module
 
 
 def save_loaded(loaded: Loaded, folder: Path) -> None:
@@ -39,7 +40,6 @@ def _tokenizer(loaded: Loaded) -> Any:
     tokenizer: Any = loaded.tokenizer
     if hasattr(tokenizer.original, "save_pretrained"):
         return tokenizer.original
-    from transformers import PreTrainedTokenizerFast
-
+    transformers: Any = module("transformers", "a model of transformers")
     start = tokenizer.backend.id_to_token(tokenizer.bos_id)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend, bos_token=start)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend, bos_token=start)
