@@ -21,6 +21,7 @@ from knnlm.model.load import read_model_context
 from knnlm.model.loaded import Loaded
 from knnlm.model.modules import config_of, device_of, unwrapped
 from knnlm.model.suitable import check_causal, check_config
+from knnlm.model.translator import Translator, as_translator
 from knnlm.store.opening import as_store
 from knnlm.store.protocols import Searchable
 
@@ -93,8 +94,10 @@ def attach(
 
 @torch.no_grad()
 def _check_width(loaded: Loaded, keys: KeySpec, store: Searchable) -> None:
+    ids = torch.zeros((1, 1), dtype=torch.int64, device=device_of(loaded.model))
+    options = {"decoder_input_ids": ids} if isinstance(loaded, Translator) else {}
     with Capture(loaded.model, keys.representation, keys.layer) as capture:
-        loaded.model(torch.zeros((1, 1), dtype=torch.int64, device=device_of(loaded.model)))
+        loaded.model(ids, **options)
         width = int(capture.keys.shape[-1])
     if width != store.dim:
         raise ValueError(
@@ -118,10 +121,13 @@ class _Untokenized:
 def _loaded(model: nn.Module, tokenizer: Any) -> Loaded:
     module = unwrapped(model)
     device_of(module)  # says which weights are not in memory
+    if getattr(config_of(module), "is_encoder_decoder", False) and callable(tokenizer):
+        return as_translator(module, tokenizer)
     if tokenizer is not None:
         return as_loaded(module, tokenizer)
     config: Any = config_of(module)
     name = getattr(config, "_name_or_path", "") or type(module).__name__
-    check_config(config, name)
-    check_causal(module, name)
+    if not getattr(config, "is_encoder_decoder", False):
+        check_config(config, name)
+        check_causal(module, name)
     return _Untokenized(module, read_model_context(module), name, fingerprint_of(module))

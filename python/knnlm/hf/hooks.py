@@ -72,6 +72,8 @@ class Attached:
         self._seen: Neighbors | None = None
         self.wanted: NDArray[np.bool_] | None = None
         self.module: Any = unwrapped(model)
+        encoder = getattr(getattr(self.module, "config", None), "is_encoder_decoder", False)
+        self._mask = "decoder_attention_mask" if encoder else "attention_mask"  # of the tokens that have logits
         if self.module in _ATTACHED:
             raise ValueError("model: expected one without a store, found one is attached already: detach it first")
         self._entered: list[AbstractContextManager[object]] = []
@@ -172,7 +174,7 @@ class Attached:
 
     def _rows(self, kwargs: Mapping[str, Any], shape: tuple[int, int], count: int) -> NDArray[np.bool_] | None:
         """Which of the positions with logits are looked for, (B, count); None: all."""
-        masks = [mask for mask in (read(kwargs.get("attention_mask"), shape[1]),) if mask is not None]
+        masks = [mask for mask in (read(kwargs.get(self._mask), shape[1]),) if mask is not None]
         if self.wanted is not None:
             if self.wanted.shape != tuple(shape):
                 raise ValueError(f"wanted: expected the shape of the input, {tuple(shape)}, found {self.wanted.shape}")

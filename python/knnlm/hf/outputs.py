@@ -46,6 +46,8 @@ def loss_of(model: Any, logits: Tensor, labels: Tensor, options: Mapping[str, An
     """
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
     known = {name: options[name] for name in ("num_items_in_batch", "ignore_index", "shift_labels") if name in options}
+    if getattr(model.config, "is_encoder_decoder", False):  # its labels are not shifted
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.reshape(-1).to(logits.device))
     function = getattr(model, "loss_function", None)
     if function is not None:
         found: Tensor = function(logits=logits, labels=labels, vocab_size=config.vocab_size, **known)
