@@ -23,6 +23,7 @@ ROOMS = (
     "evaluate",
     "report",
     "hf",
+    "mt",
     "upkeep",
     "creation",
     "knn_lm",

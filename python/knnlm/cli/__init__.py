@@ -25,6 +25,7 @@ _COMMANDS = {
     "tune": "choose λ, T and k on validation text and save them",
     "eval": "perplexity of a text with and without the store",
     "generate": "continue a prompt with the help of the store",
+    "translate": "lines into another language, with a store of parallel text",
     "inspect": "show each token's neighbors in context",
     "info": "what a store holds, and its bytes",
     "verify": "check every byte of a store",

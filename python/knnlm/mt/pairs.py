@@ -53,7 +53,7 @@ def read_pairs(
     report = PairReport() if report is None else report
     name = Path(source).name
     if target is not None:
-        left, right = _lines(source), _lines(target)
+        left, right = read_lines(source), read_lines(target)
         if len(left) != len(right):
             raise ValueError(
                 f"parallel text: expected as many lines in {target} as in {source}, {len(left):,}, found "
@@ -88,7 +88,7 @@ def _kept(rows: Iterable[tuple[str, str]], name: str, report: PairReport) -> Ite
             report.skipped.append((f"{name}#{number}", "one side is empty"))
 
 
-def _lines(path: str | os.PathLike[str]) -> list[str]:
+def read_lines(path: str | os.PathLike[str]) -> list[str]:
     """Lines of a text file, packed or not; only a line feed ends one."""
     place = Path(path)
     if not place.is_file():
@@ -117,7 +117,7 @@ def _rows(path: str | os.PathLike[str], source_field: str, target_field: str) ->
             f"parallel text: expected two files, or one .tsv or .jsonl file, found {path} alone: give the translation, "
             "too (in commands --target)"
         )
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             yield "", ""
         elif kind == ".jsonl":

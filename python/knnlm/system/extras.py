@@ -19,6 +19,7 @@ INSTALL: Mapping[str, str] = MappingProxyType(
         "matplotlib": "'knnlm[report]'",
         "pyarrow": "pyarrow",
         "rich": "'knnlm[lm]'",
+        "sacrebleu": "'knnlm[mt]'",
         "safetensors": "'knnlm[lm]'",
         "tokenizers": "'knnlm[lm]'",
         "torch": "'knnlm[lm]'",
