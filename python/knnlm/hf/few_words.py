@@ -32,19 +32,18 @@ class FewWords(NamedTuple):
 
 def few_words(found: Neighbors) -> FewWords:
     """The words of neighbors (q, k), numbered in each row in ascending order."""
-    values = np.where(found.found, found.values.astype(np.int64), -1)
-    order = np.argsort(values, axis=1, kind="stable")
+    kind, missing = found.values.dtype, missing_value(found.values.dtype)
+    values = np.where(found.found, found.values, np.array(missing, kind))
+    order = np.argsort(values, axis=1, kind="stable")  # a radix sort, where values are of 16 bits
     ordered = np.take_along_axis(values, order, axis=1)
-    first = ordered >= 0
+    first = ordered != missing
     first[:, 1:] &= ordered[:, 1:] != ordered[:, :-1]
     number = first.cumsum(axis=1) - 1  # (q, k) int64
-    numbers = np.empty_like(number)
-    np.put_along_axis(numbers, order, number, axis=1)
-    kind = found.values.dtype
-    own = np.where(found.found, numbers, missing_value(kind)).astype(kind)
+    own = np.empty_like(values)
+    np.put_along_axis(own, order, np.where(ordered != missing, number, missing).astype(kind), axis=1)
     rows, at = np.nonzero(first)
     near = Neighbors(found.distances, own, found.ids, found.metric)
-    return FewWords(near, rows, ordered[rows, at], number[rows, at], int(number.max(initial=-1)) + 1)
+    return FewWords(near, rows, ordered[rows, at].astype(np.int64), number[rows, at], int(number.max(initial=-1)) + 1)
 
 
 def mix_in_place(log_p: Tensor, at: Tensor | None, found: Neighbors, combiner: Combiner) -> None:

@@ -49,7 +49,7 @@ class TargetTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Their text without special tokens."""
-        return str(self.original.decode([int(id) for id in ids], skip_special_tokens=True))
+        return str(self.original.decode([int(id) for id in ids], skip_special_tokens=True)).strip()
 
     def token_text(self, id: int) -> str:
         """The text of one token."""

@@ -94,7 +94,7 @@ def train_translator(
         raise ValueError(f"expected pairs to train on and to look at, found {len(pairs):,} and {len(valid):,}")
     transformers = module("transformers", "training a model for translation")
     started = time.perf_counter()
-    tokenizer = shared_bpe([*pairs, *vocabulary_of], sizes.vocab_size, sizes.context)
+    tokenizer = shared_bpe([*pairs, *vocabulary_of], sizes.vocab_size)
     torch.manual_seed(training.seed)
     config = transformers.MarianConfig(
         vocab_size=len(tokenizer),
@@ -153,7 +153,7 @@ def train_translator(
     return TranslatorTrained(translator, step, time.perf_counter() - started, curve)
 
 
-def shared_bpe(pairs: Sequence[Pair], vocab_size: int, context: int) -> Any:
+def shared_bpe(pairs: Sequence[Pair], vocab_size: int) -> Any:
     """A byte-level BPE of both sides, as transformers wraps one; it ends what it reads and what is written."""
     transformers = module("transformers", "a tokenizer for translation")
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -170,7 +170,7 @@ def shared_bpe(pairs: Sequence[Pair], vocab_size: int, context: int) -> Any:
     made.train_from_iterator((side for pair in pairs for side in (pair.source, pair.target)), trainer)
     made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=context, **names)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **names)
 
 
 Encoded = tuple[list[int], list[int]]
