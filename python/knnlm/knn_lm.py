@@ -18,6 +18,7 @@ from knnlm.model.identity import check
 from knnlm.model.key_choice import resolve
 from knnlm.model.key_spec import KeySpec, key_spec
 from knnlm.model.threads import torch_threads
+from knnlm.option_names import refuse_foreign
 from knnlm.probability.fixed import Fixed
 from knnlm.store.protocols import Searchable
 from knnlm.system.name_of_file import warn_of_name
@@ -240,6 +241,7 @@ class KNNLM(Creation, Upkeep):
         and top_p; seed=0; stop (token ids; default: the model's own end of text). This temperature reshapes the
         mixture, not p_kNN.
         """
+        refuse_foreign(type(self), "stream", options)
         return "".join(self.stream(prompt, **options))
 
     def _stop(self) -> tuple[int, ...]:

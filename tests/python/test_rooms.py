@@ -24,6 +24,7 @@ ROOMS = (
     "report",
     "hf",
     "upkeep",
+    "option_names",
     "creation",
     "knn_lm",
     "demo",

@@ -16,6 +16,7 @@ from knnlm.model.key_spec import KeySpec
 from knnlm.model.keys import iterate
 from knnlm.model.loaded import Loaded
 from knnlm.store.datastore import Datastore
+from knnlm.store.index_choice import check_index_choice, to_code
 from knnlm.store.output_folder import clear_leftovers, refuse_existing, refuse_foreign, take_place
 from knnlm.store.recall_sample import UNMEASURED
 from knnlm.system.log import LOG, log_failed
@@ -56,10 +57,12 @@ def build_from_text(
     the model as it was named, which must not be replaced. Other arguments: as `build_in_one_pass`.
 
     Raises:
+        ValueError: a choice of index that none can be made with, found before anything is made.
         UsageError: `out` exists and `overwrite` is not given, or to replace it would remove what knnlm did not write,
             an input or the model; fewer tokens than lists.
         Others: as `build_in_one_pass` and `take_place`.
     """
+    check_index_choice(code=code, nlist=nlist, metric=metric, seed=seed, threads=threads)
     partial = building(out)
     if partial.is_symlink():
         raise UsageError(f"{partial} is a link: expected an interrupted build, or nothing; remove it")
@@ -68,17 +71,19 @@ def build_from_text(
     refuse_foreign(out, (*texts.sources, *([] if source is None else [source])))
     if nlist is not None:
         check_lists(count_tokens(loaded, texts, progress), nlist)
+    keys = resolved(loaded, keys)
+    dim = key_width(loaded, keys)
+    to_code(code, dim)
     out.parent.mkdir(parents=True, exist_ok=True)
     if partial.exists():
         LOG.info(f"{partial}: going on with an interrupted build")
-    keys = resolved(loaded, keys)
     attributes = describe(loaded, keys, store=out)
     result = build_in_one_pass(
         partial,
         loaded,
         lambda: texts.tokenised(loaded.tokenizer),
         keys=keys,
-        dim=key_width(loaded, keys),
+        dim=dim,
         attributes=attributes if tuned is None else {**attributes, "tuned": tuned},
         code=code,
         nlist=nlist,

@@ -161,7 +161,8 @@ def _refuse_options(path: str | Path, revision: str | None, model_kwargs: dict[s
     if model_kwargs:
         raise TypeError(
             f"{path}: expected device and dtype alone for a model that knnlm train wrote, found "
-            f"{', '.join(model_kwargs)}: that is for models of Hugging Face transformers; leave it out"
+            f"{', '.join(model_kwargs)}: no option of knnlm is called so, and options of from_pretrained are for "
+            "models of Hugging Face alone; leave it out"
         )
 
 

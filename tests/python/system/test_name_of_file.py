@@ -26,9 +26,8 @@ def lm():
 def test_the_path_of_a_file_is_taken_as_text_with_a_warning(lm, use, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("heldout.txt").write_text("abcd")
-    with pytest.warns(
-        UserWarning, match=r"found the path of a file, 'heldout\.txt', which is taken as the text"
-    ) as said:
+    says = r"found the path of a file, 'heldout\.txt', which is taken as the text"
+    with pytest.warns(UserWarning, match=says) as said:
         getattr(lm, use)("heldout.txt")
     (one,) = said
     assert one.filename == __file__, "the line of the caller"
