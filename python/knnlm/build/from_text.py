@@ -20,6 +20,7 @@ from knnlm.store.index_choice import check_index_choice, to_code
 from knnlm.store.output_folder import clear_leftovers, refuse_existing, refuse_foreign, take_place
 from knnlm.store.recall_sample import UNMEASURED
 from knnlm.system.log import LOG, log_failed
+from knnlm.system.making import make_with_parents
 from knnlm.system.usage import UsageError
 from knnlm.text.inputs import TokenDocument
 from knnlm.text.texts import Texts
@@ -74,7 +75,7 @@ def build_from_text(
     keys = resolved(loaded, keys)
     dim = key_width(loaded, keys)
     to_code(code, dim)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_with_parents(out.parent)
     if partial.exists():
         LOG.info(f"{partial}: going on with an interrupted build")
     attributes = describe(loaded, keys, store=out)

@@ -33,6 +33,7 @@ from knnlm.store.entries import DocumentInfo, Documents, Entries, LostDocument, 
 from knnlm.store.index_choice import to_code
 from knnlm.store.search import Reader
 from knnlm.system.json_text import to_json
+from knnlm.system.making import making
 
 __all__ = ["Datastore", "DocumentInfo", "Documents", "Entries", "FormatError", "LostDocument", "StoreError"]
 
@@ -91,16 +92,17 @@ class Datastore(Reader):
             ValueError: an argument out of range. StoreError: something is there, or another process writes to it.
             OSError: it cannot be written.
         """
-        core = _core.Datastore.create(
-            os.fsdecode(path),
-            dim=to_integer(dim, "dim", 1, 65536),
-            metric=one_of(metric, "metric", ("l2", "ip")),
-            keep_keys=one_of(keep_keys, "keep_keys", ("float16", "float32", None)),
-            value_dtype=one_of(value_dtype, "value_dtype", ("uint32", "uint64")),
-            max_value=None if max_value is None else to_integer(max_value, "max_value", 0, 2**64 - 1),
-            attributes=to_json(attributes or {}, "attributes"),
-            overwrite=to_flag(overwrite, "overwrite"),
-        )
+        with making(os.fsdecode(path)):
+            core = _core.Datastore.create(
+                os.fsdecode(path),
+                dim=to_integer(dim, "dim", 1, 65536),
+                metric=one_of(metric, "metric", ("l2", "ip")),
+                keep_keys=one_of(keep_keys, "keep_keys", ("float16", "float32", None)),
+                value_dtype=one_of(value_dtype, "value_dtype", ("uint32", "uint64")),
+                max_value=None if max_value is None else to_integer(max_value, "max_value", 0, 2**64 - 1),
+                attributes=to_json(attributes or {}, "attributes"),
+                overwrite=to_flag(overwrite, "overwrite"),
+            )
         return cls(core)
 
     @classmethod
