@@ -113,7 +113,7 @@ def resolved(loaded: Loaded, keys: KeySpec) -> KeySpec:
     if found.representation != keys.representation:
         LOG.info(
             f"{loaded.name} has no feed-forward module that is known: the input of its output embedding "
-            f"({found.representation}) is the key; --key chooses another"
+            f"({found.representation}) is the key; representation (in commands --key) chooses another"
         )
     return found
 
