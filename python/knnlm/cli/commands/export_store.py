@@ -62,8 +62,8 @@ def command(
     """With TEXT: each token's neighbors in STORE and the sparse p_kNN that they give. Without: STORE as Arrow.
 
     With TEXT a token takes up to 24 bytes a neighbor, 25 kB at k 1024: 20,000 tokens 500 MB. A smaller --k takes less,
-    --only-p a third; .parquet is compressed, .safetensors is held in memory until it is written. Of STORE an entry takes
-    4 bytes a dimension (none with --no-keys), 20 more and its document's name. The size is said before the work.
+    --only-p a third; .parquet is compressed, .safetensors is held in memory until it is written. Of STORE an entry
+    takes 4 bytes a dimension (none with --no-keys), 20 more and its document's name. The size is said before the work.
 
     A document of TEXT that is in STORE, by its tokens, does not find its own entries (but see --own-document).
 
