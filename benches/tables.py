@@ -16,7 +16,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 MOST_COLUMNS = 7
-ONE = re.compile(r"[+−-]?\d[\d,]*(\.\d+)?(e[+-]?\d+)?( ?(%|×|µs|ms|s|kB|MB|GB))?").fullmatch
+NUMBER = r"[+−-]?\d[\d,]*(\.\d+)?(e[+-]?\d+)?"
+ONE = re.compile(rf"{NUMBER}( ?(%|×|µs|ms|s|kB|MB|GB))?( \[{NUMBER}, {NUMBER}\])?").fullmatch
 SIDE_BY_SIDE = re.compile(r"\d\s*[/;]\s*[+−-]?\.?\d|\d( ?%)? to [+−-]?\d|\d.*\([+−-]?\.?\d")
 
 
@@ -100,9 +101,9 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]], text: Collec
 def faults(page: str) -> list[str]:
     """What makes the tables of a Markdown page hard to read: too many columns, more than one number in a cell.
 
-    A column that is aligned to the right holds numbers: one a cell, perhaps with a unit, or a word. A cell of text may
-    name things that have digits in them (`nprobe 32, k_factor 2`), but holds no figures side by side: `1 / 2`,
-    `3 to 4`, `5 (6)`.
+    A column that is aligned to the right holds numbers: one a cell, perhaps with unit and interval (`5 % [3, 7]`), or a
+    word. A cell of text may name things that have digits in them (`nprobe 32, k_factor 2`), but holds no figures
+    side by side: `1 / 2`, `3 to 4`, `5 (6)`.
     """
     found: list[str] = []
     marks: list[str] = []

@@ -19,15 +19,21 @@ TEXTS = {
     "perplexity-rust-docs-adapted": "PEPs LM → Rust documentation, never trained on it",
     "perplexity-gutenberg-adapted": "PEPs LM → Gutenberg, never trained on it",
 }
-HELPS = ["test perplexity", "LM", "+ kNN", "change", "from", "to", "shuffled values"]
+HELPS = ["test perplexity", "LM", "+ kNN", "change [95 % interval]"]
+SHUFFLED_VALUES = ["test perplexity", "LM", "+ kNN", "shuffled values"]
 BESIDE = ["test perplexity", "+ kNN", "+ cache", "+ kNN + cache", "5-gram", "LM + 5-gram", "all together"]
 
 
 def helps(record: dict[str, Any]) -> list[str]:
     """Does the store help? Cells after the text."""
-    lm, knn, shuffled = (entry(record, name) for name in ("LM", KNN, SHUFFLED))
-    changes = [tables.percent(ratio) for ratio in (knn["ratio"], *knn["ratio_interval"])]
-    return [*(f"{row['perplexity']:.1f}" for row in (lm, knn)), *changes, f"{shuffled['perplexity']:.1f}"]
+    lm, knn = (entry(record, name) for name in ("LM", KNN))
+    ends = ", ".join(tables.percent(ratio).removesuffix(" %") for ratio in knn["ratio_interval"])
+    return [*(f"{row['perplexity']:.1f}" for row in (lm, knn)), f"{tables.percent(knn['ratio'])} [{ends}]"]
+
+
+def shuffled(record: dict[str, Any]) -> list[str]:
+    """Is it the store's meaning that helps? Cells after the text."""
+    return [f"{entry(record, name)['perplexity']:.1f}" for name in ("LM", KNN, SHUFFLED)]
 
 
 def beside(record: dict[str, Any]) -> list[str]:
@@ -56,11 +62,12 @@ def measured(records: dict[str, dict[str, Any]]) -> str:
 
 
 def with_tables(text: str, folder: Path) -> str:
-    """The README with both tables written again, between their marks `<!-- table: NAME -->`."""
+    """The README with its tables written again, between their marks `<!-- table: NAME -->`."""
     records = {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in TEXTS}
     kinds: dict[str, tuple[list[str], Callable[[dict[str, Any]], list[str]]]] = {
         "helps": (HELPS, helps),
         "beside": (BESIDE, beside),
+        "shuffled": (SHUFFLED_VALUES, shuffled),
     }
     for name, (head, cells) in kinds.items():
         match = re.search(rf"<!-- table: {name} -->\n(.*?)<!-- end -->", text, re.DOTALL)
@@ -73,7 +80,7 @@ def with_tables(text: str, folder: Path) -> str:
         ]
         rows = [[TEXTS[record], *cells(found)] for record, found in records.items()]
         table = tables.markdown(head, [*rows, *kept])
-        if name == "helps":
+        if name == "shuffled":
             table += "\n" + measured(records)
         text = text[: match.start(1)] + table + text[match.end(1) :]
     return text

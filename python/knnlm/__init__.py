@@ -1,13 +1,16 @@
 """Nearest-neighbor language models: fast, durable, traceable to the document.
 
-`knnlm.Datastore` stores and finds vectors and needs no torch; `knnlm.KNNLM` puts a language model on top of it. Names
-are imported when first used, so that the first does not pay for the second.
+`knnlm.Datastore` stores and finds vectors and needs no torch; `knnlm.KNNLM` puts a language model on top of it,
+`knnlm.attach` puts a store beside a model of Hugging Face. Names are imported when first used, so that the first does
+not pay for the others; `__all__` has those that can be, with the packages that are installed.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from knnlm.system.extras import installed as _installed
 
 if TYPE_CHECKING:
     from knnlm.hf.attach import attach as attach
@@ -45,7 +48,8 @@ _HOME = {
     "load_model": "model.load",
 }
 
-_OF_MODELS = ("KNNLM", "attach", "load_model")  # need the extra `lm`
+_OF_MODELS = ("KNNLM", "attach", "load_model")
+_NEEDED = ("torch", "tokenizers", "safetensors")  # by these names: the extra `lm`
 
 __all__ = [
     "KNNLM",
@@ -61,8 +65,12 @@ __all__ = [
     "StoreError",
     "UsageError",
     "__version__",
+    "attach",
     "load_model",
 ]
+
+if not all(map(_installed, _NEEDED)):  # help() and `import *` ask for each of them
+    __all__ = [name for name in __all__ if name not in _OF_MODELS]
 
 
 def __getattr__(name: str) -> Any:
@@ -76,7 +84,7 @@ def __getattr__(name: str) -> Any:
     if name in _OF_MODELS:
         from knnlm.system.extras import require
 
-        require("torch", "tokenizers", "safetensors", use=f"knnlm.{name}")
+        require(*_NEEDED, use=f"knnlm.{name}")
     found = getattr(import_module(f"knnlm.{_HOME[name]}"), name)
     globals()[name] = found
     return found

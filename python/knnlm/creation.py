@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from knnlm.build.presets import preset_of
 from knnlm.model.given import given_model
 from knnlm.model.key_spec import DEFAULT_REPRESENTATION, KeySpec
+from knnlm.option_names import refuse_foreign
 from knnlm.store.datastore import Datastore
+from knnlm.store.index_choice import check_index_choice
 from knnlm.store.opening import as_folder, as_store
 from knnlm.store.output_folder import place_of, refuse_existing
 from knnlm.store.protocols import Searchable
@@ -76,6 +78,7 @@ class Creation:
             >>> lm = KNNLM.open("store")  # doctest: +SKIP
             >>> lm.generate("It was a", max_new_tokens=20)  # doctest: +SKIP
         """
+        refuse_foreign(cls, "open", model_kwargs)
         opened = as_store(store)
         try:
             load = {"device": device, "dtype": dtype, "revision": revision, "trust_remote_code": trust_remote_code}
@@ -128,6 +131,7 @@ class Creation:
             )
         if store is not None:
             return cls.open(store, model, tokenizer=tokenizer, **options)
+        refuse_foreign(cls, "open", options)
         own = {name: options.pop(name) for name in OWN if name in options}
         return cls(given_model(model, tokenizer, **options), None, **own)
 
@@ -179,7 +183,7 @@ class Creation:
 
         Raises:
             UsageError: something is at `store` and `overwrite` is not given, or is not of knnlm.
-            TypeError, ValueError, FileNotFoundError: texts or arguments that cannot be used.
+            TypeError, ValueError, FileNotFoundError: texts or arguments that cannot be used; nothing was made then.
 
         Example:
             >>> lm = KNNLM.build("gpt2", "books/", "store")  # doctest: +SKIP
@@ -190,11 +194,13 @@ class Creation:
         from knnlm.model.load import load_model
         from knnlm.model.threads import torch_threads
 
+        refuse_foreign(cls, "build", model_kwargs)
         path = place_of(as_folder(store))
         if keep_keys not in (True, False, "float16", "float32"):
             raise ValueError(f"keep_keys: expected True, False, 'float16' or 'float32', found {keep_keys!r}")
         given = texts_of(texts, reading, stamped=True)
         index, settings = preset_of(preset, nlist, code)
+        check_index_choice(**index, metric=metric, seed=seed, threads=threads)
         load = {"device": device, "dtype": dtype, "revision": revision, "trust_remote_code": trust_remote_code}
         named = isinstance(model, (str, os.PathLike))
         refuse_existing(path, overwrite)

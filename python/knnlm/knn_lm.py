@@ -18,8 +18,10 @@ from knnlm.model.identity import check
 from knnlm.model.key_choice import resolve
 from knnlm.model.key_spec import KeySpec, key_spec
 from knnlm.model.threads import torch_threads
+from knnlm.option_names import refuse_foreign
 from knnlm.probability.fixed import Fixed
 from knnlm.store.protocols import Searchable
+from knnlm.system.name_of_file import warn_of_name
 from knnlm.text.inputs import as_document, token_ids
 from knnlm.upkeep import Upkeep
 
@@ -109,12 +111,15 @@ class KNNLM(Creation, Upkeep):
     def log_probs(self, text: Any, *, exclude: str = "document") -> NDArray[np.floating[Any]]:
         """log p of each token of a text, (L,) nats.
 
-        text: a string, token ids (L,), or a document; ids that begin with the document start are scored without it, as
-        every text is read after one. exclude: where the very same text is a document of the store,
-        leave out that "document", each token's own "entry", or "none".
+        text: a string (the text itself: `evaluate` is what reads files), token ids (L,), or a document; ids that begin
+        with the document start are scored without it, as every text is read after one. exclude: where the very same
+        text is a document of the store, leave out that "document", each token's own "entry", or "none".
+
+        Warns (UserWarning) of a string that is the path of a file; so do `perplexity`, `explain` and `generate`.
         """
         from knnlm.lm.stretches import stretches
 
+        warn_of_name(text)
         parts: list[NDArray[np.floating[Any]]] = [np.zeros(0, np.float32)]
         with torch_threads(self.settings.threads):
             for stretch in stretches(
@@ -167,6 +172,7 @@ class KNNLM(Creation, Upkeep):
 
         start, stop: only these tokens of a long text, for the arrays hold some 32 k bytes a token.
         """
+        warn_of_name(text)
         retriever = self._retriever(exclude)
         if retriever is None:
             raise ValueError("explain: expected a datastore, found None; there are no neighbors to show")
@@ -198,6 +204,7 @@ class KNNLM(Creation, Upkeep):
         from knnlm.lm.generate import generate
         from knnlm.lm.sampler import Sampling
 
+        warn_of_name(prompt, "prompt")
         tokenizer = self.loaded.tokenizer
         tokens = token_ids(prompt, tokenizer).tolist()
         # Decoding with the end of the prompt keeps the white space that joins the two.
@@ -234,6 +241,7 @@ class KNNLM(Creation, Upkeep):
         and top_p; seed=0; stop (token ids; default: the model's own end of text). This temperature reshapes the
         mixture, not p_kNN.
         """
+        refuse_foreign(type(self), "stream", options)
         return "".join(self.stream(prompt, **options))
 
     def _stop(self) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from knnlm.probability.combiner import Combiner
 from knnlm.store.datastore import Datastore
 from knnlm.store.protocols import Searchable
 from knnlm.system.log import LOG
+from knnlm.system.name_of_file import warn_of_name
 from knnlm.text.texts import Progress, Reading, Texts, as_text, texts_of
 
 if TYPE_CHECKING:
@@ -207,11 +208,13 @@ class Upkeep:
     def replace(self, document: str, text: Any) -> tuple[int, int]:
         """Put a text in the place of a document, as `knnlm replace` does, at once; returns entries before and after.
 
-        document: its name. text: a string, or a document, whose metadata stand above those that the store has. Raises
-        ValueError where there is no such document. (`delete` is the datastore's: `lm.datastore.delete(names)`.)
+        document: its name. text: a string (the text itself; of a path there is a warning), or a document, whose
+        metadata stand above those that the store has. Raises ValueError where there is no such document. (`delete` is
+        the datastore's: `lm.datastore.delete(names)`.)
         """
         from knnlm.build.replace import replace_document
 
+        warn_of_name(text, "the new text")
         store = self._own_store("replace")
         with torch_threads(self.settings.threads):
             changed = replace_document(

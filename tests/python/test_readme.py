@@ -1,4 +1,4 @@
-"""The README's marked code blocks run, in its order, in a folder with a little text."""
+"""The README's marked code blocks run, in its order but for one that says otherwise, in a folder with a little text."""
 
 import os
 import re
@@ -38,7 +38,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def blocks() -> list[tuple[str, str, str]]:
-    return BLOCK.findall(README.read_text(encoding="utf-8"))
+    """What is said of each block, its language and its code; last what needs commands that stand below it."""
+    return sorted(BLOCK.findall(README.read_text(encoding="utf-8")), key=lambda block: "commands below" in block[0])
 
 
 def test_there_is_something_to_run() -> None:

@@ -25,6 +25,7 @@ ROOMS = (
     "hf",
     "mt",
     "upkeep",
+    "option_names",
     "creation",
     "knn_lm",
     "demo",

@@ -23,6 +23,17 @@ def lm(store: Path, model: Path) -> KNNLM:
     return KNNLM(load_model(model), Datastore.open(store), threads=1)
 
 
+def test_a_replacement_that_is_the_path_of_a_file_is_taken_as_text_with_a_warning(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("new.txt").write_text(sentence(1))
+    with KNNLM.open(store) as lm:
+        name = lm.datastore.documents()[0].name  # type: ignore[union-attr]
+        with pytest.warns(UserWarning, match="the new text: expected a text, found the path of a file, 'new.txt'"):
+            lm.replace(name, "new.txt")
+
+
 def test_threads_are_those_of_the_model_too(store: Path, model: Path, texts: Path, tmp_path: Path) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)

@@ -156,8 +156,8 @@ def _texts_of(work: Plan, texts: Iterable[Document], store: Datastore) -> Iterat
     if waiting:
         raise StoreError(
             f"{store.path}: expected the text as it was when this began, found {len(waiting):,} documents changed or "
-            f"gone meanwhile, such as {next(iter(waiting.values())).name!r}; nothing of this was committed: run "
-            "knnlm add again"
+            f"gone meanwhile, such as {next(iter(waiting.values())).name!r}; nothing of this was committed: call "
+            "add again (in commands knnlm add)"
         )
 
 
@@ -172,6 +172,6 @@ def _as_planned(store: Datastore, generation: int) -> Iterator[None]:
             raise
         raise StoreError(
             f"{store.path}: expected the store as it was when this began, generation {generation}, found that another "
-            f"command changed it meanwhile, to generation {store.generation}; nothing of this one was committed: run "
-            "knnlm add again"
+            f"command changed it meanwhile, to generation {store.generation}; nothing of this one was committed: call "
+            "add again (in commands knnlm add)"
         ) from error

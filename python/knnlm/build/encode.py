@@ -214,7 +214,7 @@ def encoded(
         _unblock(pool)
         raise RuntimeError(
             "expected worker processes to live until the end, found that one died (killed, or out of memory?): what is "
-            "done so far stays; run the same command again, with fewer --workers if memory is short"
+            "done so far stays; do the same again, with fewer workers (in commands --workers) if memory is short"
         ) from error
     except BaseException:
         alive.close()  # workers end at once, whatever they are doing

@@ -223,8 +223,8 @@ def of_store(store: Datastore, index: dict[str, Any], threads: int | None) -> di
     info = store.info()
     if info["entries_with_keys"] < n:
         raise ValueError(
-            f"the estimate samples raw keys, and {store.path} keeps none of its indexed entries: knnlm build without "
-            f"--dry-run adds the other {info['entries_with_keys']:,} to the index"
+            f"the estimate samples raw keys, and {store.path} keeps none of its indexed entries; a build (in commands "
+            f"one without --dry-run) adds the other {info['entries_with_keys']:,} to the index"
         )
     size = min(n, SAMPLE_ENTRIES)
     keys, values = store.keys(0, size), store.values(0, size)

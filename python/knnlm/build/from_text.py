@@ -16,9 +16,11 @@ from knnlm.model.key_spec import KeySpec
 from knnlm.model.keys import iterate
 from knnlm.model.loaded import Loaded
 from knnlm.store.datastore import Datastore
+from knnlm.store.index_choice import check_index_choice, to_code
 from knnlm.store.output_folder import clear_leftovers, refuse_existing, refuse_foreign, take_place
 from knnlm.store.recall_sample import UNMEASURED
 from knnlm.system.log import LOG, log_failed
+from knnlm.system.making import make_with_parents
 from knnlm.system.usage import UsageError
 from knnlm.text.inputs import TokenDocument
 from knnlm.text.texts import Texts
@@ -56,10 +58,12 @@ def build_from_text(
     the model as it was named, which must not be replaced. Other arguments: as `build_in_one_pass`.
 
     Raises:
+        ValueError: a choice of index that none can be made with, found before anything is made.
         UsageError: `out` exists and `overwrite` is not given, or to replace it would remove what knnlm did not write,
             an input or the model; fewer tokens than lists.
         Others: as `build_in_one_pass` and `take_place`.
     """
+    check_index_choice(code=code, nlist=nlist, metric=metric, seed=seed, threads=threads)
     partial = building(out)
     if partial.is_symlink():
         raise UsageError(f"{partial} is a link: expected an interrupted build, or nothing; remove it")
@@ -68,17 +72,19 @@ def build_from_text(
     refuse_foreign(out, (*texts.sources, *([] if source is None else [source])))
     if nlist is not None:
         check_lists(count_tokens(loaded, texts, progress), nlist)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    keys = resolved(loaded, keys)
+    dim = key_width(loaded, keys)
+    to_code(code, dim)
+    make_with_parents(out.parent)
     if partial.exists():
         LOG.info(f"{partial}: going on with an interrupted build")
-    keys = resolved(loaded, keys)
     attributes = describe(loaded, keys, store=out)
     result = build_in_one_pass(
         partial,
         loaded,
         lambda: texts.tokenised(loaded.tokenizer),
         keys=keys,
-        dim=key_width(loaded, keys),
+        dim=dim,
         attributes=attributes if tuned is None else {**attributes, "tuned": tuned},
         code=code,
         nlist=nlist,
@@ -107,7 +113,7 @@ def resolved(loaded: Loaded, keys: KeySpec) -> KeySpec:
     if found.representation != keys.representation:
         LOG.info(
             f"{loaded.name} has no feed-forward module that is known: the input of its output embedding "
-            f"({found.representation}) is the key; --key chooses another"
+            f"({found.representation}) is the key; representation (in commands --key) chooses another"
         )
     return found
 

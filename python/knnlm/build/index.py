@@ -29,16 +29,21 @@ def check_index(store: Datastore, *, retrain: bool, nlist: int | None = None, me
     """
     n, info = len(store), store.info()
     if metric is not None and metric != store.metric:
-        raise UsageError(f"{store.path} is a store of --metric {store.metric}: dump the text again for {metric}")
+        raise UsageError(
+            f"{store.path} has the metric {store.metric}: expected it (in commands --metric {store.metric}) or none, "
+            f"found {metric}: make the store again for that"
+        )
     if not n:
         raise ValueError(f"expected entries to index in {store.path}, found none: give a text that has tokens")
     if store.is_built and not retrain and info["indexed"] == n:
-        raise UsageError(f"{store.path} has an index of all its entries: add --retrain to learn a new one")
+        raise UsageError(
+            f"{store.path} has an index of all its entries: give retrain=True (in commands --retrain) for a new one"
+        )
     if retrain and needs_model(info) and "model" not in store.attributes:
         raise ValueError(
             f"expected raw keys of all {n:,} entries of {store.path}, or a model that it remembers, found "
             f"{info['entries_with_keys']:,} keys and no model: it was built without keeping them, so no new index can "
-            "be learned; build it again with --keep-keys, or dump the text with --keys float16"
+            "be learned; build it again with keep_keys=True (in commands --keep-keys, or knnlm dump --keys float16)"
         )
     check_lists(n, nlist if retrain or not store.is_built else None)
 
@@ -105,9 +110,15 @@ def _settle(store: Datastore, before: Mapping[str, Any], settings: Mapping[str, 
         own = {**settings, "k": min(settings["k"], max(1, len(store)))}
         store.set_attributes({**store.attributes, "tuned": own})
         if before and "preset" not in before:
-            LOG.info(f"the preset's settings replace the tuned ones ({_text(before)}): knnlm tune chooses them again")
+            LOG.info(
+                f"the preset's settings replace the tuned ones ({_text(before)}): tune (in commands knnlm "
+                "tune) chooses them again"
+            )
     elif before and again:
-        LOG.info(f"kept {_text(before)}, which were chosen with the former index: knnlm tune chooses them again")
+        LOG.info(
+            f"kept {_text(before)}, which were chosen with the former index: tune (in commands knnlm tune) "
+            "chooses them again"
+        )
 
 
 def _text(tuned: Mapping[str, Any]) -> str:

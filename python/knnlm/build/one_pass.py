@@ -279,8 +279,8 @@ def _refuse_to_clear(store: Datastore, path: Path, text: str) -> None:
         )
     if store.next_id:
         raise ValueError(
-            f"{expected}one of {len(store):,} entries that has no index: knnlm build makes it one; choose another "
-            "place, or remove it"
+            f"{expected}one of {len(store):,} entries that has no index: Datastore.build (in commands knnlm build) "
+            "makes it one; choose another place, or remove it"
         )
     begun = [PARTS] if "one_pass" in store.attributes else []
     foreign = sorted(file.name for file in path.iterdir() if not (file.name in begun or STORE.fullmatch(file.name)))

@@ -23,6 +23,6 @@ def preset_of(
     index = {"nlist": None, "code": None} | PRESETS.get(name or "", {})
     settings = _SETTINGS.get(name or "")
     return (
-        {"nlist": nlist or index["nlist"], "code": code or index["code"]},
+        {"nlist": index["nlist"] if nlist is None else nlist, "code": index["code"] if code is None else code},
         None if settings is None else {**settings, "preset": name},
     )

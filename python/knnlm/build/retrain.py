@@ -85,7 +85,7 @@ def spec_of(store: Datastore, loaded: Loaded) -> KeySpec:
     if spec is None or "model" not in store.attributes:
         raise StoreError(
             f"{store.path}: expected a store that remembers the model and how its keys were made, found one made from "
-            "vectors: its keys cannot be computed again; make it anew with keep_keys, or from text with knnlm build"
+            "vectors: its keys cannot be computed again; make it anew with keep_keys (in commands --keys), or from text"
         )
     check(store, loaded)
     return resolve(loaded, spec)

@@ -10,6 +10,7 @@ from knnlm.model.of_store import load_for
 from knnlm.model.save import save_loaded
 from knnlm.store.datastore import Datastore
 from knnlm.store.output_folder import place_of, whole_folder
+from knnlm.system.making import make_with_parents
 
 NOT_COPIED = "lock"
 """Of a store's files: the one that a writer holds."""
@@ -31,7 +32,7 @@ def save_pretrained(loaded: Loaded, store: Datastore, folder: Path) -> Path:
         raise ValueError(f"expected a store that remembers its model, found {store.path}, which was made without one")
     out = place_of(folder)
     with whole_folder(out, overwrite=False) as new:
-        new.mkdir()
+        make_with_parents(new)
         save_loaded(loaded, new / "model")
         copy = new / "store"
         copy.mkdir()

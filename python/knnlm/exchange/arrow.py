@@ -23,6 +23,13 @@ def arrow(name: str) -> Any:
     return module(name, "Arrow and Parquet")
 
 
+def arrow_bytes(store: Datastore, keys: bool = True) -> int:
+    """About how large the file of `write_arrow` gets."""
+    spans = ((info.stop - info.start, len((info.name or "").encode()) + 4) for info in store.documents())
+    value = 4 if store.info()["value_dtype"] == "uint32" else 8
+    return len(store) * (8 + value + 8 + (4 * store.dim if keys else 0)) + sum(n * name for n, name in spans)
+
+
 def write_arrow(path: str | Path, store: Datastore, *, keys: bool = True, progress: Progress | None = None) -> int:
     """Write a store as an Arrow IPC file, one row an entry in the order of ids; return the number of rows.
 

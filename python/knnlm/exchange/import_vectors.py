@@ -203,7 +203,8 @@ def _rows_of(
         return ids - ascending[0], "order of ids"
     raise ValueError(
         f"{values}: expected a value for each id of {found.path}, found {count:,} values and ids from "
-        f"{ascending[0]} to {ascending[-1]}, no rows of it: give ids (--ids), a file with the id of each value"
+        f"{ascending[0]} to {ascending[-1]}, no rows of it: give ids (in commands --ids), a file with the id of each "
+        "value"
     )
 
 
@@ -277,7 +278,8 @@ def _import(
 def _refuse_existing(path: str | Path, overwrite: bool) -> None:
     if not overwrite and any(Path(path).glob("manifest-*.json")):
         raise StoreError(
-            f"{path}: expected no store, found one; choose another place, or pass overwrite=True to replace it"
+            f"{path}: expected no store, found one; choose another place, or give overwrite=True (in commands "
+            "--overwrite) to replace it"
         )
 
 

@@ -208,7 +208,7 @@ def _below_zero(values: str | Path, column: NDArray[Any], negative: int, at: int
     if all_ignored:
         text += (
             f"; {IGNORED} is PyTorch's mark of a label that is left out, such as padding: give ignore={IGNORED} "
-            f"(--ignore {IGNORED}) to leave its rows out"
+            f"(in commands --ignore {IGNORED}) to leave its rows out"
         )
         text += ", unless 16 bits were too small for the vocabulary" if wrapped else ""
     elif wrapped:

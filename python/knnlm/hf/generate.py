@@ -17,6 +17,7 @@ from knnlm.hf.explain import explain, until_the_end
 from knnlm.hf.hooks import Attached
 from knnlm.lm.explain import Explanation
 from knnlm.model.modules import casts_kept, device_of
+from knnlm.system.name_of_file import warn_of_name
 
 DRAFT = 10
 """Tokens drafted at a time, unless another number is asked for: as `prompt_lookup_num_tokens` of transformers."""
@@ -180,6 +181,7 @@ def _encoded(memory: Attached, text: str) -> list[int]:
     tokenizer = memory.tokenizer
     if tokenizer is None:
         raise TypeError("generate: expected ids, or a tokenizer for text: attach(model, store, tokenizer=…)")
+    warn_of_name(text, "prompt")
     if callable(tokenizer):
         return [int(id) for id in tokenizer(text)["input_ids"]]
     own = _interface(memory)

@@ -42,7 +42,7 @@ def compared(store: Any, settings: Settings, *, cache: bool = False, ngram: bool
     if cache and not ngram and "cache" not in saved_blends(store):
         LOG.warning(
             f"no weights of the cache are tuned: it is mixed with the model alone, weight {DEFAULT_LAMBDA}; "
-            "knnlm tune STORE TEXT --cache finds weights beside the store"
+            "tune(text, cache=True) finds weights beside the store (in commands knnlm tune STORE TEXT --cache)"
         )
         found["blended"] = untuned_cache()
     elif cache or ngram:
@@ -78,10 +78,13 @@ def blend_of(store: Any, cache: bool, ngram: bool) -> Blend | None:
         return None
     saved = saved_blends(store)
     if name not in saved:
-        options = " ".join(f"--{part}" for part in name.split("+"))
+        parts = name.split("+")
+        options = ", ".join(f"{part}=True" for part in parts)
+        flags = " ".join(f"--{part}" for part in parts)
         raise ValueError(
             f"expected weights of {name} that were tuned on validation text, found "
-            f"{', '.join(saved) or 'none'} in the store: run knnlm tune STORE TEXT {options}"
+            f"{', '.join(saved) or 'none'} in the store: call tune(text, {options}) "
+            f"(in commands knnlm tune STORE TEXT {flags})"
         )
     return Blend(**saved[name])
 

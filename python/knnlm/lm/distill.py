@@ -86,6 +86,15 @@ def targets(
         raise NotFiniteError(failed[0][1])
 
 
+def target_bytes(k: int, vocabulary: int, neighbors: bool = True) -> int:
+    """Most bytes that one token takes in a file of `targets`; Parquet, which is compressed, may take fewer.
+
+    k: neighbors of a token, each of which may have a value of its own.
+    """
+    fixed, word, neighbor = 32, 4 + 4, 8 + 4 + 4  # position, token, probability, offset; sparse p_kNN; id to value
+    return fixed + word * min(k, vocabulary) + (neighbor * k if neighbors else 0)
+
+
 def write_parquet(path: str | Path, batches: Iterable[dict[str, Any]]) -> int:
     """Write batches of `targets` as Parquet, one row a token; return the number of rows. The file appears whole."""
     pa, parquet = arrow("pyarrow"), arrow("pyarrow.parquet")

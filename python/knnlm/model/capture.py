@@ -32,7 +32,7 @@ def blocks_of(model: nn.Module) -> nn.ModuleList:
                 return module
     raise ValueError(
         f"{type(model).__name__}: no list of decoder blocks with one of the feed-forward attributes {_FFN} was found; "
-        "choose a module by name with representation='module:NAME' (its input becomes the key)"
+        "choose a module, whose input becomes the key, with representation='module:NAME' (in commands --key)"
     )
 
 
@@ -153,7 +153,7 @@ class Capture:
         if module is None:
             raise ValueError(
                 f"{type(blocks[layer]).__name__} has no module that {representation} could be read from; "
-                "use representation='module:NAME'"
+                "use representation='module:NAME' (in commands --key module:NAME)"
             )
         if representation.endswith("-pre-norm"):
             for child in blocks[layer].modules():
@@ -219,7 +219,7 @@ class Capture:
         if name not in self._kept:
             raise RuntimeError(
                 f"{name[0]} of layer {name[1]} was not seen in the last forward pass; run the model first, or use "
-                "representation='module:NAME' if this model has no norm after its blocks"
+                "representation='module:NAME' (in commands --key) if this model has no norm after its blocks"
             )
         x = self._kept[name]
         if not x.is_floating_point() or x.dim() < 2:

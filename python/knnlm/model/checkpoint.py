@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from knnlm.model.transformer import TransformerConfig, TransformerLM
 from knnlm.model.weights import made_on_meta, read_header, read_json
+from knnlm.system.making import make_with_parents
 from knnlm.system.own_files import replacing_path, write_text
 from knnlm.text.tokenizer import Tokenizer
 
@@ -64,7 +65,7 @@ def _copy_weights(model: TransformerLM, tensors: Mapping[str, torch.Tensor]) -> 
 def save_model(folder: str | Path, model: TransformerLM, tokenizer: Tokenizer) -> None:
     """Write ``config.json``, ``model.safetensors`` and ``tokenizer.json``; each file is whole at any time."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_with_parents(folder)
     config = {"model_type": MODEL_TYPE, **asdict(model.config)}
     for name, text in ((CONFIG_FILE, json.dumps(config, indent=1)), ("tokenizer.json", tokenizer.to_json())):
         write_text(folder / name, text)

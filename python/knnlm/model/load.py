@@ -17,6 +17,7 @@ from torch import nn
 
 from knnlm.model.checkpoint import read_config, read_model
 from knnlm.model.fingerprint import fingerprint_of
+from knnlm.model.hub_name import check_hub_name, did_you_mean
 from knnlm.model.modules import config_of, device_of
 from knnlm.model.suitable import (
     check_causal,
@@ -114,8 +115,8 @@ def load_model(
     where = pick_device(device)
     wanted = _dtype(dtype)
     folder = Path(path)
-    if not folder.exists() and str(path).startswith((".", "/", "~")):  # a name on the hub never looks like this
-        raise FileNotFoundError(f"expected a model folder, found nothing at {path}")
+    if not folder.exists():
+        check_hub_name(path)
     if folder.is_dir():
         config = read_config(folder)
         if config is not None:
@@ -161,7 +162,8 @@ def _refuse_options(path: str | Path, revision: str | None, model_kwargs: dict[s
     if model_kwargs:
         raise TypeError(
             f"{path}: expected device and dtype alone for a model that knnlm train wrote, found "
-            f"{', '.join(model_kwargs)}: that is for models of Hugging Face transformers; leave it out"
+            f"{', '.join(model_kwargs)}: no option of knnlm is called so, and options of from_pretrained are for "
+            "models of Hugging Face alone; leave it out"
         )
 
 
@@ -271,5 +273,9 @@ def _asked(name: str, load: Callable[..., Any], **options: Any) -> Any:
                 "revision that has model.safetensors, or convert the weights and give the folder"
             ) from error
         kind = OSError if isinstance(error, OSError) else ValueError
-        folder = "" if Path(name).is_dir() else "there is no such folder, and as a name on the hub: "
-        raise kind(f"expected a causal language model with tokenizer at {name}, found: {folder}{said}") from error
+        here = Path(name).is_dir()
+        meant = "" if here else did_you_mean(name)
+        raise kind(
+            f"expected a causal language model with tokenizer at {name}{f' ({meant})' if meant else ''}, found: "
+            f"{'' if here else 'there is no such folder, and as a name on the hub: '}{said}"
+        ) from error

@@ -190,7 +190,7 @@ def check_encoder_decoder(config: Any, where: str) -> None:
     if not getattr(config, "is_encoder_decoder", False):
         raise ValueError(
             f"{where}: expected an encoder-decoder, as translation needs one, found a {type(config).__name__} of a "
-            "decoder or encoder alone: with a language model use KNNLM, or knnlm build without --source"
+            "decoder or encoder alone: with a language model use KNNLM (in commands knnlm build)"
         )
 
 

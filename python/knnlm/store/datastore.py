@@ -6,7 +6,6 @@ what was added before anything reads (`reading`), and gives the answers their ty
 
 from __future__ import annotations
 
-import operator
 import os
 import threading
 import warnings
@@ -31,8 +30,10 @@ from knnlm.store.arrays import (
     to_threads,
 )
 from knnlm.store.entries import DocumentInfo, Documents, Entries, LostDocument, document_lists, lost_documents
+from knnlm.store.index_choice import to_code
 from knnlm.store.search import Reader
 from knnlm.system.json_text import to_json
+from knnlm.system.making import making
 
 __all__ = ["Datastore", "DocumentInfo", "Documents", "Entries", "FormatError", "LostDocument", "StoreError"]
 
@@ -91,16 +92,17 @@ class Datastore(Reader):
             ValueError: an argument out of range. StoreError: something is there, or another process writes to it.
             OSError: it cannot be written.
         """
-        core = _core.Datastore.create(
-            os.fsdecode(path),
-            dim=to_integer(dim, "dim", 1, 65536),
-            metric=one_of(metric, "metric", ("l2", "ip")),
-            keep_keys=one_of(keep_keys, "keep_keys", ("float16", "float32", None)),
-            value_dtype=one_of(value_dtype, "value_dtype", ("uint32", "uint64")),
-            max_value=None if max_value is None else to_integer(max_value, "max_value", 0, 2**64 - 1),
-            attributes=to_json(attributes or {}, "attributes"),
-            overwrite=to_flag(overwrite, "overwrite"),
-        )
+        with making(os.fsdecode(path)):
+            core = _core.Datastore.create(
+                os.fsdecode(path),
+                dim=to_integer(dim, "dim", 1, 65536),
+                metric=one_of(metric, "metric", ("l2", "ip")),
+                keep_keys=one_of(keep_keys, "keep_keys", ("float16", "float32", None)),
+                value_dtype=one_of(value_dtype, "value_dtype", ("uint32", "uint64")),
+                max_value=None if max_value is None else to_integer(max_value, "max_value", 0, 2**64 - 1),
+                attributes=to_json(attributes or {}, "attributes"),
+                overwrite=to_flag(overwrite, "overwrite"),
+            )
         return cls(core)
 
     @classmethod
@@ -238,7 +240,7 @@ class Datastore(Reader):
             self._core.build(
                 seed=None if seed is None else to_integer(seed, "seed", 0, 2**64 - 1),
                 nlist=to_optional(nlist, "nlist"),
-                code=_code(code),
+                code=to_code(code, self.dim),
                 retrain=to_flag(retrain, "retrain"),
                 threads=to_threads(threads),
                 progress=to_progress(progress),
@@ -280,7 +282,7 @@ class Datastore(Reader):
                 expected=to_integer(expected, "expected", 1, 2**63 - 1),
                 seed=to_integer(seed, "seed", 0, 2**64 - 1),
                 nlist=to_optional(nlist, "nlist"),
-                code=_code(code),
+                code=to_code(code, self.dim),
                 threads=to_threads(threads),
                 progress=to_progress(progress),
             )
@@ -389,17 +391,6 @@ class Datastore(Reader):
 def _reopen(path: str, generation: int, resident: bool) -> Datastore:
     """Unpickle."""
     return Datastore(_core.Datastore.open(path, generation=generation, resident=resident))
-
-
-def _code(code: Literal["small", "flat"] | tuple[int, int] | None) -> str | tuple[int, int] | None:
-    """Check a choice of code: a preset, or parts and bits of any integer type."""
-    if code is None or isinstance(code, str):
-        return code
-    try:
-        m, bits = code
-        return operator.index(m), operator.index(bits)
-    except (TypeError, ValueError):
-        raise ValueError(f"code must be 'small', 'flat', (m, bits) or None, found {code!r}") from None
 
 
 VANISHING = 2.0**-63

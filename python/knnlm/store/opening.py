@@ -51,4 +51,4 @@ def missing(path: Path) -> str:
     moved = [found for found in leftovers(path) if found.suffix == ".old" and is_folder(found)]
     if moved:
         return f"a command that was killed had moved it to {moved[0]}: rename that folder back"
-    return "make one with knnlm build"
+    return "make one with KNNLM.build or Datastore.create (in commands knnlm build)"

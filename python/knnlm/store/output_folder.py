@@ -11,6 +11,7 @@ from pathlib import Path
 
 from knnlm.store.lock import kept_from_writers
 from knnlm.system.log import LOG
+from knnlm.system.making import make_with_parents
 from knnlm.system.own_files import (
     MODEL,
     STORE,
@@ -37,7 +38,7 @@ def whole_folder(out: Path, overwrite: bool, inputs: Iterable[os.PathLike[str] |
     clear_leftovers(out)
     refuse_existing(out, overwrite)
     refuse_foreign(out, inputs)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_with_parents(out.parent)
     partial = sibling(out, "partial")
     remove_tree(partial)  # nobody else has this name
     try:

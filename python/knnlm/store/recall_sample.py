@@ -26,7 +26,8 @@ Found = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 UNMEASURED = (
     "recall was not measured: the file of an interrupted run that it is measured against is damaged; all else is as it "
-    "should be, and --recall is refused until knnlm build STORE --retrain measures it"
+    "should be, and recall= is refused until a new index measures it: index(retrain=True) (in commands knnlm build "
+    "STORE --retrain)"
 )
 """Said of an index whose build went on without exact neighbors."""
 

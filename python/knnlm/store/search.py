@@ -178,7 +178,7 @@ class Reader:
             raise StoreError(
                 "calibrate: expected raw keys of all entries, found a store that keeps codes only; "
                 + (f"its best recall for k was measured when it was built: {known}" if known else "")
-                + " build it with keep_keys (knnlm build --keep-keys) to measure again"
+                + " build it with keep_keys (in commands --keep-keys) to measure again"
             )
         own = None
         if queries is None:

@@ -107,7 +107,9 @@ def lines_of(file: io.BufferedReader, most: int) -> Iterator[tuple[int, str | No
 
 def too_large(most: int) -> str:
     """Why a document of more than `most` bytes is left out, and what to do."""
-    return f"larger than {most:,} bytes, the most for one document (--max-document-bytes)"
+    return (
+        f"larger than {most:,} bytes, the most for one document (max_document_bytes, in commands --max-document-bytes)"
+    )
 
 
 def _wide_lines(file: io.BufferedReader, encoding: str, most: int) -> Iterator[tuple[int, str | None, str]]:

@@ -297,7 +297,7 @@ def _read_text(
         return
     parts = split_text(text, pattern)
     if len(parts) == 1 and not pattern.search(text):
-        report.note(name, "no line matches --split-documents: read as one document")
+        report.note(name, "no line matches split_documents (in commands --split-documents): read as one document")
     done = 0
     for number, part in enumerate(parts, 1):
         title = next((line.strip() for line in part.split("\n", 8) if line.strip()), "")

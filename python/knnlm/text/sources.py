@@ -18,8 +18,8 @@ from pathlib import Path
 
 from knnlm.text.standard_input import StandardInput
 
-LINK = "is a link to a folder, which is not followed (--follow-links)"
-LINK_OUT = "is a link out of this source, which is not followed (--follow-links)"
+LINK = "is a link to a folder, which is not followed (follow_links=True, in commands --follow-links, does)"
+LINK_OUT = "is a link out of the source, which is not followed (follow_links=True, in commands --follow-links, does)"
 NOWHERE = "is a link that leads nowhere"
 NO_FILE = "is no file: a device, a pipe or a socket"
 KERNEL = "is not read: it belongs to the kernel's /proc or /sys"

@@ -28,6 +28,7 @@ import torch
 from knnlm.model.checkpoint import STATE_FILE, load_state, save_model, save_state
 from knnlm.model.transformer import TransformerLM
 from knnlm.probability.weights import perplexity_of
+from knnlm.system.making import make_with_parents
 from knnlm.system.own_files import write_text
 from knnlm.text.documents import Document
 from knnlm.text.tokenizer import Tokenizer
@@ -349,7 +350,7 @@ def train(
     holds the last weights, not the best ones.
     """
     out_dir = Path(out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
+    make_with_parents(out_dir)
     run = _Run(model, tokenizer, train_docs, valid_docs, out_dir, config, progress)
     if resume and (out_dir / STATE_FILE).is_file():
         run.restore()

@@ -29,7 +29,10 @@ def training_place(out: Path, overwrite: bool, resume: bool) -> Iterator[Path]:
     new = beside(out)
     if not overwrite or not out.exists():
         if resume and (new / STATE_FILE).is_file():
-            LOG.info(f"{new} holds an interrupted training that is to replace {out}: --overwrite --resume goes on")
+            LOG.info(
+                f"{new} holds an interrupted training that is to replace {out}: overwrite and resume (in commands "
+                "--overwrite --resume) go on with it"
+            )
         yield out
         return
     if new.is_symlink():

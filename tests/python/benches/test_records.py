@@ -42,6 +42,12 @@ def test_every_record_has_its_page_and_every_picture_is_there() -> None:
             assert (RECORD / link.partition(")")[0]).is_file(), link
 
 
+def test_the_first_table_of_the_readme_is_narrow() -> None:
+    first = next(line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("|"))
+    assert len(first.strip("|").split("|")) <= 4
+    assert first == "| " + " | ".join(readme.HELPS) + " |"
+
+
 def test_the_readme_has_the_figures_of_the_records() -> None:
     text = (ROOT / "README.md").read_text()
     assert readme.with_tables(text, RECORD) == text, "run `python benches/records.py`"
@@ -60,6 +66,9 @@ def test_the_readme_has_the_figures_of_the_records() -> None:
         ("ours only", "---:", True),
         ("", "---:", True),
         ("2.3e-07", "---:", True),
+        ("−6.4 % [−8.0, −5.1]", "---:", True),
+        ("−6.4 % [−8.0, −5.1, 3]", "---:", False),
+        ("[−8.0, −5.1]", "---:", False),
         ("12 3", "---:", False),
         ("0.90 / 0.95", "---:", False),
         ("−8.0 to −5.1", "---:", False),

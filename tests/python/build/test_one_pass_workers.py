@@ -104,7 +104,7 @@ def test_a_worker_that_is_killed_ends_the_build_which_goes_on_later(loaded, tmp_
             killed.extend(multiprocessing.active_children())
             os.kill(killed[0].pid, signal.SIGKILL)
 
-    with pytest.raises(RuntimeError, match=r"one died .*out of memory.*what is done so far stays.*fewer --workers"):
+    with pytest.raises(RuntimeError, match=r"one died .*out of memory.*what is done so far stays.*fewer workers"):
         build(tmp_path / "store", loaded, workers=1, load=load_slow, progress=kill)
     assert multiprocessing.active_children() == []
     assert 0 < build(tmp_path / "store", loaded).resumed_parts < 8

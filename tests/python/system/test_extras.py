@@ -88,6 +88,35 @@ def test_what_needs_more_says_what_to_install(tmp_path, without, code, said):
     assert re.search(said, done.stdout), done.stdout
 
 
+EVERY_NAME = """
+import inspect
+import pydoc
+
+import knnlm
+
+names = dict(inspect.getmembers(knnlm))
+from knnlm import *
+assert Datastore is names["Datastore"] is knnlm.Datastore
+page = pydoc.plain(pydoc.render_doc(knnlm))
+assert "class Datastore" in page and knnlm.__version__ in page
+assert sorted(knnlm.__all__) == sorted(dir(knnlm))
+print(*sorted({"KNNLM", "attach", "load_model"} & set(names)))
+"""
+
+
+@pytest.mark.parametrize("without", [LM, ("torch",), ("tokenizers",), ("safetensors",), (*LM, *CLI, *REPORT, *HF)])
+def test_every_name_of_the_package_can_be_had_without_torch(tmp_path, without):
+    done = run(without, EVERY_NAME, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
+def test_every_name_of_the_package_can_be_had(tmp_path):
+    done = run(REPORT, EVERY_NAME, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["KNNLM", "attach", "load_model"]
+
+
 PROGRAM = "from knnlm.__main__ import main; main()"
 
 

@@ -283,7 +283,9 @@ def test_what_unpacks_to_more_than_a_document_may_have_is_skipped_and_said(bombs
     monkeypatch.setattr(Unpacked, "readinto", counted)
     found, report = read(bombs, max_document_bytes=5_000_000)
     assert found == {"b.jsonl.gz#1": "one", "b.jsonl.gz#3": "two"}
-    large = "larger than 5,000,000 bytes, the most for one document (--max-document-bytes)"
+    large = (
+        "larger than 5,000,000 bytes, the most for one document (max_document_bytes, in commands --max-document-bytes)"
+    )
     assert report.skipped == [
         ("a.txt.gz", large),
         ("b.jsonl.gz#2", large),

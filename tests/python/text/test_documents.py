@@ -261,7 +261,9 @@ def test_a_file_without_a_matching_line_is_one_document_and_that_is_said(tmp_pat
     (tmp_path / "b.txt").write_text("text\n")
     documents, report = read(tmp_path, split_pattern="markdown")
     assert [d.name for d in documents] == ["a.txt#1", "b.txt#1"]
-    assert report.notes == [("b.txt", "no line matches --split-documents: read as one document")]
+    assert report.notes == [
+        ("b.txt", "no line matches split_documents (in commands --split-documents): read as one document")
+    ]
 
 
 def test_wikitext_pattern_takes_titles_and_leaves_formulas():

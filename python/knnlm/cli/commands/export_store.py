@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from knnlm.cli.console import Command, note, print_json
+from knnlm.cli.console import Command, note, print_json, size
 from knnlm.cli.options import (
     Loading,
     Mixing,
@@ -20,7 +20,7 @@ from knnlm.cli.options import (
     text_options,
     threads,
 )
-from knnlm.cli.work import load_for
+from knnlm.cli.work import load_for, stages
 from knnlm.store.opening import open_store
 from knnlm.store.output_folder import refuse_existing
 from knnlm.system.log import log_failed
@@ -61,6 +61,10 @@ def command(
 ) -> None:
     """With TEXT: each token's neighbors in STORE and the sparse p_kNN that they give. Without: STORE as Arrow.
 
+    With TEXT a token takes up to 24 bytes a neighbor, 25 kB at k 1024: 20,000 tokens 500 MB. A smaller --k takes less,
+    --only-p a third; .parquet is compressed, .safetensors is held in memory until it is written. Of STORE an entry
+    takes 4 bytes a dimension (none with --no-keys), 20 more and its document's name. The size is said before the work.
+
     A document of TEXT that is in STORE, by its tokens, does not find its own entries (but see --own-document).
 
     \b
@@ -68,9 +72,10 @@ def command(
       knnlm export store books/ --out targets.parquet
       knnlm export store --out store.arrow
     """
-    from knnlm.exchange.arrow import write_arrow
+    from knnlm.build.from_text import count_tokens
+    from knnlm.exchange.arrow import arrow_bytes, write_arrow
     from knnlm.lm.combiners import fixed
-    from knnlm.lm.distill import targets, write_parquet, write_safetensors
+    from knnlm.lm.distill import target_bytes, targets, write_parquet, write_safetensors
     from knnlm.lm.retriever import Retriever
     from knnlm.lm.settings import settings_of
     from knnlm.report.progress import Progress
@@ -89,10 +94,14 @@ def command(
             texts = Texts(text, reading)
             mixing = mixing.within(opened)
             settings = settings_of(opened, **mixing.given(), threads=threads)
+            retriever = Retriever(opened, settings, "none" if own_document else "document")
+            count = count_tokens(loaded, texts, stages(progress))
+            each = target_bytes(retriever.k, loaded.tokenizer.vocab_size, not only_p)
+            note(f"{out} will take up to {size(count * each)}: {count:,} tokens, {size(each)} each at k {retriever.k}")
             batches = targets(
                 loaded,
                 texts.tokenised(loaded.tokenizer),
-                Retriever(opened, settings, "none" if own_document else "document"),
+                retriever,
                 fixed(settings).temperature,
                 neighbors=not only_p,
                 failed=failed,
@@ -104,6 +113,7 @@ def command(
         else:
             info = opened.info()
             decoded = not no_keys and bool(info["n"]) and not (info["keep_keys"] and info["entries_with_keys"])
+            note(f"{out} will take about {size(arrow_bytes(opened, not no_keys))}: {len(opened):,} entries")
             rows = write_arrow(out, opened, keys=not no_keys, progress=lambda _, done, total: task.update(done, total))
     if as_json:
         found = {"store": str(store), "out": str(out), "rows": rows, "bytes": out.stat().st_size}
