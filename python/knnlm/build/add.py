@@ -14,6 +14,7 @@ from knnlm.build.update import Plan, plan
 from knnlm.model.key_spec import KeySpec, key_spec
 from knnlm.model.loaded import Loaded
 from knnlm.store.datastore import Datastore, StoreError
+from knnlm.system.counted import counted
 from knnlm.system.log import log_failed
 from knnlm.text.documents import Document
 from knnlm.text.stamp import HASH, content_hash, facts_of
@@ -143,6 +144,8 @@ def _shown(texts: Texts, progress: Progress | None) -> Iterator[Document]:
         yield document
         if progress is not None:
             progress("read", int(texts.report.position), texts.report.size)
+    if progress is not None and texts.report.size:  # what was skipped behind the last document is read, too
+        progress("read", texts.report.size, texts.report.size)
 
 
 def _texts_of(work: Plan, texts: Iterable[Document], store: Datastore) -> Iterator[Document]:
@@ -155,9 +158,9 @@ def _texts_of(work: Plan, texts: Iterable[Document], store: Datastore) -> Iterat
             yield replace(planned, text=document.text)
     if waiting:
         raise StoreError(
-            f"{store.path}: expected the text as it was when this began, found {len(waiting):,} documents changed or "
-            f"gone meanwhile, such as {next(iter(waiting.values())).name!r}; nothing of this was committed: run "
-            "knnlm add again"
+            f"{store.path}: expected the text as it was when this began, found "
+            f"{counted(len(waiting), 'document')} changed or gone meanwhile, such as "
+            f"{next(iter(waiting.values())).name!r}; nothing of this was committed: run knnlm add again"
         )
 
 

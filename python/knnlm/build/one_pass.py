@@ -37,6 +37,7 @@ from knnlm.store.attributes import described_alike
 from knnlm.store.builder import StoreBuilder, sampled_keys
 from knnlm.store.datastore import Datastore
 from knnlm.store.recall_sample import Truth, TruthError
+from knnlm.system.counted import counted
 from knnlm.system.json_text import to_json
 from knnlm.system.own_files import STORE, is_folder, make_folder, read, remove, remove_tree, write_for_good
 from knnlm.text.inputs import TokenDocument
@@ -129,7 +130,8 @@ def build_in_one_pass(
             raise ValueError("expected text with at least one token, found none")
         if nlist is not None and total < nlist:
             raise ValueError(
-                f"expected at least as many tokens as lists, found {total:,} for {nlist:,} lists: ask for fewer"
+                f"expected at least as many tokens as lists, found {total:,} for {counted(nlist, 'list')}: ask "
+                "for fewer"
             )
         chosen = {"tokens": total, "text": digest, "part_tokens": part_tokens, "seed": seed, "nlist": nlist}
         chosen["metric"] = metric
@@ -203,8 +205,8 @@ def build_in_one_pass(
                     report("encode", part.stop, total)
             if store.next_id != total:
                 raise ValueError(
-                    f"{path}: expected {total:,} tokens, as were counted, found {store.next_id:,}: the text changed "
-                    "meanwhile; remove the store"
+                    f"{path}: expected {counted(total, 'token')}, as counted, found {store.next_id:,}: the text "
+                    "changed meanwhile; remove the store"
                 )
             failed = [(name, reason) for name, reason, *_ in _failed(folder)]
             if sum(stop - start for *_, start, stop in _failed(folder)) == total:
@@ -279,8 +281,8 @@ def _refuse_to_clear(store: Datastore, path: Path, text: str) -> None:
         )
     if store.next_id:
         raise ValueError(
-            f"{expected}one of {len(store):,} entries that has no index: knnlm build makes it one; choose another "
-            "place, or remove it"
+            f"{expected}one of {counted(len(store), 'entry')} that has no index: knnlm build makes it one; choose "
+            "another place, or remove it"
         )
     begun = [PARTS] if "one_pass" in store.attributes else []
     foreign = sorted(file.name for file in path.iterdir() if not (file.name in begun or STORE.fullmatch(file.name)))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from knnlm.cli.console import note, warn
+from knnlm.system.counted import counted
 
 if TYPE_CHECKING:
     from knnlm.cli.options import Loading
@@ -138,7 +139,7 @@ def blend_text(blend: Mapping[str, Any]) -> str:
     cache = (
         ""
         if theta is None
-        else f"; cache of {blend['size']:,} tokens, θ {theta if theta == 'auto' else f'{theta:.3g}'}"
+        else f"; cache of {counted(blend['size'], 'token')}, θ {theta if theta == 'auto' else f'{theta:.3g}'}"
     )
     return weights + cache
 
@@ -167,10 +168,10 @@ def warn_of_lambda(lambda_: float | None, blended: bool) -> None:
 OVERLAP = 0.01  # a larger share of a text's tokens in the store's 13-grams is worth a warning
 
 
-def warn_of_overlap(share: float | None) -> None:
-    """Say where a text is partly known to the store."""
+def warn_of_overlap(share: float | None, means: str) -> None:
+    """Say where a text is partly known to the store, and what that means for the command."""
     if share is not None and share > OVERLAP:
         warn(
-            f"{100 * share:.1f} % of the tokens are in a run of 13 tokens that the store has too: the perplexity is of "
-            "text that is partly known, and weights that are chosen on it are too large for other text"
+            f"{100 * share:.1f} % of the tokens are in a run of 13 tokens that the store has too: the text is partly "
+            f"known, and {means}"
         )

@@ -18,6 +18,7 @@ from knnlm.report.numbers import change, number, percent
 from knnlm.report.plots import CURVES, Plot, tuning_plot
 from knnlm.report.rows import TokenRow
 from knnlm.report.table import to_table
+from knnlm.system.counted import counted
 
 # What must hold for the demo to have shown its point.
 ADAPTED_GAIN = 0.30  # quantised against the LM alone, language reference
@@ -181,8 +182,8 @@ def _facts(case: CaseResult) -> dict[str, str]:
     lm, ngram = case.perplexity["lm"], case.perplexity["ngram"]
     return {
         "model alone, and a 5-gram of its text": f"{number(lm)}, {number(ngram)}: {change(lm / ngram - 1)}",
-        "scored": f"{case.tokens:,} test tokens of {case.documents} documents",
-        "store": f"{case.entries:,} entries of {case.store_documents} documents",
+        "scored": f"{counted(case.tokens, 'test token')} of {counted(case.documents, 'document')}",
+        "store": f"{counted(case.entries, 'entry')} of {counted(case.store_documents, 'document')}",
         "chosen on validation text": f"λ {case.lambda_:.2f}, T {case.temperature:.4g}, k {case.k}",
         "bytes per entry on disk": f"{case.bytes_per_entry['total']:.1f} ({held})",
         "test tokens in a 13-gram of the store": percent(case.overlap, 2),

@@ -277,7 +277,8 @@ def _import(
 def _refuse_existing(path: str | Path, overwrite: bool) -> None:
     if not overwrite and any(Path(path).glob("manifest-*.json")):
         raise StoreError(
-            f"{path}: expected no store, found one; choose another place, or pass overwrite=True to replace it"
+            f"{path}: expected no store, found one; choose another place, or give overwrite=True (in commands "
+            "--overwrite)"
         )
 
 

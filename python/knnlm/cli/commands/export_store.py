@@ -23,6 +23,7 @@ from knnlm.cli.options import (
 from knnlm.cli.work import load_for
 from knnlm.store.opening import open_store
 from knnlm.store.output_folder import refuse_existing
+from knnlm.system.counted import counted
 from knnlm.system.log import log_failed
 from knnlm.text.texts import Reading
 
@@ -109,7 +110,7 @@ def command(
         found = {"store": str(store), "out": str(out), "rows": rows, "bytes": out.stat().st_size}
         print_json({**found, "failed": failed} if text else found)
     else:
-        note(f"{out}: {rows:,} rows")
+        note(f"{out}: {counted(rows, 'row')}")
         if decoded:
             note("its keys are decoded from the codes, near the model's but not the same: raw keys are not kept")
     if failed:

@@ -24,11 +24,16 @@ from knnlm.cli.options import (
 )
 from knnlm.cli.work import blend_text, load_for, shown, warn_of_overlap
 from knnlm.store.opening import open_store
+from knnlm.system.counted import counted
 from knnlm.system.extras import installed, require
 from knnlm.text.texts import Reading
 
 if TYPE_CHECKING:
     from knnlm.evaluate.tune_store import StoreTuning
+
+
+TOO_LARGE = "the weight of the store that is chosen on it is too large for other text"
+"""What it means for settings that the store has a part of the text that they are chosen on."""
 
 
 @click.command("tune", cls=Command)
@@ -118,7 +123,7 @@ def command(
     tuned, share, unsaved = done.tuned, done.overlap_13gram, done.unsaved
     written = _plots(done, folder) if folder is not None and unsaved is None else []
     texts.finish()
-    warn_of_overlap(share)
+    warn_of_overlap(share, TOO_LARGE)
     if as_json:
         print_json(
             {
@@ -140,12 +145,12 @@ def command(
             "T": f"{tuned.temperature:.4g}",
             "k": f"{tuned.k}",
             "perplexity": f"{tuned.perplexity:.2f}, the model alone {tuned.lm_perplexity:.2f} "
-            f"({100 * (tuned.perplexity / tuned.lm_perplexity - 1):+.1f} %), on {tuned.tokens:,} tokens",
+            f"({100 * (tuned.perplexity / tuned.lm_perplexity - 1):+.1f} %), on {counted(tuned.tokens, 'token')}",
             **{f"with {name}": f"{b.perplexity:.2f}: {blend_text(b.to_dict())}" for name, b in done.blends.items()},
         }
     )
     if done.excluded:
-        note(f"{done.excluded} documents are in the store: their own entries were left out")
+        note(f"left out their own entries of {counted(done.excluded, 'document')} that the store has")
     _not_saved(unsaved)
     note(f"saved in {store}" + (f"; plots in {folder}" if folder else ""))
 
