@@ -113,8 +113,20 @@ def estimating(progress: Progress) -> Callable[[str, int, int], None]:
     return lambda stage, done, total: progress.track(stage, unit=units.get(stage, "")).update(done, total)
 
 
-def shown(progress: Progress) -> Callable[[str, int, int], None]:
-    """A bar for each stage that a function of the package tells of; those of an index build share one."""
+UNITS = {
+    **dict.fromkeys(TOKENS, "tok"),
+    "read": "bytes",
+    "tokenizer: count": "characters",
+    "tokenise": "characters",
+}
+"""What a stage counts."""
+
+
+def shown(progress: Progress, **units: str) -> Callable[[str, int, int], None]:
+    """A bar for each stage that a function of the package tells of; those of an index build share one.
+
+    units: what a stage counts, where only the command knows it.
+    """
     from knnlm.report.index_progress import STAGES, index_progress
 
     index: list[Callable[[str, int, int], None]] = []
@@ -125,8 +137,7 @@ def shown(progress: Progress) -> Callable[[str, int, int], None]:
                 index.append(index_progress(progress, "index"))
             index[0](stage, done, total)
         else:
-            unit = "tok" if stage in TOKENS else {"read": "bytes", "tokenizer: count": "characters"}.get(stage, "")
-            progress.track(stage, unit=unit).update(done, total)
+            progress.track(stage, unit=(UNITS | units).get(stage, "")).update(done, total)
 
     return show
 

@@ -25,8 +25,8 @@ from knnlm.system.counted import counted
 from knnlm.system.log import LOG, log_failed
 from knnlm.text.inputs import TokenDocument
 
-SIZE_TOKENS = 8000
-"""Tokens that are scored for the curve against the store's size."""
+SIZE_TOKENS = 2000
+"""Tokens that are scored for the curve against the store's size: it shows a trend, and searches once for each size."""
 
 FEW_TOKENS = 500
 """Fewer of them say little of other text."""

@@ -18,6 +18,7 @@ from knnlm._core import plan_index
 from knnlm.build import estimate
 from knnlm.build.estimate import free_bytes, process_bytes
 from knnlm.cli import main
+from knnlm.cli.commands.info import _pairs
 from knnlm.cli.console import duration, plain, size
 from knnlm.model.key_spec import KeySpec
 from knnlm.report.progress import Task
@@ -295,6 +296,14 @@ def test_info(store: Path) -> None:
         assert shown in text
     assert all(f"{recall:.3f} for k {k:,}" in text for k, recall in best.items())
     assert best or "not measured" in text
+
+
+def test_info_tells_of_drift_only_where_something_was_added(store: Path) -> None:
+    with Datastore.open(store) as opened:
+        info = opened.info() | {"drift": 0.25}
+    assert "drift" not in _pairs(info)  # the later parts of the build itself
+    assert "+25 %" in _pairs(info | {"next_id": info["next_id"] + 1})["drift"]
+    assert "drift" in _pairs(info | {"attributes": {}})
 
 
 def test_verify_lists_damage(store: Path) -> None:

@@ -89,8 +89,8 @@ def _pairs(info: dict[str, Any]) -> dict[str, str]:
         by_keys = [f"{b:.3f} for k {row['k']:,}" for row in rows if (b := row.get("best_recall_by_keys")) is not None]
         if by_keys:
             pairs["by raw keys"] = f"up to {', '.join(by_keys)} (--rerank keys)"
-        if info["drift"] is not None:
-            pairs["drift"] = f"{100 * info['drift']:+.0f} % quantisation error of what was added later"
+        if info["drift"] is not None and _has_grown(info):
+            pairs["drift"] = f"{100 * info['drift']:+.0f} % quantisation error of what came after the index was learnt"
         if info["retrain_advised"]:
             pairs["outgrown"] = f"{info['retrain_reason']}; {advice(info)}"
     else:
@@ -125,6 +125,12 @@ def _pairs(info: dict[str, Any]) -> dict[str, str]:
     else:
         pairs["settings"] = f"not tuned; T {info['default_temperature'] or 1:.4g} from the store's own distances"
     return pairs
+
+
+def _has_grown(info: dict[str, Any]) -> bool:
+    """Whether there is more than a build in one pass wrote, whose later parts count as added to its first one."""
+    built = (info.get("attributes") or {}).get("one_pass") or {}
+    return not isinstance(tokens := built.get("tokens"), int) or bool(info["next_id"] > tokens)
 
 
 def _short(value: Any) -> str:

@@ -136,7 +136,7 @@ def command(
             vocab_size=vocab_size,
             device=device,
             resume=resume,
-            progress=shown(progress),
+            progress=shown(progress, train="s" if steps is None else "steps"),
             on_valid=lambda point: progress.say(reached(point)),
         )
         result = done.result

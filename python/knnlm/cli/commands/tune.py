@@ -49,7 +49,11 @@ TOO_LARGE = "the weight of the store that is chosen on it is too large for other
 @tuned_exact_option
 @cache_option
 @ngram_option
-@click.option("--plots", type=click.Path(path_type=Path), help="Folder for the plots.  [default: STORE-tuning]")
+@click.option(
+    "--plots",
+    type=click.Path(path_type=Path),
+    help="Folder for the plots.  [default: STORE-tuning, where those of an earlier tuning are replaced]",
+)
 @click.option("--no-plots", is_flag=True, help="Write no plots.")
 @overwrite
 @text_options
@@ -94,10 +98,10 @@ def command(
     elif folder is not None and not installed("matplotlib"):
         note("no plots are drawn without matplotlib: pip install 'knnlm[report]'")
         folder = None
-    there = sorted(folder.glob("perplexity-*.svg")) if folder is not None else []
+    there = sorted(plots.glob("perplexity-*.svg")) if plots is not None and folder is not None else []
     if there and not overwrite:
         raise click.UsageError(
-            f"{folder} holds plots of an earlier tuning, such as {there[0].name}: add --overwrite or --no-plots, or "
+            f"{plots} holds plots of an earlier tuning, such as {there[0].name}: add --overwrite or --no-plots, or "
             "name another folder with --plots"
         )
     texts = Texts(text, reading)
@@ -163,17 +167,21 @@ def _not_saved(error: OSError | None) -> None:
 
 
 def _plots(done: StoreTuning, folder: Path) -> list[str]:
-    from knnlm.report.plots import save, tuning_plot
+    from knnlm.report.plots import CURVES, save, tuning_plot
 
     tuned = done.tuned
-    curves = {name: (curve.x, curve.perplexity, tuned.lm_perplexity) for name, curve in tuned.curves.items()}
+    curves = {name: (curve, tuned.lm_perplexity, tuned.tokens) for name, curve in tuned.curves.items()}
     if done.sizes is not None:
-        curves["size"] = (done.sizes.x, done.sizes.perplexity, done.sizes.fixed["lm_perplexity"])
+        curves["size"] = (done.sizes, done.sizes.fixed["lm_perplexity"], int(done.sizes.fixed["tokens"]))
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, (x, y, alone) in curves.items():
-        chosen = None if name == "size" else float(getattr(tuned, name))
+    for name in CURVES:  # one of an earlier tuning that is not drawn anew would be taken for one of this
         path = folder / f"perplexity-{name.rstrip('_')}.svg"
-        save(tuning_plot(name, x, y, alone, chosen, "validation text"), path)
+        if name not in curves:
+            path.unlink(missing_ok=True)
+            continue
+        curve, alone, tokens = curves[name]
+        chosen = None if name == "size" else float(getattr(tuned, name))
+        save(tuning_plot(name, curve.x, curve.perplexity, alone, chosen, tokens), path)
         written.append(str(path))
     return written
