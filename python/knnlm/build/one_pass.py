@@ -39,6 +39,7 @@ from knnlm.store.datastore import Datastore
 from knnlm.store.recall_sample import Truth, TruthError
 from knnlm.system.counted import counted
 from knnlm.system.json_text import to_json
+from knnlm.system.log import LOG
 from knnlm.system.own_files import STORE, is_folder, make_folder, read, remove, remove_tree, write_for_good
 from knnlm.text.inputs import TokenDocument
 
@@ -133,6 +134,7 @@ def build_in_one_pass(
                 f"expected at least as many tokens as lists, found {total:,} for {counted(nlist, 'list')}: ask "
                 "for fewer"
             )
+        LOG.debug("to build: %s in %s", counted(total, "token"), counted(count, "part"))
         chosen = {"tokens": total, "text": digest, "part_tokens": part_tokens, "seed": seed, "nlist": nlist}
         chosen["metric"] = metric
         kept: Any = keys.key_dtype if keep_keys else None

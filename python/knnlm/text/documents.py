@@ -120,6 +120,11 @@ class ReadReport:
                 out.append(f"{kind}: and {len(entries) - _LISTED:,} more")
         return out
 
+    def unlisted(self) -> Iterator[tuple[str, str, str]]:
+        """What `lines` only counts: kind, name and reason."""
+        for kind, entries in (("skipped", self.skipped), ("note", self.noted())):
+            yield from ((kind, name, reason) for name, reason in entries[_LISTED:])
+
 
 def read_documents(
     sources: Sequence[str | os.PathLike[str]],

@@ -32,6 +32,13 @@ def test_add_does_only_what_changed(texts: Path, model: Path, tmp_path: Path) ->
     (notes / "1.txt").unlink()
     planned = run_json("add", store, notes, "--dry-run")
     assert (planned["added"], planned["changed"], planned["removed"]) == (1, 1, 1)
+    assert planned["documents"] == {"added": ["new.txt"], "changed": ["0.txt"], "removed": ["1.txt"]}
+    told = run("add", store, notes, "--dry-run", "-v")
+    assert "1 document would be added, 1 changed, 1 removed, 0 unchanged" in told.stdout
+    for line in ("would be added: new.txt", "would be changed: 0.txt", "would be removed: 1.txt"):
+        assert f"knnlm: {line}\n" in told.stderr
+    assert run("add", store, notes, "--dry-run", "-q").stdout.startswith(f"{store}: 1 document would be added")
+    assert "new.txt" not in run("add", store, notes, "--dry-run").output
     assert add() == {"added": 1, "changed": 1, "removed": 1, "unchanged": 0}
     assert add() == {"added": 0, "changed": 0, "removed": 0, "unchanged": 2}
     with Datastore.open(store) as opened:
@@ -47,10 +54,11 @@ def test_add_says_what_stays_and_what_gets_another_name(texts: Path, model: Path
     shutil.copytree(texts / "books", notes)
     run_json("build", notes, "--model", model, "--out", store, "--nlist", 4, "--threads", 1)
     (notes / "1.txt").unlink()
-    limited = run("add", store, notes, "--max-documents", 1).stderr
-    assert "0 removed, 1 unchanged" in limited
-    assert "1 documents stay as they are" in limited
-    assert "--max-documents" in limited
+    limited = run("add", store, notes, "--max-documents", 1)
+    assert "0 removed, 1 unchanged" in limited.stdout
+    assert "kept as before" in limited.stderr
+    assert "1 document, such as" in limited.stderr
+    assert "--max-documents" in limited.stderr
     (notes / "1.txt").symlink_to("1.txt")
     found = run_json("add", store, notes)
     assert (found["removed"], found["unread"], found["renamed"]) == (0, 1, [])
