@@ -27,7 +27,8 @@ def test_of_both_ways_the_option_is_shown(said: str, shown: str) -> None:
 @pytest.mark.parametrize(
     ("said", "shown"),
     [
-        ("d_model must be a multiple of 2·n_heads, found d_model 10", "--d-model must be a multiple of 2·--heads, found --d-model 10"),
+        ("d_model is a multiple of 2·n_heads, not 10", "--d-model is a multiple of 2·--heads, not 10"),
+        ("found d_model 10", "found --d-model 10"),
         ("context: expected at most 5", "--context: expected at most 5"),
         ("the context: expected", "the context: expected"),
         ("found nothing at /data/d_model/x", "found nothing at /data/d_model/x"),

@@ -93,7 +93,7 @@ def command(
         return
     said = [f"{counted(found.entries, 'entry')} of dimension {found.dim}"]
     if found.dropped:
-        said.append(f"left out {counted(found.dropped, 'row')} at the end that were never written")
+        said.append(f"left out {counted(found.dropped, 'row')} at the end, never written")
     if found.ignored:
         said.append(f"left out {counted(found.ignored, 'row')} of the value {ignore}")
     if found.unused:

@@ -154,7 +154,7 @@ def command(
         }
     )
     if done.excluded:
-        note(f"left out their own entries of {counted(done.excluded, 'document')} that the store has")
+        note(f"of the text the store has {counted(done.excluded, 'document')}: left out, of each, its own entries")
     _not_saved(unsaved)
     note(f"saved in {store}" + (f"; plots in {folder}" if folder else ""))
 
@@ -166,6 +166,11 @@ def _not_saved(error: OSError | None) -> None:
         click.get_current_context().exit(1)
 
 
+def _place(folder: Path, name: str) -> Path:
+    """Where the plot of a curve is."""
+    return folder / f"perplexity-{name.rstrip('_')}.svg"
+
+
 def _plots(done: StoreTuning, folder: Path) -> list[str]:
     from knnlm.report.plots import CURVES, save, tuning_plot
 
@@ -175,12 +180,11 @@ def _plots(done: StoreTuning, folder: Path) -> list[str]:
         curves["size"] = (done.sizes, done.sizes.fixed["lm_perplexity"], int(done.sizes.fixed["tokens"]))
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name in CURVES:  # one of an earlier tuning that is not drawn anew would be taken for one of this
-        path = folder / f"perplexity-{name.rstrip('_')}.svg"
-        if name not in curves:
-            path.unlink(missing_ok=True)
-            continue
-        curve, alone, tokens = curves[name]
+    for name in CURVES:
+        if name not in curves:  # one of an earlier tuning would be taken for one of this
+            _place(folder, name).unlink(missing_ok=True)
+    for name, (curve, alone, tokens) in curves.items():
+        path = _place(folder, name)
         chosen = None if name == "size" else float(getattr(tuned, name))
         save(tuning_plot(name, curve.x, curve.perplexity, alone, chosen, tokens), path)
         written.append(str(path))
