@@ -46,7 +46,7 @@ def test_what_cannot_be_decoded_is_counted_in_every_encoding():
         ["UTF-16 with a byte-order mark, converted", "1 invalid UTF-16 sequence replaced by U+FFFD"],
     )
     text, notes = decode_text("\ufeffeins zwei".encode("utf-32-le") + b"\xff\xff\xff\xff")
-    assert (text, notes[1]) == ("eins zwei\ufffd", "1 invalid UTF-32 sequences replaced by U+FFFD")
+    assert (text, notes[1]) == ("eins zwei\ufffd", "1 invalid UTF-32 sequence replaced by U+FFFD")
     text, notes = decode_text("ein langer Text \ufffd".encode() + b"\xff\xfe")
     assert (text, notes) == ("ein langer Text \ufffd\ufffd\ufffd", ["2 invalid UTF-8 sequences replaced by U+FFFD"])
 
