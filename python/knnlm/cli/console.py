@@ -199,11 +199,18 @@ def write_out(text: str) -> None:
 
 
 class _Shown(logging.Handler):
-    """Shows what the package says as notes and warnings of the command, and what is for debugging with its time."""
+    """Shows what the package says as notes and warnings of the command, and what is for debugging with its time, once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno < logging.INFO:
-            note(f"{record.relativeCreated / 1000:.1f} s {record.name}: {record.getMessage()}")
+            line = f"{record.name}: {record.getMessage()}"
+            if line not in self._told:
+                self._told.add(line)
+                note(f"{record.relativeCreated / 1000:.1f} s {line}")
         else:
             (warn if record.levelno >= logging.WARNING else note)(in_commands(record.getMessage()))
 

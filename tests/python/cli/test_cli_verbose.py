@@ -18,6 +18,7 @@ def test_eval_says_what_it_works_with(texts: Path, store: Path) -> None:
         r"\S+test\.txt: read 1 document, [\d,]+ bytes of text",
     ):
         assert re.search(rf"^\d+\.\d s knnlm: {line}$", told, re.M), f"{line}\n{told}"
+    assert told.count("knnlm: keys: ") == 1  # asked for several times
     assert "settings: " not in run("eval", store, texts / "test.txt").stderr
 
 
