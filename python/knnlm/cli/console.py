@@ -199,7 +199,7 @@ def write_out(text: str) -> None:
 
 
 class _Shown(logging.Handler):
-    """Shows what the package says as notes and warnings of the command, and what is for debugging with its time, once."""
+    """Shows what the package says as notes and warnings of the command; what is for debugging once, with its time."""
 
     def __init__(self) -> None:
         super().__init__()

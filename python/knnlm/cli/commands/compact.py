@@ -81,7 +81,7 @@ def command(store: Path, drop_damaged: bool, dry_run: bool, lose_codes: bool, as
     if drop_damaged:
         _tell(store, lost, dry_run, sum(map(len, lost)) < before["n"])
         if refused:
-            note(f"{store}: but it is refused without --lose-codes: {refused}")
+            result(f"{store}: but it is refused without --lose-codes: {refused}")
     if not dry_run and after["generation"] == before["generation"]:
         note(
             f"{store}: nothing is deleted, nothing came in parts: no file was read or written (knnlm verify reads all)"
