@@ -21,6 +21,7 @@ from knnlm.model.threads import torch_threads
 from knnlm.option_names import refuse_foreign
 from knnlm.probability.fixed import Fixed
 from knnlm.store.protocols import Searchable
+from knnlm.system.counted import counted
 from knnlm.system.name_of_file import warn_of_name
 from knnlm.text.inputs import as_document, token_ids
 from knnlm.upkeep import Upkeep
@@ -105,8 +106,8 @@ class KNNLM(Creation, Upkeep):
 
     def __repr__(self) -> str:
         """Model, store size and settings."""
-        size = 0 if self.datastore is None else len(self.datastore)
-        return f"KNNLM({self.loaded.name!r}, {size} entries, {self.settings})"
+        size = counted(0 if self.datastore is None else len(self.datastore), "entry")
+        return f"KNNLM({self.loaded.name!r}, {size}, {self.settings})"
 
     def log_probs(self, text: Any, *, exclude: str = "document") -> NDArray[np.floating[Any]]:
         """log p of each token of a text, (L,) nats.

@@ -19,6 +19,7 @@ from knnlm.model.threads import torch_threads
 from knnlm.probability.combiner import Combiner
 from knnlm.store.datastore import Datastore
 from knnlm.store.protocols import Searchable
+from knnlm.system.counted import counted
 from knnlm.system.log import LOG
 from knnlm.system.name_of_file import warn_of_name
 from knnlm.text.texts import Progress, Reading, Texts, as_text, texts_of
@@ -120,7 +121,9 @@ class Upkeep:
             )
         given.log()
         if found.excluded:
-            LOG.warning(f"{found.excluded} of these documents are in the store: their own entries were left out")
+            LOG.warning(
+                f"of this text the store has {counted(found.excluded, 'document')}: their own entries were left out"
+            )
         if found.unsaved is not None:
             raise found.unsaved
         self._given |= {**search, "lambda_": None, "temperature": None, "k": None}
@@ -165,7 +168,9 @@ class Upkeep:
         if isinstance(given, Texts):
             given.log()
         if found["p"].excluded_documents:
-            LOG.warning(f"{found['p'].excluded_documents} of these documents are in the store (exclude={exclude!r})")
+            LOG.warning(
+                f"of this text the store has {counted(found['p'].excluded_documents, 'document')} (exclude={exclude!r})"
+            )
         return found["p"]
 
     def add(

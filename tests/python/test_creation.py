@@ -143,7 +143,7 @@ def test_how_paths_are_read_can_be_said(model: Path, tmp_path: Path) -> None:
         (lambda store: KNNLM.open(store, 7), TypeError, "model: expected what load_model returns or a torch module"),
         (lambda store: KNNLM.open(store, lambda_=2), ValueError, "lambda_: expected a weight between 0 and 1, found 2"),
         (lambda store: KNNLM.open(store, revision="x"), UsageError, "expected no revision of a model that"),
-        (lambda store: KNNLM.open(store, device="nonsense"), ValueError, "device"),
+        (lambda store: KNNLM.open(store, device="nonsense"), ValueError, "device: "),
         (lambda store: KNNLM.from_pretrained(None, store), TypeError, r"found None; KNNLM\.open\(store\)"),
         (lambda store: KNNLM.from_pretrained("./nowhere", store), FileNotFoundError, "nothing at ./nowhere"),
         (lambda store: KNNLM("model", store), TypeError, "datastore: expected a datastore, found a path: KNNLM.open"),

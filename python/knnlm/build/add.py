@@ -14,7 +14,8 @@ from knnlm.build.update import Plan, plan
 from knnlm.model.key_spec import KeySpec, key_spec
 from knnlm.model.loaded import Loaded
 from knnlm.store.datastore import Datastore, StoreError
-from knnlm.system.log import log_failed
+from knnlm.system.counted import counted
+from knnlm.system.log import LOG, log_failed
 from knnlm.text.documents import Document
 from knnlm.text.stamp import HASH, content_hash, facts_of
 from knnlm.text.texts import GivenTexts, Progress, Texts
@@ -27,7 +28,8 @@ class AddResult:
     unread: names of documents that stay because their text, or all of it, could not be read or was not. renamed: new
     documents that have another name than where they come from, both names. elsewhere: how many of the unchanged the
     store has from another origin, by that. failed: new documents that are not in the store, as the model gave NaN for
-    them, and why. retrain_advised: why the store has outgrown its index, "" where it has not.
+    them, and why. retrain_advised: why the store has outgrown its index, "" where it has not. documents: names in the
+    store of those that were "added", "changed" and "removed".
     """
 
     added: int
@@ -42,6 +44,7 @@ class AddResult:
     elsewhere: dict[str, int] = field(default_factory=dict)
     failed: list[tuple[str, str]] = field(default_factory=list)
     retrain_advised: str = ""
+    documents: dict[str, list[str]] = field(default_factory=dict)
 
 
 def add_texts(
@@ -114,6 +117,15 @@ def add_texts(
             if store.is_built:
                 store.build(threads=threads, progress=progress)
     log_failed(failed)
+    left_out = {name for name, _ in failed}
+    named = {
+        "added": [document.name for document in work.new if document.name not in left_out],
+        "changed": [document.name for document in work.changed],
+        "removed": list(work.removed),
+    }
+    for kind, names in named.items():
+        for name in names:
+            LOG.debug("%s%s: %s", "would be " if dry_run else "", kind, name)
     info = store.info()
     return AddResult(
         added=len(work.new) - len(failed),
@@ -128,6 +140,7 @@ def add_texts(
         elsewhere=work.elsewhere,
         failed=failed,
         retrain_advised=str(info["retrain_reason"]) if info["retrain_advised"] else "",
+        documents=named,
     )
 
 
@@ -143,6 +156,8 @@ def _shown(texts: Texts, progress: Progress | None) -> Iterator[Document]:
         yield document
         if progress is not None:
             progress("read", int(texts.report.position), texts.report.size)
+    if progress is not None and texts.report.size:  # what was skipped behind the last document is read, too
+        progress("read", texts.report.size, texts.report.size)
 
 
 def _texts_of(work: Plan, texts: Iterable[Document], store: Datastore) -> Iterator[Document]:
@@ -155,9 +170,10 @@ def _texts_of(work: Plan, texts: Iterable[Document], store: Datastore) -> Iterat
             yield replace(planned, text=document.text)
     if waiting:
         raise StoreError(
-            f"{store.path}: expected the text as it was when this began, found {len(waiting):,} documents changed or "
-            f"gone meanwhile, such as {next(iter(waiting.values())).name!r}; nothing of this was committed: call "
-            "add again (in commands knnlm add)"
+            f"{store.path}: expected the text as it was when this began, found "
+            f"{counted(len(waiting), 'document')} changed or gone meanwhile, such as "
+            f"{next(iter(waiting.values())).name!r}; nothing of this was committed: call add "
+            "again (in commands knnlm add)"
         )
 
 

@@ -19,6 +19,7 @@ from knnlm.store.datastore import Datastore
 from knnlm.store.index_choice import check_index_choice, to_code
 from knnlm.store.output_folder import clear_leftovers, refuse_existing, refuse_foreign, take_place
 from knnlm.store.recall_sample import UNMEASURED
+from knnlm.system.counted import counted
 from knnlm.system.log import LOG, log_failed
 from knnlm.system.making import make_with_parents
 from knnlm.system.usage import UsageError
@@ -99,8 +100,10 @@ def build_from_text(
     )
     log_failed(result.failed)
     if result.duplicates:
-        repeat = "1 document repeats" if result.duplicates == 1 else f"{result.duplicates:,} documents repeat"
-        LOG.info(f"{repeat} another one word for word: each is stored, and counts again")
+        LOG.info(
+            f"{counted(result.duplicates, 'document')} with the very words of another one: each is stored, and counts "
+            "again"
+        )
     if result.unmeasured:
         LOG.info(UNMEASURED)
     take_place(partial, out, overwrite, found_again=True)
@@ -137,8 +140,8 @@ def check_lists(entries: int, nlist: int | None) -> None:
     """Raises UsageError for more lists than entries."""
     if nlist is not None and entries < nlist:
         raise UsageError(
-            f"the text has {entries:,} tokens, fewer than the {nlist:,} lists asked for: "
-            "leave out nlist (in commands --nlist or the preset), or add text"
+            f"the text has {counted(entries, 'token')}, fewer than the {counted(nlist, 'list')} asked for: "
+            f"leave out nlist={nlist} (in commands --nlist or the preset), or add text"
         )
 
 

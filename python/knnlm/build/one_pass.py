@@ -37,7 +37,9 @@ from knnlm.store.attributes import described_alike
 from knnlm.store.builder import StoreBuilder, sampled_keys
 from knnlm.store.datastore import Datastore
 from knnlm.store.recall_sample import Truth, TruthError
+from knnlm.system.counted import counted
 from knnlm.system.json_text import to_json
+from knnlm.system.log import LOG
 from knnlm.system.own_files import STORE, is_folder, make_folder, read, remove, remove_tree, write_for_good
 from knnlm.text.inputs import TokenDocument
 
@@ -129,8 +131,10 @@ def build_in_one_pass(
             raise ValueError("expected text with at least one token, found none")
         if nlist is not None and total < nlist:
             raise ValueError(
-                f"expected at least as many tokens as lists, found {total:,} for {nlist:,} lists: ask for fewer"
+                f"expected at least as many tokens as lists, found {total:,} for {counted(nlist, 'list')}: ask "
+                "for fewer"
             )
+        LOG.debug("to build: %s in %s", counted(total, "token"), counted(count, "part"))
         chosen = {"tokens": total, "text": digest, "part_tokens": part_tokens, "seed": seed, "nlist": nlist}
         chosen["metric"] = metric
         kept: Any = keys.key_dtype if keep_keys else None
@@ -203,8 +207,8 @@ def build_in_one_pass(
                     report("encode", part.stop, total)
             if store.next_id != total:
                 raise ValueError(
-                    f"{path}: expected {total:,} tokens, as were counted, found {store.next_id:,}: the text changed "
-                    "meanwhile; remove the store"
+                    f"{path}: expected {counted(total, 'token')}, as counted, found {store.next_id:,}: the text "
+                    "changed meanwhile; remove the store"
                 )
             failed = [(name, reason) for name, reason, *_ in _failed(folder)]
             if sum(stop - start for *_, start, stop in _failed(folder)) == total:
@@ -279,8 +283,8 @@ def _refuse_to_clear(store: Datastore, path: Path, text: str) -> None:
         )
     if store.next_id:
         raise ValueError(
-            f"{expected}one of {len(store):,} entries that has no index: Datastore.build (in commands knnlm build) "
-            "makes it one; choose another place, or remove it"
+            f"{expected}one of {counted(len(store), 'entry')} that has no index: Datastore.build (in commands "
+            "knnlm build) makes it one; choose another place, or remove it"
         )
     begun = [PARTS] if "one_pass" in store.attributes else []
     foreign = sorted(file.name for file in path.iterdir() if not (file.name in begun or STORE.fullmatch(file.name)))

@@ -16,10 +16,12 @@ from typing import Any, NoReturn
 
 import click
 import numpy as np
+from click.core import ParameterSource
 from rich.console import Console, RenderableType
 from rich.table import Table
 
 from knnlm.cli.sections import format_options
+from knnlm.cli.wording import in_commands, in_options
 from knnlm.system.extras import explained
 from knnlm.system.log import LOG
 from knnlm.system.terminal import give_up, is_quiet, printable, printable_json, quietly
@@ -38,7 +40,9 @@ class Command(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params += [
-            click.Option(["-q", "--quiet"], is_flag=True, help="No notes and no progress; warnings and errors stay."),
+            click.Option(
+                ["-q", "--quiet"], is_flag=True, help="No notes and no progress; results, warnings and errors stay."
+            ),
             click.Option(["-v", "--verbose"], is_flag=True, help="Say on standard error what is being done."),
             click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."),
         ]
@@ -53,7 +57,11 @@ class Command(click.Command):
                 flag = max((opt for opt in param.opts if opt.startswith("--")), key=len)
                 param.envvar = f"{ctx.auto_envvar_prefix}_{flag[2:].replace('-', '_').upper()}"
                 param.allow_from_autoenv = False  # no second name
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.BadParameter as error:
+            _name_variable(error)
+            raise
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
         """`--help`, which no environment variable asks for."""
@@ -86,15 +94,24 @@ class Command(click.Command):
         except BrokenPipeError:
             raise
         except UsageError as error:
-            raise click.UsageError(str(error), ctx) from error
+            raise click.UsageError(in_options(str(error), self.params), ctx) from error
         except Exception as error:
             if debug:
                 _show_traceback(error)
-            _end(ctx, _one_line(error), 1)
+            _end(ctx, in_options(_one_line(error), self.params), 1)
 
 
 SAID_EACH_TIME = ("overwrite", "trust_remote_code")
 """Options that no environment variable sets: they replace what is there, or run the code of others."""
+
+
+def _name_variable(error: click.BadParameter) -> None:
+    """Say of a wrong value that it is that of an environment variable, if it is."""
+    param, ctx = error.param, error.ctx
+    if param is None or ctx is None or param.envvar is None or param.name is None or error.param_hint is not None:
+        return
+    if ctx.get_parameter_source(param.name) == ParameterSource.ENVIRONMENT:
+        error.param_hint = f"{param.get_error_hint(ctx)} (environment variable {param.envvar})"
 
 
 def _show_traceback(error: Exception) -> None:
@@ -182,13 +199,20 @@ def write_out(text: str) -> None:
 
 
 class _Shown(logging.Handler):
-    """Shows what the package says as notes and warnings of the command, and what is for debugging with its time."""
+    """Shows what the package says as notes and warnings of the command; what is for debugging once, with its time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno < logging.INFO:
-            note(f"{record.relativeCreated / 1000:.1f} s {record.name}: {record.getMessage()}")
+            line = f"{record.name}: {record.getMessage()}"
+            if line not in self._told:
+                self._told.add(line)
+                note(f"{record.relativeCreated / 1000:.1f} s {line}")
         else:
-            (warn if record.levelno >= logging.WARNING else note)(record.getMessage())
+            (warn if record.levelno >= logging.WARNING else note)(in_commands(record.getMessage()))
 
 
 @contextmanager
@@ -204,6 +228,14 @@ def shown_log(verbose: bool) -> Iterator[None]:
         LOG.removeHandler(handler)
         LOG.setLevel(before[0])
         LOG.propagate = before[1]
+
+
+def result(line: str) -> None:
+    """One line of what a command found out, on standard output, with `--quiet` too.
+
+    That a command did what it was told is a `note`.
+    """
+    write_out(printable(line) + "\n")
 
 
 def note(message: str) -> None:

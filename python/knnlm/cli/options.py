@@ -15,6 +15,7 @@ from knnlm.cli.console import note
 from knnlm.cli.out_folder import OutFolder
 from knnlm.cli.streams import standard_input
 from knnlm.model.key_spec import AUTOCAST, REPRESENTATIONS
+from knnlm.system.counted import counted
 from knnlm.text import texts
 from knnlm.text.documents import MAX_DOCUMENT_BYTES, SPLIT_PATTERNS
 from knnlm.text.rows import NAME_FIELDS
@@ -166,7 +167,7 @@ class Mixing:
         most = max(1, len(store))
         if self.k is None or self.k <= most:
             return self
-        note(f"--k {self.k:,}: {store.path} has {most:,} entries, all of which are taken")
+        note(f"--k {self.k:,}: {store.path} has {counted(most, 'entry')}, all of which are taken")
         return replace(self, k=most)
 
 
@@ -351,6 +352,7 @@ class Texts(texts.Texts):
         for document in self:
             yield document
             task.update(int(self.report.position), self.report.size)
+        task.finish()
 
     def finish(self) -> None:
         """Says what was read, if anything of it was skipped or repaired, and what that was."""

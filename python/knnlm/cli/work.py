@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from knnlm.cli.console import note, warn
+from knnlm.system.counted import counted
 
 if TYPE_CHECKING:
     from knnlm.cli.options import Loading
@@ -112,8 +113,20 @@ def estimating(progress: Progress) -> Callable[[str, int, int], None]:
     return lambda stage, done, total: progress.track(stage, unit=units.get(stage, "")).update(done, total)
 
 
-def shown(progress: Progress) -> Callable[[str, int, int], None]:
-    """A bar for each stage that a function of the package tells of; those of an index build share one."""
+UNITS = {
+    **dict.fromkeys(TOKENS, "tok"),
+    "read": "bytes",
+    "tokenizer: count": "characters",
+    "tokenise": "characters",
+}
+"""What a stage counts."""
+
+
+def shown(progress: Progress, **units: str) -> Callable[[str, int, int], None]:
+    """A bar for each stage that a function of the package tells of; those of an index build share one.
+
+    units: what a stage counts, where only the command knows it.
+    """
     from knnlm.report.index_progress import STAGES, index_progress
 
     index: list[Callable[[str, int, int], None]] = []
@@ -124,8 +137,7 @@ def shown(progress: Progress) -> Callable[[str, int, int], None]:
                 index.append(index_progress(progress, "index"))
             index[0](stage, done, total)
         else:
-            unit = "tok" if stage in TOKENS else {"read": "bytes", "tokenizer: count": "characters"}.get(stage, "")
-            progress.track(stage, unit=unit).update(done, total)
+            progress.track(stage, unit=(UNITS | units).get(stage, "")).update(done, total)
 
     return show
 
@@ -138,7 +150,7 @@ def blend_text(blend: Mapping[str, Any]) -> str:
     cache = (
         ""
         if theta is None
-        else f"; cache of {blend['size']:,} tokens, θ {theta if theta == 'auto' else f'{theta:.3g}'}"
+        else f"; cache of {counted(blend['size'], 'token')}, θ {theta if theta == 'auto' else f'{theta:.3g}'}"
     )
     return weights + cache
 
@@ -167,10 +179,10 @@ def warn_of_lambda(lambda_: float | None, blended: bool) -> None:
 OVERLAP = 0.01  # a larger share of a text's tokens in the store's 13-grams is worth a warning
 
 
-def warn_of_overlap(share: float | None) -> None:
-    """Say where a text is partly known to the store."""
+def warn_of_overlap(share: float | None, means: str) -> None:
+    """Say where a text is partly known to the store, and what that means for the command."""
     if share is not None and share > OVERLAP:
         warn(
-            f"{100 * share:.1f} % of the tokens are in a run of 13 tokens that the store has too: the perplexity is of "
-            "text that is partly known, and weights that are chosen on it are too large for other text"
+            f"{100 * share:.1f} % of the tokens are in a run of 13 tokens that the store has too: the text is partly "
+            f"known, and {means}"
         )

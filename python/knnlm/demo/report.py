@@ -46,16 +46,25 @@ class Case:
 
 @dataclass(frozen=True)
 class Check:
-    """One claim of the demo, what was measured, and whether it holds."""
+    """One claim of the demo, what was measured, and whether it holds.
+
+    cut: whether it is of a run whose training was cut short, which shows less.
+    """
 
     claim: str
     measured: str
     holds: bool
+    cut: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """Yes or no, and what is to be known of it."""
+        return ("yes" if self.holds else "no") + (", of a cut training" if self.cut else "")
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything on the page; `made` tells how: versions, seeds, settings, seconds."""
+    """Everything on the page; `made` tells how: versions, seeds, settings, seconds. caution: what to know first."""
 
     title: str
     summary: str
@@ -63,6 +72,7 @@ class Report:
     checks: Sequence[Check]
     made: Mapping[str, Mapping[str, str]]
     day: date = field(default_factory=date.today)
+    caution: str = ""
 
 
 def render(report: Report) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -18,6 +18,7 @@ from knnlm.report.numbers import change, number, percent
 from knnlm.report.plots import CURVES, Plot, tuning_plot
 from knnlm.report.rows import TokenRow
 from knnlm.report.table import to_table
+from knnlm.system.counted import counted
 
 # What must hold for the demo to have shown its point.
 ADAPTED_GAIN = 0.30  # quantised against the LM alone, language reference
@@ -41,6 +42,7 @@ class Curve:
     x: Sequence[float]
     y: Sequence[float]
     alone: float = float("nan")
+    tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,12 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """Both cases, and how they were made."""
+    """Both cases, and how they were made.
+
+    Attributes:
+        steps: of the model's training.
+        steps_asked: as many were asked for; fewer where the seconds for it were over.
+    """
 
     in_domain: CaseResult
     adapted: CaseResult
@@ -89,6 +96,24 @@ class DemoResult:
     seconds: float
     report: str = ""
     validation_curve: Curve = field(default_factory=lambda: Curve([], []))
+    steps: int = 0
+    steps_asked: int = 0
+
+    @property
+    def cut(self) -> bool:
+        """Whether the training ended before its steps."""
+        return self.steps < self.steps_asked
+
+    @property
+    def caution(self) -> str:
+        """What to know of a run whose training was cut; "" for any other."""
+        if not self.cut:
+            return ""
+        return (
+            f"The training was cut: {self.steps:,} of {counted(self.steps_asked, 'step')} in the seconds it had. The "
+            "model is weaker than meant, and a store helps a weak model more: what is measured here is no measure of "
+            "the method. More --seconds let the training end."
+        )
 
     def cases(self) -> tuple[CaseResult, CaseResult]:
         """In-domain first."""
@@ -116,12 +141,13 @@ class DemoResult:
                     f"{name}: shuffled values get less than a third of the gain", percent(part), part < SHUFFLED_SHARE
                 )
             )
-        return found
+        return [replace(check, cut=True) for check in found] if self.cut else found
 
     def as_json(self) -> dict[str, Any]:
         """Everything as plain numbers, for machines and for tests."""
         result = asdict(self)
         result["checks"] = [asdict(check) for check in self.checks()]
+        result["training_cut"] = self.cut
         for key, case in (("in_domain", self.in_domain), ("adapted", self.adapted)):
             result[key]["change"] = {name: case.gain(name) for name in case.perplexity}
         return result
@@ -159,6 +185,7 @@ def as_report(result: DemoResult) -> Report:
         [_case(c) for c in result.cases()],
         result.checks(),
         result.made,
+        caution=result.caution,
     )
 
 
@@ -181,8 +208,8 @@ def _facts(case: CaseResult) -> dict[str, str]:
     lm, ngram = case.perplexity["lm"], case.perplexity["ngram"]
     return {
         "model alone, and a 5-gram of its text": f"{number(lm)}, {number(ngram)}: {change(lm / ngram - 1)}",
-        "scored": f"{case.tokens:,} test tokens of {case.documents} documents",
-        "store": f"{case.entries:,} entries of {case.store_documents} documents",
+        "scored": f"{counted(case.tokens, 'test token')} of {counted(case.documents, 'document')}",
+        "store": f"{counted(case.entries, 'entry')} of {counted(case.store_documents, 'document')}",
         "chosen on validation text": f"λ {case.lambda_:.2f}, T {case.temperature:.4g}, k {case.k}",
         "bytes per entry on disk": f"{case.bytes_per_entry['total']:.1f} ({held})",
         "test tokens in a 13-gram of the store": percent(case.overlap, 2),
@@ -195,12 +222,13 @@ def _plots(case: CaseResult) -> Iterator[Plot]:
     for key in CURVES:
         if key in case.curves:
             curve = case.curves[key]
-            yield tuning_plot(key, curve.x, curve.y, curve.alone, chosen.get(key))
+            yield tuning_plot(key, curve.x, curve.y, curve.alone, chosen.get(key), curve.tokens)
 
 
 def as_terminal(result: DemoResult) -> RenderableType:
     """The result table, what was chosen, a few tokens with their neighbors, and the claims, for rich."""
-    parts: list[RenderableType] = [_result_table(result), "", _facts_table(result)]
+    parts: list[RenderableType] = [Text(result.caution, style="bold red"), ""] if result.cut else []
+    parts += [_result_table(result), "", _facts_table(result)]
     for case in result.cases():
         parts += ["", Text(f"Where predictions come from: {case.name}", style="bold"), ""]
         parts.append(to_table(case.examples[:2], neighbors=3))
@@ -244,11 +272,15 @@ def _facts_table(result: DemoResult) -> Table:
     return table
 
 
+def _style(check: Check) -> str:
+    return "bold red" if not check.holds else "yellow" if check.cut else "green"
+
+
 def _check_table(checks: Sequence[Check]) -> Table:
     table = _table()
     table.add_column("claim")
     table.add_column("measured", justify="right", no_wrap=True)
     table.add_column("holds")
     for check in checks:
-        table.add_row(check.claim, check.measured, Text("yes", "green") if check.holds else Text("no", "bold red"))
+        table.add_row(check.claim, check.measured, Text(check.verdict, _style(check)))
     return table

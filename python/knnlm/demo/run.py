@@ -144,6 +144,8 @@ def run(out: Path, settings: DemoSettings, progress: Progress) -> DemoResult:
         seconds,
         report=str(out / "report.html"),
         validation_curve=curve,
+        steps=steps,
+        steps_asked=settings.steps,
     )
     write(as_report(result), out / "report.html")
     write_text(out / "result.json", json.dumps(result.as_json(), indent=1, ensure_ascii=False))
@@ -176,6 +178,7 @@ def _train(folder: Path, corpus: Corpus, settings: DemoSettings, progress: Progr
         seed=settings.seed,
     )
     valid = first_tokens(corpus.valid, tokenizer, settings.scored)
+    progress.track("tokenise", unit="characters")
     progress.track("train", unit="steps")
     result = train(model, tokenizer, corpus.train, valid, folder, config, resume=False, progress=progress)
     if result.interrupted:
@@ -196,7 +199,10 @@ def _case(parts: _Parts, name: str, text: str, corpus: Corpus, path: Path) -> Ca
         tuned = tune(cached)
         tuned_shuffled = tune(cached.shuffled())
         store.set_attributes({**store.attributes, "tuned": {**tuned.to_dict(), "rerank": "none"}})
-        curves = {key: Curve(curve.x, curve.perplexity, tuned.lm_perplexity) for key, curve in tuned.curves.items()}
+        curves = {
+            key: Curve(curve.x, curve.perplexity, tuned.lm_perplexity, tuned.tokens)
+            for key, curve in tuned.curves.items()
+        }
         curves["size"] = _size_curve(parts, name, corpus, store, tuned)
         seconds["tune and plots"] = time.perf_counter() - started
 
@@ -323,7 +329,7 @@ def _size_curve(parts: _Parts, name: str, corpus: Corpus, store: Datastore, tune
         shares=parts.settings.sizes,
         progress=_named(parts, f"{name}: store sizes"),
     )
-    return Curve(found.x, found.perplexity, found.fixed["lm_perplexity"])
+    return Curve(found.x, found.perplexity, found.fixed["lm_perplexity"], int(found.fixed["tokens"]))
 
 
 def _ngram(parts: _Parts, documents: Sequence[Document]) -> tuple[float, float]:

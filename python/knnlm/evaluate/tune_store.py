@@ -21,11 +21,12 @@ from knnlm.model.loaded import Loaded
 from knnlm.probability.blend import ORDER, Blend, cache_name
 from knnlm.store.protocols import attributes_of, has_documents
 from knnlm.store.temperature import default_temperature
+from knnlm.system.counted import counted
 from knnlm.system.log import LOG, log_failed
 from knnlm.text.inputs import TokenDocument
 
-SIZE_TOKENS = 8000
-"""Tokens that are scored for the curve against the store's size."""
+SIZE_TOKENS = 2000
+"""Tokens that are scored for the curve against the store's size: it shows a trend, and searches once for each size."""
 
 FEW_TOKENS = 500
 """Fewer of them say little of other text."""
@@ -90,10 +91,10 @@ def tune_store(
 
     check_scores(loaded, documents(), store)
     thetas = cache_thetas(default_temperature(store)) if cache else []
-    counted = None
+    ngrams = None
     if ngram:
         report("5-gram", 0, 1)
-        counted = ngram_of(store, ORDER, int(loaded.tokenizer.vocab_size))
+        ngrams = ngram_of(store, ORDER, int(loaded.tokenizer.vocab_size))
         report("5-gram", 1, 1)
     heads = _Heads(documents())
     before = (attributes_of(store).get("tuned") or {}) if has_documents(store) else {}
@@ -103,7 +104,7 @@ def tune_store(
         heads,
         Retriever(store, search),
         keys=keys,
-        running=RunningText(thetas, metric=store.metric, ngram=counted),
+        running=RunningText(thetas, metric=store.metric, ngram=ngrams),
         progress=scoring or progress,
     )
     report("tune", 0, 1)
@@ -127,8 +128,8 @@ def tune_store(
         if {"lambda_", "temperature", "k"} <= before.keys():
             former = f"; before it had λ {before['lambda_']:.3f}, T {before['temperature']:.4g}, k {before['k']}"
         LOG.warning(
-            f"λ, T and k were chosen on {len(text):,} tokens only, which say little of other text: tune again on some "
-            f"thousand{former}"
+            f"λ, T and k were chosen on {counted(len(text), 'token')} only, too few to say much of other text: tune "
+            f"again on some thousand{former}"
         )
     return StoreTuning(tuned, blends, curve, text.excluded_documents, text.failed, share, unsaved)
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from knnlm.exchange.faiss_index import FaissIndex
 from knnlm.exchange.vector_files import ROWS, open_column, open_memmaps, value_width, written_rows
 from knnlm.store.datastore import Datastore, StoreError
+from knnlm.system.counted import counted
 from knnlm.system.own_files import STORE, is_folder, remove, remove_tree, sibling
 
 Matched = Literal["row", "id", "order of ids", "ids file"]
@@ -80,7 +81,8 @@ def import_memmaps(
     rows, column = open_memmaps(keys, values, dim=dim, key_dtype=key_dtype, value_dtype=value_dtype)
     n = written_rows(rows)
     if n == 0:
-        raise ValueError(f"{keys}: expected keys, found {len(rows):,} rows of zeros only, as of files never written to")
+        zeros = counted(len(rows), "row")
+        raise ValueError(f"{keys}: expected keys, found {zeros} of zeros only, as of files never written to")
     width = value_width(values, column[:n], ignore)
     kept: Any = str(rows.dtype.newbyteorder("=")) if rows.dtype in (np.float16, np.float32) else "float32"
 

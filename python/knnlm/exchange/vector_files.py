@@ -16,6 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from knnlm.system.counted import counted
+
 ROWS = 1 << 16
 """Rows that are read at a time."""
 
@@ -87,10 +89,10 @@ def _no_shape(
     value_bytes: int,
     named: tuple[int, int] | None,
 ) -> str:
-    keys = f"{key_bytes:,} bytes of keys of dimension {dim}" if rows is None else f"keys of shape {rows.shape}"
-    values = f"{value_bytes:,} bytes of values" if column is None else f"{len(column):,} values"
-    found = "; or ".join(f"{n:,} rows of {kind} with {value} values" for n, kind, value in fits) or "no shape"
-    of_name = f" and {named[0]:,} rows by its name" if named else ""
+    keys = f"{counted(key_bytes, 'byte')} of keys of dimension {dim}" if rows is None else f"keys of shape {rows.shape}"
+    values = f"{counted(value_bytes, 'byte')} of values" if column is None else counted(len(column), "value")
+    found = "; or ".join(f"{counted(n, 'row')} of {kind} with {value} values" for n, kind, value in fits) or "no shape"
+    of_name = f" and {counted(named[0], 'row')} by its name" if named else ""
     give = [name for name, array in (("key_dtype", rows), ("value_dtype", column)) if array is None]
     hint = f": give {' and '.join(give)}, and check dim" if give else ""
     return f"expected one shape for {keys} and {values}{of_name}, found {found}{hint}"

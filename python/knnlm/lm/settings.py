@@ -9,6 +9,7 @@ from typing import Any
 from knnlm.store.attributes import check_attributes
 from knnlm.store.protocols import attributes_of
 from knnlm.store.temperature import default_temperature
+from knnlm.system.log import LOG
 
 DEFAULT_LAMBDA = 0.25
 """The paper's best weight on WikiText-103; used until `tune` has found a better one."""
@@ -59,4 +60,15 @@ def settings_of(store: Any, **given: Any) -> Settings:
         settings = replace(settings, k=max(1, min(DEFAULT_K, len(store))))
     if settings.temperature is None:
         settings = replace(settings, temperature=default_temperature(store))
+    preset = tuned.get("preset")
+    saved = f"of the preset {preset}" if preset else "tuned"
+    origins = {name: "given" if given.get(name) is not None else saved for name in chosen}
+    LOG.debug("settings: %s", ", ".join(_told(settings, name, origins.get(name, "default")) for name in fields))
     return settings
+
+
+def _told(settings: Settings, name: str, origin: str) -> str:
+    """A setting and where it comes from, in words."""
+    value = getattr(settings, name)
+    shown = "the store's own" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{ {'lambda_': 'λ', 'temperature': 'T'}.get(name, name) } {shown} ({origin})"

@@ -25,6 +25,7 @@ from knnlm.text.tokenizer import Tokenizer
 
 MODEL_TYPE = "knnlm-transformer"
 CONFIG_FILE, WEIGHTS_FILE, STATE_FILE = "config.json", "model.safetensors", "training.safetensors"
+TOKENIZER_FILE = "tokenizer.json"
 
 
 def _save_atomically(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
@@ -67,7 +68,7 @@ def save_model(folder: str | Path, model: TransformerLM, tokenizer: Tokenizer) -
     folder = Path(folder)
     make_with_parents(folder)
     config = {"model_type": MODEL_TYPE, **asdict(model.config)}
-    for name, text in ((CONFIG_FILE, json.dumps(config, indent=1)), ("tokenizer.json", tokenizer.to_json())):
+    for name, text in ((CONFIG_FILE, json.dumps(config, indent=1)), (TOKENIZER_FILE, tokenizer.to_json())):
         write_text(folder / name, text)
     _save_atomically(_weights(model), folder / WEIGHTS_FILE, {"format": "pt"})
 
@@ -126,6 +127,23 @@ def save_state(folder: Path, model: TransformerLM, optimizer: torch.optim.Optimi
     if torch.cuda.is_available():
         tensors["generator.cuda"] = torch.cuda.get_rng_state()
     _save_atomically(tensors, folder / STATE_FILE, {"state": json.dumps(state)})
+
+
+def read_begun(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Sizes of the model and settings of the training whose state is in `folder`; None where there is none.
+
+    A state of an earlier version says no settings, and its sizes are those of the model beside it.
+    """
+    path = folder / STATE_FILE
+    if not path.is_file():
+        return None
+    read_header(path)
+    with safe_open(path, framework="pt") as file:
+        state = json.loads((file.metadata() or {}).get("state", "{}"))
+    if "sizes" in state:
+        return state["sizes"], state["config"]
+    sizes = read_config(folder)
+    return None if sizes is None else (asdict(sizes), {})
 
 
 def load_state(folder: Path, model: TransformerLM, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

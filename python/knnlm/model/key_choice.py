@@ -7,6 +7,8 @@ from typing import Any
 
 from knnlm.model.key_spec import DEFAULT_REPRESENTATION, KeySpec, key_spec
 from knnlm.model.loaded import Loaded
+from knnlm.system.counted import counted
+from knnlm.system.log import LOG
 
 
 def resolve(loaded: Loaded, keys: KeySpec | None = None, store: Any = None) -> KeySpec:
@@ -21,4 +23,12 @@ def resolve(loaded: Loaded, keys: KeySpec | None = None, store: Any = None) -> K
 
         name = fallback(loaded.model)
         spec = spec if name is None else replace(spec, representation=f"module:{name}", layer=-1)
+    LOG.debug(
+        "keys: %s of layer %d; windows of %s, each token sees %s before it at least; arithmetic %s",
+        spec.representation,
+        spec.layer,
+        counted(spec.window or 0, "token"),
+        f"{spec.context:,}",
+        spec.autocast or "of the model",
+    )
     return spec

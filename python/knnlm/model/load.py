@@ -6,6 +6,7 @@ and a fingerprint that ties a store to the weights that made its keys. Next: `ca
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,7 +30,9 @@ from knnlm.model.suitable import (
     layers_of,
 )
 from knnlm.model.weights import check_file, check_fit, made_on_meta, read_json, read_shapes
+from knnlm.system.counted import counted
 from knnlm.system.extras import module
+from knnlm.system.log import LOG
 from knnlm.system.usage import UsageError
 from knnlm.text.tokenizer import Tokenizer
 
@@ -114,7 +117,7 @@ def load_model(
         raise ValueError("device: expected it or device_map, found both; leave one of them out")
     where = pick_device(device)
     wanted = _dtype(dtype)
-    folder = Path(path)
+    folder, began = Path(path), time.perf_counter()
     if not folder.exists():
         check_hub_name(path)
     if folder.is_dir():
@@ -129,7 +132,7 @@ def load_model(
                     f"found {tokenizer.vocab_size}: model and tokenizer do not belong together"
                 )
             model = read_model(folder).to(device=where, dtype=wanted).eval()
-            return LoadedModel(model, tokenizer, config.context, folder.resolve().name, str(path))
+            return _told(LoadedModel(model, tokenizer, config.context, folder.resolve().name, str(path)), began)
         if not (folder / "config.json").is_file():
             adapter = (folder / "adapter_config.json").is_file()
             raise FileNotFoundError(
@@ -145,8 +148,25 @@ def load_model(
         raise ValueError(f"{folder}: expected the folder of a model, found a file; give the folder that it is in")
     shared = {"revision": revision, "trust_remote_code": trust_remote_code}
     shared = {name: value for name, value in shared.items() if value is not None}
-    found = _load_hugging_face(str(path), where, wanted, shared, model_kwargs)
+    found = _told(_load_hugging_face(str(path), where, wanted, shared, model_kwargs), began)
     return found if revision is None or folder.is_dir() else replace(found, revision=revision)
+
+
+def _told(loaded: LoadedModel, began: float) -> LoadedModel:
+    """The same, told to the logger."""
+    sizes = sum(parameter.numel() for parameter in loaded.model.parameters())
+    types = {str(parameter.dtype).removeprefix("torch.") for parameter in loaded.model.parameters()}
+    LOG.debug(
+        "model %s from %s: %s, %s, on %s, context %s; loaded in %.1f s",
+        loaded.name,
+        loaded.source,
+        counted(sizes, "parameter"),
+        ", ".join(sorted(types)),
+        loaded.device,
+        f"{loaded.context:,}",
+        time.perf_counter() - began,
+    )
+    return loaded
 
 
 HUB = ("token", "cache_dir", "local_files_only", "force_download", "proxies", "subfolder")

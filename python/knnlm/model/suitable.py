@@ -16,6 +16,7 @@ from torch import nn
 
 from knnlm.model.modules import device_of, token_limit
 from knnlm.model.transformer import LONGEST
+from knnlm.system.counted import counted
 from knnlm.text.tokenizer import BackendTokenizer, Tokenizer
 from knnlm.text.tokenizer_probe import PROBE
 
@@ -120,8 +121,9 @@ def check_tokenizer(tokenizer: Tokenizer, where: str) -> None:
         ) from error
     if not count:
         raise ValueError(
-            f"{where}: expected a tokenizer, found one of {tokenizer.vocab_size} entries that gives no token for a "
-            "text: copy tokenizer.json (and what came with it) there, from where the model came from"
+            f"{where}: expected a tokenizer, found one of "
+            f"{counted(tokenizer.vocab_size, 'entry')} that gives no token for a text: copy "
+            "tokenizer.json (and what came with it) there, from where the model came from"
         )
 
 

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from knnlm.system.counted import counted
 from knnlm.system.extras import explained
 from knnlm.system.own_files import replacing, write_text
 
 try:
     import matplotlib
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+    from matplotlib.ticker import Formatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 except ImportError as error:
     raise explained(error, "a plot") from error
 
@@ -74,12 +75,12 @@ CURVES = {
 
 
 def tuning_plot(
-    name: str, x: Sequence[float], y: Sequence[float], alone: float, chosen: float | None, of: str = ""
+    name: str, x: Sequence[float], y: Sequence[float], alone: float, chosen: float | None, tokens: int
 ) -> Plot:
-    """Perplexity against one setting of `CURVES`, beside that of the model alone. of: what was scored."""
+    """Perplexity against one setting of `CURVES`, beside that of the model alone, on so many tokens."""
     title, label, log_x = CURVES[name]
     return Plot(
-        f"{title}, {of}" if of else title,
+        f"{title} ({counted(tokens, 'validation token')})",
         label,
         [Line("kNN-LM", x, y)],
         log_x=log_x,
@@ -112,7 +113,7 @@ def _draw(plot: Plot, palette: _Palette) -> Figure:
         else:
             axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.yaxis.set_major_locator(MaxNLocator(6))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+        axes.yaxis.set_major_formatter(_Even())
         axes.set_title(plot.title, loc="left", fontsize=10.5, color=palette.ink)
         axes.set_xlabel(plot.x_label, color=palette.ink)
         axes.set_ylabel(plot.y_label, color=palette.ink)
@@ -125,6 +126,20 @@ def _draw(plot: Plot, palette: _Palette) -> Figure:
         if len(plot.lines) + (plot.level is not None) > 1:
             axes.legend(frameon=False, fontsize=9, labelcolor=palette.ink)
     return figure
+
+
+class _Even(Formatter):  # type: ignore[misc,unused-ignore]
+    """Ticks with the decimals that tell them apart, as many for all: 42.0, 42.5, 43.0."""
+
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        """All ticks of the axis."""
+        near = 1e-6 * max((abs(b - a) for a, b in itertools.pairwise(values)), default=1.0)
+        decimals = next((d for d in range(8) if all(abs(round(float(v), d) - v) <= near for v in values)), 8)
+        return [f"{value + 0.0:,.{decimals}f}" for value in values]
+
+    def __call__(self, value: float, pos: int | None = None) -> str:
+        """One of them."""
+        return self.format_ticks([value])[0]
 
 
 def as_svg(plot: Plot) -> str:
@@ -158,7 +173,7 @@ def _svg(figure: Figure) -> str:
 
 
 def _short(value: float) -> str:
-    """A number as an axis shows it: 1,024 or 0.25, never 1.0e+03."""
-    if value >= 1 and abs(value - round(value)) < 1e-6:
-        return f"{value:,.0f}"
-    return f"{value:.2g}"
+    """A number as an axis shows it: 1,024, 2.5 or 0.25, never 1.0e+03."""
+    if value < 1:
+        return f"{value:.2g}"
+    return f"{value:,.0f}" if value >= 1000 or abs(value - round(value)) < 1e-6 else f"{value:.4g}"

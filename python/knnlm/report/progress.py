@@ -48,9 +48,9 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the last state on the screen."""
+        """Leave the last state on the screen: without an error, all that was begun is done."""
         for task in self._tasks.values() if kind is None else ():  # after an error its message is enough
-            task.last_line()
+            task.end()
         if self._bars is not None:
             for task in self._tasks.values():
                 task.stop()
@@ -73,6 +73,11 @@ class Progress:
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Report that ``done`` of ``total`` steps of ``stage`` are done."""
         self.track(stage, total).update(done, total)
+
+
+def rate(per_second: float) -> str:
+    """A rate to read: 12,345, 87, 3.2, 0.4, 0.031."""
+    return f"{per_second:,.0f}" if per_second >= 10 else f"{per_second:.{1 if per_second >= 0.1 else 3}f}"
 
 
 class Task:
@@ -115,6 +120,15 @@ class Task:
         elif self._id is not None and self._owner._bars is not None:
             self._owner._bars.update(self._id, completed=1, total=1, amount=self.amount())  # or it would go on
 
+    def end(self) -> None:
+        """It is done at the end of the command; a total that was not reached was an estimate, or a budget."""
+        if self.done and self.done < self.total and self.unit != "%":
+            self.total = 0
+        self.done = max(self.done, self.total)  # not by `update`: it took no time since the last one
+        if self._id is not None and self._owner._bars is not None:
+            self._owner._bars.update(self._id, completed=1, total=1, amount=self.amount())
+        self.last_line()
+
     def rate(self) -> float:
         """Steps per second between the begin of the stage and the last report."""
         return self.done / max(self._updated - self._started, 1e-9)
@@ -125,7 +139,7 @@ class Task:
             return ""
         whole = f"{self.done:,}" + (f"/{self.total:,}" if self.total else "")
         text = f"{whole} {self.unit}".rstrip()
-        return text if self.unit == "s" else f"{text}, {self.rate():,.0f}{' ' + self.unit if self.unit else ''}/s"
+        return text if self.unit == "s" else f"{text}, {rate(self.rate())}{' ' + self.unit if self.unit else ''}/s"
 
     def line(self) -> None:
         """Print one plain line where there is no bar and somebody reads."""

@@ -16,19 +16,22 @@ if TYPE_CHECKING:
 def to_table(
     shown: Iterable[TokenRow], width: int | None = None, neighbors: int | None = None, plain: bool = False
 ) -> Table:
-    """A rich table: one line a token, and under it one line a neighbor.
+    """A rich table: one line a token, and under it one line a neighbor, with the id of its entry.
 
     width: characters of context before a token; None = what the terminal has room for. neighbors: shown of each token;
     None = all that the rows have. plain: marks the tokens with ‹ › instead of a style, which a pipe does not keep.
     """
     from rich.table import Table
 
+    shown = list(shown)
     if width is None:  # so that the token itself is never cut off
-        width = min(40, max(12, (shutil.get_terminal_size((120, 24)).columns - 54) * 3 // 5))
+        ids = max((len(str(near.id)) for row in shown for near in row.neighbors), default=0)
+        width = min(40, max(12, (shutil.get_terminal_size((120, 24)).columns - 56 - max(5, ids)) * 3 // 5))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     # Cells do not wrap, but these columns give way where the terminal is narrow.
     table.add_column("text, next token marked")
     table.add_column("document", max_width=28)
+    table.add_column("entry", justify="right", no_wrap=True, min_width=5)  # whole: `inspect --why` takes it
     table.add_column("distance", justify="right", no_wrap=True, min_width=8)
     table.add_column("share", justify="right", no_wrap=True, min_width=7)
     for number, row in enumerate(shown):
@@ -41,6 +44,7 @@ def to_table(
                 _cell("  ")
                 + _marked(near, width - 2, "bold green underline" if near.right else "bold underline", plain),
                 _cell(near.document),
+                str(near.id) if near.id >= 0 else "",
                 f"{near.distance:.4g}",
                 f"{100 * near.share:.1f} %",
             )

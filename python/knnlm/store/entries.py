@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knnlm.store.protocols import DocumentStore
+from knnlm.system.counted import counted
 from knnlm.system.json_text import from_json
 
 
@@ -63,7 +64,7 @@ class Documents(Sequence[DocumentInfo]):
             return [self[i] for i in range(*index.indices(self._n))]
         position = index + self._n if index < 0 else index
         if not 0 <= position < self._n:
-            raise IndexError(f"document {index} of a store with {self._n} documents")
+            raise IndexError(f"document {index} of a store with {counted(self._n, 'document')}")
         name, start, stop, metadata = self._read(position)
         facts = None if metadata is None else from_json(metadata, f"metadata of the document {name!r}")
         return DocumentInfo(name, start, stop, facts)
@@ -72,7 +73,7 @@ class Documents(Sequence[DocumentInfo]):
         return (self[i] for i in range(self._n))
 
     def __repr__(self) -> str:
-        return f"<{self._n} documents>"
+        return f"<{counted(self._n, 'document')}>"
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,12 @@ def values_of_documents(
 ) -> Iterator[NDArray[np.unsignedinteger[Any]]]:
     """Values (L,) of each document of a store, in corpus order, read as they are asked for.
 
-    progress: told the last id of each.
+    progress: told how many entries these are so far.
     """
+    read = 0
     for start, stop in store.document_spans().tolist():
-        progress(stop)
+        read += stop - start
+        progress(read)
         yield store.values(start, stop)
 
 
@@ -129,8 +132,8 @@ def document_lists(
         return [_keys(given, what)], [0] * queries
     if not all(per_query) or len(given) != queries:
         raise ValueError(
-            f"{what}: expected documents, or one list of documents for each of {queries} queries, found {len(given)} "
-            f"elements of which {sum(per_query)} are lists"
+            f"{what}: expected documents, or one list of documents for each of {counted(queries, 'query')}, found "
+            f"{len(given)} elements of which {sum(per_query)} are lists"
         )
     lists: dict[tuple[int | str, ...], int] = {}
     of_query = [lists.setdefault(tuple(_keys(item, what)), len(lists)) for item in given]

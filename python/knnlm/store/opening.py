@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from knnlm.store.datastore import Datastore
+from knnlm.system.counted import counted
+from knnlm.system.log import LOG
 from knnlm.system.own_files import is_folder, leftovers
 
 
@@ -28,7 +31,25 @@ def open_store(path: Path) -> Datastore:
     except ValueError:
         store.close()
         raise
+    if LOG.isEnabledFor(logging.DEBUG):
+        _tell(store)
     return store
+
+
+def _tell(store: Datastore) -> None:
+    """Tell the logger what was opened."""
+    info = store.info()
+    index = f"index of {counted(info['nlist'], 'list')}" if info["nlist"] else "no index, all keys are scanned"
+    LOG.debug(
+        "store %s: %s in %s, dimension %s, generation %s, %s, raw keys kept: %s",
+        store.path,
+        counted(info["n"], "entry"),
+        counted(info["documents"], "document"),
+        info["dim"],
+        info["generation"],
+        index,
+        info["keep_keys"] or "no",
+    )
 
 
 def as_store(store: Any) -> Datastore:

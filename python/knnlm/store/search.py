@@ -30,6 +30,7 @@ from knnlm.store.entries import DocumentInfo, Documents, Entries, LostDocument, 
 from knnlm.store.neighbors import Neighbors
 from knnlm.store.recall_sample import around, spread_ids
 from knnlm.store.why import Why, why
+from knnlm.system.counted import counted
 from knnlm.system.json_text import from_json
 from knnlm.system.memory import refuse_answer
 
@@ -197,7 +198,7 @@ class Reader:
             share = float(hits) / there if there else 1.0
             measured.append({"k": k, "asked": asked, "recall": share, "queries": len(rows)})
             if show is not None:
-                show(f"k = {k}: recall {share:.4f}, asked {asked:.2f}, {len(rows)} queries")
+                show(f"k = {k}: recall {share:.4f}, asked {asked:.2f}, {counted(len(rows), 'query')}")
         return measured
 
     # -- reading ------------------------------------------------------------------------------------------------
@@ -368,7 +369,7 @@ class Reader:
         if self._core.closed:
             return f"<Datastore {self.path!r}, closed>"
         state = "built" if self.is_built else "not built"
-        return f"<Datastore {self.path!r}: {self._core.n} entries, dim {self.dim}, {self.metric}, {state}>"
+        return f"<Datastore {self.path!r}: {counted(self._core.n, 'entry')}, dim {self.dim}, {self.metric}, {state}>"
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -378,7 +379,8 @@ class Reader:
 
     def _ids(self, ids: Any, low: int) -> NDArray[np.int64]:
         n = self.next_id
-        held = f"the store has {len(self)} entries" + ("" if n == len(self) else f", the last with id {n - 1}")
+        last = "" if n == len(self) else f", the last with id {n - 1}"
+        held = f"the store has {counted(len(self), 'entry')}{last}"
         return to_integers(ids, "ids", np.int64, low, n - 1, held)
 
     def _range(self, start: int, stop: int) -> tuple[int, int]:

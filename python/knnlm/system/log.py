@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from knnlm.system.counted import counted
+
 LOG = logging.getLogger("knnlm")
 
 FAILED_SHOWN = 8
@@ -16,4 +18,4 @@ def log_failed(failed: Sequence[tuple[str, str]]) -> None:
     for _, reason in failed[:FAILED_SHOWN]:
         LOG.warning(f"left out: {reason}")
     if len(failed) > FAILED_SHOWN:
-        LOG.warning(f"left out: {len(failed) - FAILED_SHOWN:,} documents more, for the like")
+        LOG.warning(f"left out: {counted(len(failed) - FAILED_SHOWN, 'document')} more, for the like")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from knnlm.system.counted import counted
+
 LARGE = 1 << 26
 """Bytes that are taken without a look at how much memory there is."""
 
@@ -16,7 +18,7 @@ def refuse_answer(queries: int, k: int, n: int, slot: int) -> None:
         return
     do = f"ask for k = {max(n, 1):,}, all that the store has" if k > n else "ask for a smaller k"
     raise ValueError(
-        f"k: expected an answer that memory can hold, found k = {k:,} for {queries:,} queries, which takes "
+        f"k: expected an answer that memory can hold, found k = {k:,} for {counted(queries, 'query')}, which takes "
         f"{wanted / 1e9:,.1f} GB where {free / 1e9:,.1f} GB are free; {do}, or fewer queries at once"
     )
 

@@ -9,6 +9,8 @@ import io
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
+from knnlm.system.counted import counted
+
 EMPTY = "empty"  # why a document without text is left out
 _BOMS = (  # the longer first: FF FE begins both UTF-16 and UTF-32
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -51,9 +53,9 @@ def decode_text(data: bytes) -> tuple[str | None, list[str]]:
     if wide and _is_noise(text[:_LOOKED_AT]):
         return None, [f"no text in {name} (its characters are of no script)"]
     if invalid:
-        notes.append(f"{invalid:,} invalid {name} sequences replaced by U+FFFD")
+        notes.append(f"{counted(invalid, f'invalid {name} sequence')} replaced by U+FFFD")
     if "\r\n" in text:
-        notes.append(f"{text.count(chr(13) + chr(10)):,} CRLF line ends turned into LF")
+        notes.append(f"{counted(text.count(chr(13) + chr(10)), 'CRLF line end')} turned into LF")
         text = text.replace("\r\n", "\n")
     if not text.strip():
         return None, [EMPTY]

@@ -18,6 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from knnlm.system.counted import counted
 from knnlm.system.extras import module
 from knnlm.system.terminal import printable
 from knnlm.text.decoding import EMPTY, decode_text, lines_of, read_whole, too_large
@@ -106,18 +107,23 @@ class ReadReport:
         """Name and what was changed, with the number of other rows of the file where it was the same."""
         more = {key: count - 1 for key, count in self._again.items() if count > 1}
         return [
-            (name, f"{what} (and in {more[file, what]:,} other rows)" if (file, what) in more else what)
+            (name, f"{what} (and in {counted(more[file, what], 'other row')})" if (file, what) in more else what)
             for name, what, file in ((name, what, _file_of(name)) for name, what in self.notes)
         ]
 
     def lines(self) -> list[str]:
         """The report for people: one line of totals, then the first of each kind."""
-        out = [f"read {self.documents:,} documents, {self.bytes:,} bytes of text"]
+        out = [f"read {counted(self.documents, 'document')}, {counted(self.bytes, 'byte')} of text"]
         for kind, entries in (("skipped", self.skipped), ("note", self.noted())):
             out += [printable(f"{kind}: {name}: {reason}") for name, reason in entries[:_LISTED]]
             if len(entries) > _LISTED:
                 out.append(f"{kind}: and {len(entries) - _LISTED:,} more")
         return out
+
+    def unlisted(self) -> Iterator[tuple[str, str, str]]:
+        """What `lines` only counts: kind, name and reason."""
+        for kind, entries in (("skipped", self.skipped), ("note", self.noted())):
+            yield from ((kind, name, reason) for name, reason in entries[_LISTED:])
 
 
 def read_documents(
@@ -272,7 +278,7 @@ def _read_paths(
                         yield document
                 if unpacked is not None and unpacked.trailing:
                     what = unpacked.format.name
-                    report.note(name, f"{unpacked.trailing:,} bytes after the end of the {what} data left out")
+                    report.note(name, f"{counted(unpacked.trailing, 'byte')} after the end of the {what} data left out")
         except DamagedError as error:
             report.skipped.append((name, str(error)))
         except OSError as error:  # no permission, a device, gone since it was listed
@@ -319,7 +325,9 @@ def _read_lines(file: io.BufferedReader, name: str, rows: Rows, most: int, repor
         if not objects:
             bad.append((line_name, str(row)))
             if len(bad) == _NO_JSON:
-                report.skipped.append((name, f"no JSON object in its first {len(bad):,} lines; the first: {bad[0][1]}"))
+                report.skipped.append(
+                    (name, f"no JSON object in its first {counted(len(bad), 'line')}; the first: {bad[0][1]}")
+                )
                 return
             continue
         report.skipped += bad

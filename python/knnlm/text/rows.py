@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from knnlm.system.counted import counted
 from knnlm.system.json_text import DEEPEST, LONE, TooDeepError, mended, whole
 from knnlm.text.decoding import EMPTY, too_large
 
@@ -65,7 +66,7 @@ class Rows:
         twice, self._twice = self._twice, []
         notes = [f"{name[:80]}: given more than once, the last one is kept" for name in dict.fromkeys(twice)]
         if not text.isascii() and (lone := len(LONE.findall(text))):
-            notes.append(f"{lone:,} lone surrogates in the text replaced by U+FFFD")
+            notes.append(f"{counted(lone, 'lone surrogate')} in the text replaced by U+FFFD")
             text = LONE.sub("\ufffd", text)
         if zeros := text.count("\0"):
             notes.append(f"{zeros:,} zero characters in the text replaced by U+FFFD")

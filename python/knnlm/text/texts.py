@@ -62,7 +62,8 @@ class Texts:
         for count, document in enumerate(self._read(self.report), start=1):
             yield stamp(document) if self.stamped else document
             if count == self.reading.max_documents:
-                return
+                break
+        LOG.debug("%s: %s", self._where(), self.report.lines()[0])
         if not self.report.documents:
             raise ValueError(
                 f"expected text in {self._where()}, found no document to read{self.nothing}. "
@@ -104,6 +105,8 @@ class Texts:
         """Tell the package's logger what was skipped or changed in reading, if anything was."""
         for line in self.report.lines()[1:]:
             LOG.warning(line)
+        for kind, name, reason in self.report.unlisted():
+            LOG.debug("%s: %s: %s", kind, name, reason)
 
     def summary(self) -> dict[str, Any]:
         """What was read, as JSON."""

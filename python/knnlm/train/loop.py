@@ -25,9 +25,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from knnlm.model.checkpoint import STATE_FILE, load_state, save_model, save_state
+from knnlm.model.checkpoint import STATE_FILE, TOKENIZER_FILE, load_state, save_model, save_state
 from knnlm.model.transformer import TransformerLM
 from knnlm.probability.weights import perplexity_of
+from knnlm.system.counted import counted
+from knnlm.system.log import LOG
 from knnlm.system.making import make_with_parents
 from knnlm.system.own_files import write_text
 from knnlm.text.documents import Document
@@ -216,6 +218,15 @@ class _Run:
                 "expected at least one token to train on and one to validate on, found none; check the input"
             )
         self.optimizer = make_optimizer(model, config)
+        LOG.debug(
+            "training %s on %s of %s, validation on %s; %s, %s",
+            counted(sum(parameter.numel() for parameter in model.parameters()), "parameter"),
+            counted(sum(map(len, self.train_tokens)), "token"),
+            counted(len(train_docs), "document"),
+            counted(sum(map(len, self.valid_tokens)), "token"),
+            self.device,
+            "bfloat16" if self.bf16 else "float32",
+        )
         self.result = TrainResult()
         self.epoch, self.position = 0, 0  # position: batches done in this epoch
         self.last_valid = 0.0
@@ -299,6 +310,9 @@ class _Run:
         """Write all that resuming needs."""
         state = asdict(self.result) | {"seconds": self.seconds, "epoch": self.epoch, "position": self.position}
         state |= {"recent": self.recent, "last_valid": self.last_valid}
+        state |= {"sizes": asdict(self.model.config), "config": asdict(self.config)}
+        if not (self.out_dir / TOKENIZER_FILE).is_file():  # which the first validation writes with the model
+            write_text(self.out_dir / TOKENIZER_FILE, self.tokenizer.to_json())
         save_state(self.out_dir, self.model, self.optimizer, state)
 
     def restore(self) -> None:
@@ -306,6 +320,8 @@ class _Run:
         state = load_state(self.out_dir, self.model, self.optimizer)
         self.epoch, self.position = state.pop("epoch"), state.pop("position")
         self.recent, self.last_valid = state.pop("recent"), state.pop("last_valid")
+        for begun in ("sizes", "config"):  # of `read_begun`
+            state.pop(begun, None)
         self.result = TrainResult(**(state | {"interrupted": False}))
         self.started = time.monotonic()
 

@@ -113,7 +113,7 @@ def test_an_object_is_built_with_and_its_store_remembers_where_it_is_from(
     found = run_json("eval", tmp_path / "store", texts / "test.txt")
     assert found["perplexity"] == pytest.approx(lm.evaluate(texts / "test.txt").perplexity)
     told = run("eval", tmp_path / "alone", texts / "test.txt", code=2).stderr
-    assert "remembers no model that could be loaded: give the model (in commands --model NAME)" in told
+    assert "remembers no model that could be loaded: give the model (--model NAME)" in told
     with pytest.raises(UsageError, match="remembers no model"):
         KNNLM.open(tmp_path / "alone")
     assert KNNLM.open(tmp_path / "alone", model).settings == alone.settings

@@ -18,6 +18,7 @@ from knnlm._core import plan_index
 from knnlm.build import estimate
 from knnlm.build.estimate import free_bytes, process_bytes
 from knnlm.cli import main
+from knnlm.cli.commands.info import _pairs
 from knnlm.cli.console import duration, plain, size
 from knnlm.model.key_spec import KeySpec
 from knnlm.report.progress import Task
@@ -245,16 +246,19 @@ def test_documents_are_tokenised_once(
 
 def test_eval_and_tune_warn_of_text_that_the_store_has(texts: Path, store: Path, tmp_path: Path) -> None:
     result = run("eval", store, texts / "books" / "0.txt")
-    assert "are in the store" in result.stderr
+    assert "of the evaluated text the store has 1 document; left out: each one's own document" in result.stderr
+    assert "that of the model alone is not" in result.stderr
+    assert "weight" not in result.stderr.split("13 tokens")[1]  # which is of tune
     assert "100.0 %" in result.stderr
     assert run_json("eval", store, texts / "books" / "0.txt")["overlap_13gram"] == 1.0
     copied = Path(shutil.copytree(store, tmp_path / "copied"))
     known = run("tune", copied, texts / "books" / "0.txt", "--no-plots").stderr
     assert "100.0 % of the tokens are in a run of 13 tokens that the store has too" in known
+    assert "the weight of the store that is chosen on it is too large" in known
     alone = run("eval", store, texts / "test.txt", "--lambda", 1, "--k", 1)
     assert "inf" in alone.stdout
     assert "with a lambda of 1 the model has no say" in alone.stderr
-    assert "are in the store" not in run("eval", store, texts / "test.txt").stderr
+    assert "the store has" not in run("eval", store, texts / "test.txt").stderr
 
 
 def test_generate_is_the_same_for_a_seed_and_continues_the_prompt(store: Path) -> None:
@@ -295,6 +299,14 @@ def test_info(store: Path) -> None:
         assert shown in text
     assert all(f"{recall:.3f} for k {k:,}" in text for k, recall in best.items())
     assert best or "not measured" in text
+
+
+def test_info_tells_of_drift_only_where_something_was_added(store: Path) -> None:
+    with Datastore.open(store) as opened:
+        info = opened.info() | {"drift": 0.25}
+    assert "drift" not in _pairs(info)  # the later parts of the build itself
+    assert "+25 %" in _pairs(info | {"next_id": info["next_id"] + 1})["drift"]
+    assert "drift" in _pairs(info | {"attributes": {}})
 
 
 def test_verify_lists_damage(store: Path) -> None:

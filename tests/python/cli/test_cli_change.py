@@ -32,6 +32,13 @@ def test_add_does_only_what_changed(texts: Path, model: Path, tmp_path: Path) ->
     (notes / "1.txt").unlink()
     planned = run_json("add", store, notes, "--dry-run")
     assert (planned["added"], planned["changed"], planned["removed"]) == (1, 1, 1)
+    assert planned["documents"] == {"added": ["new.txt"], "changed": ["0.txt"], "removed": ["1.txt"]}
+    told = run("add", store, notes, "--dry-run", "-v")
+    assert "1 document would be added, 1 changed, 1 removed, 0 unchanged" in told.stdout
+    for line in ("would be added: new.txt", "would be changed: 0.txt", "would be removed: 1.txt"):
+        assert f"knnlm: {line}\n" in told.stderr
+    assert run("add", store, notes, "--dry-run", "-q").stdout.startswith(f"{store}: 1 document would be added")
+    assert "new.txt" not in run("add", store, notes, "--dry-run").output
     assert add() == {"added": 1, "changed": 1, "removed": 1, "unchanged": 0}
     assert add() == {"added": 0, "changed": 0, "removed": 0, "unchanged": 2}
     with Datastore.open(store) as opened:
@@ -47,10 +54,11 @@ def test_add_says_what_stays_and_what_gets_another_name(texts: Path, model: Path
     shutil.copytree(texts / "books", notes)
     run_json("build", notes, "--model", model, "--out", store, "--nlist", 4, "--threads", 1)
     (notes / "1.txt").unlink()
-    limited = run("add", store, notes, "--max-documents", 1).stderr
-    assert "0 removed, 1 unchanged" in limited
-    assert "1 documents stay as they are" in limited
-    assert "--max-documents" in limited
+    limited = run("add", store, notes, "--max-documents", 1)
+    assert "0 removed, 1 unchanged" in limited.stdout
+    assert "kept as before" in limited.stderr
+    assert "1 document, such as" in limited.stderr
+    assert "--max-documents" in limited.stderr
     (notes / "1.txt").symlink_to("1.txt")
     found = run_json("add", store, notes)
     assert (found["removed"], found["unread"], found["renamed"]) == (0, 1, [])
@@ -86,7 +94,7 @@ def test_delete_replace_compact(texts: Path, model: Path, tmp_path: Path) -> Non
     assert sum(document["stop"] - document["start"] for document in told) == before
     assert sum(int(line.split("\t")[1].replace(",", "")) for line in listed) == before
     gone = run_json("delete", store, "0.txt")
-    assert f"{gone['entries']:,} entries of 1 documents, on disk until knnlm compact" in run("info", store).stdout
+    assert f"{gone['entries']:,} entries of 1 document, on disk until knnlm compact" in run("info", store).stdout
     assert gone["left"] == before - gone["entries"]
     assert "nowhere" in run("delete", store, "nowhere", code=1).stderr
     (tmp_path / "other.txt").write_text(sentence(30, 50))
@@ -105,15 +113,15 @@ def test_delete_replace_compact(texts: Path, model: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("latin.txt", "caf\xe9 the store keeps a key\n".encode("latin-1"), "1 invalid UTF-8 sequences"),
+        ("latin.txt", "caf\xe9 the store keeps a key\n".encode("latin-1"), "1 invalid UTF-8 sequence replaced"),
         ("wide.txt", "caf\ufffd the store keeps a key\n".encode("utf-16"), "UTF-16 with a byte-order mark"),
-        ("lines.txt", "caf\ufffd the store keeps a key\r\n".encode(), "1 CRLF line ends"),
+        ("lines.txt", "caf\ufffd the store keeps a key\r\n".encode(), "1 CRLF line end turned"),
         (
             "packed.txt.gz",
             gzip.compress("caf\ufffd the store keeps a key\n".encode(), mtime=0) + b"junk",
             "4 bytes after the end",
         ),
-        ("row.jsonl", b'{"text": "caf\\ud83d the store keeps a key\\n", "n": NaN}\n', "1 lone surrogates"),
+        ("row.jsonl", b'{"text": "caf\\ud83d the store keeps a key\\n", "n": NaN}\n', "1 lone surrogate in"),
     ],
 )
 def test_replace_reads_a_file_as_build_does_and_says_what_it_changed(
@@ -184,7 +192,7 @@ def test_add_reads_again_what_it_adds_and_holds_no_text(
     monkeypatch.setattr(adding, "plan", planned)
     change = True
     said = run_json("add", store, notes, "--threads", 1, code=1)["error"]
-    assert "found 1 documents changed or gone meanwhile, such as 'new.txt'" in said
+    assert "found 1 document changed or gone meanwhile, such as 'new.txt'" in said
     assert snapshot(store) == before
     change = False
     assert run_json("add", store, notes, "--threads", 1)["added"] == 1

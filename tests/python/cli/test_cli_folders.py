@@ -72,7 +72,7 @@ def test_an_interrupted_overwrite_is_resumed_and_then_replaces(
     assert contents(old) == before
     assert (old.parent / "old.new" / "training.safetensors").is_file()
     monkeypatch.setattr(loop._Run, "step", original)
-    assert "--overwrite --resume" in run(*options[:-1], "--resume", code=1).stderr  # the old one has other sizes
+    assert "--overwrite --resume" in run(*options[:-1], "--resume", code=2).stderr  # the old one has other sizes
     assert run_json(*options, "--resume")["steps"] == 2
     assert [path.name for path in old.parent.iterdir()] == ["old"]
     assert contents(old)["model.safetensors"] != before["model.safetensors"]

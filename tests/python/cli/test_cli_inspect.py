@@ -27,6 +27,16 @@ def test_only_the_tokens_shown_are_searched(texts: Path, built: Path, monkeypatc
     assert [token["p"] for token in later["tokens"]] == pytest.approx([token["p"] for token in whole], rel=1e-3)
 
 
+def test_the_table_shows_ids_that_why_takes(texts: Path, built: Path) -> None:
+    given = ("inspect", built, texts / "test.txt", "--first", 5, "--tokens", 1, "--neighbors", 2)
+    table = run(*given).stdout.splitlines()
+    near = run_json(*given)["tokens"][0]["neighbors"]
+    at = table[0].index("entry") + len("entry")
+    shown = [line[:at].split()[-1] for line in table if line.strip().endswith("%")]
+    assert shown == [str(one["id"]) for one in near]
+    assert f"entry {shown[0]}: " in run(*given, "--why", shown[0]).stdout
+
+
 def test_documents_that_are_not_shown_are_said(texts: Path, built: Path) -> None:
     both = (texts / "test.txt", texts / "valid.txt", "--tokens", 1)
     result = run("inspect", built, *both)

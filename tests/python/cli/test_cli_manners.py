@@ -40,8 +40,11 @@ def vectors(tmp_path: Path) -> Path:
 
 
 def test_quiet_leaves_out_notes_and_keeps_errors(vectors: Path) -> None:
-    assert "entries indexed" in run("build", vectors).stderr
-    assert run("build", vectors, "--retrain", "--quiet").stderr == ""
+    assert "4 entries indexed" in run("build", vectors).stdout
+    quiet = run("build", vectors, "--retrain", "--quiet")
+    assert quiet.stderr == ""
+    assert "4 entries indexed" in quiet.stdout  # a result is no note
+    assert "tokens" in run("build", vectors, "--retrain", "--dry-run", "--quiet").stdout
     assert run("delete", vectors, "two", "-q", code=1).stderr.startswith("knnlm delete: ")
     assert run_json("verify", vectors, "-q")["sound"]
     assert "the traceback" in run("verify", vectors, "--help").stdout
@@ -110,6 +113,16 @@ def test_variables_set_options_and_the_command_line_stands_above_them(vectors: P
     assert "--nlist" in said.stderr
     over = CliRunner().invoke(main, ["build", str(vectors), "--nlist", "2"], env={"KNNLM_BUILD_NLIST": "none"})
     assert over.exit_code == 0, over.stderr
+
+
+def test_a_wrong_value_of_a_variable_names_it(vectors: Path) -> None:
+    wrong = {"KNNLM_BUILD_NLIST": "none", "KNNLM_BUILD_CODE": "64"}
+    for name, value in wrong.items():
+        said = CliRunner().invoke(main, ["build", str(vectors)], env={name: value})
+        assert said.exit_code == 2
+        option = "--" + name.rpartition("_")[2].lower()
+        assert f"'{option}' (environment variable {name})" in said.stderr
+    assert "variable" not in run("build", vectors, "--nlist", "none", code=2).stderr
 
 
 def test_a_variable_asks_for_json_of_wrong_usage_too(vectors: Path) -> None:

@@ -1,5 +1,6 @@
 """The demo with a tiny budget: it ends, its numbers hang together, and it can be run again."""
 
+import io
 import json
 import math
 import shutil
@@ -9,9 +10,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from knnlm.cli import main
-from knnlm.demo.result import CaseResult, Curve, DemoResult, as_report
+from knnlm.demo.report import render
+from knnlm.demo.result import CaseResult, Curve, DemoResult, as_report, as_terminal
 from knnlm.demo.samples import first_tokens
 from knnlm.demo.stdlib_text import language_reference
 from knnlm.store.datastore import Datastore
@@ -142,6 +145,24 @@ def case(**perplexity: float) -> CaseResult:
     return CaseResult(
         "c", "", 10, 1, 10, 1, perplexity, {}, 0.5, 1.0, 8, {"total": 1.0}, 0.0, 100.0, {"k": Curve([1], [1])}, {}
     )
+
+
+def test_a_training_that_was_cut_is_said_everywhere() -> None:
+    good = case(lm=100, exact=60, quantised=61, shuffled=90, ngram=120)
+    whole = DemoResult(good, good, {}, 1.0, steps=900, steps_asked=900)
+    cut = replace(whole, steps=59)
+    facts = cut.as_json()
+    assert (facts["steps"], facts["steps_asked"], facts["training_cut"]) == (59, 900, True)
+    assert all(check["holds"] and check["cut"] for check in facts["checks"])
+    page, drawn = render(as_report(cut)), Console(width=100, file=io.StringIO())
+    drawn.print(as_terminal(cut))
+    for text in (page, " ".join(drawn.file.getvalue().split())):
+        assert "59 of 900 steps" in text
+        assert "a store helps a weak model more" in text
+        assert text.count("yes, of a cut training") == len(cut.checks())
+    assert page.index("59 of 900 steps") < page.index("A small decoder")
+    assert not whole.as_json()["training_cut"]
+    assert "cut" not in render(as_report(whole)).split("</style>")[1]
 
 
 def test_claims_hold_only_where_they_do() -> None:

@@ -1,12 +1,15 @@
 """The overlap check against a set of tuples."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import knnlm.evaluate.overlap as module
-from knnlm.evaluate.overlap import overlap, overlap_13gram
+from knnlm.evaluate.overlap import overlap, overlap_13gram, overlap_share
+from knnlm.store.datastore import Datastore
 
 
 def slow(documents, store, n):
@@ -59,6 +62,17 @@ def test_equal_hashes_of_different_text_do_not_count(monkeypatch):
     monkeypatch.setattr(module, "_hashes", lambda x, starts, n: np.zeros(len(starts), dtype=np.uint64))
     assert overlap([[1] * 13], [[2] * 13]).covered == 0
     assert overlap([[1] * 13], [[1] * 13]).covered == 13
+
+
+def test_progress_ends_at_all_entries_after_deletions(tmp_path):
+    with Datastore.create(tmp_path / "store", dim=2) as store:
+        for name in "abc":
+            store.add(np.zeros((5, 2), np.float32), np.arange(5), name)
+        store.delete(["a"])
+        told = []
+        text = SimpleNamespace(tokens=np.arange(20), documents=lambda: [slice(0, 20)])
+        overlap_share(text, store, lambda *said: told.append(said))
+    assert told == [("overlap", 5, 10), ("overlap", 10, 10)]
 
 
 def test_large_values_and_empty_sides():

@@ -381,10 +381,10 @@ def test_the_command_says_what_it_took(tmp_path: Path) -> None:
     assert "value 0: expected 0 or more, found -100, and 11 more below 0" in said
     found = run_json("import", tmp_path / "knn.index", values, *out, "--ignore", -100)
     assert (found["entries"], found["ignored"], found["matched"], found["lossy"]) == (108, 12, "order of ids", True)
-    said = run("import", tmp_path / "knn.index", values, *out, "--ignore", -100, "--overwrite").stderr
+    said = run("import", tmp_path / "knn.index", values, *out, "--ignore", -100, "--overwrite").stdout
     for part in [
         "108 entries of dimension 16",
-        "12 rows of the value -100 are left out",
+        "left out 12 rows of the value -100",
         "values are taken in their order",
         "what the index decodes (IndexIVFPQ), not the original ones",
     ]:

@@ -341,7 +341,7 @@ def test_a_folder_without_tokenizer_files(folder):
 def test_a_tokenizer_that_gives_no_token():
     nothing = Library(models.BPE())
     nothing.add_special_tokens(["<s>"])
-    with pytest.raises(ValueError, match=r"here: expected a tokenizer, found one of 1 entries that gives no token"):
+    with pytest.raises(ValueError, match=r"here: expected a tokenizer, found one of 1 entry that gives no token"):
         check_tokenizer(BackendTokenizer(nothing), "here")
 
 

@@ -9,7 +9,7 @@ import pytest
 from knnlm.demo.report import Case, Check, Report, Row, render, write
 from knnlm.report.numbers import change, number, share
 from knnlm.report.page import opening, visible
-from knnlm.report.plots import Line, Plot, as_svg, save
+from knnlm.report.plots import Line, Plot, as_svg, save, tuning_plot
 from knnlm.report.rows import NeighborRow, TokenRow
 
 VOID = {"col", "meta", "br", "img", "link", "hr", "input"}
@@ -92,6 +92,20 @@ def test_a_point_that_is_not_finite_is_left_out() -> None:
     with_infinity = as_svg(Plot("t", "x", [Line("a", [0, 1, 2], [1.0, 2.0, float("inf")])]))
     without = as_svg(Plot("t", "x", [Line("a", [0, 1], [1.0, 2.0])]))
     assert with_infinity == without
+
+
+def test_ticks_keep_the_decimals_that_tell_them_apart() -> None:
+    drawn = as_svg(tuning_plot("size", [100, 200], [42.2, 44.1], 44.9, None, 2000))
+    for tick in ("42.5", "43.0", "44.5"):
+        assert f">{tick}<" in drawn
+    assert ">42<" not in drawn
+    whole = as_svg(tuning_plot("k", [1, 2], [1000, 6000], 6100, None, 1))
+    assert ">2,000<" in whole
+
+
+def test_a_title_says_on_how_many_tokens() -> None:
+    assert tuning_plot("size", [1], [2], 3, None, 2000).title == "Size of the store (2,000 validation tokens)"
+    assert tuning_plot("k", [1], [2], 3, None, 1).title == "Number of neighbors (1 validation token)"
 
 
 def test_write(tmp_path: Path) -> None:

@@ -97,3 +97,30 @@ def test_bars_on_a_terminal():
 def test_an_error_passes_through():
     with pytest.raises(RuntimeError, match="inside"), Progress(quiet=True):
         raise RuntimeError("inside")
+
+
+def test_at_the_end_no_bar_is_left_half_way():
+    file = io.StringIO()
+    with Progress(console=Console(file=file, force_terminal=True, width=120)) as p:
+        p.track("estimate", unit="tok").update(900, 1000)
+        p.track("index", 100, "%").update(40)
+        p("begun", 0, 1)
+        p("unknown", 7, 0)
+        bars = p._bars
+    assert bars is not None
+    assert all(task.finished for task in bars.tasks)
+    last = file.getvalue().split("estimate")[-1]
+    assert "900 tok" in last
+    assert "1,000" not in last
+    assert "100/100 %" in last
+    with pytest.raises(RuntimeError), Progress(console=Console(file=file, force_terminal=True, width=120)) as p:  # noqa: PT012
+        p("fails", 1, 2)
+        bars = p._bars
+        raise RuntimeError
+    assert not bars.tasks[0].finished
+
+
+@pytest.mark.parametrize(("per_second", "shown"), [(12345.6, "12,346"), (87, "87"), (3.21, "3.2"), (0.42, "0.4")])
+def test_a_slow_rate_keeps_its_decimals(per_second, shown):
+    assert progress.rate(per_second) == shown
+    assert float(progress.rate(0.031)) == 0.031

@@ -109,8 +109,8 @@ def test_commands_tell_what_to_do_in_their_own_words(tmp_path, run):
 
     dry = run("compact", tmp_path / "s", "--drop-damaged", "--dry-run")
     assert dry.exit_code == 0, dry.stderr
-    assert "would be dropped: a (ids 0 to 499; damaged: Values)" in dry.stderr
-    assert "2 documents of 1,000 entries would be dropped" in dry.stderr
+    assert "would be dropped: a (ids 0 to 499; damaged: Values)" in dry.stdout
+    assert "would be dropped: 2 documents of 1,000 entries, which is all of them" in dry.stdout
     assert len(Datastore.verify_path(tmp_path / "s")) == 1
     done = run("compact", tmp_path / "s", "--drop-damaged", "--json")
     assert json.loads(done.stdout)["damaged"] == [
@@ -125,12 +125,13 @@ def test_codes_that_a_model_can_make_anew_are_not_lost_unasked(tmp_path, run):
     flipped(tmp_path / "s", "lists-*.seg", share=0.5)
     dry = run("compact", tmp_path / "s", "--drop-damaged", "--dry-run")
     assert dry.exit_code == 0
-    assert "but it is refused without --lose-codes: 3 documents are damaged in their codes alone" in dry.stderr
+    assert "but it is refused without --lose-codes: damaged in their codes alone" in dry.stdout
+    assert "can make anew: 3 documents." in dry.stdout
     told = json.loads(run("compact", tmp_path / "s", "--drop-damaged", "--dry-run", "--json").stdout)
     assert "--retrain loses none of them" in told["refused"]
     assert "refused without" not in run(
         "compact", tmp_path / "s", "--drop-damaged", "--dry-run", "--lose-codes"
-    ).stderr  # fmt: skip
+    ).output  # fmt: skip
     refused = run("compact", tmp_path / "s", "--drop-damaged")
     assert refused.exit_code == 2
     assert "--retrain loses none of them" in refused.stderr

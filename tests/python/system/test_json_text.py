@@ -180,7 +180,7 @@ def test_rows_of_a_data_set_with_what_json_does_not_have(tmp_path):
         {"score": 1.5, "day": "2020-01-02", "list": [], "when": None},
     ]
     assert {what.split(":")[0] for _, what in report.notes} == {"score", "day", "raw", "list[]", "when"}
-    assert ("saved/train#1", "raw: bytes in the metadata, now left out (and in 1 other rows)") in report.noted()
+    assert ("saved/train#1", "raw: bytes in the metadata, now left out (and in 1 other row)") in report.noted()
 
 
 def test_a_data_set_that_breaks_off_is_told(tmp_path, monkeypatch):

@@ -177,7 +177,7 @@ def cached(language_model: Any) -> Any:
     return retrieve(loaded, tiny_texts()[:2], store, k=4, exact=True)
 
 
-PLOT = tuning_plot("k", [1.0, 2.0], [3.0, 4.0], 5.0, 2.0)
+PLOT = tuning_plot("k", [1.0, 2.0], [3.0, 4.0], 5.0, 2.0, 7)
 
 OUTPUTS: dict[str, Callable[[Path, Any], Any]] = {
     "t.parquet": lambda path, lm: write_parquet(path, batches(lm)),

@@ -43,10 +43,10 @@ def test_what_cannot_be_decoded_is_counted_in_every_encoding():
         b"\xff\xfe" + "eins \ufffd zwei".encode("utf-16-le") + b"\x00\xd8" + "!".encode("utf-16-le")
     ) == (
         "eins \ufffd zwei\ufffd!",
-        ["UTF-16 with a byte-order mark, converted", "1 invalid UTF-16 sequences replaced by U+FFFD"],
+        ["UTF-16 with a byte-order mark, converted", "1 invalid UTF-16 sequence replaced by U+FFFD"],
     )
     text, notes = decode_text("\ufeffeins zwei".encode("utf-32-le") + b"\xff\xff\xff\xff")
-    assert (text, notes[1]) == ("eins zwei\ufffd", "1 invalid UTF-32 sequences replaced by U+FFFD")
+    assert (text, notes[1]) == ("eins zwei\ufffd", "1 invalid UTF-32 sequence replaced by U+FFFD")
     text, notes = decode_text("ein langer Text \ufffd".encode() + b"\xff\xfe")
     assert (text, notes) == ("ein langer Text \ufffd\ufffd\ufffd", ["2 invalid UTF-8 sequences replaced by U+FFFD"])
 
@@ -173,7 +173,7 @@ def test_bytes_behind_the_end_are_left_out_and_said(tmp_path, suffix, behind):
     assert found == {f"a.txt{suffix}": "some text and more", f"b.jsonl{suffix}#1": "row"}
     left = len(behind.lstrip(b"\0"))
     assert report.notes == [
-        (name, f"{left:,} bytes after the end of the {FORMATS[suffix].name} data left out")
+        (name, f"{left:,} byte{'' if left == 1 else 's'} after the end of the {FORMATS[suffix].name} data left out")
         for name in (f"a.txt{suffix}", f"b.jsonl{suffix}")
     ]
 

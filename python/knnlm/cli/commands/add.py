@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from knnlm.cli.console import Command, duration, note, print_json
+from knnlm.cli.console import Command, duration, note, print_json, result
 from knnlm.cli.options import Loading, Texts, as_json, loading_options, model, text_argument, text_options, threads
 from knnlm.cli.work import load_for, shown
 from knnlm.store.new_index import advice
 from knnlm.store.opening import open_store
+from knnlm.system.counted import counted
 from knnlm.text.texts import Reading
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def command(
         )
         info = opened.info()
     texts.finish()
-    result = {
+    found = {
         "store": str(store),
         **asdict(done),
         "unread": len(done.unread),
@@ -83,12 +84,12 @@ def command(
         "read": texts.summary(),
     }
     if as_json:
-        print_json(result)
+        print_json(found)
         return
     verb = "would be " if dry_run else ""
-    note(
-        f"{store}: {done.added:,} documents {verb}added, {done.changed:,} changed, {done.removed:,} removed, "
-        f"{done.unchanged:,} unchanged; {done.entries:,} entries, in {duration(done.seconds)}"
+    result(
+        f"{store}: {counted(done.added, 'document')} {verb}added, {done.changed:,} changed, {done.removed:,} removed, "
+        f"{done.unchanged:,} unchanged; {counted(done.entries, 'entry')}, in {duration(done.seconds)}"
     )
     _explain(done, reading.max_documents)
     if done.retrain_advised:
@@ -99,18 +100,18 @@ def _explain(done: AddResult, max_documents: int | None) -> None:
     """Say which documents are not followed, which stayed although TEXT did not show them, and which were renamed."""
     for where, count in done.elsewhere.items():
         note(
-            f"unchanged documents that are known from {where}: {count:,}. What is changed or gone in this TEXT stays "
-            "in the store as it was there; knnlm add with that TEXT follows it, knnlm delete removes a document"
+            f"known from {where}, and unchanged: {counted(count, 'document')}. What is changed or gone in this TEXT "
+            "stays in the store as it was there; knnlm add with that TEXT follows it, knnlm delete removes a document"
         )
     if done.unread:
         why = "could not be read" if max_documents is None else "was not read (--max-documents) or could not be"
         note(
-            f"{len(done.unread):,} documents stay as they are because their text {why}, such as {done.unread[0]!r}; "
-            "knnlm delete removes one that is not wanted"
+            f"kept as before, since the text {why}: {counted(len(done.unread), 'document')}, such as "
+            f"{done.unread[0]!r}; knnlm delete removes one that is not wanted"
         )
     if done.renamed:
         name, stored = done.renamed[0]
         note(
-            f"{len(done.renamed):,} documents have the name of one that came from elsewhere and get another, such as "
-            f"{stored!r} for {name!r}; if this text was only moved, knnlm delete removes the former one"
+            f"under another name, as the store has one from elsewhere: {counted(len(done.renamed), 'document')}, such "
+            f"as {stored!r} for {name!r}; if this text was only moved, knnlm delete removes the former one"
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from click.core import ParameterSource
 
-from knnlm.cli.console import Command, duration, note, print_json, size
+from knnlm.cli.console import Command, duration, note, print_json, result, size
 from knnlm.cli.options import (
     Loading,
     Texts,
@@ -32,6 +32,7 @@ from knnlm.cli.work import estimating, key_spec, load, load_for, load_of, shown,
 from knnlm.store.new_index import needs_model
 from knnlm.store.opening import is_store, open_store
 from knnlm.store.output_folder import refuse_existing, refuse_foreign
+from knnlm.system.counted import counted
 from knnlm.text.texts import Reading
 
 if TYPE_CHECKING:
@@ -219,9 +220,10 @@ def _report(path: Path, extra: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json({"store": str(path), **extra})
         return
-    note(
-        f"{path}: {extra['entries']:,} entries indexed in {duration(extra['build_seconds'])}, {size(extra['bytes'])}, "
-        f"{extra['bytes_per_entry']:.1f} bytes per entry of which {extra['search_bytes_per_entry']:.1f} are searched"
+    result(
+        f"{path}: {counted(extra['entries'], 'entry')} indexed in {duration(extra['build_seconds'])}, "
+        f"{size(extra['bytes'])}, {extra['bytes_per_entry']:.1f} bytes per entry of which "
+        f"{extra['search_bytes_per_entry']:.1f} are searched"
     )
 
 
@@ -259,7 +261,7 @@ def _show_estimate(estimate: dict[str, Any], as_json: bool) -> None:
     parts = [f"{name} {duration(estimate[key])}" for name, key in stages.items() if estimate.get(key)]
     facts(
         {
-            "tokens": f"{estimate['tokens']:,} in {estimate['documents']:,} documents",
+            "tokens": f"{estimate['tokens']:,} in {counted(estimate['documents'], 'document')}",
             "time": f"about {duration(estimate['seconds'])} ({', '.join(parts)}), from {estimate['sample_tokens']:,} "
             "sample tokens",
             "disk": f"about {size(estimate['disk_bytes'])}, {size(estimate['peak_disk_bytes'])} while building; "

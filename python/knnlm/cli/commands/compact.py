@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from knnlm.cli.console import Command, duration, note, print_json, size
+from knnlm.cli.console import Command, duration, note, print_json, result, size
 from knnlm.cli.options import as_json
 from knnlm.store.opening import open_store
+from knnlm.system.counted import counted
 
 if TYPE_CHECKING:
     from knnlm.store.datastore import Datastore, LostDocument
@@ -80,15 +81,15 @@ def command(store: Path, drop_damaged: bool, dry_run: bool, lose_codes: bool, as
     if drop_damaged:
         _tell(store, lost, dry_run, sum(map(len, lost)) < before["n"])
         if refused:
-            note(f"{store}: but it is refused without --lose-codes: {refused}")
+            result(f"{store}: but it is refused without --lose-codes: {refused}")
     if not dry_run and after["generation"] == before["generation"]:
         note(
             f"{store}: nothing is deleted, nothing came in parts: no file was read or written (knnlm verify reads all)"
         )
     elif not dry_run:
         note(
-            f"{store}: {gone['entries']:,} deleted entries of {gone['documents']:,} documents removed, "
-            f"{size(before['bytes'])} before, {size(after['bytes'])} now, in {duration(seconds)}"
+            f"{store}: removed {counted(gone['entries'], 'deleted entry')} of {counted(gone['documents'], 'document')}"
+            f", {size(before['bytes'])} before, {size(after['bytes'])} now, in {duration(seconds)}"
         )
 
 
@@ -98,7 +99,7 @@ def _loses_codes(store: Datastore, lost: list[LostDocument]) -> str | None:
     if not only_codes or not store.attributes.get("model"):
         return None
     return (
-        f"{len(only_codes):,} documents are damaged in their codes alone, which the model can make anew: "
+        f"damaged in their codes alone, which the model can make anew: {counted(len(only_codes), 'document')}. "
         f"knnlm build {store.path} --retrain loses none of them. --lose-codes drops them all the same"
     )
 
@@ -106,13 +107,13 @@ def _loses_codes(store: Datastore, lost: list[LostDocument]) -> str | None:
 def _tell(store: Path, lost: list[LostDocument], dry_run: bool, left: bool) -> None:
     what = "would be dropped" if dry_run else "dropped"
     if not lost:
-        note(f"{store}: no document is damaged")
+        result(f"{store}: no document is damaged")
         return
     for found in lost[:SHOWN]:
         name = "a document without a name that can be read" if found.name is None else found.name
         ids = f"ids {found.start:,} to {found.stop - 1:,}" if len(found) else "no entries"
-        note(f"{what}: {name} ({ids}; damaged: {', '.join(found.sections)})")
+        result(f"{what}: {name} ({ids}; damaged: {', '.join(found.sections)})")
     if len(lost) > SHOWN:
-        note(f"{what}: and {len(lost) - SHOWN:,} more (--json names all)")
+        result(f"{what}: and {len(lost) - SHOWN:,} more (--json names all)")
     rest = "the rest is as it was" if left else "which is all of them"
-    note(f"{store}: {len(lost):,} documents of {sum(map(len, lost)):,} entries {what}, {rest}")
+    result(f"{store}: {what}: {counted(len(lost), 'document')} of {counted(sum(map(len, lost)), 'entry')}, {rest}")

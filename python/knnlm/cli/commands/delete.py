@@ -9,6 +9,7 @@ import click
 from knnlm.cli.console import Command, note, print_json
 from knnlm.cli.options import Words, as_json
 from knnlm.store.opening import open_store
+from knnlm.system.counted import counted
 
 
 @click.command("delete", cls=Command)
@@ -34,5 +35,6 @@ def command(store: Path, document: tuple[str, ...], compact: bool, as_json: bool
     if as_json:
         print_json({"store": str(store), "documents": len(set(document)), "entries": entries, "left": info["n"]})
         return
-    waiting = "" if compact else f"; still on disk: {info['deleted_entries']:,} deleted entries (knnlm compact {store})"
-    note(f"{store}: {entries:,} entries deleted, {info['n']:,} left{waiting}")
+    on_disk = counted(info["deleted_entries"], "deleted entry")
+    waiting = "" if compact else f"; still on disk: {on_disk} (knnlm compact {store})"
+    note(f"{store}: {counted(entries, 'entry')} deleted, {info['n']:,} left{waiting}")

@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from knnlm.cli.console import Command, duration, note, print_json, size
+from knnlm.cli.console import Command, duration, print_json, result, size
 from knnlm.cli.options import (
     Loading,
     Texts,
@@ -24,6 +24,7 @@ from knnlm.cli.options import (
 )
 from knnlm.cli.work import key_spec, load, shown
 from knnlm.store.output_folder import whole_folder
+from knnlm.system.counted import counted
 from knnlm.text.texts import Reading
 
 
@@ -100,7 +101,7 @@ def command(
             }
         )
         return
-    note(
-        f"{out}: {written.tokens:,} entries of {written.documents:,} documents, {size(info['bytes'])}, "
-        f"in {duration(written.seconds)}; not indexed yet: knnlm build {out}"
+    result(
+        f"{out}: {counted(written.tokens, 'entry')} of {counted(written.documents, 'document')}, "
+        f"{size(info['bytes'])}, in {duration(written.seconds)}; not indexed yet: knnlm build {out}"
     )

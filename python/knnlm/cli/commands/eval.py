@@ -25,10 +25,15 @@ from knnlm.cli.options import (
 )
 from knnlm.cli.work import blend_text, load_for, note_defaults, shown, warn_of_lambda, warn_of_overlap
 from knnlm.store.opening import open_store
+from knnlm.system.counted import counted
 from knnlm.text.texts import Reading
 
 if TYPE_CHECKING:
     from knnlm.evaluate.evaluate_store import StoreEvaluation
+
+
+KNOWN_TEXT = "the perplexity with the store is lower than on text that it does not know, that of the model alone is not"
+"""What it means for a result that the store has a part of the text."""
 
 
 @click.command("eval", cls=Command)
@@ -118,11 +123,14 @@ def command(
 
 def _warn(found: StoreEvaluation, exclude: str, ngram: bool) -> None:
     if found.excluded_documents:
-        left_out = {"document": "their own document was", "entry": "their own entries were", "none": "nothing was"}
-        warn(f"{found.excluded_documents} of the evaluated documents are in the store; {left_out[exclude]} left out")
+        left_out = {"document": "each one's own document", "entry": "each token's own entry", "none": "nothing"}
+        warn(
+            f"of the evaluated text the store has {counted(found.excluded_documents, 'document')}; left out: "
+            f"{left_out[exclude]}"
+        )
         if ngram:
             warn("the 5-gram model has counted those documents too: its part of the result is of text that it knows")
-    warn_of_overlap(found.overlap_13gram)
+    warn_of_overlap(found.overlap_13gram, KNOWN_TEXT)
     if found.settings["lambda_"] == 1 and np.isinf(found.perplexity):
         warn(
             "with a lambda of 1 the model has no say, and a token that is not among its neighbors has p = 0: give "
@@ -168,7 +176,8 @@ def _show(found: StoreEvaluation, blended: StoreEvaluation | None) -> None:
     used: dict[str, Any] = found.settings
     facts(
         {
-            "scored": f"{found.tokens:,} tokens, {found.words:,} words, {len(found.document_tokens):,} documents",
+            "scored": f"{counted(found.tokens, 'token')}, {counted(found.words, 'word')}, "
+            f"{counted(len(found.document_tokens), 'document')}",
             "settings": f"λ {used['lambda_']:.3f}, T {used['temperature']:.4g}, k {used['k']}",
             "search": "exact"
             if used["exact"]

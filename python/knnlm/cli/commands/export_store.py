@@ -23,6 +23,7 @@ from knnlm.cli.options import (
 from knnlm.cli.work import load_for, stages
 from knnlm.store.opening import open_store
 from knnlm.store.output_folder import refuse_existing
+from knnlm.system.counted import counted
 from knnlm.system.log import log_failed
 from knnlm.text.texts import Reading
 
@@ -97,7 +98,8 @@ def command(
             retriever = Retriever(opened, settings, "none" if own_document else "document")
             count = count_tokens(loaded, texts, stages(progress))
             each = target_bytes(retriever.k, loaded.tokenizer.vocab_size, not only_p)
-            note(f"{out} will take up to {size(count * each)}: {count:,} tokens, {size(each)} each at k {retriever.k}")
+            tokens = counted(count, "token")
+            note(f"{out} will take up to {size(count * each)}: {tokens}, {size(each)} each at k {retriever.k}")
             batches = targets(
                 loaded,
                 texts.tokenised(loaded.tokenizer),
@@ -119,7 +121,7 @@ def command(
         found = {"store": str(store), "out": str(out), "rows": rows, "bytes": out.stat().st_size}
         print_json({**found, "failed": failed} if text else found)
     else:
-        note(f"{out}: {rows:,} rows")
+        note(f"{out}: {counted(rows, 'row')}")
         if decoded:
             note("its keys are decoded from the codes, near the model's but not the same: raw keys are not kept")
     if failed:

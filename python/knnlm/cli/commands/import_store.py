@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import click
 
-from knnlm.cli.console import Command, note, print_json
+from knnlm.cli.console import Command, print_json, result
 from knnlm.cli.options import as_json, out, overwrite
 from knnlm.store.output_folder import whole_folder
+from knnlm.system.counted import counted
 
 
 @click.command("import", cls=Command)
@@ -90,18 +91,18 @@ def command(
     if as_json:
         print_json({"store": str(out)} | asdict(found))
         return
-    said = [f"{found.entries:,} entries of dimension {found.dim}"]
+    said = [f"{counted(found.entries, 'entry')} of dimension {found.dim}"]
     if found.dropped:
-        said.append(f"{found.dropped:,} rows at the end were never written and are left out")
+        said.append(f"left out {counted(found.dropped, 'row')} at the end, never written")
     if found.ignored:
-        said.append(f"{found.ignored:,} rows of the value {ignore} are left out")
+        said.append(f"left out {counted(found.ignored, 'row')} of the value {ignore}")
     if found.unused:
-        said.append(f"{found.unused:,} values have no vector and are left out")
+        said.append(f"left out {counted(found.unused, 'value')} without a vector")
     if found.matched == "order of ids":
         said.append("ids count from another number than 0: values are taken in their order")
     if found.lossy:
         said.append(f"keys are what the index decodes ({found.kind}), not the original ones")
-    note(f"{out}: {'; '.join(said)}; index it with knnlm build {out}")
+    result(f"{out}: {'; '.join(said)}; index it with knnlm build {out}")
 
 
 def _refuse_options(is_faiss: bool, of_file: dict[str, Any], of_index: dict[str, Any]) -> None:

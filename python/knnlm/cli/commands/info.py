@@ -13,6 +13,7 @@ from knnlm.cli.options import as_json
 from knnlm.store.attributes import attribute_problems
 from knnlm.store.new_index import advice
 from knnlm.store.opening import open_store
+from knnlm.system.counted import counted
 from knnlm.system.terminal import printable
 
 if TYPE_CHECKING:
@@ -62,25 +63,25 @@ def _pairs(info: dict[str, Any]) -> dict[str, str]:
     problems = attribute_problems(attributes)
     pairs = {
         "store": f"{info['path']}, generation {info['generation']}, format {info['format']}",
-        "entries": f"{info['n']:,} in {info['documents']:,} documents",
+        "entries": f"{info['n']:,} in {counted(info['documents'], 'document')}",
         "keys": f"dimension {info['dim']}, {info['metric']}, raw keys kept: {info['keep_keys'] or 'no'}",
         "values": f"{info['value_dtype']}, at most {info['max_value']}" if info["max_value"] else info["value_dtype"],
     }
     if info["deleted_entries"]:
         pairs["deleted"] = (
-            f"{info['deleted_entries']:,} entries of {info['deleted_documents']:,} documents, on disk until "
-            f"knnlm compact {info['path']}"
+            f"{counted(info['deleted_entries'], 'entry')} of {counted(info['deleted_documents'], 'document')}, on disk "
+            f"until knnlm compact {info['path']}"
         )
     if info["code"]:
         code = info["code"]
         second = f", second codes of {code['second_bits']} bits a dimension" if code["second_bits"] else ""
         pairs["index"] = (
-            f"{info['nlist']:,} lists of {info['shortest_list']:,} to {info['longest_list']:,} entries "
-            f"({info['mean_list']:,.0f} on average), "
-            f"codes of {code['bytes']} bytes ({code['m']} × {code['bits']} bit){second}, "
+            f"{counted(info['nlist'], 'list')} of {info['shortest_list']:,} to {counted(info['longest_list'], 'entry')}"
+            f" ({info['mean_list']:,.0f} on average), "
+            f"codes of {counted(code['bytes'], 'byte')} ({code['m']} × {code['bits']} bit){second}, "
             f"nprobe {info['default_nprobe']}"
         )
-        pairs["not indexed"] = f"{info['n'] - info['indexed']:,} entries, searched exactly"
+        pairs["not indexed"] = f"{counted(info['n'] - info['indexed'], 'entry')}, searched exactly"
         pairs["searched"] = f"{info['search_bytes_per_entry']:.1f} bytes per entry"
         rows = info["calibration"] or ()
         reached = ", ".join(f"{row['best_recall']:.3f} for k {row['k']:,}" for row in rows)
@@ -88,8 +89,8 @@ def _pairs(info: dict[str, Any]) -> dict[str, str]:
         by_keys = [f"{b:.3f} for k {row['k']:,}" for row in rows if (b := row.get("best_recall_by_keys")) is not None]
         if by_keys:
             pairs["by raw keys"] = f"up to {', '.join(by_keys)} (--rerank keys)"
-        if info["drift"] is not None:
-            pairs["drift"] = f"{100 * info['drift']:+.0f} % quantisation error of what was added later"
+        if info["drift"] is not None and _has_grown(info):
+            pairs["drift"] = f"{100 * info['drift']:+.0f} % quantisation error of what came after the index was learnt"
         if info["retrain_advised"]:
             pairs["outgrown"] = f"{info['retrain_reason']}; {advice(info)}"
     else:
@@ -118,12 +119,18 @@ def _pairs(info: dict[str, Any]) -> dict[str, str]:
         pairs["settings"] = f"{used} ({origin})"
         if all(tuned.get(name) is not None for name in ("tokens", "perplexity", "lm_perplexity")):
             pairs["tuned on"] = (
-                f"{tuned['tokens']:,} tokens: perplexity {tuned['perplexity']:.2f}, "
+                f"{counted(tuned['tokens'], 'token')}: perplexity {tuned['perplexity']:.2f}, "
                 f"the model alone {tuned['lm_perplexity']:.2f}"
             )
     else:
         pairs["settings"] = f"not tuned; T {info['default_temperature'] or 1:.4g} from the store's own distances"
     return pairs
+
+
+def _has_grown(info: dict[str, Any]) -> bool:
+    """Whether there is more than a build in one pass wrote, whose later parts count as added to its first one."""
+    built = (info.get("attributes") or {}).get("one_pass") or {}
+    return not isinstance(tokens := built.get("tokens"), int) or bool(info["next_id"] > tokens)
 
 
 def _short(value: Any) -> str:

@@ -30,6 +30,7 @@ from knnlm.cli.options import (
 from knnlm.cli.work import blend_text, load_for, note_defaults, warn_of_lambda
 from knnlm.store.opening import open_store
 from knnlm.store.output_folder import refuse_existing
+from knnlm.system.counted import counted
 from knnlm.system.extras import require
 from knnlm.system.terminal import printable
 from knnlm.text.texts import Reading
@@ -172,4 +173,4 @@ def command(
         from knnlm.system.own_files import write_text
 
         write_text(html, page)
-        note(f"{html}: {len(shown)} tokens with their neighbors")
+        note(f"{html}: {counted(len(shown), 'token')} with neighbors")

@@ -10,6 +10,7 @@ from knnlm.cli.console import Command, note, print_json
 from knnlm.cli.options import Loading, Texts, Words, as_json, loading_options, model, threads
 from knnlm.cli.work import load_for
 from knnlm.store.opening import open_store
+from knnlm.system.counted import counted
 from knnlm.text.texts import Reading
 
 
@@ -60,4 +61,4 @@ def command(
         counts = {"old": old, "new": new, "entries": left}
         print_json({"store": str(store), "document": document, **counts, "read": texts.summary()})
         return
-    note(f"{store}: {document} replaced, {old:,} entries by {new:,}; {left:,} entries")
+    note(f"{store}: {document} replaced, {counted(old, 'entry')} by {new:,}; {counted(left, 'entry')} in all")

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
-from knnlm.cli.console import Command, duration, note, print_json
+from knnlm.cli.console import Command, duration, print_json
+from knnlm.cli.console import result as tell
 from knnlm.cli.options import (
     Texts,
     TextSource,
@@ -25,6 +27,7 @@ from knnlm.cli.options import (
 )
 from knnlm.cli.work import shown
 from knnlm.store.output_folder import clear_leftovers, refuse_foreign
+from knnlm.system.counted import counted
 from knnlm.text.texts import Reading
 from knnlm.train.place import beside, training_place
 
@@ -62,7 +65,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="muon learns faster when time is short; it wants --learning-rate 3e-3.",
 )
-@click.option("--resume", is_flag=True, help="Go on with an interrupted training in the output folder.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with an interrupted training in the output folder: sizes and settings that are not given are its own.",
+)
 @text_options
 @seed
 @device
@@ -113,30 +120,35 @@ def command(
     from knnlm.report.progress import Progress
     from knnlm.train.from_texts import Shape, train_from_texts
     from knnlm.train.loop import TrainConfig
+    from knnlm.train.resumed import resumed
 
     if threads is not None:
         torch.set_num_threads(threads)
+    config = TrainConfig(
+        max_steps=steps,
+        max_seconds=600.0 if steps is None and seconds is None else seconds,
+        batch_tokens=batch_tokens,
+        learning_rate=learning_rate,
+        optimizer=optimizer,
+        seed=seed,
+    )
+    shape = Shape(d_model, layers, heads, context, dropout)
     texts = Texts(text, reading)
     valid_texts = Texts(valid, replace(reading, max_documents=None))
     with Progress(json=as_json) as progress, training_place(out, overwrite, resume) as place:
+        if resume:
+            shape, config = resumed(place, shape, config, _given())
         done = train_from_texts(
             place,
             texts.read(progress),
             valid_texts.read() if valid else None,
-            TrainConfig(
-                max_steps=steps,
-                max_seconds=600.0 if steps is None and seconds is None else seconds,
-                batch_tokens=batch_tokens,
-                learning_rate=learning_rate,
-                optimizer=optimizer,
-                seed=seed,
-            ),
-            shape=Shape(d_model, layers, heads, context, dropout),
+            config,
+            shape=shape,
             tokenizer=tokenizer,
             vocab_size=vocab_size,
             device=device,
             resume=resume,
-            progress=shown(progress),
+            progress=shown(progress, train="s" if config.max_steps is None else "steps"),
             on_valid=lambda point: progress.say(reached(point)),
         )
         result = done.result
@@ -161,16 +173,24 @@ def command(
             }
         )
         return
-    note(
-        f"{out}: {result.steps:,} steps, {result.tokens:,} tokens in {duration(result.seconds)}, "
+    tell(
+        f"{out}: {counted(result.steps, 'step')}, {counted(result.tokens, 'token')} in {duration(result.seconds)}, "
         f"validation perplexity {result.best:.2f}"
     )
+
+
+def _given() -> set[str]:
+    """Fields of a training that were said, on the command line or by a variable."""
+    context = click.get_current_context()
+    fields = {"steps": "max_steps", "seconds": "max_seconds"}
+    said = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+    return {fields.get(name, name) for name in context.params if context.get_parameter_source(name) in said}
 
 
 def reached(point: Mapping[str, float]) -> str:
     """One validation in a line."""
     return (
-        f"validation perplexity {point['valid_perplexity']:.2f} after {point['step']:,} steps, "
+        f"validation perplexity {point['valid_perplexity']:.2f} after {counted(int(point['step']), 'step')}, "
         f"{duration(point['seconds'])}"
     )
 
@@ -186,6 +206,6 @@ def stopped(result: TrainResult, place: Path, out: Path) -> str:
     )
     unharmed = f"{out} is as it was. " if place != out else ""
     return (
-        f"interrupted after {result.steps:,} steps and {duration(result.seconds)}; the state is saved in {place}, and "
-        f"{usable}. {unharmed}To go on, give the same command with --resume"
+        f"interrupted after {counted(result.steps, 'step')} and {duration(result.seconds)}; the state is saved in "
+        f"{place}, and {usable}. {unharmed}To go on, give the same command with --resume"
     )

@@ -24,11 +24,16 @@ from knnlm.cli.options import (
 )
 from knnlm.cli.work import blend_text, load_for, shown, warn_of_overlap
 from knnlm.store.opening import open_store
+from knnlm.system.counted import counted
 from knnlm.system.extras import installed, require
 from knnlm.text.texts import Reading
 
 if TYPE_CHECKING:
     from knnlm.evaluate.tune_store import StoreTuning
+
+
+TOO_LARGE = "the weight of the store that is chosen on it is too large for other text"
+"""What it means for settings that the store has a part of the text that they are chosen on."""
 
 
 @click.command("tune", cls=Command)
@@ -44,7 +49,11 @@ if TYPE_CHECKING:
 @tuned_exact_option
 @cache_option
 @ngram_option
-@click.option("--plots", type=click.Path(path_type=Path), help="Folder for the plots.  [default: STORE-tuning]")
+@click.option(
+    "--plots",
+    type=click.Path(path_type=Path),
+    help="Folder for the plots.  [default: STORE-tuning, where those of an earlier tuning are replaced]",
+)
 @click.option("--no-plots", is_flag=True, help="Write no plots.")
 @overwrite
 @text_options
@@ -89,10 +98,10 @@ def command(
     elif folder is not None and not installed("matplotlib"):
         note("no plots are drawn without matplotlib: pip install 'knnlm[report]'")
         folder = None
-    there = sorted(folder.glob("perplexity-*.svg")) if folder is not None else []
+    there = sorted(plots.glob("perplexity-*.svg")) if plots is not None and folder is not None else []
     if there and not overwrite:
         raise click.UsageError(
-            f"{folder} holds plots of an earlier tuning, such as {there[0].name}: add --overwrite or --no-plots, or "
+            f"{plots} holds plots of an earlier tuning, such as {there[0].name}: add --overwrite or --no-plots, or "
             "name another folder with --plots"
         )
     texts = Texts(text, reading)
@@ -118,7 +127,7 @@ def command(
     tuned, share, unsaved = done.tuned, done.overlap_13gram, done.unsaved
     written = _plots(done, folder) if folder is not None and unsaved is None else []
     texts.finish()
-    warn_of_overlap(share)
+    warn_of_overlap(share, TOO_LARGE)
     if as_json:
         print_json(
             {
@@ -140,12 +149,12 @@ def command(
             "T": f"{tuned.temperature:.4g}",
             "k": f"{tuned.k}",
             "perplexity": f"{tuned.perplexity:.2f}, the model alone {tuned.lm_perplexity:.2f} "
-            f"({100 * (tuned.perplexity / tuned.lm_perplexity - 1):+.1f} %), on {tuned.tokens:,} tokens",
+            f"({100 * (tuned.perplexity / tuned.lm_perplexity - 1):+.1f} %), on {counted(tuned.tokens, 'token')}",
             **{f"with {name}": f"{b.perplexity:.2f}: {blend_text(b.to_dict())}" for name, b in done.blends.items()},
         }
     )
     if done.excluded:
-        note(f"{done.excluded} documents are in the store: their own entries were left out")
+        note(f"of the text the store has {counted(done.excluded, 'document')}: left out, of each, its own entries")
     _not_saved(unsaved)
     note(f"saved in {store}" + (f"; plots in {folder}" if folder else ""))
 
@@ -157,18 +166,26 @@ def _not_saved(error: OSError | None) -> None:
         click.get_current_context().exit(1)
 
 
+def _place(folder: Path, name: str) -> Path:
+    """Where the plot of a curve is."""
+    return folder / f"perplexity-{name.rstrip('_')}.svg"
+
+
 def _plots(done: StoreTuning, folder: Path) -> list[str]:
-    from knnlm.report.plots import save, tuning_plot
+    from knnlm.report.plots import CURVES, save, tuning_plot
 
     tuned = done.tuned
-    curves = {name: (curve.x, curve.perplexity, tuned.lm_perplexity) for name, curve in tuned.curves.items()}
+    curves = {name: (curve, tuned.lm_perplexity, tuned.tokens) for name, curve in tuned.curves.items()}
     if done.sizes is not None:
-        curves["size"] = (done.sizes.x, done.sizes.perplexity, done.sizes.fixed["lm_perplexity"])
+        curves["size"] = (done.sizes, done.sizes.fixed["lm_perplexity"], int(done.sizes.fixed["tokens"]))
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, (x, y, alone) in curves.items():
+    for name in CURVES:
+        if name not in curves:  # one of an earlier tuning would be taken for one of this
+            _place(folder, name).unlink(missing_ok=True)
+    for name, (curve, alone, tokens) in curves.items():
+        path = _place(folder, name)
         chosen = None if name == "size" else float(getattr(tuned, name))
-        path = folder / f"perplexity-{name.rstrip('_')}.svg"
-        save(tuning_plot(name, x, y, alone, chosen, "validation text"), path)
+        save(tuning_plot(name, curve.x, curve.perplexity, alone, chosen, tokens), path)
         written.append(str(path))
     return written

@@ -9,6 +9,7 @@ import click
 
 from knnlm.cli.console import Command, ProblemsError, duration, note, print_json, write_out
 from knnlm.cli.options import as_json
+from knnlm.system.counted import counted
 from knnlm.system.terminal import printable
 
 
@@ -42,5 +43,5 @@ def command(store: Path, as_json: bool) -> None:
     for problem in problems:
         write_out(printable(problem) + "\n")
     if problems:
-        raise ProblemsError(f"{len(problems)} problem{'s' if len(problems) > 1 else ''} found in {store}")
+        raise ProblemsError(f"{counted(len(problems), 'problem')} found in {store}")
     note(f"{store}: sound, every byte read in {duration(seconds)}")
