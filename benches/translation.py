@@ -24,6 +24,7 @@ from knnlm.mt.judge import differences, judged
 from knnlm.mt.knn_mt import KNNMT
 from knnlm.mt.pairs import Pair, read_pairs
 from knnlm.mt.train import TranslatorSizes, TranslatorTraining, train_translator
+from knnlm.mt.translate import translate
 
 
 def main() -> None:
@@ -59,16 +60,13 @@ def main() -> None:
         record["shuffled values, λ chosen"] = round(control.lambda_, 3)
         sources, true = [pair.source for pair in test], [pair.target for pair in test]
         systems: dict[str, list[str]] = {}
-        for name, translate in (("base", mt.translate_alone), ("vanilla", mt.translate)):
+        for name, system in (("base", mt.translate_alone), ("vanilla", mt.translate)):
             started = time.perf_counter()
-            systems[name] = translate(sources)
+            systems[name] = system(sources)
             record[f"{name}, seconds"] = round(time.perf_counter() - started, 1)
     if options.upper:
         trained(out / "upper", train, [], valid, options, record)
-        with KNNMT.open(out / "store", load_translator(out / "base")) as mt:
-            upper = load_translator(out / "upper")
-            mt.translator = upper
-            systems["trained on all"] = mt.translate_alone(sources)
+        systems["trained on all"] = translate(load_translator(out / "upper"), sources)
     record["scores"] = {name: judged(found, true) for name, found in systems.items()}
     record["differences"] = {
         name: [vars(one) for one in differences(systems["base"], found, true)]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from knnlm.knn_lm import KNNLM as KNNLM
     from knnlm.model.key_spec import IdentityError as IdentityError
     from knnlm.model.load import load_model as load_model
+    from knnlm.mt.knn_mt import KNNMT as KNNMT
     from knnlm.store.datastore import Datastore as Datastore
     from knnlm.store.datastore import FormatError as FormatError
     from knnlm.store.datastore import StoreError as StoreError
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _HOME = {
     "attach": "hf.attach",
     "KNNLM": "knn_lm",
+    "KNNMT": "mt.knn_mt",
     "Datastore": "store.datastore",
     "DocumentInfo": "store.entries",
     "Entries": "store.entries",
@@ -48,11 +50,12 @@ _HOME = {
     "load_model": "model.load",
 }
 
-_OF_MODELS = ("KNNLM", "attach", "load_model")
+_OF_MODELS = ("KNNLM", "KNNMT", "attach", "load_model")
 _NEEDED = ("torch", "tokenizers", "safetensors")  # by these names: the extra `lm`
 
 __all__ = [
     "KNNLM",
+    "KNNMT",
     "Datastore",
     "DocumentInfo",
     "Entries",

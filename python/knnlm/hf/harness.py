@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from knnlm.hf.attach import attach
+from knnlm.lm.settings import NAMES
 from knnlm.model.of_store import remembered_model
 from knnlm.store.opening import open_store
 from knnlm.system.extras import explained
@@ -24,8 +25,6 @@ try:
     from lm_eval.models.huggingface import HFLM  # type: ignore[import-untyped,import-not-found,unused-ignore]
 except ImportError as error:
     raise explained(error, "knnlm in lm-evaluation-harness") from error
-
-OWN = ("lambda_", "temperature", "k", "nprobe", "rerank", "exact", "threads")
 
 
 @register_model("knnlm")
@@ -40,7 +39,7 @@ class HarnessLM(HFLM):  # type: ignore[misc]
 
     def __init__(self, store: Any, pretrained: Any = None, **options: Any) -> None:
         """Load the model as the harness does, and attach the store."""
-        own = {name: options.pop(name) for name in OWN if name in options}
+        own = {name: options.pop(name) for name in NAMES if name in options}
         with open_store(store) as opened:
             source, revision = remembered_model(opened) if pretrained is None else (pretrained, None)
             if revision is not None:

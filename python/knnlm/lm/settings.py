@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from knnlm.store.attributes import check_attributes
@@ -42,6 +42,10 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         return asdict(self)
+
+
+NAMES = tuple(field.name for field in fields(Settings))
+"""Names of the settings, among options of other kinds."""
 
 
 def settings_of(store: Any, **given: Any) -> Settings:

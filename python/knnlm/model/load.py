@@ -7,7 +7,6 @@ and a fingerprint that ties a store to the weights that made its keys. Next: `ca
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,8 @@ from torch import nn
 
 from knnlm.model.checkpoint import read_config, read_model
 from knnlm.model.fingerprint import fingerprint_of
-from knnlm.model.hub_name import check_hub_name, did_you_mean
+from knnlm.model.from_hub import asked, asked_for_weights, to_dtype
+from knnlm.model.hub_name import check_hub_name
 from knnlm.model.modules import config_of, device_of
 from knnlm.model.suitable import (
     check_causal,
@@ -116,7 +116,7 @@ def load_model(
     if device is not None and "device_map" in model_kwargs:
         raise ValueError("device: expected it or device_map, found both; leave one of them out")
     where = pick_device(device)
-    wanted = _dtype(dtype)
+    wanted = to_dtype(dtype)
     folder, began = Path(path), time.perf_counter()
     if not folder.exists():
         check_hub_name(path)
@@ -192,15 +192,6 @@ def read_model_context(model: nn.Module) -> int:
     return context_of(config_of(model))
 
 
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    if dtype is None or isinstance(dtype, torch.dtype):
-        return dtype
-    found = getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ValueError(f"expected a floating-point type such as float32 or bfloat16, found {dtype!r}")
-    return found
-
-
 def _load_hugging_face(
     name: str, device: torch.device, dtype: torch.dtype | None, shared: dict[str, Any], model_kwargs: dict[str, Any]
 ) -> LoadedModel:
@@ -209,35 +200,17 @@ def _load_hugging_face(
     folder = Path(name) if Path(name).is_dir() else None
     if folder is not None:
         _check_files(folder)
-    config = _asked(name, transformers.AutoConfig.from_pretrained, **everywhere)
+    config = asked(name, transformers.AutoConfig.from_pretrained, **everywhere)
     check_config(config, name)
     if folder is not None:
         _check_sizes(transformers, config, folder, shared["trust_remote_code"])
-    auto = _asked(name, transformers.AutoTokenizer.from_pretrained, **everywhere)
+    auto = asked(name, transformers.AutoTokenizer.from_pretrained, **everywhere)
     tokenizer = hugging_face_tokenizer(auto, config, name)
-    model, report = _asked(
-        name,
-        transformers.AutoModelForCausalLM.from_pretrained,
-        **{_dtype_name(transformers.__version__): dtype or "auto"},
-        **shared,
-        **model_kwargs,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
-    if missing := sorted(report["missing_keys"]):
-        raise ValueError(
-            f"{name}: expected all weights of a {type(model).__name__}, found none for {len(missing)} of them, such as "
-            f"{missing[0]}, which would be random: give the folder of a whole model of this kind"
-        )
+    model = asked_for_weights(name, transformers.AutoModelForCausalLM, dtype, **shared, **model_kwargs)
     check_vocabulary(tokenizer, model, name)
     model = (model if "device_map" in model_kwargs else model.to(device)).eval()
     check_causal(model, name)
     return LoadedModel(model, tokenizer, context_of(config), name.rstrip("/").split("/")[-1], name)
-
-
-def _dtype_name(release: str) -> str:
-    """What a release of transformers calls the type of weights."""
-    return "dtype" if tuple(int(part) for part in release.split(".")[:2]) >= (4, 56) else "torch_dtype"
 
 
 TOKENIZER_FILES = ("tokenizer.json", "*.model", "*.tiktoken", "vocab*", "*vocab.json", "merges.txt")
@@ -271,31 +244,3 @@ def _check_sizes(transformers: Any, config: Any, folder: Path, trusted: bool) ->
     skeleton = made_on_meta(lambda: make(config, trust_remote_code=trusted))
     if skeleton is not None:
         check_fit(skeleton, shapes, folder, packed=16 if getattr(config, "quantization_config", None) else 1)
-
-
-def _asked(name: str, load: Callable[..., Any], **options: Any) -> Any:
-    """What transformers loads; its errors with the name of the model, and none with advice to run its code."""
-    try:
-        return load(name, **options)
-    except (MemoryError, torch.OutOfMemoryError, ImportError):
-        raise
-    except Exception as error:  # of every type, a bare Exception among them
-        said = str(error)
-        if "trust_remote_code" in said:
-            raise ValueError(
-                f"{name}: expected a model that the installed transformers knows, found one that brings code of its "
-                "own, which was not run. If you have read it and trust it, give the model by its name with "
-                "trust_remote_code=True (in commands --model NAME --trust-remote-code)"
-            ) from error
-        if isinstance(error, OSError) and "safetensors" in said:
-            raise ValueError(
-                f"{name}: expected weights as safetensors, found none; a pickle can hold code and is not read: take a "
-                "revision that has model.safetensors, or convert the weights and give the folder"
-            ) from error
-        kind = OSError if isinstance(error, OSError) else ValueError
-        here = Path(name).is_dir()
-        meant = "" if here else did_you_mean(name)
-        raise kind(
-            f"expected a causal language model with tokenizer at {name}{f' ({meant})' if meant else ''}, found: "
-            f"{'' if here else 'there is no such folder, and as a name on the hub: '}{said}"
-        ) from error

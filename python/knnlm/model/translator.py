@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from knnlm.model.fingerprint import fingerprint_of
+from knnlm.model.from_hub import asked, asked_for_weights, to_dtype
+from knnlm.model.hub_name import check_hub_name
 from knnlm.model.load import pick_device
 from knnlm.model.modules import config_of, device_of, token_limit, unwrapped
 from knnlm.model.suitable import UNKNOWN_CONTEXT, context_of
@@ -124,28 +126,18 @@ def load_translator(
         FileNotFoundError: no such folder. ImportError: transformers is missing.
         ValueError: a model that is no encoder-decoder, or languages that its tokenizer does not know.
     """
-    from knnlm.model.load import _asked, _dtype, _dtype_name  # one way to ask transformers
-
     folder = Path(name)
-    if not folder.exists() and str(name).startswith((".", "/", "~")):
-        raise FileNotFoundError(f"expected a model folder, found nothing at {name}")
+    if not folder.exists():
+        check_hub_name(name)
     transformers = module("transformers", f"a model for translation ({name})")
     shared = {"revision": revision, "trust_remote_code": trust_remote_code}
     shared = {key: value for key, value in shared.items() if value is not None}
-    config = _asked(str(name), transformers.AutoConfig.from_pretrained, **shared)
+    config = asked(str(name), transformers.AutoConfig.from_pretrained, **shared)
     check_encoder_decoder(config, str(name))
-    languages = {"src_lang": source_lang, "tgt_lang": target_lang}
-    given = {key: value for key, value in languages.items() if value is not None}
-    tokenizer = _asked(str(name), transformers.AutoTokenizer.from_pretrained, **shared, **given)
-    model = _asked(
-        str(name),
-        transformers.AutoModelForSeq2SeqLM.from_pretrained,
-        **{_dtype_name(transformers.__version__): _dtype(dtype) or "auto"},
-        **shared,
-        **model_kwargs,
-        use_safetensors=True,
-    )
-    model = (model if "device_map" in model_kwargs else model.to(pick_device(device))).eval()
+    tokenizer = asked(str(name), transformers.AutoTokenizer.from_pretrained, **shared)
+    kind = transformers.AutoModelForSeq2SeqLM
+    model = asked_for_weights(str(name), kind, to_dtype(dtype), **shared, **model_kwargs)
+    model = model if "device_map" in model_kwargs else model.to(pick_device(device))
     found = as_translator(model, tokenizer, source_lang=source_lang, target_lang=target_lang)
     own = revision if revision is not None and not folder.is_dir() else None
     return Translator(found.model, found.tokenizer, found.context, str(name).rstrip("/").split("/")[-1], str(name), own)

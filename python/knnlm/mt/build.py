@@ -5,21 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from knnlm.model.identity import check, describe
 from knnlm.model.key_choice import resolve
-from knnlm.model.key_spec import KeySpec
+from knnlm.model.key_spec import KeySpec, key_spec
 from knnlm.model.translator import Translator
 from knnlm.mt.forced import forced
 from knnlm.mt.pairs import Pair
 from knnlm.store.datastore import Datastore
 from knnlm.store.output_folder import place_of, whole_folder
-
-Progress = Callable[[str, int, int], Any]
+from knnlm.text.texts import Progress
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,9 @@ def build_from_pairs(
     spec = resolve(translator, keys or KeySpec())
     place = place_of(Path(out))
     with whole_folder(place, overwrite) as new:
-        width = _width(translator, pairs, spec)
         store = Datastore.create(
             new,
-            dim=width,
+            dim=_width(translator, spec),
             metric=metric,
             keep_keys=keep_keys,
             max_value=translator.tokenizer.vocab_size - 1,
@@ -80,8 +78,6 @@ def build_from_pairs(
 
 def add_pairs(translator: Translator, pairs: Iterable[Pair], store: Datastore) -> BuildResult:
     """Add pairs to a store that this model has written, in one commit."""
-    from knnlm.model.key_spec import key_spec
-
     started = time.perf_counter()
     check(store, translator)
     spec = resolve(translator, key_spec(store))
@@ -130,11 +126,10 @@ def _add(
     return tokens, stored, failed
 
 
-def _width(translator: Translator, pairs: Sequence[Pair], spec: KeySpec) -> int:
-    for one in forced(translator, pairs[:64], spec):
-        if one.problem is None:
-            return int(one.keys.shape[1])
-    raise ValueError("pairs: expected one that the model can hold among the first 64, found none")
+def _width(translator: Translator, spec: KeySpec) -> int:
+    """Numbers of a key, d, by asking the model for one."""
+    (one,) = forced(translator, [Pair("a", "a")], spec)
+    return int(one.keys.shape[1])
 
 
 def _languages(translator: Translator) -> dict[str, Any]:

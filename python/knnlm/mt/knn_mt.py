@@ -13,18 +13,22 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from knnlm.evaluate.tune import Tuned, save_tuned, tune
 from knnlm.hf.attach import attach
 from knnlm.hf.hooks import Attached
 from knnlm.lm.retrieved_text import RetrievedText
-from knnlm.lm.settings import settings_of
+from knnlm.lm.retriever import Retriever
+from knnlm.lm.settings import NAMES, settings_of
+from knnlm.model.identity import check
+from knnlm.model.key_choice import resolve
+from knnlm.model.key_spec import key_spec
 from knnlm.model.of_store import load_for
 from knnlm.model.translator import Translator, as_translator, load_translator
 from knnlm.mt.build import BuildResult, add_pairs, build_from_pairs
 from knnlm.mt.forced import forced
-from knnlm.mt.pairs import Pair, as_pairs
+from knnlm.mt.pairs import as_pairs
+from knnlm.mt.translate import translate
 from knnlm.store.datastore import Datastore
 from knnlm.store.opening import as_store
 
@@ -36,11 +40,7 @@ ROWS = 4096
 
 
 class KNNMT:
-    """A translation model with a store of parallel text.
-
-    memory: the store as it is attached to the model while it translates; λ, T, k and the search as `attach` has them,
-    by default as `tune` saved them.
-    """
+    """A translation model with a store of parallel text; λ, T, k and the search by default as `tune` saved them."""
 
     def __init__(
         self,
@@ -61,25 +61,39 @@ class KNNMT:
             ValueError: a model that is no encoder-decoder.
         """
         self.translator: Translator = as_translator(model, tokenizer, source_lang=source_lang, target_lang=target_lang)
+        self._given = settings
         self.datastore = as_store(store)
         self._owns = self.datastore is not store
-        self._given = settings
-        self.settings = settings_of(self.datastore, **settings)
+        try:
+            check(self.datastore, self.translator)
+            self.settings = settings_of(self.datastore, **settings)
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def open(
         cls, store: str | os.PathLike[str] | Datastore, model: Any = None, *, tokenizer: Any = None, **options: Any
     ) -> Self:
         """A store with its model: the one that it remembers, or the given one, by name or as an object."""
-        own = {name: options.pop(name) for name in SETTINGS if name in options}
+        own = {name: options.pop(name) for name in NAMES if name in options}
         opened = as_store(store)
+        try:
+            found = cls(cls._model(opened, model, options), opened, tokenizer=tokenizer, **own)
+        except BaseException:
+            if opened is not store:
+                opened.close()
+            raise
+        found._owns = opened is not store
+        return found
+
+    @staticmethod
+    def _model(opened: Datastore, model: Any, options: dict[str, Any]) -> Any:
         if model is None or isinstance(model, (str, os.PathLike)):
             languages = {name: opened.attributes.get(name) for name in ("source_lang", "target_lang")}
             name = None if model is None else str(model)
             model = load_for(opened, name, load=load_translator, **{**languages, **options})
-        found = cls(model, opened, tokenizer=tokenizer, **own)
-        found._owns = opened is not store
-        return found
+        return model
 
     @classmethod
     def build(
@@ -94,58 +108,19 @@ class KNNMT:
         build_from_pairs(store, translator, as_pairs(pairs), source=str(model) if named else None, **options)
         return cls.open(store, translator)
 
-    def translate(self, texts: Sequence[str], *, num_beams: int = 4, batch_size: int = 32, **options: Any) -> list[str]:
-        """Translations of texts, in their order.
+    def translate(self, texts: Sequence[str], **options: Any) -> list[str]:
+        """Translations of texts with the store, in their order; options and errors as of `mt.translate.translate`."""
+        with self.attached():
+            return translate(self.translator, texts, **options)
 
-        num_beams, options: of `generate` of transformers. batch_size: texts at a time, of similar length.
-
-        Raises ValueError for an empty text, or one that is longer than the model can hold.
-        """
-        with self.attached() as memory:
-            return self._translated(memory.model, texts, num_beams, batch_size, options)
-
-    def translate_alone(
-        self, texts: Sequence[str], *, num_beams: int = 4, batch_size: int = 32, **options: Any
-    ) -> list[str]:
+    def translate_alone(self, texts: Sequence[str], **options: Any) -> list[str]:
         """The same by the model without the store."""
-        return self._translated(self.translator.model, texts, num_beams, batch_size, options)
+        return translate(self.translator, texts, **options)
 
     def attached(self) -> Attached:
         """The store attached to the model, until the end of a `with`."""
         given = self._given
         return attach(self.translator.model, self.datastore, tokenizer=self.translator.tokenizer.original, **given)
-
-    @torch.no_grad()
-    def _translated(
-        self, model: Any, texts: Sequence[str], num_beams: int, batch_size: int, options: dict[str, Any]
-    ) -> list[str]:
-        if isinstance(texts, str):
-            raise TypeError("texts: expected a list of texts, found one string: write [text]")
-        translator = self.translator
-        rows = translator.read(texts) if len(texts) else []
-        for text, row in zip(texts, rows, strict=True):
-            if not text.strip():
-                raise ValueError("texts: expected text, found an empty one: leave it out")
-            if len(row) > translator.context:
-                raise ValueError(
-                    f"texts: expected at most {translator.context:,} tokens, as the model reads, found {len(row):,}: "
-                    f"cut {text[:40]!r}"
-                )
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        found = [""] * len(rows)
-        options = {"num_beams": num_beams, "do_sample": False, "pad_token_id": translator.pad, **options}
-        for at in range(0, len(order), batch_size):
-            batch = order[at : at + batch_size]
-            ids = translator.batch([rows[i] for i in batch])
-            mask = translator.batch([[1] * len(rows[i]) for i in batch], fill=0)
-            if "max_new_tokens" not in options and "max_length" not in options:
-                longest = min(translator.context - 1, int(1.5 * ids.shape[1]) + 10)
-                written = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=longest, **options)
-            else:
-                written = model.generate(input_ids=ids, attention_mask=mask, **options)
-            for i, row in zip(batch, written.tolist(), strict=True):
-                found[i] = translator.tokenizer.decode(row)
-        return found
 
     def tune(self, pairs: Iterable[Any], *, k: int = 1024) -> Tuned:
         """Choose λ, T and k by the likelihood of true translations, and save them in the store.
@@ -160,8 +135,8 @@ class KNNMT:
 
     def retrieve(self, pairs: Iterable[Any], *, k: int = 1024, shuffle_seed: int | None = None) -> RetrievedText:
         """log p_MT of the tokens of true translations, with their neighbors."""
-        with self.attached() as memory:
-            spec, retriever = memory.keys, memory.retriever
+        spec = resolve(self.translator, key_spec(self.datastore))
+        retriever = Retriever(self.datastore, self.settings, exclude="none")
         k = min(k, max(1, len(self.datastore)))
         held = [one for one in forced(self.translator, as_pairs(pairs), spec, scores=True) if one.problem is None]
         if not held:
@@ -206,9 +181,3 @@ class KNNMT:
     ) -> None:
         """Close."""
         self.close()
-
-
-SETTINGS = ("lambda_", "temperature", "k", "nprobe", "rerank", "exact", "threads")
-"""Options of `KNNMT`; all others of `open` say how a model is loaded."""
-
-__all__ = ["KNNMT", "Pair"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from knnlm.model.translator import IGNORED, Translator, as_translator
 from knnlm.mt.pairs import Pair
 from knnlm.store.output_folder import place_of, whole_folder
 from knnlm.system.extras import module
+from knnlm.text.texts import Progress
 
-Progress = Callable[[str, int, int], Any]
 SPECIAL = ("<pad>", "</s>", "<unk>")
 
 

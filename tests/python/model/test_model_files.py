@@ -24,9 +24,9 @@ from tokenizers import models
 import knnlm.model.weights
 from knnlm import KNNLM, load_model
 from knnlm.model.checkpoint import read_model, save_model
+from knnlm.model.from_hub import _dtype_name
 from knnlm.model.given import as_tokenizer
 from knnlm.model.keys import iterate
-from knnlm.model.load import _dtype_name
 from knnlm.model.suitable import check_config, check_tokenizer
 from knnlm.model.transformer import TransformerConfig, TransformerLM
 from knnlm.text.inputs import TokenDocument
