@@ -100,7 +100,7 @@ assert Datastore is names["Datastore"] is knnlm.Datastore
 page = pydoc.plain(pydoc.render_doc(knnlm))
 assert "class Datastore" in page and knnlm.__version__ in page
 assert sorted(knnlm.__all__) == sorted(dir(knnlm))
-print(*sorted({"KNNLM", "attach", "load_model"} & set(names)))
+print(*sorted({"KNNLM", "KNNMT", "attach", "load_model"} & set(names)))
 """
 
 
@@ -114,7 +114,7 @@ def test_every_name_of_the_package_can_be_had_without_torch(tmp_path, without):
 def test_every_name_of_the_package_can_be_had(tmp_path):
     done = run(REPORT, EVERY_NAME, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["KNNLM", "attach", "load_model"]
+    assert done.stdout.split() == ["KNNLM", "KNNMT", "attach", "load_model"]
 
 
 PROGRAM = "from knnlm.__main__ import main; main()"
