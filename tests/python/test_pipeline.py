@@ -149,7 +149,7 @@ def test_an_untuned_store_proposes_a_temperature(system):
         store.build(seed=0)
         # The index samples other keys by the same rule.
         assert settings_of(store).temperature == pytest.approx(before, rel=0.3)
-    near = store.search(store.keys(0, 50), len(store) // 10)
+    near = store.search(store.reconstruct(np.arange(50)), len(store) // 10)
     assert 1 < np.median(near.distances[:, -1]) / before < 20
 
 

@@ -263,7 +263,7 @@ def test_an_add_that_another_overtakes_says_so_and_commits_nothing(
         patched.setattr(adding, "plan", overtaken)
         said = run_json("add", store, notes, "--threads", 1, code=1)["error"]
     assert "another command changed it meanwhile" in said
-    assert said.endswith("nothing of this one was committed: call add again (in commands knnlm add)")
+    assert said.endswith("nothing of this one was committed: call add again (knnlm add)")
     assert after == [(snapshot(store), run_json("info", store)["generation"])]
     again = run_json("add", store, notes, "--threads", 1)
     assert (again["added"], again["changed"], again["removed"]) == (0, 0, 0)

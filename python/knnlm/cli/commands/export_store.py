@@ -115,7 +115,7 @@ def command(
         else:
             info = opened.info()
             decoded = not no_keys and bool(info["n"]) and not (info["keep_keys"] and info["entries_with_keys"])
-            note(f"{out} will take about {size(arrow_bytes(opened, not no_keys))}: {len(opened):,} entries")
+            note(f"{out} will take about {size(arrow_bytes(opened, not no_keys))}: {counted(len(opened), 'entry')}")
             rows = write_arrow(out, opened, keys=not no_keys, progress=lambda _, done, total: task.update(done, total))
     if as_json:
         found = {"store": str(store), "out": str(out), "rows": rows, "bytes": out.stat().st_size}
