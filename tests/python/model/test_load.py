@@ -89,7 +89,7 @@ def test_folder_without_a_model_is_said(tmp_path):
 
 def test_a_name_that_nothing_has_is_said():
     pytest.importorskip("transformers")
-    with pytest.raises(OSError, match=r"expected a causal language model.*no-such-model-here"):
+    with pytest.raises(OSError, match=r"expected a model with its tokenizer.*no-such-model-here"):
         load_model("no-such-model-here")
 
 
